@@ -199,3 +199,36 @@ def test_the_logits_of_a_distribution_are_no_probabilities():
     assert found(loss, LABELS, X, nn.Softmax(-1)) == ["SC601"]
     assert found(loss, LABELS) == []
     assert found(lambda o, y: (o.logsumexp(1) - y).square().mean(), torch.randn(64), X, nn.Sigmoid()) == []
+
+
+def test_a_difference_of_outputs_without_a_gradient_pairs_all_samples():
+    model, returns = nn.Linear(4, 1), torch.randn(64)
+
+    def loss(values, returns):
+        advantage = returns - values.detach()
+        return (advantage * values.squeeze(1)).mean() + (values.squeeze(1) - returns).square().mean()
+
+    assert [f.rule for f in sc.diagnose(model, torch.randn(64, 4), returns, loss).findings] == ["SC602"]
+
+
+def binary_cross_entropy(p, t):
+    p = p.clamp(1e-7, 1 - 1e-7)
+    return -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+
+
+def summed_cross_entropy(p, t):
+    return (-t * torch.log(p + 1e-8) - (1 - t) * torch.log(1 - p + 1e-8)).sum()
+
+
+def weighted_cross_entropy(p, t):
+    return -(3 * t * p.log() + (1 - t) * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize("loss", [binary_cross_entropy, summed_cross_entropy])
+def test_a_cross_entropy_by_hand_needs_labels_of_0_and_1(loss):
+    model, x = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), torch.randn(64, 4)
+    labels = (x[:, :1] > 0).float()
+    (compared,) = sc.diagnose(model, x, labels, loss).measurement.comparisons
+    assert (compared.function, compared.reads, compared.low, compared.high) == ("binary_cross_entropy", 1, 0, 1)
+    assert [f.rule for f in sc.diagnose(model, x, 3 * labels, loss).findings] == ["SC603"]
+    assert sc.diagnose(model, x, 3 * labels, weighted_cross_entropy).measurement.comparisons == ()

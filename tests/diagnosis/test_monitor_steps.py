@@ -294,3 +294,27 @@ def test_trainings_in_several_threads_have_their_own_monitors():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+class Line(nn.Module):
+    """Two numbers and no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope, self.offset = nn.Parameter(torch.randn(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x * self.slope + self.offset
+
+
+def test_a_model_without_layers_is_measured():
+    model, x = Line(), torch.arange(1.0, 9.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    with Monitor(model, every=1) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            (model(x) - 2 * x).square().mean().backward()
+            optimizer.step()
+    found = monitor.diagnosis()
+    assert [m.step for m in found.history] == [0, 1, 2, 3]
+    assert all(m.loss > 0 and all(w.update and w.gradient for w in m.weights) for m in found.history[1:])

@@ -78,6 +78,36 @@ def test_networks_that_do_not_mix_samples_are_healthy(forward):
     assert findings(of(forward), torch.randn(64, 6)) == []
 
 
+VIEWS = {
+    "by sample": lambda h: h.repeat_interleave(3, 0),
+    "by view": lambda h: h.repeat(3, 1),
+    "by view, each with an offset": lambda h: h.repeat(3, 1) + torch.arange(3.0).repeat_interleave(len(h))[:, None],
+    "two views": lambda h: torch.cat([h, -h]),
+    "by step": lambda h: h.view(len(h), 3, 4).transpose(0, 1).flatten(0, 1).repeat(1, 3),
+}
+
+
+@pytest.mark.parametrize("views", VIEWS.values(), ids=list(VIEWS))
+def test_several_outputs_of_a_sample_may_stand_together_or_by_views(views):
+    inputs = torch.randn(64, 6)
+    assert findings(of(lambda net, h: views(h)), inputs) == []
+    assert findings(of(lambda net, h: views(h - h.mean(0))), inputs) == [("SC506", "warning")]
+    assert findings(of(lambda net, h: views(h).roll(1, 0)), inputs) == [("SC506", "warning")]
+
+
+def test_two_inputs_that_one_network_reads_as_one_batch_are_not_mixed():
+    model = Forward(lambda net, pair: net.last(torch.cat(pair)), last=nn.Linear(6, 3))
+    assert findings(model, ((torch.randn(64, 6), torch.randn(64, 6)),)) == []
+
+
+@pytest.mark.parametrize("views", VIEWS.values(), ids=list(VIEWS))
+def test_an_output_that_depends_on_the_place_in_the_batch_is_named(views):
+    model = of(lambda net, h: views(h + torch.linspace(0, 1, 64)[: len(h), None]))
+    found = [f.message for f in sc.diagnose(model, torch.randn(64, 6)).findings if f.rule == "SC506"]
+    assert len(found) == 1
+    assert "its place in the batch" in found[0]
+
+
 def test_attention_across_the_batch_is_named_and_within_a_sample_is_not():
     assert findings(Encoder(batch_first=False), WORDS[:, :8]) == [("SC506", "warning")]
     assert findings(Encoder(), WORDS[:, :8]) == []
@@ -181,6 +211,44 @@ def test_attention_without_positions_is_found_also_if_the_last_position_is_read(
 def test_a_model_must_not_see_the_tokens_that_it_predicts(causal, shift, expected):
     model = Encoder(causal=causal, pooled=False)
     assert findings(model, WORDS[:, :8], WORDS[:, shift : shift + 8], flat) == expected
+
+
+def test_a_model_that_shifts_its_tokens_does_not_copy_them():
+    model = Encoder(causal=True, pooled=False)
+    forward, words = model.forward, WORDS[:, :8]
+    model.forward = lambda words: forward(functional.pad(words[:, :-1], (1, 0)))
+    assert findings(model, words, words, flat) == []
+
+
+def with_ignored_end(outputs, targets):
+    later = functional.pad(targets, (0, 1), value=-100)[:, 1:]
+    return functional.cross_entropy(outputs.flatten(0, 1), later.flatten(), ignore_index=-100)
+
+
+COPIED = [("SC606", "error")]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda outputs, targets: flat(outputs[:, :-1], targets[:, 1:]), []),
+        (with_ignored_end, []),
+        (flat, COPIED),
+        (lambda outputs, targets: flat(outputs[:, :-1], targets[:, :-1]), COPIED),
+        (lambda outputs, targets: flat(outputs[targets > 4], targets[targets > 4]), COPIED),
+        (lambda outputs, targets: functional.cross_entropy(outputs.mT, targets, ignore_index=0), COPIED),
+    ],
+    ids=["cut off", "ignored end", "unshifted", "without the last", "some tokens", "ignored padding"],
+)
+def test_a_loss_that_shifts_compares_outputs_with_the_next_tokens(loss, expected):
+    words = torch.randint(5, 20, (32, 8), generator=torch.Generator().manual_seed(0))
+    assert findings(Encoder(causal=True, pooled=False), words, words, loss) == expected
+
+
+def test_a_loss_that_cannot_be_repeated_accuses_nobody():
+    losses = iter([flat])
+    words = WORDS[:, :8]
+    assert findings(Encoder(causal=True, pooled=False), words, words, lambda *args: next(losses)(*args)) == []
 
 
 @pytest.mark.parametrize("like_the_first", [3, 32])
@@ -297,3 +365,22 @@ def test_windows_of_an_image_that_become_positions_are_no_columns():
             return self.layer(self.embed(x).view(8, 16, 16)).mean(1)
 
     assert findings(Windows(), torch.randn(8, 4, 4, 3)) == []
+
+
+class Positions(nn.Module):
+    """A code for each position, added over one dimension, and noise in evaluation mode."""
+
+    def __init__(self, dim, noise=False):
+        super().__init__()
+        self.codes, self.head = nn.Parameter(torch.randn(64, 1, 6)), nn.Linear(6, 2)
+        self.dim, self.noise = dim, noise
+
+    def forward(self, x):
+        codes = self.codes[: x.shape[self.dim]]
+        x = x + (codes if self.dim == 0 else codes.transpose(0, 1))
+        return self.head((x + torch.randn_like(x) if self.noise else x).mean(1))
+
+
+@pytest.mark.parametrize(("dim", "noise", "expected"), [(0, False, MIXED), (1, False, []), (1, True, [])])
+def test_positions_that_are_added_over_the_samples_are_found(dim, noise, expected):
+    assert findings(Positions(dim, noise), torch.randn(64, 5, 6)) == expected

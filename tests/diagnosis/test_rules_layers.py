@@ -1,5 +1,6 @@
 """SC206, SC505, SC507, SC509, SC510, and the loss in SC301 and SC302: broken networks beside healthy ones."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,26 @@ def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
     model[2:].requires_grad_(False)
     (finding,) = diagnosed(model).findings
     assert (finding.rule, finding.severity) == ("SC505", Severity.NOTE)
+
+
+class Teacher(nn.Module):
+    """A student, and a frozen copy of it whose answers the loss reads, or a layer that trains."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.student = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+        nn.init.normal_(self.student[2].weight, std=0.1)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.head = nn.Linear(64, 64) if read else nn.Identity()
+
+    def forward(self, x):
+        return self.student(x), self.head(self.teacher(x + 1))
+
+
+@pytest.mark.parametrize(("read", "severity"), [(False, "note"), (True, "warning")])
+def test_a_teacher_that_no_layer_reads_may_be_fresh_beside_layers_with_their_own_initialisation(read, severity):
+    found = sc.diagnose(Teacher(read), X, None, lambda outputs, _: functional.mse_loss(*outputs)).findings
+    assert [f.severity for f in found if f.rule == "SC505"] == [severity]
 
 
 @pytest.mark.parametrize(
@@ -419,3 +440,36 @@ def test_a_softmax_between_layers_explains_a_loss_that_stands_still(rate, softma
             functional.cross_entropy(model(X), labels).backward()
             optimizer.step()
     assert [(f.rule, f.severity.value) for f in monitor.diagnosis().findings if f.rule == "SC507"] == expected
+
+
+def unet_without_activations():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.norm, self.last = nn.BatchNorm2d(8), nn.Conv2d(16, 2, 1)
+
+        def forward(self, x):
+            first = self.norm(self.a(x))
+            deep = self.b(nn.functional.avg_pool2d(first, 2))
+            return self.last(torch.cat([nn.functional.interpolate(deep, scale_factor=2), first], 1))
+
+    return Skip()
+
+
+def test_a_network_whose_functions_are_all_linear_is_found():
+    found = sc.diagnose(unet_without_activations(), torch.randn(16, 1, 8, 8)).findings
+    assert [(f.rule, f.layers) for f in found] == [("SC507", ("a", "b"))]
+
+
+@pytest.mark.parametrize(("momentum", "expected"), [(0.9, ["SC509"]), (0.5, []), (0.1, [])])
+def test_a_momentum_that_forgets_the_statistics_is_a_note(momentum, expected):
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=momentum), nn.ReLU(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randn(64, 8)), torch.randint(4, (64,))).backward()
+            optimizer.step()
+    found = monitor.diagnosis().findings
+    assert [f.rule for f in found if f.severity is Severity.NOTE] == expected

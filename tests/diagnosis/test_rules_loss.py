@@ -255,3 +255,10 @@ def test_labels_of_classes_have_one_dimension_less_than_outputs_and_do_not_broad
 def test_similarities_over_a_temperature_may_be_large_at_the_start():
     logits = of("cross_entropy", 0, 9, (64, 10), target_shape=(64,), classes=True, output_rms=8.0)
     assert rules(replace(compared(replace(logits, reads=None)), loss=12.0)) == []
+
+
+@pytest.mark.parametrize(("target", "expected"), [(3.0, ["SC603"]), (1.01, []), (0.9, [])])
+def test_a_single_target_out_of_reach_is_found(target, expected):
+    model = nn.Sequential(nn.Linear(4, 1), nn.Tanh())
+    found = sc.diagnose(model, torch.randn(1, 4), torch.full((1, 1), target), nn.functional.mse_loss).findings
+    assert [f.rule for f in found if f.rule == "SC603"] == expected

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.layers import activation, chain, linear, measurement, only, residual, rules, with_weight
+from support.layers import activation, chain, linear, loud, measurement, only, residual, rules, with_weight
 from support.measurements import changed
 from torch import nn
+from torch.nn import functional
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.findings import Severity
@@ -30,6 +31,42 @@ def test_unused_heads_and_unused_parameters_are_warnings():
     assert "the loss does not depend on" in only(found).message
     idle = replace(chain(1.0), weights=(Weight("0.weight", (2, 2), gradient=1.0), Weight("idle", (2, 2), used=False)))
     assert "the forward pass does not use" in only(idle).message
+
+
+class Auxiliary(nn.Module):
+    """A network that asks for its mode, and uses a second layer, without a gradient, if a function says so."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.trunk, self.head, self.second, self.use = nn.Linear(8, 8), nn.Linear(8, 2), nn.Linear(8, 8), use
+
+    def forward(self, x):
+        h = functional.dropout(self.trunk(x), 0.1, self.training).relu()
+        if self.use(self):
+            h = h + 0 * self.second(h).detach()
+        return self.head(h)
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "severity"),
+    [
+        (Auxiliary(lambda model: model.training), False, "note"),
+        (Auxiliary(lambda model: False), True, "warning"),
+        (Auxiliary(lambda model: True), False, "warning"),
+    ],
+    ids=["training only", "never", "always"],
+)
+def test_parts_that_may_run_in_training_mode_only_are_a_note(model, training, severity):
+    (finding,) = (f for f in sc.diagnose(model, torch.randn(64, 8), training=training).findings if f.rule == "SC501")
+    assert (finding.severity, finding.layers[0]) == (severity, "second.weight")
+    assert ("training=True" in finding.remedy) == (severity == "note")
+
+
+def test_parts_that_no_mode_uses_are_a_warning():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[2].register_module("spare", nn.Linear(8, 8))
+    (finding,) = sc.diagnose(model, torch.randn(64, 8)).findings
+    assert (finding.rule, finding.severity, finding.layers[0]) == ("SC501", "warning", "2.spare.weight")
 
 
 @pytest.mark.parametrize(("shape", "severity"), [((1, 1, 8), "note"), ((8,), "note"), ((8, 2), "warning")])
@@ -228,3 +265,48 @@ def test_copies_that_get_the_same_gradient_stay_equal():
 def test_a_normalisation_of_the_inputs_is_no_weight_of_the_next_layer():
     model = nn.Sequential(nn.LayerNorm([6, 8]), nn.Flatten(), nn.Linear(48, 3))
     assert sc.diagnose(model, torch.randn(64, 6, 8), torch.randn(64, 3), nn.functional.mse_loss).findings == ()
+
+
+def test_weights_of_0_that_feed_weights_of_0_are_identical_neurons():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Softmax(1), nn.Linear(8, 4))
+    for layer in (model[0], model[2]):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    x, y = torch.randn(64, 8), torch.randint(4, (64,))
+    assert "SC503" in loud(sc.diagnose(model, x, y, nn.functional.cross_entropy))
+    nn.init.normal_(model[2].weight)
+    assert "SC503" not in loud(sc.diagnose(model, x, y, nn.functional.cross_entropy))
+
+
+class Remade(nn.Module):
+    """Its second layer is another one in each pass, in the first one, or never."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.first, self.when = nn.Linear(8, 8), when
+
+    def forward(self, x):
+        if self.when == "always" or not hasattr(self, "second"):
+            self.second = nn.Linear(8, 4)
+        return self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize(("when", "expected"), [("always", True), ("first", False)])
+def test_layers_that_each_forward_pass_makes_anew_are_not_registered(when, expected):
+    model = Remade(when)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(64, 8)).square().mean().backward()
+            optimizer.step()
+    assert ("SC504" in loud(monitor.diagnosis())) == expected
+
+
+def test_a_gradient_of_0_behind_saturated_units_names_them():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 4))
+    nn.init.constant_(model[0].bias, 200.0)
+    x, y = torch.randn(1, 8), torch.zeros(1, dtype=torch.int64)
+    (finding,) = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings
+    assert (finding.rule, finding.layers) == ("SC502", ("1", "0"))
+    assert "saturated" in finding.message

@@ -1,4 +1,4 @@
-"""SC103, SC204, SC301, SC302, SC307, SC608: what several measurements of a training tell."""
+"""SC103, SC204, SC301, SC302, SC307, SC507, SC510, SC608: what several measurements of a training tell."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from support.layers import activation, linear, measurement, rules, training, with_weight
+from torch import nn
+from torch.nn.utils import parametrizations, prune
 
+import sigmoidcore as sc
 from sigmoidcore.diagnosis.measure.measurement import Comparison
 from sigmoidcore.diagnosis.rules import find
 
@@ -68,7 +71,7 @@ def test_weights_that_shrink_while_nothing_is_learned(size, losses, expected):
 
 
 def unpaired(losses, update=0.02, every=10, **compared):
-    comparison = Comparison("cross_entropy", 2, (64, 10), (64,), True, 0, 9, varied=True, output_rms=0.3)
+    comparison = Comparison("cross_entropy", 2, (64, 10), (64,), True, low=0, high=9, varied=True, output_rms=0.3)
     beside = compared.pop("beside", 0)
     steps = training([update] * 12, losses)
     steps = [replace(m, step=every * i, foreign_steps=beside) for i, m in enumerate(steps)]
@@ -130,3 +133,58 @@ def test_a_network_that_has_learned_may_forget_and_look_at_one_key():
 def test_five_losses_do_not_tell_that_a_training_stands_still():
     steps = [replace(m, step=99 * i) for i, m in enumerate(training([1e-6] * 12, FLAT))]
     assert (rules(*steps), rules(*steps[:8]), rules(*steps[:7])) == (["SC301"], ["SC301"], [])
+
+
+@pytest.mark.parametrize(
+    ("shares", "factor", "expected"),
+    [
+        ((0.6,) * 4, 0.8, []),
+        ((0.8, 0.8), 0.8, []),
+        ((0.7,) * 4, 0.97, ["SC510"]),
+        ((0.6,) * 4, 1.0, ["SC510"]),
+        ((0.9,), 0.8, ["SC510"]),
+    ],
+    ids=["GAT", "DAGNN", "slow", "stands still", "reversed"],
+)
+def test_strong_dropout_is_a_note_while_the_loss_falls(shares, factor, expected):
+    steps = training([1e-3] * 12, [2.3 * factor**i for i in range(12)])
+    assert rules(*(replace(m, dropouts=shares) for m in steps)) == expected
+    assert rules(*(replace(m, dropouts=shares) for m in steps[:3])) == ["SC510"], "too few losses tell nothing"
+
+
+@pytest.mark.parametrize(("sources", "expected"), [((0,), ["SC507"]), ((0, 1), [])], ids=["hidden", "topics"])
+def test_a_softmax_of_a_mean_and_noise_is_no_hidden_activation(sources, expected):
+    layers = (linear("mean", 1.0), linear("deviation", 1.0))[: len(sources)]
+    topics = activation("topics", 1.0, *sources, kind="Softmax", softmax_dim=1)
+    words = linear("words", 1.0, len(sources))
+    assert rules(*(measurement(*layers, topics, words, step=i, loss=2.3) for i in range(12))) == expected
+
+
+def change(part):
+    """A training of which a layer loses, gets and renames parameters after half of the steps."""
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(64, 8)
+    with sc.Monitor(model, every=2) as monitor:
+        for i in range(20):
+            if i == 10:
+                part(model)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return monitor.diagnosis()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda model: prune.l1_unstructured(model[0], "weight", 0.5),
+        lambda model: parametrizations.weight_norm(model[0]),
+        lambda model: model.__delitem__(slice(1, None)),
+        lambda model: model.append(nn.Linear(2, 2)),
+    ],
+    ids=["pruned", "parametrised", "shortened", "lengthened"],
+)
+def test_parameters_may_come_and_go_in_a_training(part):
+    diagnosis = change(part)
+    assert "0.bias" in {weight.name for weight in diagnosis.measurement.weights}
+    assert "SC301" not in {finding.rule for finding in diagnosis.findings}

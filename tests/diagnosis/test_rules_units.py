@@ -39,6 +39,17 @@ def test_a_gate_is_saturated_if_every_neuron_of_it_is():
     assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="Sigmoid", saturated=1.0, gate=True)) == ["SC201"]
 
 
+@pytest.mark.parametrize(
+    ("first", "factor", "severity"),
+    [(0.1, 0.8, "note"), (0.8, 0.8, "warning"), (0.1, 0.97, "warning")],
+    ids=["came", "was there", "slow"],
+)
+def test_saturation_that_comes_while_the_loss_falls_is_a_note(first, factor, severity):
+    found = [changed(chain(1.0, 1.0, 1.0), 1, kind="Tanh", saturated=share) for share in (first, *[0.8] * 11)]
+    (finding,) = find([replace(m, loss=2.3 * factor**i, step=i) for i, m in enumerate(found)])
+    assert (finding.rule, finding.severity) == ("SC201", severity)
+
+
 def test_a_sigmoid_inside_a_focal_loss_is_no_gate_of_the_network():
     found = chain(1.0, 1.0, 1.0)
     inside = activation("loss.sigmoid", 1.0, 2, kind="Sigmoid", saturated=1.0, gate=True)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmoidcore.diagnosis.measure.tensor_origin import Origin
+
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 ATTENTION = "multi_head_attention_forward"
 DOT_PRODUCT = "scaled_dot_product_attention"
@@ -55,6 +57,17 @@ MOVES = _KEEP_PLACES | {
 }
 """Functions whose result has the numbers of their first argument, or some of them, in other places or shapes."""
 
+LINEAR = (
+    (MOVES | ADDITIONS | DIFFERENCES | MULTIPLICATIONS | SOFTMAXES | WEIGHTED)
+    - (RECURRENT | {ATTENTION} | {name for name in WEIGHTED if name.endswith("_cell")})
+    | {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)}
+    | {"div", "truediv", "neg", "cat", "concat", "stack", "pad", "mean", "sum", "interpolate", "upsample", "batch_norm"}
+    | {"detach", "roll", "flip", "fold", "unfold", "pixel_shuffle", "pixel_unshuffle", "new_zeros", "zeros_like"}
+)
+"""Functions that are linear in each argument; a softmax counts, as the last function of a network."""
+JOINS = ADDITIONS | DIFFERENCES | {"cat", "concat", "stack"}
+"""Those that are linear in all arguments together."""
+
 
 @cache
 def name_of(function: Callable[..., Any]) -> str:
@@ -65,6 +78,12 @@ def name_of(function: Callable[..., Any]) -> str:
         return attribute if attribute in MOVES else ""
     # An operator of ATen, as exported models call them, is named `linear.default`.
     return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
+
+
+def is_linear(name: str, origins: Sequence[Origin]) -> bool:
+    """Whether a function is linear in what layers return."""
+    computed = sum(bool(origin.sources) for origin in origins)
+    return not computed or (name in LINEAR and (computed == 1 or name in JOINS))
 
 
 def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:

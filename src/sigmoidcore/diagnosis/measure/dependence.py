@@ -7,20 +7,22 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Dependence, Measurement, Subject
 from sigmoidcore.diagnosis.measure.one_batch import own_buffers
+from sigmoidcore.diagnosis.measure.tape import replaced
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import BATCH_NORMS, run, unchanged
+from sigmoidcore.observation.profile import BATCH_NORMS, loss_of, run, unchanged
 
 MOST_LAYERS = 300
 """In deeper networks, a few more forward passes take too long."""
 FEWEST = 3
 """Samples and positions that a comparison needs."""
-EQUAL, SAME_SUM = 1e-4, 3e-6
-"""Outputs that differ by less of their size are equal; the same, if only the order of a sum has changed."""
+EQUAL, SAME_SUM, LEAK = 1e-4, 3e-6, 1e-3
+"""Outputs that differ by less of their size are equal; the same, if only the order of a sum has changed; the same
+beside later tokens, which the largest of all keys may round in another way."""
 
 Change = Callable[[Tensor], Tensor]
 
@@ -36,7 +38,7 @@ def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependen
     with unchanged(model, subject.inputs), own_buffers(model), suppress(Exception):
         model.eval()
         attends = any(x.role == "attention" or x.kind == "MultiheadAttention" for x in measurement.layers)
-        return _judged(_Outputs(model, subject.inputs, samples, subject.targets, attends))
+        return _judged(_Outputs(subject, samples, attends))
     return None
 
 
@@ -44,11 +46,10 @@ def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependen
 class _Outputs:
     """The outputs of a model for some samples of a batch."""
 
-    model: nn.Module
-    inputs: Any
+    subject: Subject
     samples: int
-    targets: Any
     attends: bool
+    drawn: bool = False  # the model has drawn random numbers
 
     @cached_property
     def sequences(self) -> Tensor | None:
@@ -58,10 +59,10 @@ class _Outputs:
 
         Of several it is the one that holds the targets, else the first.
         """
-        own = [x for x in tensors(self.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
+        own = [x for x in tensors(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
         found = [x for x in own if x.dim() == 2 + x.is_floating_point()] or [x for x in own if self.attends]
         known = [x for x in found if x.shape[1] >= FEWEST]
-        return next((x for x in known if _shift(x, self.targets) is not None), known[0] if known else None)
+        return next((x for x in known if _shift(x, self.subject.targets) is not None), known[0] if known else None)
 
     def of(self, rows: Sequence[int], change: Change | None = None) -> Tensor | None:
         """The first output, [rows or a multiple, ...]; `change` is applied to the sequences."""
@@ -79,54 +80,112 @@ class _Outputs:
                 return type(values)(map(taken, values))
             return values
 
-        outputs = (x for x in tensors(run(self.model, taken(self.inputs))) if x.is_floating_point() and x.dim())
-        return next((x for x in outputs if len(x) % len(rows) == 0), None)
+        before = torch.get_rng_state()
+        outputs = run(self.subject.model, taken(self.subject.inputs))
+        self.drawn |= not torch.equal(before, torch.get_rng_state())
+        return next((x for x in _floating(outputs) if len(x) % len(rows) == 0), None)
+
+    def compared(self, sequences: Tensor, donor: int, place: int) -> bool:
+        """Whether the loss compares the output at a position with the target at it, and not with a neighbour's.
+
+        If a target of sample 0 becomes that of the donor, the gradient of the loss changes most at its output.
+        """
+        targets, wanted = self.subject.targets, _wanted(sequences, self.subject.targets)
+        assert wanted is not None
+        others = wanted.reshape(sequences.shape).clone()
+        others[0, place] = others[donor, place]
+        both = targets, replaced(targets, {id(wanted): others.reshape(wanted.shape)})
+        # The model may be frozen, and its loss may raise anything.
+        with torch.enable_grad(), suppress(Exception):
+            outputs = run(self.subject.model, self.subject.inputs)
+            losses = [loss_of(outputs, given, self.subject.loss_fn) for given in both]
+            one, other = (torch.autograd.grad(x, _floating(outputs)[0], retain_graph=True)[0] for x in losses)
+            change = _by_position(other - one, self.samples, sequences.shape[1])
+            return change is not None and int(change[0].flatten(1).abs().sum(1).argmax()) == place
+        return False
+
+
+def _floating(outputs: Any) -> list[Tensor]:
+    return [x for x in tensors(outputs) if x.is_floating_point() and x.dim()]
 
 
 def _judged(outputs: _Outputs) -> Dependence:
     """All comparisons, each only if it can tell something."""
-    sequences, targets, attends = outputs.sequences, outputs.targets, outputs.attends
-    donor = None if sequences is None else _donor(sequences)
-    one = donor or 1
-    two = 1 if one == 2 else 2
-    # The last one is compared: it may depend on earlier ones only.
-    three, four = outputs.of([one, one, 0]), outputs.of([two, two, two, 0])
-    if three is None or four is None or len(three) * 4 != len(four) * 3 or three.shape[1:] != four.shape[1:]:
+    sequences, attends = outputs.sequences, outputs.attends
+    found = None if sequences is None else _donor(sequences)
+    one, place = found or (1, 1)
+    three = outputs.of([one, one, 0])
+    mixing = None if three is None else _mixing(outputs, three, one)
+    if three is None or mixing is None:
         return Dependence()
-    rows = len(three) // 3
-    mixed = not _equal(three[-rows:], four[-rows:])
-    again = outputs.of([one, one, one, 0]) if mixed else None  # as many random numbers, if the model draws some
-    mixed = again is not None and not _equal(again[-rows:], four[-rows:])
+    mixed, by_place = any(mixing), mixing[1]
     if sequences is None:
-        return Dependence(mixed)
+        return Dependence(mixed, place=by_place)
     length = sequences.shape[1]
     places = _by_position(three, 3, length)
-    alone = outputs.of([one, one, 0], _with_others_after(1)) if mixed and places is not None else None
-    shift = _shift(sequences, targets)
-    known = shift is not None and places is not None and donor is not None
-    half = outputs.of([one, one, 0], _with_others_after(length // 2)) if known else None
+
+    def changed(seen: slice, part: slice, tolerated: float = EQUAL) -> bool | None:
+        """Whether outputs of the last sequence change if a part of it becomes that of the first one."""
+        now = outputs.of([one, one, 0], _with_others_in(part))
+        now = None if now is None else _by_position(now, 3, length)
+        return None if now is None or places is None else not _equal(now[-1, seen], places[-1, seen], tolerated)
+
+    shift = _shift(sequences, outputs.subject.targets)
+    known = shift is not None and places is not None and found is not None
+    later = changed(slice(length // 2), slice(length // 2, length), LEAK) if known else None
+    here = slice(place, place + 1)
+    copies = shift == 0 and later is False and changed(here, here) and outputs.compared(sequences, one, place)
     # The first and the last position, which a model may read its answer from, stay.
     inner = torch.randperm(length - 2, generator=torch.Generator().manual_seed(0)).add(1).tolist()
     order = [0, *inner, length - 1]
     moves = attends and not mixed and order != sorted(order)
     moved = outputs.of([one, one, 0], lambda x: x[:, order]) if moves else None
     expected = three if places is None else places[:, order]
-    found = moved if moved is None or places is None else _by_position(moved, 3, length)
+    reordered = moved if moved is None or places is None else _by_position(moved, 3, length)
     return Dependence(
         mixed,
-        positions=None if alone is None else _changed(alone, places, 1),
-        ordered=None if found is None else not _equal(found, expected, SAME_SUM),
+        positions=changed(slice(1), slice(1, length)) if mixed and places is not None else None,
+        ordered=None if reordered is None else not _equal(reordered, expected, SAME_SUM),
         scalars=sequences.dim() == 2 and sequences.is_floating_point(),
-        later=None if half is None else _changed(half, places, length // 2),
+        later=later,
         shift=shift,
+        place=by_place,
+        copies=bool(copies),
     )
 
 
-def _donor(sequences: Tensor) -> int | None:
-    """The first sample whose second half is not that of sample 0; None if all are alike."""
-    halves = sequences[:, sequences.shape[1] // 2 :].flatten(1)
-    different = (halves != halves[0]).any(1).nonzero()
-    return int(different[0]) if len(different) else None
+def _mixing(outputs: _Outputs, three: Tensor, one: int) -> tuple[bool, bool] | None:
+    """Whether a sample's output depends on the other samples, and whether on its place only; None if it is unknown."""
+    two = 1 if one == 2 else 2
+    # The last one is compared: it may depend on earlier ones only.
+    four = outputs.of([two, two, two, 0])
+    if four is None or len(three) * 4 != len(four) * 3 or three.shape[1:] != four.shape[1:]:
+        return None
+    if _same((three, 3, 2), (four, 4, 3)):
+        return False, False
+    again = outputs.of([one, one, one, 0])  # as many random numbers, if the model draws some
+    if again is not None and not _same((again, 4, 3), (four, 4, 3)):
+        return True, False
+    first = None if outputs.drawn else outputs.of([0, one, one])
+    return False, first is not None and not _same((first, 3, 0), (three, 3, 2))
+
+
+def _same(one: tuple[Tensor, int, int], other: tuple[Tensor, int, int]) -> bool:
+    """Whether the outputs of a sample, by the number of samples and its index, are equal: in one of the two orders."""
+    return any(map(_equal, _of_sample(*one), _of_sample(*other)))
+
+
+def _of_sample(outputs: Tensor, samples: int, index: int) -> tuple[Tensor, Tensor]:
+    """Its outputs if all of a sample stand together, and if each view or time step has those of all samples."""
+    rows = len(outputs) // samples
+    return outputs[index * rows : (index + 1) * rows], outputs[index::samples]
+
+
+def _donor(sequences: Tensor) -> tuple[int, int] | None:
+    """The first sample whose second half is not that of sample 0, and where they differ; None if all are alike."""
+    half = sequences.shape[1] // 2
+    different = (sequences != sequences[0]).reshape(*sequences.shape[:2], -1).any(2)[:, half:].nonzero()
+    return (int(different[0, 0]), half + int(different[0, 1])) if len(different) else None
 
 
 def _equal(one: Tensor, other: Tensor, tolerated: float = EQUAL) -> bool:
@@ -142,29 +201,27 @@ def _by_position(outputs: Tensor, rows: int, length: int) -> Tensor | None:
     return None if dim is None or len(outputs) != rows else outputs.movedim(dim, 1)
 
 
-def _with_others_after(start: int) -> Change:
-    """The last sequence continues, from a position on, as the first one."""
+def _with_others_in(part: slice) -> Change:
+    """A part of the last sequence becomes that of the first one."""
 
     def change(sequences: Tensor) -> Tensor:
         sequences = sequences.clone()
-        sequences[-1, start:] = sequences[0, start:]
+        sequences[-1, part] = sequences[0, part]
         return sequences
 
     return change
 
 
-def _changed(outputs: Tensor, before: Tensor | None, end: int) -> bool | None:
-    """Whether the outputs of the last sequence have changed before a position."""
-    assert before is not None
-    places = _by_position(outputs, len(before), before.shape[1])
-    return None if places is None else not _equal(places[-1, :end], before[-1, :end])
+def _wanted(sequences: Tensor, targets: Any) -> Tensor | None:
+    """The targets that are whole numbers, one for each token."""
+    found = (t for t in tensors(targets) if t.numel() == sequences.numel() and not t.is_floating_point())
+    return None if sequences.is_floating_point() else next(found, None)
 
 
 def _shift(sequences: Tensor, targets: Any) -> int | None:
     """How many positions later in the sequences of tokens the targets are, 0 or 1; None if they are not."""
-    found = (t for t in tensors(targets) if t.numel() == sequences.numel() and not t.is_floating_point())
-    wanted = next(found, None)
-    if wanted is None or sequences.is_floating_point():
+    wanted = _wanted(sequences, targets)
+    if wanted is None:
         return None
     wanted = wanted.reshape(sequences.shape)
     equal = [bool((wanted[:, : wanted.shape[1] - shift] == sequences[:, shift:]).all()) for shift in (0, 1)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.diagnosis.measure import calls
+from sigmoidcore.diagnosis.measure.logarithms import Logarithms
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin
 
 Origins = Callable[[Tensor], Origin]
@@ -22,6 +23,7 @@ class LossCalls:
     """
 
     def __init__(self) -> None:
+        self._logarithms = Logarithms()
         self._products: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}  # outputs, targets, by layer
         self.parameters: dict[str, weakref.ref[nn.Parameter]] = {}  # of no module of the model, that the loss takes
 
@@ -43,10 +45,21 @@ class LossCalls:
         names = ("input", "input1", "target", "other")
         pair = _pair([*given, *(kwargs[key] for key in names if key in kwargs)], origin_of)
         swapped = pair is not None and given[0:1] != () and given[0] is pair[1]
+        if pair is None and name in calls.DIFFERENCES:
+            pair = _detached_pair(given, origin_of)
         return None if pair is None else (name, origin_of(pair[0]).producer, *pair, swapped)
 
+    def follow(self, name: str, args: tuple[Any, ...], result: Any, origin_of: Origins) -> None:
+        """Note logarithms of outputs, for a cross-entropy that is written by hand."""
+        self._logarithms.follow(name, args, result, origin_of)
+
     def product_or_sum(self, name: str, args: tuple[Any, ...], origin_of: Origins) -> Pairing | None:
-        """Note a product of outputs and targets; they are compared if the same are added, too (Dice, IoU)."""
+        """Note a product of outputs and targets; they are compared if the same are added, too (Dice, IoU).
+
+        A cross-entropy by hand compares them, too.
+        """
+        if by_hand := self._logarithms.cross_entropy(name, args):
+            return by_hand
         pair = _pair(args, origin_of)
         if pair is None:
             return None
@@ -59,6 +72,15 @@ class LossCalls:
         elif origin.producer >= 0 and shapes[0] == shapes[1]:
             self._products[origin.producer] = weakref.ref(pair[0]), weakref.ref(pair[1])
         return (name, origin.producer, *pair, False) if calls.pairs_all(*shapes) else None
+
+
+def _detached_pair(pair: Sequence[Any], origin_of: Origins) -> tuple[Tensor, Tensor] | None:
+    """Outputs without a gradient, as in an advantage, and targets, if the difference pairs all of them."""
+    if len(pair) != 2 or not all(isinstance(x, Tensor) for x in pair) or any(x.requires_grad for x in pair):
+        return None
+    outputs, targets = pair if origin_of(pair[0]).sources else pair[::-1]
+    known = origin_of(outputs).sources and origin_of(targets) is UNKNOWN
+    return (outputs, targets) if known and calls.pairs_all(outputs.shape, targets.shape) else None
 
 
 def _pair(pair: Sequence[Any], origin_of: Origins) -> tuple[Tensor, Tensor] | None:

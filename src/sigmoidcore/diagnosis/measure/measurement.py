@@ -166,6 +166,8 @@ class Dependence:
     scalars: bool = False  # the positions are single numbers
     later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
     shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
+    place: bool = False  # the output of a sample depends on its place in the batch only, not on the other samples
+    copies: bool = False  # the loss compares the output at a position with the token there, on which it depends
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ class Measurement:
     dropouts: tuple[float, ...] = ()  # shares that calls of dropout in training mode drop
     output_dropout: float = 0.0  # the share that a dropout right before the loss drops
     evaluating: bool = False  # the model was in evaluation mode, as `diagnose` runs it
+    reads_mode: bool = False  # and code of the model reads `training`: parts may run in training mode only
     single_norms: tuple[str, ...] = ()  # modules that normalise single numbers, of which 0 is left
     loss_weights: tuple[Weight, ...] = ()  # parameters that train, that the loss takes and the model lacks
     batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode
@@ -205,6 +208,7 @@ class Measurement:
     strays: tuple[str, ...] = ()
     swaps: tuple[Swap, ...] = ()  # views that swap the sizes of dimensions
     dependence: Dependence | None = None  # which inputs the outputs depend on; of `diagnose` only
+    linear: bool = False  # but for its activations and attention, the network adds, scales and moves numbers only
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
     quantized: tuple[str, ...] = ()  # modules with quantized weights, which are no parameters and do not train
     scripted: tuple[str, ...] = ()  # modules of TorchScript, whose layers are not measured

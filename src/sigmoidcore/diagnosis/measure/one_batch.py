@@ -1,6 +1,7 @@
 """One batch through a network, forward and backward: the measurement of `diagnose` and `mend`."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
@@ -53,7 +54,15 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
     del outputs, own  # the last that keep weights alive that forward has made
     measurement = dataclasses.replace(measurement, strays=(*measurement.strays, *probe.made_in_forward))
     value = None if loss_fn is None else float(mean)
-    return dataclasses.replace(measurement, loss=value, evaluating=not subject.training)
+    rests = not subject.training
+    return dataclasses.replace(measurement, loss=value, evaluating=rests, reads_mode=rests and _reads_mode(model))
+
+
+def _reads_mode(model: nn.Module) -> bool:
+    """Whether a method of the model's own classes, or of its modules', reads an attribute `training`."""
+    kinds = {k for m in model.modules() for k in type(m).__mro__ if not k.__module__.startswith("torch.")}
+    codes = (getattr(inspect.unwrap(method), "__code__", None) for k in kinds for method in vars(k).values())
+    return any(code is not None and "training" in code.co_names for code in codes)
 
 
 @contextmanager

@@ -61,7 +61,9 @@ class Probe(Observer):
         self._backward_pass = NONE
         self._transformed = False
         self._loss_parameters: dict[str, weakref.ref[nn.Parameter]] = {}
-        self._made: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, which the last measured pass took
+        # of the last measured pass: weights of no module, and parameters that modules got in the pass
+        self._made: dict[str, weakref.ref[Tensor]] = {}
+        self._replacing: dict[str, weakref.ref[nn.Parameter]] = {}
         weakref.finalize(self, _leave_all, self._followed)
 
     @property
@@ -127,7 +129,8 @@ class Probe(Observer):
             self._loss_parameters = {n: p for r in counted for n, p in r.loss_calls.parameters.items()}
             gone = self.made_in_forward
             self._made = {name: made for r in counted for name, made in r.unplaced.items()}
-            strays = (*found.strays, *(name for name in gone if name in self._made))
+            self._replacing = {name: came for r in counted for name, came in r.replacing.items()}
+            strays = (*found.strays, *(name for name in gone if name in self._made or name in self._replacing))
             return replace(found, strays=strays, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
         finally:
             self.forget()
@@ -143,8 +146,14 @@ class Probe(Observer):
 
     @property
     def made_in_forward(self) -> tuple[str, ...]:
-        """Weights that the last measured pass took from no module, and that are gone: it had made them itself."""
-        return tuple(name for name, made in self._made.items() if made() is None)
+        """Weights that the last measured pass took and had made itself: they are gone, or others have their names.
+
+        FSDP puts others in the place of parameters, too, and puts the former ones back.
+        """
+        own, before = dict(self.model.named_parameters()), self.parameters.named
+        replaced = [n for n, came in self._replacing.items() if own.get(n) is not came()]
+        gone = (name for name, made in self._made.items() if made() is None)
+        return (*gone, *(n for n in replaced if own.get(n) is not before.get(n)))
 
     def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         """A module begins to run."""
@@ -171,6 +180,8 @@ class Probe(Observer):
             if self._running is not None:
                 self._running.leave(running, args, output)
             if not self._stack:
+                if self._running is not None and not self._running.layers and torch.is_grad_enabled():
+                    self._running.follow_outputs(output)
                 self._end_pass()
                 if output is None:  # it has raised an error
                     self.stop_following()

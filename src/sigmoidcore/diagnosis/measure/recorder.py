@@ -65,6 +65,7 @@ class Recorder(Tracker):
         self._arrived = arrived
         self._leaf: Node | None = None
         self._backward_pass = NONE
+        self._returned = False  # a gradient has come back to the outputs of a model without layers
         self._batches = Batches()
         self._input: Tensor | None = None  # of the activation that is running
         self._next: LayerGradient | None = None  # of the recurrent layer that is running
@@ -73,10 +74,20 @@ class Recorder(Tracker):
     @property
     def counts(self) -> bool:
         """Whether any gradient has come back."""
-        return any(layer.sums.arrivals for layer in self.layers)
+        return self._returned or any(layer.sums.arrivals for layer in self.layers)
+
+    def follow_outputs(self, outputs: Any) -> None:
+        """Wait for the gradient of a model's outputs: it has no layers."""
+        for output in calls.tensors(outputs):
+            if output.requires_grad:
+                output.register_hook(self._return)  # type: ignore[no-untyped-call]
+
+    def _return(self, gradient: Tensor | None) -> None:
+        self._returned |= gradient is not None and self._comes_back()
 
     def forget_gradients(self) -> None:
         """Drop the gradients: they were emptied."""
+        self._returned = False
         for gradient in self._gradients:
             gradient.reset()
 
@@ -245,17 +256,22 @@ class Recorder(Tracker):
         return (x, *args[1:])
 
     def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor | None) -> None:
-        if gradient is None:  # from a function without a derivative, such as those of quantized layers
-            return
-        if backward_pass() != self._backward_pass:  # of one backward pass all gradients count, or none
-            if self._leaf is None or not autograd.accumulates(self._leaf):
-                self._leaf = autograd.nearest_leaf(autograd.running_node())
-            if not autograd.accumulates(self._leaf):  # it is not on its way into the `.grad` of a parameter
-                self.differentiated |= torch.is_grad_enabled()
-                return
-            self._backward_pass = backward_pass()
-            self._arrived(self)
-        of_layer.add(place, gradient, self.samples)
+        # None is from a function without a derivative, such as those of quantized layers.
+        if gradient is not None and self._comes_back():
+            of_layer.add(place, gradient, self.samples)
+
+    def _comes_back(self) -> bool:
+        """Whether the gradient that arrives counts: of one backward pass all gradients do, or none."""
+        if backward_pass() == self._backward_pass:
+            return True
+        if self._leaf is None or not autograd.accumulates(self._leaf):
+            self._leaf = autograd.nearest_leaf(autograd.running_node())
+        if not autograd.accumulates(self._leaf):  # it is not on its way into the `.grad` of a parameter
+            self.differentiated |= torch.is_grad_enabled()
+            return False
+        self._backward_pass = backward_pass()
+        self._arrived(self)
+        return True
 
 
 def _part(stack: Tensor, dim: int, most: int | None) -> Tensor:

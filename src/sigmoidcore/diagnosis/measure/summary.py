@@ -101,7 +101,7 @@ def summarize(
         loss_function=loss_function,
         loss_reads=loss_reads,
         terms=tuple(terms.joined([r.terms for r in recorders], places, scale)),
-        **_graphs_of_losses(recorders),
+        **_of_all(recorders),
         comparisons=comparisons.joined([r.compared for r in recorders], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(recorders),
@@ -119,10 +119,13 @@ def summarize(
     )
 
 
-def _graphs_of_losses(recorders: Sequence[Recorder]) -> dict[str, Any]:
-    """Terms without a graph, and whether a policy's gradient moves its value, by the names of `Measurement`."""
-    constants = dict.fromkeys(name for r in recorders for name in r.constant_terms.found)
-    return {"constant_terms": tuple(constants), "moves_value": any(r.moves_value for r in recorders)}
+def _of_all(recorders: Sequence[Recorder]) -> dict[str, Any]:
+    """What is true of the passes or their losses as a whole, by the names of `Measurement`."""
+    return {
+        "constant_terms": tuple(dict.fromkeys(name for r in recorders for name in r.constant_terms.found)),
+        "moves_value": any(r.moves_value for r in recorders),
+        "linear": bool(recorders) and all(r.linear for r in recorders),
+    }
 
 
 def _last_loss(recorders: Sequence[Recorder], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:
@@ -305,7 +308,7 @@ def _layers(
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,
-                softmax_dim=None if call.attends and not call.over_queries else call.softmax_dim,
+                softmax_dim=_softmax_dim(call),
                 norm_gain=_norm_gain(call.place),
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
@@ -349,3 +352,9 @@ def bits(number: int) -> list[int]:
         found.append(lowest.bit_length() - 1)
         number ^= lowest
     return found
+
+
+def _softmax_dim(call: LayerCall) -> int | None:
+    """The dimension over which a softmax normalises; of attention only if it is a mistake."""
+    single = call.softmax_dim is not None and call.shape[call.softmax_dim] == 1
+    return call.softmax_dim if not call.attends or call.over_queries or single else None

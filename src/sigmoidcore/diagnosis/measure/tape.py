@@ -154,7 +154,7 @@ class Tape(Observer):
                 _set_random_states(call.random)
             device, dtype, enabled = call.autocast
             with torch.autocast(device, dtype=dtype, enabled=enabled):
-                result = call.function(*_replaced(call.args, again), **_replaced(call.kwargs, again))
+                result = call.function(*replaced(call.args, again), **replaced(call.kwargs, again))
             for before, now in zip(tensors((call.result,)), tensors((result,)), strict=False):
                 again[id(before)] = now
                 if now.grad_fn is not None:
@@ -194,14 +194,14 @@ def _users_place() -> tuple[str, int]:
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
-def _replaced(values: Any, again: Mapping[int, Tensor]) -> Any:
+def replaced(values: Any, again: Mapping[int, Tensor]) -> Any:
     """The values, with repeated tensors in the place of recorded ones."""
     if isinstance(values, Tensor):
         return again.get(id(values), values)
     if isinstance(values, Mapping):
-        return {name: _replaced(value, again) for name, value in values.items()}
+        return {name: replaced(value, again) for name, value in values.items()}
     if type(values) in (list, tuple):
-        return type(values)(_replaced(value, again) for value in values)
+        return type(values)(replaced(value, again) for value in values)
     return values
 
 

@@ -60,10 +60,12 @@ class Tracker(TorchFunctionMode):
         self.dropped_outputs = 0.0  # the share that a dropout right before the loss drops
         self.loss_calls, self.constant_terms = LossCalls(), ConstantTerms()
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
+        self.replacing: dict[str, weakref.ref[nn.Parameter]] = {}  # parameters that came in the pass, by name
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
         self.paused = False  # another tracker follows the calls for a while
         self.ended = False  # the model has run, and its loss is computed
+        self.linear = True  # no function but activations and attention bends what layers return
         self.differentiated_loss = False  # a `backward()` was called
         self._unplaced_noted = False
         self._names_of_parameters = dict(parameters)
@@ -118,6 +120,7 @@ class Tracker(TorchFunctionMode):
         result = func(*args, **kwargs)
         if self.ended:
             self.constant_terms.follow(name, args, kwargs, result, lambda t: bool(self._origin(t).sources))
+            self.loss_calls.follow(name, args, result, self._origin)
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(name, args, kwargs, result)
             if self.ended and name in calls.LOSSES:
@@ -227,6 +230,7 @@ class Tracker(TorchFunctionMode):
         """Note what a function tells of the layers that it reads."""
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         compared = None
+        self.linear &= self.ended or name in ACTIVATIONS or name == calls.DOT_PRODUCT or calls.is_linear(name, origins)
         if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
         if name == "dropout" and self._stack:
@@ -346,6 +350,7 @@ class Tracker(TorchFunctionMode):
                 if own is parameter:
                     found = f"{running.name}.{name}" if running.name else name
                     self._names_of_parameters[id(parameter)] = found
+                    self.replacing[found] = weakref.ref(parameter)
                     return found
         return None
 

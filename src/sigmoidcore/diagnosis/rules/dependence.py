@@ -11,8 +11,8 @@ from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import named, same_in
 
 SEPARATE = (
-    "Check dimensions: `batch_first=True` in attention and recurrent layers, transpose instead of view, a softmax over "
-    "the last dimension."
+    "Check dimensions: `batch_first=True` in attention and recurrent layers, positions added along the sequence, "
+    "transpose instead of view, a softmax over the last dimension."
 )
 TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."
@@ -32,9 +32,10 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     """The answer for a sample changes with the company that it is in: training and use are not the same.
 
     `diagnose` runs the model in evaluation mode on a sample beside two different sets of others, with the same random
-    numbers. The rule applies if the output of the sample changes. It is a note if outputs have positions that do not
-    depend on each other: the model may have time in dimension 0 on purpose. A `Monitor`, too, names a softmax over the
-    wrong dimension: the samples (unless it is attention or a gate), the queries or heads of an attention, a dimension
+    numbers. The rule applies if the output of the sample changes, or if its place in the batch changes it. Several
+    outputs of a sample may stand together or by views. It is a note if outputs have positions that do not depend on
+    each other: the model may have time in dimension 0 on purpose. A `Monitor`, too, names a softmax over the wrong
+    dimension: the samples (unless it is attention or a gate), the queries or heads of an attention, a dimension
     of a single number, or another one than the classes in a classification. It also names layers that read a view or
     reshape that takes dimensions for others and moves no number: to the same sizes in another order, from [samples,
     positions, features] to [samples, heads, positions, ...] or back, from tokens to the pixels or patches of an image,
@@ -71,6 +72,8 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     if depends is None or not depends.samples:
         return None
     text = _("The output for a sample changes when the other samples of the batch change, in evaluation mode, too.")
+    if depends.place:
+        text = _("The output for a sample depends on its place in the batch, in evaluation mode, too.")
     if depends.positions is False:
         return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
     return Found((), 1.0, 0.0, text)
@@ -155,7 +158,8 @@ def visible_targets(evidence: Evidence) -> Found | None:
 
     The rule compares tokens of the inputs with targets that are whole numbers. It applies if the target at a position
     is the next token, and outputs depend on later positions; or if it is the token at the position itself, and outputs
-    do not depend on later positions, as in a model that has to predict the next one.
+    depend on it, but not on later positions, as in a model that has to predict the next one. A loss that shifts outputs
+    or targets is healthy: the gradient tells which of them it compares.
 
     *Source.* Arithmetic: the answer is a part of the input.
     """
@@ -168,7 +172,7 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "has to predict."
         )
         return Found((), 1.0, 0.0, text)
-    if found.shift == 0 and not found.later:
+    if found.copies:
         text = _(
             "The targets are the tokens of the inputs at the same positions, and outputs depend on earlier tokens "
             "only: the model copies its input."

@@ -8,15 +8,17 @@ from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.measure.parameters import FEW_NUMBERS
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import stalled
+from sigmoidcore.diagnosis.rules.standstill import falls, stalled
+from sigmoidcore.diagnosis.rules.structure import copies_of_trained
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
-STRONG_DROPOUT, LEAST_SIGNAL = 0.5, 0.1
-LARGEST_DRIFT, STEPS_TO_SETTLE = 1.0, 20
+STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
+LARGEST_DRIFT, STEPS_TO_SETTLE, LARGEST_MOMENTUM = 1.0, 20, 0.5
 ROUNDING = 1e-3
 """The gradient that may come through a normalisation of single numbers, beside that of its bias: 0, rounded."""
 LINEAR_ON_PURPOSE = 10
 FEWEST_SHARES = 8
+LINEAR_KINDS = ("linear", "conv", "embedding", "addmm", "matmul")
 WEIGHING = ("linear", "addmm", "conv1d", "conv2d", "conv3d")
 
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
@@ -35,9 +37,10 @@ DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the 
 def frozen(evidence: Evidence) -> Found | None:
     r"""Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to.
 
-    Weights with two dimensions or more and without `requires_grad` are a note. They are a warning if they are uniform
-    within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights
-    are not: a new layer was frozen together with a pretrained part.
+    Weights with two dimensions or more and without `requires_grad` are a note. They are a warning if they are
+    uniform within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other
+    frozen weights are not: a new layer was frozen together with a pretrained part. Parts that are built like one
+    that trains and that no layer that trains reads are left out: a teacher, a target.
 
     *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
     """
@@ -46,7 +49,9 @@ def frozen(evidence: Evidence) -> Found | None:
     if not fixed:
         return None
     fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
-    fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed)
+    first = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
+    aside = copies_of_trained(evidence, [w.name for w in latest.weights if not w.trains]) - first
+    fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed and w.name not in aside)
     known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
     if fresh and len(known) > 1 and any(w.trains for w in latest.weights):
         verbs = {"verb": verb(fresh, "is", "are")}
@@ -62,12 +67,14 @@ def frozen(evidence: Evidence) -> Found | None:
 def no_activation(evidence: Evidence) -> Found | None:
     """Two linear layers in a row are one linear layer.
 
-    A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
-    else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
-    is a factorisation (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all channels read
-    all, and both are wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and
-    columns) are meant to be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
-    on purpose: a note. A softmax over `FEWEST_SHARES` features or more between two layers is a note, and a warning if
+    A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most),
+    nothing else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a
+    narrow one is a factorisation (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all
+    channels read all, and both are wider than 1 in the same direction: two that share the work (one by one,
+    depthwise, rows and columns) are meant to be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without
+    any activation is linear on purpose: a note. If no layer before the last has an activation, and the network does
+    nothing else that is not linear, the first layer of at least as many outputs as the last is named. A softmax
+    over `FEWEST_SHARES` features or more that reads one layer, and that layers read, is a note, and a warning if
     nothing is learned (see SC302): its outputs add up to 1, and most are near 0.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
@@ -83,7 +90,7 @@ def no_activation(evidence: Evidence) -> Found | None:
             if between == second >= min(first, last):
                 found += [before.name, layer.name]
     if not found:
-        return _softmax_between(evidence)
+        return _linear_network(evidence) or _softmax_between(evidence)
     text = _(
         "Nothing is between {first} and {second}: two linear layers in a row are a single one.",
         first=named(found[0]), second=named(found[1]),
@@ -91,6 +98,24 @@ def no_activation(evidence: Evidence) -> Found | None:
     experiment = len(evidence.layers) >= LINEAR_ON_PURPOSE and all(x.role == "weights" for x in evidence.layers)
     severity = Severity.NOTE if experiment else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
+
+
+def _linear_network(evidence: Evidence) -> Found | None:
+    """Layers with weights in a row, with additions, means and normalisations of the batch between them at most."""
+    hidden = [x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i]]
+    recurs = len({x.weights for x in hidden}) < len(hidden)  # a recurrent network may be linear
+    if not evidence.latest.linear or recurs or not all(x.plain_kind.startswith(LINEAR_KINDS) for x in hidden):
+        return None
+    ends = [math.prod(evidence.layers[i].shape) for i in evidence.sinks]
+    wide = [x for x in hidden if "embedding" not in x.plain_kind and ends and math.prod(x.shape) >= max(ends)]
+    after = [x for i, x in enumerate(evidence.layers) if wide and evidence.layers.index(wide[0]) in x.sources]
+    if not after:
+        return None
+    text = _(
+        "No activation is behind {first} or any later layer: the whole network is a single linear layer.",
+        first=named(wide[0].name),
+    )
+    return Found((wide[0].name, after[0].name), len(wide), 0, text)
 
 
 def _softmax_between(evidence: Evidence) -> Found | None:
@@ -101,7 +126,7 @@ def _softmax_between(evidence: Evidence) -> Found | None:
         over = layer.softmax_dim is not None and layer.softmax_dim in (len(layer.shape) - 1, 1)
         if layer.role != "activation" or layer.gate or not over or layer.shape[layer.softmax_dim or 0] < FEWEST_SHARES:
             continue
-        if after and all(x.plain_kind in WEIGHING and x.weights for x in (*before, *after)):
+        if after and len(before) == 1 and all(x.plain_kind in WEIGHING and x.weights for x in (*before, *after)):
             text = _(
                 "{name} is a softmax between {first} and {second}: its outputs add up to 1, and little gradient comes "
                 "through.",
@@ -137,10 +162,11 @@ def normalisation(evidence: Evidence) -> Found | None:
     to the first layers, and a note in a branch that the network can do without. Apart from this, the rule judges a
     `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
     mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample,
-    if the momentum is 0, so that running statistics never change, if a trained normalisation runs in evaluation mode
-    and its statistics have seen no data, so that it normalises nothing, or if after `STEPS_TO_SETTLE` steps the running
-    means are far from those of the batch: the mean over the channels of the squared difference over the variance of the
-    batch is above `LARGEST_DRIFT`. This happens if one normalisation serves several places.
+    if the momentum is 0, so that running statistics never change, or (a note) above `LARGEST_MOMENTUM`, if a trained
+    normalisation runs in evaluation mode and its statistics have seen no data, so that it normalises nothing, or if
+    after `STEPS_TO_SETTLE` steps the running means are far from those of the batch: the mean over the channels of
+    the squared difference over the variance of the batch is above `LARGEST_DRIFT`. This happens if one
+    normalisation serves several places.
 
     *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
     batches.
@@ -171,6 +197,14 @@ def normalisation(evidence: Evidence) -> Found | None:
     if fixed:
         text = _("The momentum of {names} is 0: running statistics stay as they were initialised.", names=listed(fixed))
         return Found(fixed, 0.0, 0.0, text, UPDATE)
+    hasty = tuple(dict.fromkeys(n.name for n in norms if (n.momentum or 0.0) > LARGEST_MOMENTUM))
+    if hasty:
+        largest = max(n.momentum or 0.0 for n in norms)
+        text = _(
+            "The momentum of {names} is {momentum}: running statistics are nearly those of the last batch.",
+            names=listed(hasty), momentum=number(largest),
+        )  # fmt: skip
+        return Found(hasty, largest, LARGEST_MOMENTUM, text, UPDATE, Severity.NOTE)
     if all(n.samples == 1 for m in steps for n in m.batch_norms):
         names = tuple(dict.fromkeys(n.name for n in norms))
         text = _(
@@ -210,10 +244,11 @@ def dropout(evidence: Evidence) -> Found | None:
 
     The rule applies to calls of dropout in training mode that drop more than `STRONG_DROPOUT`, if together they leave
     `LEAST_SIGNAL` of the signal or less; if the loss reads the result of a dropout; and if a dropout runs in evaluation
-    mode, too, as `torch.nn.functional.dropout` does by default.
+    mode, too, as `torch.nn.functional.dropout` does by default. In a training whose loss has fallen by half and falls
+    still, it is a note, unless a single call drops `REVERSED_DROPOUT` or more.
 
     *Source.* Srivastava et al. (2014) drop half of the hidden units at most. 0.7 was often meant as the share to keep,
-    as in TensorFlow 1.
+    as in TensorFlow 1. Networks of graphs drop 0.6 (GAT, GCNII) or 0.8 (DAGNN) in each layer, and learn.
     """
     latest = evidence.latest
     if latest.evaluating and latest.dropouts:
@@ -234,4 +269,6 @@ def dropout(evidence: Evidence) -> Found | None:
         "Dropout of up to {share} % runs {count} times and leaves {left} % of the paths.",
         share=percent(worst), count=len(strong), left=percent(left),
     )  # fmt: skip
+    if worst < REVERSED_DROPOUT and falls(evidence):
+        return Found((), worst, STRONG_DROPOUT, text + _(" The loss falls nevertheless."), severity=Severity.NOTE)
     return Found((), worst, STRONG_DROPOUT, text)

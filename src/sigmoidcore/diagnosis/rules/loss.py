@@ -145,7 +145,7 @@ def _softmax_of_classes(evidence: Evidence) -> Found | None:
         if layer is None or layer.softmax_dim is None or (c.low, c.high) != (0, 1):
             continue
         several = c.target_rms**2 * layer.shape[layer.softmax_dim]
-        if c.function == "binary_cross_entropy" and several > SEVERAL_CLASSES:
+        if c.function in REGRESSION | {"binary_cross_entropy"} and several > SEVERAL_CLASSES:
             text = _(
                 "The outputs of {name}, a softmax, add up to 1, and a sample has {count} classes on average.",
                 name=named(layer.name), count=number(several),
@@ -194,9 +194,9 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     """The last activation cannot return these targets, so the loss pushes it to its end and stays large.
 
     The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
-    `TOLERATED_MISS` of their range. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
-    Those of `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1:
-    a 0 counts as nothing.
+    `TOLERATED_MISS` of their range or, if all are the same, of their size. Targets of a binary cross-entropy must
+    be in [0, 1]: for others it has no minimum. Those of `soft_margin_loss`, `margin_ranking_loss`,
+    `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1: a 0 counts as nothing.
 
     *Source.* Arithmetic.
     """
@@ -209,7 +209,9 @@ def out_of_reach(evidence: Evidence) -> Found | None:
             text = _("{function} expects targets of -1 and 1 and got 0: it learns nothing from those.",
                      function=c.function)  # fmt: skip
             return Found(_layers(evidence, c), 1.0, 0.0, text, MINUS_ONE)
-        if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and missed > TOLERATED_MISS * (c.high - c.low) > 0:
+        if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and missed > TOLERATED_MISS * (
+            (c.high - c.low) or abs(c.high)
+        ):
             values = {"low": number(c.low), "high": number(c.high)}
             if binary:
                 text = _(

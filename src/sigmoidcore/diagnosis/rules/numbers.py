@@ -29,6 +29,7 @@ CHECK_LOSS = (
     "NaN, a logarithm or root of 0, a division by 0."
 )
 HALF = "float16 ends at 65504: use bfloat16, keep this layer in float32, or scale the loss with torch.amp.GradScaler."
+REPLACED = "Nothing to do if they are replaced on purpose, as for rows that are masked as a whole."
 SKIPPED = "Nothing to do if it is one step now and then: GradScaler skips that step."
 MORE_RANGE = "Use bfloat16, or keep this layer in float32 (`torch.autocast(..., enabled=False)`), or scale it down."
 SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16."
@@ -39,7 +40,8 @@ def nonfinite(evidence: Evidence) -> Found | None:
 
     The first place is named, in the order of the forward pass, then of the backward pass. With a `Monitor`, it is the
     first of the latest measurements that all have inf or NaN. Findings that depend on these numbers are not reported.
-    A single overflow of float16 gradients during training is a note, because `GradScaler` skips that step.
+    A single overflow of float16 gradients during training is a note, because `GradScaler` skips that step, and so are
+    numbers in a layer if the loss and the gradients of all weights are finite: the network has replaced them.
 
     *Source.* Arithmetic, as SageMaker Debugger's ExplodingTensor.
     """
@@ -49,6 +51,9 @@ def nonfinite(evidence: Evidence) -> Found | None:
     if place is None:
         return None
     (found, backward), begin = place, evidence.measurements[-count]
+    if _is_replaced(evidence.latest):
+        return replace(found, message=found.message + _(" The loss and all gradients are finite."), remedy=REPLACED,
+                       severity=Severity.NOTE)  # fmt: skip
     half = any(layer.dtype == "float16" for layer in begin.layers)
     if half and count == 1 and backward and begin.step is not None:
         return replace(found, remedy=SKIPPED, severity=Severity.NOTE)
@@ -56,6 +61,15 @@ def nonfinite(evidence: Evidence) -> Found | None:
     if evidence.latest.origin:  # of a step that may lie before the first measurement
         since = " " + evidence.latest.origin
     return replace(found, message=found.message + since, remedy=found.remedy or (HALF if half else None))
+
+
+def _is_replaced(measurement: Measurement) -> bool:
+    """Whether no inf or NaN of a layer has reached the loss or a weight."""
+    weights, loss = measurement.weights, measurement.loss
+    bad = measurement.input_nonfinite or any(w.nonfinite or w.nonfinite_gradient for w in weights)
+    learns = any(w.gradient is not None for w in weights)
+    bad = bad or any(map(_bad_gradient, measurement.layers))
+    return not bad and learns and loss is not None and math.isfinite(loss)
 
 
 def near_overflow(evidence: Evidence) -> Found | None:

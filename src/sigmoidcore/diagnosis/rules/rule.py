@@ -37,4 +37,5 @@ class Rule:
     remedy: str  # one sentence with the next step for the user, unless the check has a better one
     hidden_by: tuple[str, ...] = ()  # rules that explain this one: it is left out after their error or warning
     mistake: bool = False  # it names a mistake in the code: reported before effects of the same severity
+    signal: bool = False  # it tells why little would be learned: a note if the loss is small nevertheless
     stalls: bool = False  # it explains why nothing is learned: its note is a warning then

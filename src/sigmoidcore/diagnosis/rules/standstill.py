@@ -4,7 +4,7 @@ import math
 from statistics import mean, median, pvariance
 
 from sigmoidcore._language import _
-from sigmoidcore.diagnosis.measure.calls import CLASS_LOSSES
+from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import Comparison
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.first_outputs import REGRESSION, loss_of_equal_outputs
@@ -16,6 +16,7 @@ PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.5,
 
 FEWEST_LOSSES = 2
 """Losses of a quarter of the measurements: a single one may be anything."""
+FITTED_SHARE, FITTED_LOSS = 0.1, 0.02
 LEARNED_LOSS, LEARNED_SHARE = 0.1, 0.2
 """A loss for classification is below these only if nearly all predictions are right."""
 
@@ -69,11 +70,25 @@ def learned(evidence: Evidence) -> bool:
     return small or last < LEARNED_LOSS * first or (level is not None and last < share * level)
 
 
+def fitted(evidence: Evidence) -> bool:
+    """Whether the loss is small beside that of a constant answer or, if that is not known, beside the first one."""
+    last, comparisons = evidence.latest.loss, evidence.latest.comparisons
+    if any(c.function in BINARY_LOSSES and (c.low, c.high) != (0, 1) for c in comparisons):
+        return False  # the smallest loss of shares is not 0
+    level = constant_level(comparisons[0]) if len(comparisons) == 1 else None
+    first = evidence.measurements[0].loss if len(evidence.measurements) > 1 else None
+    limit = FITTED_SHARE * level if level is not None else FITTED_LOSS * (first or 0.0)
+    return last is not None and 0 <= last < limit
+
+
 def constant_level(comparison: Comparison) -> float | None:
     """The loss of the best constant, or of equal outputs; None if it is not known or the targets are all the same."""
     if comparison.function in REGRESSION and not comparison.classes:
         squared = comparison.function not in ("l1_loss", "smooth_l1_loss", "huber_loss")
         return comparison.target_deviation**2 or None if squared else None
+    share = comparison.target_rms**2  # of ones among the labels
+    if comparison.function in BINARY_LOSSES and (comparison.low, comparison.high) == (0, 1) and 0 < share < 1:
+        return -share * math.log(share) - (1 - share) * math.log1p(-share)
     level = math.log(2) if comparison.function == "binary_cross_entropy" else loss_of_equal_outputs(comparison)
     return level if comparison.varied else None
 
@@ -94,21 +109,32 @@ def stalled(evidence: Evidence) -> bool:
 
 def hardly_fallen(evidence: Evidence) -> bool:
     """Whether the loss of the last quarter of the measurements is nearly that of the first."""
+    quarters = _quarters(evidence)
+    return bool(quarters) and mean(quarters[-1]) >= SLOW_LOSS * mean(quarters[0])
+
+
+def falls(evidence: Evidence) -> bool:
+    """Whether the loss of the last quarter of the measurements is half of that of the first, and below the second's."""
+    quarters = [mean(losses) for losses in _quarters(evidence)]
+    return bool(quarters) and quarters[-1] < min(UNLEARNED_LOSS * quarters[0], STUCK_LOSS * quarters[1])
+
+
+def _quarters(evidence: Evidence) -> list[list[float]]:
+    """The losses of the first, the second and the last quarter of the measurements, if known, above 0 and not few."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     quarter = len(losses) // 4
     if quarter < FEWEST_LOSSES or not all(0 < loss < math.inf for loss in losses):
-        return False
-    return mean(losses[-quarter:]) >= SLOW_LOSS * mean(losses[:quarter])
+        return []
+    return [losses[:quarter], losses[quarter : 2 * quarter], losses[-quarter:]]
 
 
 def unlearned(evidence: Evidence) -> bool:
     """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
-    losses = [m.loss for m in evidence.measurements if m.loss is not None]
-    quarter = len(losses) // 4
-    if quarter < FEWEST_LOSSES or not all(0 < loss < math.inf for loss in losses):
+    quarters = _quarters(evidence)
+    if not quarters:
         return False
-    second, last = mean(losses[quarter : 2 * quarter]), mean(losses[-quarter:])
-    noise = math.sqrt((pvariance(losses[quarter : 2 * quarter]) + pvariance(losses[-quarter:])) / quarter)
+    first, (second, last) = quarters[0][0], map(mean, quarters[1:])
+    noise = math.sqrt(sum(map(pvariance, quarters[1:])) / len(quarters[1]))
     classes = [c.shape[1] for c in evidence.latest.comparisons if c.function == "cross_entropy" and len(c.shape) > 1]
     chance = CHANCE_LOSS * math.log(min(classes)) if classes else math.inf
-    return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * losses[0], chance)
+    return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * first, chance)

@@ -5,7 +5,7 @@ from statistics import median
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measure.measurement import Weight
+from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import unlearned
@@ -21,7 +21,10 @@ FEW_PARAMETERS = 4
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 1000
 """Steps after which Adam's averages have forgotten their start: 1 / (1 - 0.999)."""
 
-ADD = "Make the optimizer from `model.parameters()` after all layers exist, or set requires_grad to False."
+ADD = (
+    "Make the optimizer from `model.parameters()` after all layers exist and call its `step()`, or set requires_grad "
+    "to False."
+)
 STEP = "Call `optimizer.step()` after `loss.backward()`."
 CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward()`."
 CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
@@ -58,11 +61,13 @@ def unheld(evidence: Evidence) -> Found | None:
     if not names:
         return _unheld_in_loss(evidence)
     text = _(
-        "{names} have a gradient, but no optimizer holds them: they do not move.",
+        "{names} have a gradient, but no optimizer that makes steps holds them: they do not move.",
         names=listed(names, tuple(history), "parameter"),
     )
     if len(names) == 1:
-        text = _("{names} has a gradient, but no optimizer holds it: it does not move.", names=listed(names))
+        text = _(
+            "{names} has a gradient, but no optimizer that makes steps holds it: it does not move.", names=listed(names)
+        )
     return Found(tuple(names), len(names), 0, text)
 
 
@@ -90,7 +95,7 @@ def uncleared(evidence: Evidence) -> Found | None:
 
     *Source.* Arithmetic.
     """
-    found = [_uncleared(m.weights) for m in evidence.measurements]
+    found = [_uncleared(m) for m in evidence.measurements]
     if not found[-1] or sum(map(bool, found)) < FEWEST_MEASUREMENTS:
         return None
     names = found[-1]
@@ -218,8 +223,11 @@ def _unheld_in_loss(evidence: Evidence) -> Found | None:
     return Found(names, len(names), 0, text, ADD_LOSS)
 
 
-def _uncleared(weights: tuple[Weight, ...]) -> tuple[str, ...]:
+def _uncleared(measurement: Measurement) -> tuple[str, ...]:
     """Names of the parameters whose gradients were not emptied, if they are most of those that move."""
-    moving = [w for w in weights if w.update is not None]
-    names = tuple(w.name for w in moving if w.uncleared)
-    return names if 2 * len(names) >= len(moving) else ()
+    moving = [w for w in measurement.weights if w.update is not None]
+    # Gradients of what is added to layers or multiplies them may be there before the first layer's.
+    of_layers = {name for layer in measurement.weighted for name in layer.weights}
+    judged = [w for w in moving if w.name in of_layers] or moving
+    most = 2 * sum(w.uncleared for w in judged) >= len(judged)
+    return tuple(w.name for w in moving if w.uncleared) if most else ()

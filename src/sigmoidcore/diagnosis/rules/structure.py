@@ -20,6 +20,7 @@ CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy,
 TRAIN_FIRST = "Nothing to do for predictions; train before you quantize."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
 WAIT = "Nothing to do if other batches use them, as with idle experts (DDP needs find_unused_parameters=True)."
+ASK_IN_TRAINING = "Diagnose with training=True, or use them: parts of this model may run in training mode only."
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
@@ -30,8 +31,8 @@ WAIT_A_STEP = "Nothing to do if a weight starts at 0 on purpose, or this batch d
 RANDOMISE = "Initialise weights at random; constants are for biases and the weights of normalisations."
 DRAW_EACH = "Initialise each of them anew: `copy.deepcopy` copies the random numbers, too."
 REGISTER = (
-    "Keep modules in nn.ModuleList or nn.ModuleDict and tensors in nn.Parameter, and make the optimizer after that; "
-    "nothing to do if another optimizer trains them."
+    "Make them in `__init__`, keep modules in nn.ModuleList or nn.ModuleDict and tensors in nn.Parameter, and make the "
+    "optimizer after that; nothing to do if another optimizer trains them."
 )
 
 
@@ -44,14 +45,16 @@ def no_gradient(evidence: Evidence) -> Found | None:
     after `SURELY_WITHOUT_GRADIENT` measurements of a `Monitor` it is a warning. It is a note if all that is unused are
     single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a batch without masks,
     if they are a copy of a part that gets one, which no optimizer moves, as a target network is, or if the parameters
-    are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE` of all numbers.
+    are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE` of all numbers. It is
+    a note if the forward pass of `diagnose` in evaluation mode does not use them, and code of the model reads
+    `self.training`, as that of auxiliary heads and of noise does.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
     """
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
     missing = [w.name for w in trainable if w.name not in reached]
-    copies = _copies(evidence, missing) if any(evidence.live) else set()
+    copies = copies_of_trained(evidence, missing) if any(evidence.live) else set()
     if copies and len(copies) == len(missing):
         text = _("No gradient reaches {names}, a copy of parameters that have one.", names=listed(missing))
         return _of(missing, text, TARGET_IS_FINE, Severity.NOTE)
@@ -79,9 +82,20 @@ def no_gradient(evidence: Evidence) -> Found | None:
             names=listed(missing), verb=verb(missing, "gets", "get"),
         )  # fmt: skip
         return _of(missing, text, WAIT, Severity.NOTE)
-    missing = [name for name in missing if name not in spare]
+    return _left_out(evidence, [name for name in missing if name not in spare])
+
+
+def _left_out(evidence: Evidence, missing: list[str]) -> Found:
+    """Parameters without a gradient, although the graph is not cut."""
+    resting = [n for n in missing if not evidence.weights[n].used] if evidence.latest.reads_mode else []
+    if len(resting) == len(missing):
+        text = _("The forward pass does not use {names} in evaluation mode.", names=listed(missing))
+        return _of(missing, text, ASK_IN_TRAINING, Severity.NOTE)
+    missing = [name for name in missing if name not in resting]
     unused = not any(evidence.weights[name].used for name in missing)
-    share = sum(_count(evidence, name) for name in missing) / sum(math.prod(w.shape) for w in trainable)
+    share = sum(_count(evidence, name) for name in missing) / sum(
+        math.prod(w.shape) for w in evidence.latest.weights if w.trains
+    )
     vectors = all(max(evidence.weights[name].shape, default=1) == _count(evidence, name) for name in missing)
     values = {
         "names": listed(missing), "verb": verb(missing, "is", "are"), "pronoun": verb(missing, "it", "them"),
@@ -146,15 +160,32 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     A trainable weight is named if all its rows are the same and not 0, and its layer feeds another one. Embeddings and
     convolutions of single channels are left out, because their rows read different things. Modules of several
     parameters, such as copies of an expert, are named if they read the same and have the same sizes and gradients: they
-    stay equal.
+    stay equal. Weights of 0 are named if the next ones are 0, too, with one activation in between.
     """
     layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
     used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))
     names = list(dict.fromkeys(name for x, name in used if _identical(evidence, x, evidence.weights.get(name))))
+    names = names or _zeros_in_series(evidence)
     text = _(
         "All rows of {names} are identical: these neurons compute the same and stay the same.", names=listed(names)
     )
     return _of(names, text) if names else _identical_modules(evidence)
+
+
+def _zeros_in_series(evidence: Evidence) -> list[str]:
+    """Weights of 0 whose neurons, through one activation, feed weights of 0 only: they stay identical."""
+    zeros = {i: [name for name in x.weights if _starts_at_zero(evidence, name)] for i, x in enumerate(evidence.layers)}
+    found: list[str] = []
+    for i, layer in enumerate(evidence.layers):
+        between = evidence.layers[layer.sources[0]] if len(layer.sources) == 1 else layer
+        if zeros[i] and between.role != "weights" and len(between.sources) == 1:
+            found += zeros[between.sources[0]]
+    return list(dict.fromkeys(found))
+
+
+def _starts_at_zero(evidence: Evidence, name: str) -> bool:
+    weight = evidence.weights.get(name)
+    return weight is not None and weight.trains and min(weight.shape, default=0) > 1 and is_zero(weight)
 
 
 def _identical_modules(evidence: Evidence) -> Found | None:
@@ -184,9 +215,9 @@ def unregistered(evidence: Evidence) -> Found | None:
     """PyTorch finds modules and parameters that are attributes of a module, and not those in lists and dicts.
 
     A weight is named if a layer uses it, it has `requires_grad`, `model.parameters()` lacks it, and a module that runs
-    keeps it in a list, a tuple, a dict or as a plain tensor. It has a gradient and never moves; `to()`, `train()` and
-    `state_dict()` skip it. Weights that no module of the model keeps (those of another network that the forward calls)
-    are listed under "not seen" only.
+    keeps it in a list, a tuple, a dict or as a plain tensor, or if each forward pass makes it anew. It has a
+    gradient and never moves; `to()`, `train()` and `state_dict()` skip it. Weights that no module of the model
+    keeps (those of another network that the forward calls) are listed under "not seen" only.
     """
     names = evidence.latest.strays
     if not names:
@@ -223,7 +254,7 @@ def _side_outputs(evidence: Evidence) -> set[str]:
     return {name.rpartition(".")[0] for layer in ends for name in layer.weights if "." in name}
 
 
-def _copies(evidence: Evidence, missing: Sequence[str]) -> set[str]:
+def copies_of_trained(evidence: Evidence, missing: Sequence[str]) -> set[str]:
     """Those of the parameters that no optimizer moves, in a part of several layers built like one that trains."""
     weights = evidence.weights
     moved = {w.name for m in evidence.measurements for w in m.weights if w.rate is not None}
@@ -257,6 +288,12 @@ def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
             name=named(name), rows=rows,
         )  # fmt: skip
         return Found((name, *names), 0.0, 0.0, text, units.REVIVE, Severity.ERROR)
+    flat = [x for i in evidence.consumers[last] if (x := evidence.layers[i]).relative_slope == 0]
+    if flat:
+        text = _(
+            "The gradient becomes exactly 0 at {name}, all of whose units are saturated.", name=named(flat[0].name)
+        )
+        return Found((flat[0].name, *names), 0.0, 0.0, text, units.SHRINK, Severity.ERROR)
     values = {"names": evidence.listed(names), "verb": verb(names, "gets", "get"), "first": named(names[0])}
     following = next((named(evidence.layers[c].name) for c in evidence.next_live(last)), None)
     text = _("The gradient becomes exactly 0 behind {first}: {names} {verb} none.", **values)

@@ -28,15 +28,18 @@ ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 _FAULTS: tuple[Rule, ...] = (
     Rule("SC101", "vanishing gradient", WARNING, gradient.vanishing, gradient.INITIALISE, ("SC307", "SC401", "SC503"),
-         stalls=True),
-    Rule("SC102", "exploding gradient", WARNING, gradient.exploding, gradient.SHRINK, ("SC104", "SC401", "SC503")),
-    Rule("SC103", "gradient vanishes through time", WARNING, time.vanishing, time.REMEMBER, ("SC401",)),
-    Rule("SC104", "gradient explodes through time", WARNING, time.exploding, time.SHRINK, ("SC401",)),
-    Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC401",)),
-    Rule("SC202", "dead units", WARNING, units.dead_units, units.REVIVE, ("SC206", "SC401", "SC502")),
+         stalls=True, signal=True),
+    Rule("SC102", "exploding gradient", WARNING, gradient.exploding, gradient.SHRINK, ("SC104", "SC401", "SC503"),
+         signal=True),
+    Rule("SC103", "gradient vanishes through time", WARNING, time.vanishing, time.REMEMBER, ("SC401",), signal=True),
+    Rule("SC104", "gradient explodes through time", WARNING, time.exploding, time.SHRINK, ("SC401",), signal=True),
+    Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC401",), signal=True),
+    Rule("SC202", "dead units", WARNING, units.dead_units, units.REVIVE, ("SC206", "SC401", "SC502"),
+         signal=True),
     Rule("SC203", "samples collapse to one point", WARNING, units.collapse, units.SEPARATE,
-         ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503")),
-    Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",)),
+         ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503"), signal=True),
+    Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",),
+         signal=True),
     Rule("SC205", "inputs far from 0", WARNING, units.offset_inputs, units.STANDARDISE, ("SC401",)),
     Rule("SC206", "inputs not scaled", WARNING, units.unscaled_inputs, units.RESCALE, ("SC205", "SC401"), mistake=True,
          stalls=True),
@@ -49,7 +52,8 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("SC304", "no optimizer step", ERROR, steps.no_step, steps.STEP, ("SC401", "SC501"), mistake=True),
     Rule("SC305", "gradients are not cleared", WARNING, steps.uncleared, steps.CLEAR, mistake=True),
     Rule("SC306", "gradients are cleared too early", WARNING, steps.discarded, steps.CLEAR_LATER, mistake=True),
-    Rule("SC307", "weight decay too strong", WARNING, steps.strong_decay, steps.LESS_DECAY, ("SC401",)),
+    Rule("SC307", "weight decay too strong", WARNING, steps.strong_decay, steps.LESS_DECAY, ("SC401",),
+         signal=True),
     Rule("SC308", "optimizer made again", WARNING, steps.replaced, steps.KEEP),
     Rule("SC309", "gradient of the target", WARNING, terms.not_stopped, terms.STOP, ("SC401",), mistake=True),
     Rule("SC401", "inf or NaN", ERROR, numbers.nonfinite, numbers.FIND_CAUSE),
@@ -59,7 +63,8 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("SC501", "parameters without a gradient", WARNING, structure.no_gradient, structure.RECONNECT),
     Rule("SC502", "gradient of exactly zero", WARNING, structure.zero_gradient, structure.FIND_FLAT,
          ("SC206", "SC401", "SC601")),
-    Rule("SC503", "identical neurons", WARNING, structure.identical_neurons, structure.RANDOMISE),
+    Rule("SC503", "identical neurons", WARNING, structure.identical_neurons, structure.RANDOMISE, ("SC502",),
+         stalls=True),
     Rule("SC504", "weights that are not registered", WARNING, structure.unregistered, structure.REGISTER, mistake=True),
     Rule("SC505", "frozen weights", WARNING, layers.frozen, layers.UNFREEZE),
     Rule("SC506", "samples are mixed", WARNING, dependence.mixed_samples, dependence.SEPARATE, mistake=True),
@@ -113,6 +118,8 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
 def _checked(rule: Rule, evidence: Evidence) -> Found | None:
     """What a rule finds: if the training stood still, also in the first measurement, and its note is a warning."""
     found = rule.check(evidence)
+    if found is not None and rule.signal and standstill.fitted(evidence):
+        return replace(found, message=found.message + _(" The loss is small nevertheless."), severity=NOTE)
     if not rule.stalls or not standstill.stalled(evidence):
         return found
     found = found or rule.check(Evidence(evidence.measurements[:1]))

@@ -1,6 +1,7 @@
 """Neurons that pass nothing on, samples that become one point, attention to one key, offset inputs."""
 
 import math
+from collections.abc import Sequence
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
@@ -9,7 +10,7 @@ from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.first_outputs import start_far_off
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import learned, stalled
+from sigmoidcore.diagnosis.rules.standstill import falls, fitted, learned, stalled
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 FEWEST_ROWS = 32
@@ -56,9 +57,9 @@ def saturation(evidence: Evidence) -> Found | None:
     $\overline{s}$ is the mean relative slope of a neuron over the batch ($s = 4\sigma'(z)$ for a sigmoid), of
     `FEWEST_ROWS` rows or more. Skipped are gates, unless all their neurons are saturated, activations that work at
     their flat end (softplus, log-sigmoid, the ELU family), and flat parts of hard activations (SC202). Outputs are
-    skipped unless the loss that reads them is larger than without any answer: half of the mean square of the targets
-    for `mse_loss`, $\log 2$ for `binary_cross_entropy`. If saturation explains a vanishing gradient, SC101 is not
-    reported.
+    skipped unless the loss that reads them is larger than without any answer: half of the mean square of the
+    targets for `mse_loss`, $\log 2$ for `binary_cross_entropy`. Saturation that came in a training whose loss has
+    fallen by half and falls still is a note. If saturation explains a vanishing gradient, SC101 is not reported.
 
     *Source.* 0.05 is the floor of the `Equalizer`; 0.5 is SageMaker Debugger's (SaturatedActivation).
     """
@@ -74,6 +75,9 @@ def saturation(evidence: Evidence) -> Found | None:
     text = _(
         "{share} % of the neurons of {name} are saturated{mean}{others}: they pass almost no gradient back.", **values
     )
+    first = Evidence(evidence.measurements[:1])
+    if falls(evidence) and not fitted(evidence) and set(first.names(_saturated(first))).isdisjoint(names):
+        return Found(names, value, SATURATED_SHARE, text + _(" The loss falls nevertheless."), severity=Severity.NOTE)
     return Found(names, value, SATURATED_SHARE, text)
 
 
@@ -333,7 +337,7 @@ def _collapsed(evidence: Evidence) -> list[int]:
     """Layers from which on all samples are nearly the same, in order."""
     inputs = evidence.latest.input_spread or 1.0
     found: list[int] = []
-    state = [True] * len(evidence.layers)
+    state, blank = [True] * len(evidence.layers), _blank(evidence)
     for i in reversed(range(len(state))):
         layer = evidence.layers[i]
         ends = all(state[c] for c in evidence.consumers[i])
@@ -343,7 +347,33 @@ def _collapsed(evidence: Evidence) -> list[int]:
         scale = inputs * evidence.scales_before[i]
         threshold = COLLAPSED_SPREAD if evidence.feeds_weights[i] else EQUAL_SPREAD
         state[i] = ends and layer.spread < COLLAPSED_SPREAD * scale
-        only_bias = any(is_zero(evidence.weights[name]) for name in layer.weights if name in evidence.weights)
-        if ends and layer.spread < threshold * scale and not only_bias:
+        if ends and layer.spread < threshold * scale and not blank[i]:
             found.append(i)
-    return found[::-1]
+    first_calls = _first_calls(evidence, state)
+    return [i for i in found[::-1] if i not in first_calls]
+
+
+def _first_calls(evidence: Evidence, same: Sequence[bool]) -> set[int]:
+    """Layers that are the same for all samples in one call and not in another: a recurrent cell's first reads 0."""
+    alive = {_own_module(x) for x, collapsed in zip(evidence.layers, same, strict=True) if not collapsed}
+    found: set[int] = set()
+    for i, layer in enumerate(evidence.layers):
+        behind = layer.role != "weights" and layer.sources and found.issuperset(layer.sources)
+        if behind or (same[i] and _own_module(layer) in alive - {""}):
+            found.add(i)
+    return found
+
+
+def _own_module(layer: Layer) -> str:
+    """The module that a layer is the whole of; "" if it is a function in another one."""
+    return layer.module if layer.name.partition("@")[0] == layer.module else ""
+
+
+def _blank(evidence: Evidence) -> list[bool]:
+    """For each layer: whether its weights are 0, so that it returns its bias, or it is an activation of such."""
+    found: list[bool] = []
+    for layer in evidence.layers:
+        zero = any(is_zero(evidence.weights[name]) for name in layer.weights if name in evidence.weights)
+        behind = layer.role != "weights" and any(found[source] for source in layer.sources)
+        found.append(zero or behind)
+    return found

@@ -265,7 +265,7 @@ def _updates(evidence: Evidence, fewest: int = FEWEST_MEASUREMENTS) -> dict[str,
     history: dict[str, list[Weight]] = {}
     for measurement in evidence.measurements:
         if any(w.update is not None for w in measurement.weights):
-            for weight in measurement.weights:
+            for weight in (w for w in measurement.weights if w.name in evidence.weights):  # others are gone
                 history.setdefault(weight.name, []).append(weight)
     matrices = any(w.trains and len(w.shape) > 1 for w in evidence.latest.weights)
     found = {}

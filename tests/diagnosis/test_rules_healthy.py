@@ -1,0 +1,136 @@
+"""Networks and trainings that look odd and learn: what is not said of them, or said as a note."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.layers import activation, linear, loud, measurement, rules, training
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Comparison
+from sigmoidcore.diagnosis.rules import find
+
+X, Y = torch.randn(64, 8), torch.randint(4, (64,))
+
+
+class Product(nn.Module):
+    """A weight and a bias, without a layer."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(weight.shape[1]))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+def test_the_bias_of_a_product_is_cleared_although_its_gradient_comes_first():
+    model = Product(torch.randn(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+    assert loud(monitor.diagnosis()) == []
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid(), nn.Softplus(), nn.LogSigmoid()], ids=str)
+def test_an_activation_of_a_layer_that_starts_at_0_has_not_collapsed(last):
+    head = nn.Linear(8, 4)
+    nn.init.zeros_(head.weight)
+    loss = functional.mse_loss
+    assert "SC203" not in loud(sc.diagnose(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), head, last), X, X[:, :4], loss))
+
+
+class Steps(nn.Module):
+    """A cell whose state starts at 0, and a layer that reads the state before each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.before = nn.GRUCell(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        state, found = x.new_zeros(len(x), 8), []
+        for step in x.unbind(1):
+            found.append(functional.softplus(self.before(state)))
+            state = self.cell(step, state)
+        return torch.stack(found, 1)
+
+
+def test_the_first_call_of_a_recurrent_layer_may_read_the_same_state_for_all_samples():
+    x = torch.randn(64, 5, 4)
+    assert loud(sc.diagnose(Steps(), x, x.abs(), functional.mse_loss)) == []
+
+
+LABELS = Comparison("cross_entropy", 3, (64, 10), (64,), classes=True, high=9.0, target_rms=5.0, varied=True)
+SHARES = replace(LABELS, function="binary_cross_entropy", low=0.0, high=0.1, classes=False)
+RARE = replace(SHARES, high=1.0, target_rms=0.1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "compared", "severity"),
+    [
+        *((0.22, LABELS, Severity.NOTE), (0.24, LABELS, Severity.WARNING)),
+        *((0.005, RARE, Severity.NOTE), (0.006, RARE, Severity.WARNING), (0.001, SHARES, Severity.WARNING)),
+    ],
+)
+def test_saturated_neurons_are_a_note_if_the_loss_is_a_tenth_of_that_of_a_constant(loss, compared, severity):
+    layers = [linear("0", 1.0), activation("1", 1.0, 0, kind="Tanh", saturated=1.0, relative_slope=0.01)]
+    found = measurement(*layers, linear("2", 1.0, 1), linear("3", 1.0, 2), loss=loss, comparisons=(compared,))
+    assert [(f.rule, f.severity) for f in find([found])] == [("SC201", severity)]
+
+
+@pytest.mark.parametrize(("last", "severity"), [(0.045, Severity.NOTE), (0.047, Severity.WARNING)])
+def test_without_known_targets_it_is_a_note_if_the_loss_is_a_fiftieth_of_the_first(last, severity):
+    tanh = activation("1", 1.0, 0, kind="Tanh", saturated=1.0, relative_slope=0.01)
+    steps = [
+        replace(measurement(linear("0", 1.0), tanh, linear("2", 1.0, 1)), loss=x, step=0) for x in (2.3, 1.0, last)
+    ]
+    assert [(f.rule, f.severity) for f in find(steps)] == [("SC201", severity)]
+
+
+class Masked(nn.Module):
+    """A softmax of scores that a mask hides, for some samples all of them."""
+
+    def __init__(self, replaces):
+        super().__init__()
+        self.scores, self.values, self.replaces = nn.Linear(8, 8), nn.Linear(8, 4), replaces
+
+    def forward(self, x):
+        weights = self.scores(x).masked_fill(x.sum(1, keepdim=True) > 0, -torch.inf).softmax(1)
+        return self.values(weights.nan_to_num() if self.replaces else weights)
+
+
+@pytest.mark.parametrize(("replaces", "severity"), [(True, Severity.NOTE), (False, Severity.ERROR)])
+def test_nan_that_the_network_replaces_is_a_note(replaces, severity):
+    found = sc.diagnose(Masked(replaces), X, Y, functional.cross_entropy).findings
+    assert [f.severity for f in found if f.rule == "SC401"] == [severity]
+
+
+def test_steps_at_a_good_rate_are_long_enough():
+    assert rules(*(replace(m, step=9 * i) for i, m in enumerate(training([1e-2] * 12, [2.3] * 12)))) == []
+
+
+def test_layers_with_an_activation_a_product_or_a_recurrence_are_no_linear_network():
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.last = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.last(self.a(x) * self.b(x))
+
+    narrow = nn.Sequential(nn.Linear(8, 2), nn.BatchNorm1d(2), nn.Linear(2, 8))
+    pooled = nn.Sequential(nn.Conv1d(1, 8, 3), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(24, 4))
+    for model, x in ((Gate(), X), (narrow, X), (pooled, X[:, None])):
+        assert "SC507" not in loud(sc.diagnose(model, x))
+
+
+def test_a_weight_that_is_gone_from_the_model_ends_no_diagnosis():
+    steps = training([1e-2] * 12, [2.3] * 12)
+    weights = tuple(replace(w, name=f"{w.name}_orig") for w in steps[-1].weights)
+    assert rules(*steps[:-1], replace(steps[-1], weights=weights)) == []
