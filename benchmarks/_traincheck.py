@@ -1,0 +1,257 @@
+"""TrainCheck (`pip install traincheck`), asked about a program by its four commands, as its documentation says.
+
+Its invariants are inferred from healthy runs of the same code: the repaired program. TrainCheck rewrites the source of
+a script, and follows a model where the script assigns it. So each program becomes a script of its own: what its file
+defines, without what it does not need, and the usual loop around it, with the stages annotated as in the example of
+TrainCheck.
+"""
+
+import ast
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from real_failures import Program
+
+STEPS = 20
+"""Of a run, at most. "Short runs are usually enough because training loops repeat the same operations many times." """
+REFERENCE_SEEDS = (1, 2)
+"""Of the healthy runs. The runs that are checked have seed 0."""
+SECONDS = 600
+"""For one command."""
+
+_LOOP = """
+from traincheck import annotate_stage
+
+annotate_stage("init")
+torch.manual_seed({seed})
+training = {make}({repaired})
+optimizer = training.optimizer
+annotate_stage("training")
+for number in range({steps}):
+    inputs, targets = training.batch(number)
+    if training.step is None:
+        optimizer.zero_grad()
+        training.loss(training.model(inputs), targets).backward()
+        optimizer.step()
+    else:
+        training.step(training, inputs, targets)
+    if training.after is not None:
+        training.after()
+annotate_stage("testing")
+training.score(training.model)
+"""
+
+
+class TrainCheckError(Exception):
+    """A command of TrainCheck failed."""
+
+
+@dataclass(frozen=True)
+class Violated:
+    """An invariant of the healthy runs that does not hold.
+
+    Attributes:
+        relation: the kind of invariant, as TrainCheck calls it.
+        text: what it says.
+        apis: full names of the functions that it is about.
+        changes: attributes of parameters or of tensors that it is about.
+        time: when it was seen first.
+    """
+
+    relation: str
+    text: str
+    apis: tuple[str, ...]
+    changes: tuple[str, ...]
+    time: int
+
+    @property
+    def rules(self) -> frozenset[str]:
+        """Rules of ours that it may stand for."""
+        found: set[str] = set()
+        named = [name for names in self.apis for name in names.split(" ")]
+        for words, rules in _FUNCTIONS.items():
+            if any(word in api for api in named for word in words.split()):
+                found |= rules
+        if self.relation == "APIContainRelation" and any(_is_step(api) for api in named[:1]):
+            found |= _NO_UPDATE
+        for attribute in self.changes:
+            found |= _ATTRIBUTES.get(attribute, set())
+        if self.relation == "APIContainRelation" and "grad" in self.changes:
+            found |= _NO_GRADIENT
+        return frozenset(found)
+
+
+ORDER = ("FunctionLeadRelation", "FunctionCoverRelation")
+"""Orders of calls, which overfit: "Ignore these", says the tutorial of TrainCheck."""
+
+_NO_GRADIENT = {"SC303", "SC304", "SC305", "SC306", "SC501", "SC502", "SC504", "SC505"}
+"""`zero_grad` has nothing to clear, or clears nothing: "no gradients were ever populated or zeroing failed"."""
+_NO_UPDATE = {*_NO_GRADIENT, "SC301", "SC403"}
+"""`step` "did not update any parameters", or "invoked none of the expected operations on them"."""
+_ATTRIBUTES: dict[str, set[str]] = {
+    "requires_grad": {"SC501", "SC505"},
+    "grad_fn": {"SC501", "SC309"},
+    "is_leaf": {"SC501", "SC504"},
+    "dtype": {"SC402", "SC403"},
+    "grad_dtype": {"SC402", "SC403"},
+    "itemsize": {"SC402", "SC403"},
+    "nbytes": {"SC402", "SC403"},
+    "shape": {"SC506", "SC602"},
+    "ndim": {"SC506", "SC602"},
+    "training": {"SC509"},
+}
+"""What a wrong value of an attribute may mean."""
+_FUNCTIONS: dict[str, set[str]] = {
+    ".zero_grad": {"SC305", "SC306"},
+    ".backward": {"SC304", "SC501"},
+    "lr_scheduler": {"SC301", "SC302"},
+    "clip_grad": {"SC102", "SC104", "SC302"},
+    "Module.train Module.eval": {"SC509"},
+    "requires_grad_ Module.requires_grad": {"SC505"},
+    "no_grad enable_grad set_grad_enabled .detach": {"SC309", "SC501"},
+    "add_param_group Optimizer.__init__": {"SC303", "SC308"},
+    "autocast GradScaler amp .half .bfloat16": {"SC402", "SC403"},
+    "isnan isfinite isinf nan_to_num": {"SC401"},
+    "batchnorm batch_norm BatchNorm layer_norm LayerNorm GroupNorm group_norm InstanceNorm instance_norm": {
+        "SC506",
+        "SC509",
+    },
+    "ropout": {"SC510", "SC509"},
+    "softmax Softmax igmoid cross_entropy CrossEntropy nll_loss NLLLoss loss Loss": {
+        "SC601",
+        "SC602",
+        "SC603",
+        "SC604",
+        "SC609",
+        "SC610",
+    },
+    "relu ReLU elu ELU tanh Tanh igmoid": {"SC201", "SC202", "SC507"},
+    "nn.init": {"SC101", "SC102", "SC201", "SC203", "SC204", "SC503"},
+    "ttention mask": {"SC204", "SC511"},
+    "rnn RNN lstm LSTM gru GRU": {"SC103", "SC104"},
+    "register_parameter register_buffer ModuleList ParameterList": {"SC504"},
+    "broadcast expand squeeze": {"SC602"},
+    "flatten reshape view permute transpose": {"SC506"},
+    "mbedding": {"SC508"},
+    "shuffle randperm DataLoader Sampler": {"SC605", "SC606", "SC608"},
+}
+"""What a function that an invariant names may mean, by parts of its name. Written before anything was checked."""
+
+
+def _is_step(api: str) -> bool:
+    return api.startswith("torch.optim") and api.endswith(".step")
+
+
+def script(program: Program, repaired: bool, seed: int) -> tuple[str, list[str]]:
+    """The program as one script, and the names of the models in it."""
+    tree = ast.parse(inspect.getsource(inspect.getmodule(program.make)))  # type: ignore[arg-type]
+    wanted, before = {program.make.__name__}, set[str]()
+    while wanted != before:
+        before = set(wanted)
+        kept = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) or wanted.intersection(_defined(n))]
+        wanted |= {inner.id for node in kept for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    body = ast.unparse(ast.Module(kept, []))
+    loop = _LOOP.format(
+        seed=seed, make=program.make.__name__, repaired=repaired, steps=min(program.steps, STEPS)
+    )
+    place = str(Path(__file__).resolve().parent)
+    return f"import sys\nsys.path.insert(0, {place!r})\n{body}\n{loop}", _models(kept)
+
+
+def _defined(node: ast.stmt) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    if isinstance(node, ast.Assign):
+        yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id
+
+
+def _models(nodes: list[ast.stmt]) -> list[str]:
+    """Variables that the program trains: the model of a `Training`, and all whose parameters are asked for."""
+    names = []
+    for node in (inner for outer in nodes for inner in ast.walk(outer) if isinstance(inner, ast.Call)):
+        if isinstance(node.func, ast.Name) and node.func.id == "Training" and isinstance(node.args[0], ast.Name):
+            names.append(node.args[0].id)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("parameters", "named_parameters"):
+            names += [node.func.value.id] if isinstance(node.func.value, ast.Name) else []
+    return [name for name in dict.fromkeys(names) if name != "self"]
+
+
+def collected(program: Program, repaired: bool, seed: int, folder: Path, invariants: Path | None = None) -> Path:
+    """The trace of a run."""
+    name = f"{'repaired' if repaired else 'broken'}_{seed}"
+    source, models = script(program, repaired, seed)
+    (folder / f"{name}.py").write_text(source)
+    trace = folder / name
+    selective = ["--invariants", str(invariants)] if invariants else []
+    command("collect", "--pyscript", f"{name}.py", "--models-to-track", *models, *selective, "--output-dir", trace, folder=folder)
+    output = (trace / "program_output.txt").read_text()
+    if "exited with code 0" not in output:
+        raise TrainCheckError(f"collect: {_last_line(output)}")
+    return trace
+
+
+def inferred(traces: list[Path], folder: Path) -> Path:
+    """The file of the invariants of healthy runs."""
+    command("infer", "-f", *traces, "-o", "invariants.json", folder=folder)
+    return folder / "invariants.json"
+
+
+def checked(trace: Path, invariants: Path, folder: Path) -> list[Violated]:
+    """Invariants that do not hold, the earliest first."""
+    results = folder / f"{trace.name}_results"
+    command("check", "-f", trace, "-i", invariants, "-o", results, "--no-html-report", folder=folder)
+    failed = _objects((results / "failed.log").read_text()) if (results / "failed.log").exists() else []
+    return sorted((_violated(entry) for entry in failed), key=lambda violated: violated.time)
+
+
+def command(name: str, *words: object, folder: Path) -> None:
+    """Runs `traincheck-NAME`."""
+    found = shutil.which(f"traincheck-{name}", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
+        raise TrainCheckError("not installed")
+    try:
+        done = subprocess.run(
+            [found, *map(str, words)], cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrainCheckError(f"{name}: more than {SECONDS} seconds") from error
+    (folder / f"{name}.log").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        raise TrainCheckError(f"{name}: {_last_line(done.stdout + done.stderr)}")
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")[-120:]
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects that follow each other in a text."""
+    decoder, objects, place = json.JSONDecoder(), [], 0
+    while place < len(text):
+        entry, end = decoder.raw_decode(text, place)
+        objects.append(entry)
+        place = len(text) - len(text[end:].lstrip())
+    return objects
+
+
+def _violated(entry: dict[str, Any]) -> Violated:
+    invariant = entry["invariant"]
+    apis = [p.get("api_full_name") or p.get("api_name") for p in invariant["params"]]
+    changes = [p.get("attr_name") or (p.get("additional_path") or [""])[-1] for p in invariant["params"]]
+    return Violated(
+        invariant["relation"],
+        invariant["text_description"],
+        tuple(api for api in apis if api),
+        tuple(str(change) for change in changes if change),
+        entry["detection_time"] or 0,
+    )
