@@ -10,7 +10,7 @@ import ast
 import inspect
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from typing import Any
 
 from real_failures import Program
 
-STEPS = 20
+STEPS = 8
 """Of a run, at most. "Short runs are usually enough because training loops repeat the same operations many times." """
 REFERENCE_SEEDS = (1, 2)
 """Of the healthy runs. The runs that are checked have seed 0."""
-SECONDS = 600
+SECONDS = 300
 """For one command."""
 
 _LOOP = """
@@ -159,9 +159,7 @@ def script(program: Program, repaired: bool, seed: int) -> tuple[str, list[str]]
         kept = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) or wanted.intersection(_defined(n))]
         wanted |= {inner.id for node in kept for inner in ast.walk(node) if isinstance(inner, ast.Name)}
     body = ast.unparse(ast.Module(kept, []))
-    loop = _LOOP.format(
-        seed=seed, make=program.make.__name__, repaired=repaired, steps=min(program.steps, STEPS)
-    )
+    loop = _LOOP.format(seed=seed, make=program.make.__name__, repaired=repaired, steps=min(program.steps, STEPS))
     place = str(Path(__file__).resolve().parent)
     return f"import sys\nsys.path.insert(0, {place!r})\n{body}\n{loop}", _models(kept)
 
@@ -186,48 +184,54 @@ def _models(nodes: list[ast.stmt]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "self"]
 
 
-def collected(program: Program, repaired: bool, seed: int, folder: Path, invariants: Path | None = None) -> Path:
-    """The trace of a run."""
-    name = f"{'repaired' if repaired else 'broken'}_{seed}"
-    source, models = script(program, repaired, seed)
-    (folder / f"{name}.py").write_text(source)
-    trace = folder / name
-    selective = ["--invariants", str(invariants)] if invariants else []
-    command("collect", "--pyscript", f"{name}.py", "--models-to-track", *models, *selective, "--output-dir", trace, folder=folder)
-    output = (trace / "program_output.txt").read_text()
-    if "exited with code 0" not in output:
-        raise TrainCheckError(f"collect: {_last_line(output)}")
-    return trace
+class TrainCheck:
+    """Its commands, in a folder for each program."""
 
+    def __init__(self) -> None:
+        words = [sys.executable, str(Path(__file__).with_name("_traincheck_worker.py"))]
+        environment = {**os.environ, "PYTORCH_JIT": "0"}  # as TrainCheck runs scripts
+        self.worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-def inferred(traces: list[Path], folder: Path) -> Path:
-    """The file of the invariants of healthy runs."""
-    command("infer", "-f", *traces, "-o", "invariants.json", folder=folder)
-    return folder / "invariants.json"
+    def collect(self, program: Program, repaired: bool, seed: int, folder: Path) -> Path:
+        """The trace of a run, in full: `--invariants` leaves out what some invariants need, and accuses healthy runs."""
+        trace = folder / f"{'repaired' if repaired else 'broken'}_{seed}"
+        source, models = script(program, repaired, seed)
+        (folder / f"{trace.name}.py").write_text(source)
+        place = ("--pyscript", f"{trace.name}.py", "--output-dir", trace.name)
+        self._run("traincheck.collect_trace", *place, "--models-to-track", *models, "--only-instr", folder=folder)
+        self._run(str(trace / f"_traincheck_{trace.name}.py"), folder=trace)
+        return trace
 
+    def infer(self, traces: list[Path], folder: Path) -> Path:
+        """The file of the invariants of healthy runs."""
+        names = [trace.name for trace in traces]
+        self._run("traincheck.infer_engine", "-f", *names, "-o", "invariants.json", folder=folder)
+        return folder / "invariants.json"
 
-def checked(trace: Path, invariants: Path, folder: Path) -> list[Violated]:
-    """Invariants that do not hold, the earliest first."""
-    results = folder / f"{trace.name}_results"
-    command("check", "-f", trace, "-i", invariants, "-o", results, "--no-html-report", folder=folder)
-    failed = _objects((results / "failed.log").read_text()) if (results / "failed.log").exists() else []
-    return sorted((_violated(entry) for entry in failed), key=lambda violated: violated.time)
+    def check(self, trace: Path, invariants: Path, folder: Path) -> list[Violated]:
+        """Invariants that do not hold, the earliest first."""
+        words = ("-f", trace.name, "-i", invariants.name, "-o", "results", "--no-html-report")
+        self._run("traincheck.checker", *words, folder=folder)
+        failed = folder / "results" / trace.name / "failed.log"
+        entries = _objects(failed.read_text()) if failed.exists() else []
+        return sorted((_violated(entry) for entry in entries), key=lambda violated: violated.time)
 
+    def close(self) -> None:
+        """Ends the process that runs the commands."""
+        self.worker.communicate()
 
-def command(name: str, *words: object, folder: Path) -> None:
-    """Runs `traincheck-NAME`."""
-    found = shutil.which(f"traincheck-{name}", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if found is None:
-        raise TrainCheckError("not installed")
-    try:
-        done = subprocess.run(
-            [found, *map(str, words)], cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TrainCheckError(f"{name}: more than {SECONDS} seconds") from error
-    (folder / f"{name}.log").write_text(done.stdout + done.stderr)
-    if done.returncode:
-        raise TrainCheckError(f"{name}: {_last_line(done.stdout + done.stderr)}")
+    def _run(self, module: str, *words: str, folder: Path) -> None:
+        name = Path(module).stem if module.endswith(".py") else module
+        log = folder / f"{name}.log"
+        assert self.worker.stdin is not None and self.worker.stdout is not None
+        line = json.dumps({"module": module, "words": words, "log": str(log), "seconds": SECONDS})
+        self.worker.stdin.write(f"{line}\n")
+        self.worker.stdin.flush()
+        code = int(self.worker.stdout.readline())
+        if code == -signal.SIGALRM:
+            raise TrainCheckError(f"{name}: more than {SECONDS} seconds")
+        if code:
+            raise TrainCheckError(f"{name}: {_last_line(log.read_text())}")
 
 
 def _last_line(text: str) -> str:
