@@ -3,7 +3,8 @@
 Its invariants are inferred from healthy runs of the same code: the repaired program. TrainCheck rewrites the source of
 a script, and follows a model where the script assigns it. So each program becomes a script of its own: what its file
 defines, without what it does not need, and the usual loop around it, with the stages annotated as in the example of
-TrainCheck.
+TrainCheck. The script ends with the training, which is what the other tools see: one evaluation under `no_grad` makes
+TrainCheck infer that layers "consistently return tensors with grad_fn=None", which healthy trainings violate.
 """
 
 import ast
@@ -25,7 +26,7 @@ STEPS = 8
 REFERENCE_SEEDS = (1, 2)
 """Of the healthy runs. The runs that are checked have seed 0."""
 SECONDS = 300
-"""For one command."""
+"""Of the processor, for one command."""
 
 _LOOP = """
 from traincheck import annotate_stage
@@ -45,8 +46,6 @@ for number in range({steps}):
         training.step(training, inputs, targets)
     if training.after is not None:
         training.after()
-annotate_stage("testing")
-training.score(training.model)
 """
 
 
@@ -193,7 +192,7 @@ class TrainCheck:
         self.worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def collect(self, program: Program, repaired: bool, seed: int, folder: Path) -> Path:
-        """The trace of a run, in full: `--invariants` leaves out what some invariants need, and accuses healthy runs."""
+        """The trace of a run, in full: a trace with `--invariants` lacks what some of them need."""
         trace = folder / f"{'repaired' if repaired else 'broken'}_{seed}"
         source, models = script(program, repaired, seed)
         (folder / f"{trace.name}.py").write_text(source)
@@ -223,12 +222,19 @@ class TrainCheck:
     def _run(self, module: str, *words: str, folder: Path) -> None:
         name = Path(module).stem if module.endswith(".py") else module
         log = folder / f"{name}.log"
-        assert self.worker.stdin is not None and self.worker.stdout is not None
+        assert self.worker.stdin is not None
+        assert self.worker.stdout is not None
         line = json.dumps({"module": module, "words": words, "log": str(log), "seconds": SECONDS})
-        self.worker.stdin.write(f"{line}\n")
-        self.worker.stdin.flush()
-        code = int(self.worker.stdout.readline())
-        if code == -signal.SIGALRM:
+        try:
+            self.worker.stdin.write(f"{line}\n")
+            self.worker.stdin.flush()
+            answer = self.worker.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise TrainCheckError("not installed")
+        code = int(answer)
+        if code == -signal.SIGXCPU:
             raise TrainCheckError(f"{name}: more than {SECONDS} seconds")
         if code:
             raise TrainCheckError(f"{name}: {_last_line(log.read_text())}")

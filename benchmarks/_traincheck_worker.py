@@ -8,8 +8,8 @@ time of a small program. `torch._dynamo`, which PyTorch imports for the first op
 import importlib
 import json
 import os
+import resource
 import runpy
-import signal
 import sys
 
 import numba  # noqa: F401
@@ -26,7 +26,7 @@ def run(module: str, words: list[str], log: str, seconds: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(os.path.dirname(log))
-    signal.alarm(seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     sys.argv = [module, *words]
     if module.endswith(".py"):
         runpy.run_path(module, run_name="__main__")

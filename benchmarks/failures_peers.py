@@ -3,8 +3,8 @@
 A tool sees the training of a program, broken and repaired. A finding is right if it may stand for a rule of ours that
 names the cause (`real_failures/rules.py`). "first", "named", "another", "silent" and "accused" are those of
 `diagnosis_failures.py`. torch-audit and SageMaker's rules need the usual loop: programs with another one have no
-outcome, and nor have those that a tool falls over. TrainCheck is not asked: it needs rules inferred from healthy runs
-of the same code. Both halves are asked, for no rule of theirs was written with either.
+outcome, and nor have those that a tool falls over. TrainCheck, which infers its rules from healthy runs of the same
+code, is asked by `failures_traincheck.py`. Both halves are asked, for no rule of theirs was written with either.
 
     pip install torch-audit torchmortem
 """

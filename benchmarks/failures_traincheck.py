@@ -65,7 +65,7 @@ def row(program: Program, variant: str, violated: list[Violated], error: str | N
         "error": error,
         "violated": len(violated),
         "relations": dict(Counter(invariant.relation for invariant in violated)),
-        "said": sorted({invariant.text for invariant in violated}),
+        "said": list(dict.fromkeys(invariant.text for invariant in violated)),
     }
 
 
