@@ -384,3 +384,21 @@ class Positions(nn.Module):
 @pytest.mark.parametrize(("dim", "noise", "expected"), [(0, False, MIXED), (1, False, []), (1, True, [])])
 def test_positions_that_are_added_over_the_samples_are_found(dim, noise, expected):
     assert findings(Positions(dim, noise), torch.randn(64, 5, 6)) == expected
+
+
+class Pooling(nn.Module):
+    """Attention of one query to positions, with a softmax over one of its dimensions."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.scores, self.head, self.dim = nn.Conv1d(6, 1, 1), nn.Linear(6, 2), dim
+
+    def forward(self, x):
+        weights = self.scores(x.transpose(1, 2)).softmax(self.dim)
+        return self.head((weights @ x).squeeze(1))
+
+
+@pytest.mark.parametrize(("dim", "positions", "expected"), [(1, 5, MIXED), (2, 5, []), (2, 1, [])])
+def test_attention_chooses_among_positions(dim, positions, expected):
+    found = findings(Pooling(dim), torch.randn(64, positions, 6))
+    assert [f for f in found if f[0] == "SC506"] == expected

@@ -356,5 +356,6 @@ def bits(number: int) -> list[int]:
 
 def _softmax_dim(call: LayerCall) -> int | None:
     """The dimension over which a softmax normalises; of attention only if it is a mistake."""
-    single = call.softmax_dim is not None and call.shape[call.softmax_dim] == 1
+    shape, dim = call.shape, call.softmax_dim
+    single = dim is not None and shape[dim] == 1 and dim < len(shape) - 1 and shape[-1] > 1  # it chooses among others
     return call.softmax_dim if not call.attends or call.over_queries or single else None
