@@ -1,8 +1,6 @@
 """What a diagnosis finds, misses and repairs."""
 
-from collections.abc import Mapping, Sequence
-
-from result_tables.figures import Row, bold, rows, select
+from result_tables.figures import bold, rows, select
 from result_tables.registry import Cells, table
 
 
@@ -103,30 +101,9 @@ def healthy_zoo() -> Cells:
 @table
 def failures_peers() -> Cells:
     """What tools say of the programs of real people, of those that they can be asked about."""
-    return said_by({"sigmoid-core": of_failures(), **by_tool("failures_peers")})
-
-
-@table
-def failures_traincheck() -> Cells:
-    """The same of the programs that TrainCheck was asked about."""
-    asked = {row["program"] for row in rows("failures_traincheck") if row["error"] is None}
-    tools = {**by_tool("failures_traincheck"), "sigmoid-core": of_failures(), **by_tool("failures_peers")}
-    return said_by({tool: [row for row in found if row["program"] in asked] for tool, found in tools.items()})
-
-
-def of_failures() -> list[Row]:
-    """The rows of both halves, as Sigmoid Core sees them."""
-    return [row | {"error": None} for name in ("", "_held_out") for row in rows(f"diagnosis_failures{name}")]
-
-
-def by_tool(name: str) -> dict[str, list[Row]]:
-    """The rows of a file by the tool that was asked."""
-    return {row["tool"]: select(name, tool=row["tool"]) for row in rows(name)}
-
-
-def said_by(tools: Mapping[str, Sequence[Row]]) -> Cells:
-    """A line for each tool: how many causes it names, and how many repaired programs it accuses."""
-    for tool, found in tools.items():
+    ours = [row | {"error": None} for name in ("", "_held_out") for row in rows(f"diagnosis_failures{name}")]
+    peers = {row["tool"]: select("failures_peers", tool=row["tool"]) for row in rows("failures_peers")}
+    for tool, found in {"sigmoid-core": ours, **peers}.items():
         judged = [row for row in found if row["error"] is None]
         broken = [row["outcome"] for row in judged if row["variant"] == "broken"]
         repaired = [row["outcome"] for row in judged if row["variant"] == "repaired"]
