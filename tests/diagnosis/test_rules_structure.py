@@ -310,3 +310,19 @@ def test_a_gradient_of_0_behind_saturated_units_names_them():
     (finding,) = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings
     assert (finding.rule, finding.layers) == ("SC502", ("1", "0"))
     assert "saturated" in finding.message
+
+
+def test_neurons_of_0_that_feed_random_weights_too_are_not_identical():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.zero, self.random = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+            nn.init.zeros_(self.hidden.weight)
+            nn.init.zeros_(self.zero.weight)
+
+        def forward(self, x):
+            hidden = self.hidden(x).sigmoid()
+            return self.zero(hidden) + self.random(hidden)
+
+    x, y = torch.randn(64, 8), torch.randint(4, (64,))
+    assert "SC503" not in loud(sc.diagnose(Heads(), x, y, nn.functional.cross_entropy))

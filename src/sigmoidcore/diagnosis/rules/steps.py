@@ -226,7 +226,7 @@ def _unheld_in_loss(evidence: Evidence) -> Found | None:
 def _uncleared(measurement: Measurement) -> tuple[str, ...]:
     """Names of the parameters whose gradients were not emptied, if they are most of those that move."""
     moving = [w for w in measurement.weights if w.update is not None]
-    # Gradients of what is added to layers or multiplies them may be there before the first layer's.
+    # Parameters that are added to a layer or multiply it may get their gradients before the first layer does.
     of_layers = {name for layer in measurement.weighted for name in layer.weights}
     judged = [w for w in moving if w.name in of_layers] or moving
     most = 2 * sum(w.uncleared for w in judged) >= len(judged)

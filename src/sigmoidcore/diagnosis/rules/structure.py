@@ -174,12 +174,13 @@ def identical_neurons(evidence: Evidence) -> Found | None:
 
 def _zeros_in_series(evidence: Evidence) -> list[str]:
     """Weights of 0 whose neurons, through one activation, feed weights of 0 only: they stay identical."""
-    zeros = {i: [name for name in x.weights if _starts_at_zero(evidence, name)] for i, x in enumerate(evidence.layers)}
+    zeros = [[name for name in x.weights if _starts_at_zero(evidence, name)] for x in evidence.layers]
     found: list[str] = []
-    for i, layer in enumerate(evidence.layers):
-        between = evidence.layers[layer.sources[0]] if len(layer.sources) == 1 else layer
-        if zeros[i] and between.role != "weights" and len(between.sources) == 1:
-            found += zeros[between.sources[0]]
+    for i, own in enumerate(zeros):
+        between = evidence.consumers[i]
+        if own and len(between) == 1 and evidence.layers[between[0]].role != "weights":
+            after = evidence.consumers[between[0]]
+            found += own if after and all(zeros[k] for k in after) else []
     return list(dict.fromkeys(found))
 
 

@@ -43,9 +43,9 @@ def too_small(evidence: Evidence) -> Found | None:
     measurements.
 
     *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
-    thousandth. Trainings of four networks with Adam and SGD, at good rates: 200 steps together are as long as the
-    largest weight; at a tenth of these rates a fifth of it, at a hundredth a fiftieth. SageMaker Debugger has 1e-8
-    (WeightUpdateRatio).
+    thousandth. In short trainings of four networks with Adam and SGD, tried by hand, the weight
+    that moves most goes at least its own size in 200 steps at a good rate, and a fifth at a tenth of this rate.
+    SageMaker Debugger has 1e-8 (WeightUpdateRatio).
     """
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
