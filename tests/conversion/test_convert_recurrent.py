@@ -239,6 +239,18 @@ def test_folded_a_forward_that_cannot_be_traced_has_the_plain_layer_if_there_are
     Packed().load_state_dict(folded.state_dict(), strict=True)
 
 
+@pytest.mark.parametrize("seed", [4, 6, 8])
+def test_slopes_that_would_make_the_gradient_through_time_less_even_are_not_taken(seed):
+    torch.manual_seed(seed)
+    model, x = Packed(), torch.randn(40, 40, FEATURES)
+    sc.convert(model, exclude=nn.Tanh)
+    slope = model.layer.slope_l0.clone()
+    report = sc.calibrate(model, x)
+    assert torch.equal(model.layer.slope_l0, slope)
+    assert report.after.spread == pytest.approx(report.before.spread)
+    assert any("no slopes of l0 make its gradient level" in note for note in report.notes)
+
+
 def test_of_a_forward_that_cannot_be_traced_fold_names_recurrent_layers_among_the_parts():
     model, x = Packed(), torch.randn(40, 40, FEATURES)
     sc.convert(model)

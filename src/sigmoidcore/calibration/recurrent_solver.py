@@ -160,8 +160,8 @@ def solve(
 ) -> Found:
     """Slopes and shifts for which the gradient is level through time; changes nothing.
 
-    Without a saturation level, it keeps the present slopes if they are at least as level. If no multiplier between 1e-6
-    and 100 makes the tilt 0, the tilt of the result is not 0.
+    Without a saturation level, it keeps the present slopes if their tilt or their spread is no larger. If no multiplier
+    between 1e-6 and 100 makes the tilt 0, the tilt of the result is not 0.
 
     Source:
         Time constants of gates: Tallec, Ollivier (2018), arXiv 1804.11188, who draw them at random. Gated networks at
@@ -197,7 +197,8 @@ def solve(
         if saturation is None or level == 0 or abs(saturation / level - 1) < 0.02:
             break
         scale *= saturation / level
-    return now if saturation is None and abs(now.tilt) <= abs(found.tilt) else found
+    as_level = abs(now.tilt) <= abs(found.tilt) or now.spread <= found.spread
+    return now if saturation is None and as_level else found
 
 
 def log_sizes(sequences: Sequences, weights: Weights) -> Tensor:
