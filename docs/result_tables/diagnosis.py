@@ -1,7 +1,10 @@
 """What a diagnosis finds, misses and repairs."""
 
-from result_tables.figures import bold, rows, select
+from result_tables.figures import Row, bold, rows, select
 from result_tables.registry import Cells, table
+
+Found = dict[str, list[Row]]
+"""The rows of each tool."""
 
 
 @table
@@ -101,13 +104,35 @@ def healthy_zoo() -> Cells:
 @table
 def failures_peers() -> Cells:
     """What tools say of the programs of real people, of those that they can be asked about."""
-    ours = [row | {"error": None} for name in ("", "_held_out") for row in rows(f"diagnosis_failures{name}")]
-    peers = {row["tool"]: select("failures_peers", tool=row["tool"]) for row in rows("failures_peers")}
-    for tool, found in {"sigmoid-core": ours, **peers}.items():
-        judged = [row for row in found if row["error"] is None]
+    return outcomes_by_tool(ours() | peers("failures_peers"))
+
+
+@table
+def failures_traincheck() -> Cells:
+    """The programs that TrainCheck was given, and what the other tools say of the same."""
+    drawn = {row["program"] for row in rows("failures_traincheck")}
+    found = ours() | peers("failures_traincheck") | peers("failures_peers")
+    return outcomes_by_tool({tool: [row for row in of if row["program"] in drawn] for tool, of in found.items()})
+
+
+def ours() -> Found:
+    return {
+        "sigmoid-core": [
+            row | {"error": None} for half in ("", "_held_out") for row in rows(f"diagnosis_failures{half}")
+        ]
+    }
+
+
+def peers(name: str) -> Found:
+    return {row["tool"]: select(name, tool=row["tool"]) for row in rows(name)}
+
+
+def outcomes_by_tool(found: Found) -> Cells:
+    for tool, of in found.items():
+        judged = [row for row in of if row["error"] is None]
         broken = [row["outcome"] for row in judged if row["variant"] == "broken"]
         repaired = [row["outcome"] for row in judged if row["variant"] == "repaired"]
         first, named, another = (broken.count(which) for which in ("first", "named", "another"))
-        fell = sum(row["error"] is not None and "OwnLoop" not in row["error"] for row in found)
-        of = (f"{count} of {len(broken)}" for count in (first, first + named, another))
-        yield tool, *of, f"{repaired.count('accused')} of {len(repaired)}", str(fell)
+        fell = sum(row["error"] is not None and "OwnLoop" not in row["error"] for row in of)
+        counts = (f"{count} of {len(broken)}" for count in (first, first + named, another))
+        yield tool, *counts, f"{repaired.count('accused')} of {len(repaired)}", str(fell)

@@ -123,7 +123,7 @@ def test_a_failed_run_exits_with_1_and_keeps_the_results_so_far(capsys, tmp_path
     assert main(["train", "--depth", "3", "--lr", "1e36", "--save-every", "1", "--output", "run"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "the loss is not finite" in error
+    assert "is not finite" in error  # the loss, or with other instruction sets a weight
     assert "use a smaller lr" in error
     assert error.endswith("the results so far are in run\n")
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["outcome"] == "failed"

@@ -61,7 +61,9 @@ def test_the_loss_is_named():
 
 def test_a_mask_of_infinities_that_a_softmax_takes_away_is_not_the_cause():
     def masked(h):
-        weights = torch.softmax(h.masked_fill(h < h.amax(-1, keepdim=True), float("-inf")).log_softmax(-1).clamp(min=-9), -1)
+        weights = torch.softmax(
+            h.masked_fill(h < h.amax(-1, keepdim=True), float("-inf")).log_softmax(-1).clamp(min=-9), -1
+        )
         return torch.log(weights - weights)
 
     assert "`log` in the model itself" in message(Middle(masked))

@@ -144,6 +144,8 @@ def test_a_view_that_should_be_a_transpose_mixes_axes(move, expected):
         (lambda x: x.transpose(1, 2).reshape(64, 6, 4, 4), []),
         (lambda x: x.view(64, 4, 4, 6).permute(0, 3, 1, 2), []),
         (lambda x: x.view(64, 16, 2, 3), []),  # heads of a token
+        (lambda x: x.view(64 * 2, 16, 3), MIXED),  # heads beside the samples, with the positions of one head
+        (lambda x: x.view(64, 16, 2, 3).transpose(1, 2).reshape(64 * 2, 16, 3), []),
         (lambda x: x[..., :4].reshape(64, 1, 8, 8), MIXED),  # patches
         (lambda x: x[..., :4].reshape(64, 4, 4, 2, 2).transpose(2, 3).reshape(64, 1, 8, 8), []),
     ],

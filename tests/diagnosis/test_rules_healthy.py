@@ -130,6 +130,50 @@ def test_layers_with_an_activation_a_product_or_a_recurrence_are_no_linear_netwo
         assert "SC507" not in loud(sc.diagnose(model, x))
 
 
+class Sign(torch.autograd.Function):
+    """1 where the inputs are positive; its gradient is that of its inputs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x >= 0).float()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def _without_negatives(x):
+    x = x.clone()
+    x[x < 0] = 0
+    return x
+
+
+@pytest.mark.parametrize(
+    "bend",
+    [lambda x: x * (x > 0), Sign.apply, _without_negatives, lambda x: x + torch.from_numpy(x.detach().numpy() ** 2)],
+    ids=["product", "function", "assignment", "NumPy"],
+)
+@pytest.mark.parametrize("hidden", [1, 2])
+def test_an_activation_written_by_hand_is_one(bend, hidden):
+    class Bent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x):
+            for layer in self.layers[:hidden]:
+                x = bend(layer(x))
+            return self.layers[2](torch.relu(self.layers[1](x)) if hidden == 1 else x)
+
+    assert loud(sc.diagnose(Bent(), X, Y, functional.cross_entropy)) == []
+
+
+def test_a_bottleneck_without_a_bias_is_a_factor():
+    model = nn.AdaptiveLogSoftmaxWithLoss(64, 60, [10], div_value=1.5)
+    x, words = torch.randn(64, 64), torch.arange(64) % 60
+    assert loud(sc.diagnose(model, (x, words), loss_fn=lambda outputs, _: outputs.loss)) == []
+
+
 def test_a_weight_that_is_gone_from_the_model_ends_no_diagnosis():
     steps = training([1e-2] * 12, [2.3] * 12)
     weights = tuple(replace(w, name=f"{w.name}_orig") for w in steps[-1].weights)

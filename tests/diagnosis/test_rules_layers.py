@@ -57,6 +57,24 @@ def test_the_size_of_the_inputs(inputs, expected):
     assert findings == [(rule, "note" if large else "warning") for rule in expected], "a ReLU passes any scale on"
 
 
+@pytest.mark.parametrize(("length", "expected"), [(100.0, ["SC206"]), (1.0, [])])
+def test_large_inputs_are_seen_behind_a_tanh_that_makes_them_small_and_beside_inputs_of_the_model_itself(
+    length, expected
+):
+    class Rod(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.field = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 1))
+            self.register_buffer("ends", torch.tensor([[0.0], [length]]))
+
+        def forward(self, x):
+            return self.field(x), self.field(self.ends)
+
+    torch.manual_seed(0)
+    diagnosis = sc.diagnose(Rod(), length * torch.rand(128, 1), loss_fn=lambda y, _: y[0].square().mean() + y[1].mean())
+    assert loud(diagnosis)[:1] == expected
+
+
 @pytest.mark.parametrize("factor", [1, 1000])
 def test_large_inputs_are_a_warning_if_the_first_outputs_are_far_off(factor):
     model, target = mlp(nn.ReLU(), outputs=1), torch.randn(128, 1)
@@ -356,6 +374,13 @@ def test_a_loss_at_chance_is_not_learned_even_if_it_fell_from_far_above():
     assert rules(*steps) == []
     scores = Comparison("cross_entropy", shape=(64, 10), target_shape=(64,), classes=True, low=0, high=9)
     assert rules(*[replace(m, comparisons=(scores,)) for m in steps]) == ["SC302"]
+
+
+def test_first_steps_that_fit_the_data_have_ruined_nothing():
+    scores = Comparison("cross_entropy", shape=(64, 10), target_shape=(64,), classes=True, low=0, high=9, varied=True)
+    steps = [replace(m, comparisons=(scores,)) for m in training(RUINED, [0.1] * 12)]
+    assert rules(*steps) == []
+    assert rules(*[replace(m, loss=10 * m.loss) for m in steps]) == ["SC302"]
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(1), nn.GroupNorm(1, 1)])

@@ -135,7 +135,8 @@ class Monitor:
         self._take_unused()
         if not self.measurements:
             raise ValueError(
-                "no step was measured yet: call the model's forward pass, backward() and the optimizer's step() first"
+                "no step was measured yet: call the model's forward pass, backward() and the optimizer's step(), or "
+                "count_step() if you change the weights by hand"
             )
         return judged(self.measurements, Subject(self.model, names=self._names))
 
@@ -220,6 +221,8 @@ class Monitor:
         if self._tracer is not None and self._watches and optimizer in self._optimizers:
             self._tracer.before_step(self._step, optimizer)
         if self._probe.attached and optimizer in self._optimizers:
+            if self._probe.parameters.has_other_gradients:
+                self._probe.discarded = 0  # they were collected first
             self._in_step, self._discarded = True, self._probe.discarded
             self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
 
@@ -314,8 +317,9 @@ class Monitor:
 
     def _record(self, *notes: str, unused: int = 0) -> None:
         step = self._step if self._stepped is None else self._stepped
-        if unused and self._probe.parameters.changed:
-            unused = 0  # the weights are changed by hand
+        discarded = 0 if unused else self._probe.discarded
+        if unused and (self._step or self._probe.computed_weights or self._probe.parameters.changed):
+            unused = 0  # these passes are for something else, or the weights are changed by hand
         scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
         measurement = self._probe.conclude(scale)
         measurement = replace(
@@ -323,7 +327,7 @@ class Monitor:
             step=step,
             notes=(*measurement.notes, *notes),
             unused=unused,
-            discarded=self._probe.discarded,
+            discarded=discarded,
             foreign_steps=self._foreign_steps,
             replaced=self._optimizers.replaced,
             loss_weights=self._probe.loss_weights(set().union(*map(moved, self._seen))),

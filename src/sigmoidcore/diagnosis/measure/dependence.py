@@ -1,7 +1,8 @@
 """Which inputs an output depends on: a few samples once more, forward only, with other samples or positions changed."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,9 +21,10 @@ MOST_LAYERS = 300
 """In deeper networks, a few more forward passes take too long."""
 FEWEST = 3
 """Samples and positions that a comparison needs."""
-EQUAL, SAME_SUM, LEAK = 1e-4, 3e-6, 1e-3
+EQUAL, SAME_SUM, LEAK, MIXED = 1e-4, 3e-6, 1e-3, 3e-3
 """Outputs that differ by less of their size are equal; the same, if only the order of a sum has changed; the same
-beside later tokens, which the largest of all keys may round in another way."""
+beside later tokens, which the largest of all keys may round in another way; the same beside other samples, which may
+tell an iteration when to stop."""
 
 Change = Callable[[Tensor], Tensor]
 
@@ -35,7 +37,7 @@ def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependen
     if ranks.count > 1 or samples < FEWEST or len(measurement.layers) > MOST_LAYERS or by_batch:
         return None
     # A model may raise anything for a part of its batch.
-    with unchanged(model, subject.inputs), own_buffers(model), suppress(Exception):
+    with unchanged(model, subject.inputs), own_buffers(model), _own_choices(), suppress(Exception):
         model.eval()
         attends = any(x.role == "attention" or x.kind == "MultiheadAttention" for x in measurement.layers)
         return _judged(_Outputs(subject, samples, attends))
@@ -68,6 +70,7 @@ class _Outputs:
         """The first output, [rows or a multiple, ...]; `change` is applied to the sequences."""
         sequences = self.sequences
         torch.manual_seed(0)
+        random.seed(0)
 
         def taken(values: Any) -> Any:
             if isinstance(values, Tensor):
@@ -103,6 +106,16 @@ class _Outputs:
             change = _by_position(other - one, self.samples, sequences.shape[1])
             return change is not None and int(change[0].flatten(1).abs().sum(1).argmax()) == place
         return False
+
+
+@contextmanager
+def _own_choices() -> Iterator[None]:
+    """Restore the random numbers of Python, which `_Outputs.of` starts anew."""
+    before = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 def _floating(outputs: Any) -> list[Tensor]:
@@ -161,18 +174,21 @@ def _mixing(outputs: _Outputs, three: Tensor, one: int) -> tuple[bool, bool] | N
     four = outputs.of([two, two, two, 0])
     if four is None or len(three) * 4 != len(four) * 3 or three.shape[1:] != four.shape[1:]:
         return None
-    if _same((three, 3, 2), (four, 4, 3)):
+    if _same((three, 3, 2), (four, 4, 3), MIXED):
         return False, False
+    repeated = outputs.of([two, two, two, 0])
+    if repeated is None or not _equal(four, repeated):
+        return None  # the model keeps a state or a generator
     again = outputs.of([one, one, one, 0])  # as many random numbers, if the model draws some
-    if again is not None and not _same((again, 4, 3), (four, 4, 3)):
+    if again is not None and not _same((again, 4, 3), (four, 4, 3), MIXED):
         return True, False
     first = None if outputs.drawn else outputs.of([0, one, one])
-    return False, first is not None and not _same((first, 3, 0), (three, 3, 2))
+    return False, first is not None and not _same((first, 3, 0), (three, 3, 2), MIXED)
 
 
-def _same(one: tuple[Tensor, int, int], other: tuple[Tensor, int, int]) -> bool:
+def _same(one: tuple[Tensor, int, int], other: tuple[Tensor, int, int], tolerated: float) -> bool:
     """Whether the outputs of a sample, by the number of samples and its index, are equal: in one of the two orders."""
-    return any(map(_equal, _of_sample(*one), _of_sample(*other)))
+    return any(_equal(*pair, tolerated) for pair in zip(_of_sample(*one), _of_sample(*other), strict=True))
 
 
 def _of_sample(outputs: Tensor, samples: int, index: int) -> tuple[Tensor, Tensor]:

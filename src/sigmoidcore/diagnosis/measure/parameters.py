@@ -1,6 +1,7 @@
 """The parameters of a model around one step: their sizes, their gradients, and how far the step moves them."""
 
 import math
+import weakref
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class Parameters:
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
         self._groups: dict[str, StepGroup] = {}
+        self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass
         self._uncleared = self._with_gradient(self.named)
 
     @property
@@ -38,6 +40,12 @@ class Parameters:
         """Whether any weight has a `.grad`: a matrix or a kernel, or a vector where the model has nothing else."""
         weights = [p for p in self.named.values() if p.dim() > 1] or list(self.named.values())
         return any(p.grad is not None for p in weights)
+
+    @property
+    def has_other_gradients(self) -> bool:
+        """Whether every `.grad` was replaced since the last backward pass, as by a sum that the caller has kept."""
+        own = [(p.grad, self._left[name]) for name, p in self.named.items() if name in self._left]
+        return bool(own) and all(grad is not None and left() is not grad for grad, left in own)
 
     @property
     def moved(self) -> bool:
@@ -79,6 +87,7 @@ class Parameters:
         """Read every `.grad`; keep the sizes of those that optimizers used up in the backward pass."""
         self._read_sizes()
         self._read({name: p for name, p in self.named.items() if name not in self._used_up})
+        self._left = {name: weakref.ref(p.grad) for name, p in self.named.items() if p.grad is not None}
 
     @torch.no_grad()
     def before_step(self, moving: Mapping[int, StepGroup], *, in_backward: bool = False) -> None:

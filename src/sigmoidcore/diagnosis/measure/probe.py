@@ -47,6 +47,7 @@ class Probe(Observer):
         self.named_inputs: Any = None  # which hooks do not show
         self.skipped = 0  # steps in a row whose gradients no optimizer has used
         self.discarded = 0  # passes since `attach` whose gradients were emptied
+        self.computed_weights = False  # others than parameters, which no optimizer holds
         self.parameters = Parameters(dict(model.named_parameters()))
         self._most = most
         self._ranks = ranks
@@ -110,11 +111,16 @@ class Probe(Observer):
     def drop_emptied(self) -> bool:
         """Drop passes whose gradients were emptied; if those of all were, keep them and return True."""
         emptied = self._emptied()
-        self.discarded += len(emptied)
+        self._discard(emptied)
         if emptied and len(emptied) == sum(r.counts for r in self._recorders):
             return True
         self._recorders = [r for r in self._recorders if r not in emptied]
         return False
+
+    def _discard(self, emptied: list[Recorder]) -> None:
+        """Count passes whose gradients were emptied, unless they were for the inputs or weights that they change."""
+        if emptied and not self.parameters.changed:
+            self.discarded += sum(not r.inputs_train for r in emptied)
 
     def _emptied(self) -> list[Recorder]:
         return [r for r in self._recorders if r.counts and self.parameters.emptied(r.used)]
@@ -233,7 +239,10 @@ class Probe(Observer):
         modules = dict(self.model.named_modules())
         self.watch(modules)
         self._unseen = unseen(modules)
-        parameters = dict(self.model.named_parameters())
+        # Those that torch.func.functional_call puts in their place may be computed: they have no `.grad`.
+        found = dict(self.model.named_parameters())
+        parameters = {name: p for name, p in found.items() if p.is_leaf}
+        self.computed_weights |= len(parameters) < len(found)
         self._parameter_names = {id(p): name for name, p in parameters.items()}
         if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:
             self.parameters = Parameters(parameters)
@@ -246,7 +255,7 @@ class Probe(Observer):
             self._backward_pass = backward_pass()
             self.parameters.note_cleared()
             emptied = self._emptied()  # by a `zero_grad` between the forward and the backward pass
-            self.discarded += len([r for r in emptied if r is not recorder])
+            self._discard([r for r in emptied if r is not recorder])
             self._recorders = [r for r in self._recorders if r not in emptied or r is recorder]
             self.skipped += bool(emptied)
             if recorder in emptied:

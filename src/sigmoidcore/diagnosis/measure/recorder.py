@@ -51,6 +51,7 @@ class Recorder(Tracker):
         super().__init__(parameters, stack)
         self.of_inputs = Sums()
         self.given: list[weakref.ref[Tensor]] = []  # the model's inputs
+        self.inputs_train = False  # an input has a gradient
         self.samples = samples
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
@@ -100,6 +101,7 @@ class Recorder(Tracker):
         """Take the statistics of the model's inputs."""
         for tensor in tensors(values):
             self.inputs.add(id(tensor))
+            self.inputs_train |= tensor.requires_grad
             self.given.append(weakref.ref(tensor))
             if kind := statistics.unmeasured(tensor):
                 self.notes[_("an input of the model: it is a {kind} tensor", kind=kind)] = None

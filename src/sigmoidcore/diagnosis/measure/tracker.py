@@ -125,9 +125,12 @@ class Tracker(TorchFunctionMode):
             self._follow(name, args, kwargs, result)
             if self.ended and name in calls.LOSSES:
                 self.take_term(name, args, kwargs, result)
-        elif name == "setitem" and isinstance(args[-1], Tensor):
-            target, value = self._origin(args[0]), self._origin(args[-1])
-            self._set_all([args[0]], Origin(target.sources | value.sources, target.weights, -1, target.dim))
+        elif name in calls.LEAVES or name == "setitem":
+            sources = sources_of([self._origin(t) for t in tensors(args)])
+            self.linear &= self.ended or name == "setitem" or not sources  # anything may be computed with them
+            if sources and name == "setitem":
+                target = self._origin(args[0])
+                self._set_all([args[0]], Origin(sources, target.weights, -1, target.dim))
         return result
 
     def continues(self, values: Any, name: str) -> bool:
@@ -151,8 +154,7 @@ class Tracker(TorchFunctionMode):
             self._set_all([t for t in unknown if sources and t.is_floating_point()], Origin(sources))
 
     def _follow(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        several = (result,) if isinstance(result, Tensor) else tensors(result)
-        outputs = [t for t in several if t.is_floating_point() or t.is_complex()]
+        outputs = [t for t in tensors([result]) if t.is_floating_point() or t.is_complex()]
         arguments = list(tensors((args, kwargs)) if kwargs else tensors(args))
         origins = [self._origin(t) for t in arguments]
         if self.ended and name not in calls.MOVES:
@@ -160,6 +162,7 @@ class Tracker(TorchFunctionMode):
             for origin in (o for o in origins if o.producer >= 0):
                 self.layers[origin.producer].in_loss = True
         if not outputs or (self.ended and all(o is UNKNOWN for o in origins)):
+            self.linear &= self.ended or not sources_of(origins)  # a comparison bends, as in x * (x > 0)
             return  # what does not come from the model is no part of it
         if self._stack and self._stack[-1].parametrizes:
             self._set_all(outputs, Origin(0, weights_of(origins), constant=True))
@@ -198,8 +201,8 @@ class Tracker(TorchFunctionMode):
                 summed = origins[0].summed
             if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
                 self.swaps[name] = shapes
-            dropped = origins[0].dropped if name in calls.MOVES else 0.0
-            dropped = calls.dropped(args, kwargs) if name == "dropout" else dropped
+            kept = origins[0].dropped if name in calls.MOVES else 0.0
+            dropped = calls.dropped(args, kwargs) if name == "dropout" else kept
             self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, summed, dropped))
 
     def _read_by_softmax(self, name: str, origin: Origin, over: int, output: Tensor) -> None:

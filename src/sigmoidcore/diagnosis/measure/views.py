@@ -54,9 +54,13 @@ def _columns(image: Shape, steps: Shape) -> bool:
 
 
 def _heads(whole: Shape, split: Shape) -> bool:
-    """Whether [samples, positions, features] became [samples, heads, positions, features], or the other way round."""
-    if len(whole) != 3 or len(split) != 4:
+    """Whether [samples, positions, features] became [samples, heads, positions, features], or the other way round.
+
+    The samples and the heads may be one dimension.
+    """
+    if len(whole) != 3 or len(split) not in (3, 4) or not whole[0]:
         return False
-    positions, heads = whole[1], split[1]
-    moved = split == (whole[0], heads, positions, whole[2] // max(1, heads)) and heads * split[3] == whole[2]
+    positions, heads = whole[1], split[1] if len(split) == 4 else split[0] // whole[0]
+    sizes = (whole[0], heads) if len(split) == 4 else (whole[0] * heads,)
+    moved = split == (*sizes, positions, whole[2] // max(1, heads)) and heads * split[-1] == whole[2]
     return moved and positions > 1 and heads not in (1, positions)

@@ -4,7 +4,7 @@ import math
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measure.measurement import Layer
+from sigmoidcore.diagnosis.measure.measurement import BatchNorm, Layer, Measurement
 from sigmoidcore.diagnosis.measure.parameters import FEW_NUMBERS
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -13,7 +13,7 @@ from sigmoidcore.diagnosis.rules.structure import copies_of_trained
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
-LARGEST_DRIFT, STEPS_TO_SETTLE, LARGEST_MOMENTUM = 1.0, 20, 0.5
+LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE, LARGEST_MOMENTUM = 1.0, 0.2, 20, 0.5
 ROUNDING = 1e-3
 """The gradient that may come through a normalisation of single numbers, beside that of its bias: 0, rounded."""
 LINEAR_ON_PURPOSE = 10
@@ -69,7 +69,8 @@ def no_activation(evidence: Evidence) -> Found | None:
 
     A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most),
     nothing else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a
-    narrow one is a factorisation (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all
+    narrow one is a factorisation (LoRA, the code of an autoencoder), as is one without a bias that is narrower than its
+    inputs (the tail of an adaptive softmax). Convolutions are judged in the same way if all
     channels read all, and both are wider than 1 in the same direction: two that share the work (one by one,
     depthwise, rows and columns) are meant to be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without
     any activation is linear on purpose: a note. If no layer before the last has an activation, and the network does
@@ -87,7 +88,8 @@ def no_activation(evidence: Evidence) -> Found | None:
         shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
         if len(shapes) == 2 and not before.in_loss and (_linear(before, layer) or _convolved(before, layer, *shapes)):
             (between, first), (last, second) = shapes[0][:2], shapes[1][:2]
-            if between == second >= min(first, last):
+            factors = between < first and before.weights[0].removesuffix("weight") + "bias" not in evidence.weights
+            if between == second >= min(first, last) and not factors:
                 found += [before.name, layer.name]
     if not found:
         return _linear_network(evidence) or _softmax_between(evidence)
@@ -161,7 +163,8 @@ def normalisation(evidence: Evidence) -> Found | None:
     A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
     to the first layers, and a note in a branch that the network can do without. Apart from this, the rule judges a
     `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
-    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample,
+    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample
+    (a note if in the second half the running means are less than `LARGEST_DRIFT_OF_ONE` away, see below),
     if the momentum is 0, so that running statistics never change, or (a note) above `LARGEST_MOMENTUM`, if a trained
     normalisation runs in evaluation mode and its statistics have seen no data, so that it normalises nothing, or if
     after `STEPS_TO_SETTLE` steps the running means are far from those of the batch: the mean over the channels of
@@ -197,6 +200,11 @@ def normalisation(evidence: Evidence) -> Found | None:
     if fixed:
         text = _("The momentum of {names} is 0: running statistics stay as they were initialised.", names=listed(fixed))
         return Found(fixed, 0.0, 0.0, text, UPDATE)
+    return _running_statistics(steps, norms)
+
+
+def _running_statistics(steps: list[Measurement], norms: tuple[BatchNorm, ...]) -> Found | None:
+    """Statistics that are not those of the batches."""
     hasty = tuple(dict.fromkeys(n.name for n in norms if (n.momentum or 0.0) > LARGEST_MOMENTUM))
     if hasty:
         largest = max(n.momentum or 0.0 for n in norms)
@@ -206,12 +214,15 @@ def normalisation(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found(hasty, largest, LARGEST_MOMENTUM, text, UPDATE, Severity.NOTE)
     if all(n.samples == 1 for m in steps for n in m.batch_norms):
+        late = [m for m in steps[len(steps) // 2 :] if (m.step or 0) >= STEPS_TO_SETTLE]
+        settled = [n.drift for m in late for n in m.batch_norms]
+        severity = Severity.NOTE if settled and max(settled) < LARGEST_DRIFT_OF_ONE else None
         names = tuple(dict.fromkeys(n.name for n in norms))
         text = _(
             "{names} {verb} batches of a single sample: in use, running statistics of all samples replace its own.",
             names=listed(names), verb=verb(names, "normalises", "normalise"),
         )  # fmt: skip
-        return Found(names, 1.0, 2.0, text)
+        return Found(names, 1.0, 2.0, text, severity=severity)
     far = [n for n in norms if n.drift > LARGEST_DRIFT]
     if not far or (steps[-1].step or 0) < STEPS_TO_SETTLE:
         return None

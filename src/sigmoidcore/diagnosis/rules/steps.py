@@ -18,8 +18,8 @@ DISCARDED_PASSES = 2
 STRONG_DECAY, MODERATE_DECAY, FAST_DECAY, SHRUNK = 2.0, 0.5, 0.01, 0.2
 FEW_PARAMETERS = 4
 """Parameters of a loss, at most; a pretrained network that compares features has more."""
-REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 1000
-"""Steps after which Adam's averages have forgotten their start: 1 / (1 - 0.999)."""
+REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 20
+"""Steps that an optimizer makes at least: twice as many as its average of gradients spans, 1 / (1 - 0.9)."""
 
 ADD = (
     "Make the optimizer from `model.parameters()` after all layers exist and call its `step()`, or set requires_grad "
@@ -180,7 +180,9 @@ def replaced(evidence: Evidence) -> Found | None:
     The rule applies if `REPLACED_OPTIMIZERS` optimizers or more with a state (Adam's averages, momentum) made steps of
     the model and are gone, and each of them made fewer than `STEPS_OF_MEMORY` steps on average.
 
-    *Source.* Kingma and Ba (2015, arXiv 1412.6980): the averages of Adam need about 1 / (1 - 0.999) steps.
+    *Source.* Kingma and Ba (2015, arXiv 1412.6980): the average of Adam's gradients needs about 1 / (1 - 0.9) steps.
+    That of their squares needs a hundred times as many, but a new Adam in every 30 steps learned as well in a trial by
+    hand; phases, folds and tasks have an optimizer each.
     """
     gone, step = evidence.latest.replaced, evidence.latest.step or 0
     if gone < REPLACED_OPTIMIZERS or step > STEPS_OF_MEMORY * gone:

@@ -1,6 +1,7 @@
 """Parameters without a gradient or not registered, gradients of exactly 0, identical neurons."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from sigmoidcore._language import _
@@ -19,7 +20,10 @@ RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind 
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
 TRAIN_FIRST = "Nothing to do for predictions; train before you quantize."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
-WAIT = "Nothing to do if other batches use them, as with idle experts (DDP needs find_unused_parameters=True)."
+WAIT = (
+    "Nothing to do if other batches or calls use them, as with idle experts or a critic (DDP needs "
+    "find_unused_parameters=True)."
+)
 ASK_IN_TRAINING = "Diagnose with training=True, or use them: parts of this model may run in training mode only."
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
@@ -46,7 +50,8 @@ def no_gradient(evidence: Evidence) -> Found | None:
     single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a batch without masks,
     if they are a copy of a part that gets one, which no optimizer moves, as a target network is, or if the parameters
     are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE` of all numbers. It is
-    a note if the forward pass of `diagnose` in evaluation mode does not use them, and code of the model reads
+    a note if the forward pass of `diagnose` does not use children of the model of two layers or more, as that of an
+    actor does not use its critic, or if it does not use them in evaluation mode, and code of the model reads
     `self.training`, as that of auxiliary heads and of noise does.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
@@ -100,7 +105,7 @@ def _left_out(evidence: Evidence, missing: list[str]) -> Found:
     values = {
         "names": listed(missing), "verb": verb(missing, "is", "are"), "pronoun": verb(missing, "it", "them"),
     }  # fmt: skip
-    if unused and (vectors or share < UNUSED_SHARE):
+    if unused and (vectors or share < UNUSED_SHARE or _are_networks(evidence, missing)):
         text = _("The forward pass of this batch does not use {names}.", names=values["names"])
         return _of(missing, text, WAIT, Severity.NOTE)
     if share < SIDE_OUTPUT_SHARE and {name.rpartition(".")[0] for name in missing} <= _side_outputs(evidence):
@@ -110,6 +115,14 @@ def _left_out(evidence: Evidence, missing: list[str]) -> Found:
     if unused:
         text = _("{names} {verb} trainable but without a gradient: the forward pass does not use {pronoun}.", **values)
     return _of(missing, text, USE_OR_FREEZE)
+
+
+def _are_networks(evidence: Evidence, unused: Sequence[str]) -> bool:
+    """Whether these are children of the model of several layers each, seen outside of a training: a critic may be."""
+    children = {name.partition(".")[0] for name in unused}
+    own = [w for w in evidence.latest.weights if w.trains and w.name.partition(".")[0] in children]
+    layers = Counter(w.name.partition(".")[0] for w in own if len(w.shape) > 1)
+    return evidence.latest.step is None and len(own) == len(unused) and min(layers[c] for c in children) > 1
 
 
 def zero_gradient(evidence: Evidence) -> Found | None:

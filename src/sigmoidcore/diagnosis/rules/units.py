@@ -21,7 +21,7 @@ COLLAPSED_SPREAD, EQUAL_SPREAD, SHRUNK_SPREAD = 3.5e-4, 1e-6, 0.4
 ALL_HEADS = 1.0
 CHOSEN_SPREAD, FEWEST_COLLAPSED = 0.05, 3
 OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
-LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD = 10.0, 3.0, 0.01, 0.1
+LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.01, 0.1, 0.3
 
 SHRINK = (
     "Use smaller weights and biases, scale the inputs, put a normalisation before the activation, or lower a learning "
@@ -241,7 +241,8 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
 
     The rule applies if the root mean square of the inputs is above `LARGE_INPUTS`, and that of the outputs of the first
-    layers and of those that follow them above `LARGE_OUTPUTS`, unless a saturated activation is in between; or if it is
+    layers and of those that follow them above `LARGE_OUTPUTS`, unless an activation in between is saturated or has a
+    mean relative slope below `LOW_SLOPE`; or if it is
     above 0 and below `SMALL_INPUTS`, and the outputs of the first layers differ between the samples by less than
     `DROWNED_SPREAD` of their size, and by less than the inputs do. A normalisation at the start, as a layer or by hand,
     keeps it silent. Large inputs are a note if no activation, the last one included, is of the sigmoid family (a ReLU
@@ -254,8 +255,10 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     size, spread = evidence.latest.input_rms, evidence.latest.input_spread
     if evidence.latest.samples < FEWEST_ROWS or size is None or spread is None or not 0 < size < math.inf:
         return None
-    first = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and not x.sources]
-    squashed = {a for i in first for a in evidence.consumers[i] if _shut(evidence.layers[a]) > SATURATED_SHARE}
+    starts = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and not x.sources]
+    calls = {evidence.layers[i].weights or i: i for i in reversed(starts)}  # the first of each weight
+    first = [i for i in starts if i in calls.values()]
+    squashed = {a for i in first for a in evidence.consumers[i] if _is_flat(evidence.layers[a])}
     second = {c for i in first for c in evidence.next_live(i)} - {c for a in squashed for c in evidence.next_live(a)}
     reached = [evidence.layers[i].rms for i in (*first, *second)]
     spreads = [evidence.layers[i].spread or 0.0 for i in first]
@@ -319,6 +322,13 @@ def _wrong_ends(evidence: Evidence) -> list[int]:
 def _shut(layer: Layer) -> float:
     """Share of the neurons that are saturated but not dead."""
     return (layer.saturated or 0.0) - (layer.dead or 0.0)
+
+
+def _is_flat(layer: Layer) -> bool:
+    """Whether a bounded activation makes large inputs small: most neurons are saturated, or the mean slope is low."""
+    found, slope = activation_of(layer), layer.relative_slope
+    bounded = found is not None and found.s_shaped
+    return _shut(layer) > SATURATED_SHARE or (bounded and slope is not None and slope < LOW_SLOPE)
 
 
 def _has_two_flat_ends(layer: Layer) -> bool:

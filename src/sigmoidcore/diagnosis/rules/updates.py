@@ -9,7 +9,14 @@ from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, hardly_fallen, learned, unlearned
+from sigmoidcore.diagnosis.rules.standstill import (
+    PATIENT_STEPS,
+    UNLEARNED_LOSS,
+    fitted,
+    hardly_fallen,
+    learned,
+    unlearned,
+)
 from sigmoidcore.diagnosis.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from sigmoidcore.diagnosis.wording import listed, named, number, verb
 
@@ -114,7 +121,7 @@ def too_large(evidence: Evidence) -> Found | None:
 def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """The first steps were too large for the network, which learns nothing since then."""
     rates = {w.rate for m in (evidence.measurements[0], evidence.latest) for w in m.weights if w.rate is not None}
-    if not updates or len(rates) > 1 or not unlearned(evidence):
+    if not updates or len(rates) > 1 or not unlearned(evidence) or fitted(evidence):
         return None
     early = {name: max(values[: max(1, len(values) // 4)]) for name, values in updates.items()}
     found = sorted((name for name, update in early.items() if update > LARGEST_UPDATE), key=lambda name: -early[name])
