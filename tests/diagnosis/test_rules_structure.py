@@ -326,3 +326,19 @@ def test_neurons_of_0_that_feed_random_weights_too_are_not_identical():
 
     x, y = torch.randn(64, 8), torch.randint(4, (64,))
     assert "SC503" not in loud(sc.diagnose(Heads(), x, y, nn.functional.cross_entropy))
+
+
+def test_the_last_layer_of_a_branch_and_the_head_may_start_at_0():
+    class Fixup(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.inner, self.last, self.head = (nn.Linear(8, 8) for _ in range(4))
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.head.weight)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.head((x + self.last(self.inner(x).relu())).relu())
+
+    x, y = torch.randn(64, 8), torch.randint(4, (64,))
+    assert "SC503" not in loud(sc.diagnose(Fixup(), x, y, nn.functional.cross_entropy))

@@ -79,8 +79,32 @@ def test_a_term_that_another_drowns(factor, size, expected):
     assert [rule for rule in loud(monitor.diagnosis()) if rule not in ("SC604", "SC301")] == expected
 
 
+@pytest.mark.parametrize(
+    "squared",
+    [lambda d: d.square(), lambda d: d**2, lambda d: d * d, lambda d: torch.pow(d, 2).flatten(1)],
+    ids=["square", "power", "product", "reshaped"],
+)
+def test_a_squared_difference_by_hand_adds_its_part_whatever_its_weights(squared):
+    model, weights = mlp(64), torch.rand(128, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            outputs = model(X)
+            part = 7 * (weights * squared(X - outputs)).sum(1).mean()
+            (part + outputs.abs().mean()).backward()
+            optimizer.step()
+    (term,) = monitor.measurements[-1].terms
+    assert term.part == pytest.approx(part.item(), rel=1e-5)
+    assert term.value == pytest.approx((X - outputs).square().mean().item(), rel=1e-5)
+    assert term.reconstructs
+
+
+@pytest.mark.parametrize(
+    "error", [functional.mse_loss, lambda y, x: ((y - x) ** 2).mean()], ids=["function", "by hand"]
+)
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, ["SC609"]), (1e-4, [])], ids=["drowned", "small"])
-def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected):
+def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected, error):
     torch.manual_seed(0)
     encoder, decoder = nn.Sequential(nn.Linear(64, 64), nn.Tanh()), nn.Linear(64, 64)
     model = nn.Sequential(encoder, decoder)
@@ -89,6 +113,6 @@ def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected):
         for _ in range(130):
             optimizer.zero_grad()
             penalty = encoder(X).square().sum(1).mean()
-            (functional.mse_loss(model(X), X) + factor * penalty).backward()
+            (error(model(X), X) + factor * penalty).backward()
             optimizer.step()
     assert [rule for rule in loud(monitor.diagnosis()) if rule != "SC507"] == expected

@@ -37,6 +37,7 @@ OF_TWO = frozenset({"margin_ranking_loss", "cosine_embedding_loss"})
 DIFFERENCES = frozenset({"sub", "subtract", "rsub"})
 """Functions by which a loss that is written by hand compares outputs with targets."""
 MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
+SQUARES = MULTIPLICATIONS | {"square", "pow"}
 ADDITIONS = frozenset({"add", "radd", "iadd"})
 OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""

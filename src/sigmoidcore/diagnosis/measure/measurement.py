@@ -143,11 +143,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """The calls of a loss function in the loss, of one kind."""
+    """The calls of a loss function in the loss, of one kind, or a squared difference that is written by hand."""
 
-    function: str  # its name
+    function: str  # its name; sub: a difference
     reads: int | None = None  # position of the layer whose output it reads; None: of no layer
-    value: float = math.nan  # what it returns; the mean over several calls
+    value: float = math.nan  # what it returns, or the mean square; the mean over several calls
     part: float = math.nan  # what it adds to the loss: the value times the factor that it gets
     reconstructs: bool = False  # its targets are the model's inputs
     bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient

@@ -22,7 +22,7 @@ from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compa
 from sigmoidcore.diagnosis.measure.layer_call import LayerCall
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
-from sigmoidcore.diagnosis.measure.terms import TermCall
+from sigmoidcore.diagnosis.measure.terms import Differences, TermCall
 from sigmoidcore.diagnosis.measure.tracker import Tracker
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -59,6 +59,7 @@ class Recorder(Tracker):
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
+        self._differences = Differences()
         self.losses: list[Tensor] = []  # whose backward was called
         self.moves_value = False  # a loss is a log-probability times an error of an output that has a gradient
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
@@ -167,8 +168,21 @@ class Recorder(Tracker):
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
             reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
-            inputs = [tensor for given in self.given if (tensor := given()) is not None]
-            self.terms.append(TermCall.of(name, reads, args, kwargs, value, inputs))
+            self.terms.append(TermCall.of(name, reads, args, kwargs, value, self._living_inputs))
+
+    def take_difference(self, name: str, args: tuple[Any, ...], value: Any) -> None:
+        """Note a term of a loss that is written by hand: a difference of outputs and targets, and its square."""
+        if not isinstance(value, Tensor) or not value.requires_grad or statistics.unmeasured(value):
+            return
+        pair = self.loss_calls.difference(name, args, {}, self._origin) if name in calls.DIFFERENCES else None
+        if pair is not None and pair[2].shape == pair[3].shape:
+            self._differences.note(name, pair[1], pair[2:4], value, self._living_inputs)
+        elif pair is None and args and (term := self._differences.squared(name, args)):
+            self.terms.append(term)
+
+    @property
+    def _living_inputs(self) -> list[Tensor]:
+        return [tensor for given in self.given if (tensor := given()) is not None]
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""

@@ -1,5 +1,6 @@
 """The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from sigmoidcore.diagnosis.measure.calls import REGRESSION_LOSSES
+from sigmoidcore.diagnosis.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES
 from sigmoidcore.diagnosis.measure.loss_graph import is_cosine
 from sigmoidcore.diagnosis.measure.measurement import LossTerm
 from sigmoidcore.diagnosis.measure.statistics import Number, fetch
@@ -50,9 +51,49 @@ class TermCall:
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
+    @classmethod
+    @torch.no_grad()
+    def of_square(cls, name: str, reads: int, difference: Tensor, reconstructs: bool) -> "TermCall":
+        """Note a difference that is squared, and wait for its gradient.
+
+        By Euler's theorem on homogeneous functions, the squares add half of the product of both to the loss, however
+        they are weighed and summed.
+        """
+        own = difference.detach()
+        call = cls(name, reads, own.square().mean(), reconstructs, False)
+        value = call.value.clamp_min(torch.finfo(own.dtype).tiny)
+        difference.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
+        )
+        return call
+
     def take(self, gradient: Tensor) -> None:
         """Take the gradient of the value, once for each backward pass."""
         self.factor = self.factor + gradient.detach().reshape(())
+
+
+class Differences:
+    """Finds differences of outputs and targets that are squared: terms of a loss that is written by hand."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[weakref.ref[Tensor], str, int, bool]] = {}
+
+    def note(
+        self, name: str, reads: int, pair: tuple[Tensor, Tensor], result: Tensor, inputs: Sequence[Tensor]
+    ) -> None:
+        """Note a difference of a pair of outputs and targets."""
+        self._found[id(result)] = weakref.ref(result), name, reads, _is_among(pair, inputs)
+
+    def squared(self, name: str, args: tuple[Any, ...]) -> TermCall | None:
+        """The term that a call begins, if it squares a difference."""
+        first, second = args[0], args[1] if len(args) > 1 else None
+        found = self._found.get(id(first))
+        squares = name == "square" or (name == "pow" and second == 2) or (name in MULTIPLICATIONS and second is first)
+        if found is None or found[0]() is not first or not squares:
+            return None
+        reference, function, reads, reconstructs = self._found.pop(id(first))
+        difference = reference()
+        return None if difference is None else TermCall.of_square(function, reads, difference, reconstructs)
 
 
 def joined(

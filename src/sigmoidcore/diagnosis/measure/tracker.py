@@ -92,6 +92,9 @@ class Tracker(TorchFunctionMode):
     def take_term(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
         """A loss function has run."""
 
+    def take_difference(self, name: str, args: tuple[Any, ...], value: Any) -> None:
+        """The loss has computed a difference or a square."""
+
     def take_loss(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
 
@@ -125,6 +128,8 @@ class Tracker(TorchFunctionMode):
             self._follow(name, args, kwargs, result)
             if self.ended and name in calls.LOSSES:
                 self.take_term(name, args, kwargs, result)
+            elif self.ended and name in calls.DIFFERENCES | calls.SQUARES:
+                self.take_difference(name, args, result)
         elif name in calls.LEAVES or name == "setitem":
             sources = sources_of([self._origin(t) for t in tensors(args)])
             self.linear &= self.ended or name == "setitem" or not sources  # anything may be computed with them

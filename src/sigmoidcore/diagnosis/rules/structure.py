@@ -190,9 +190,10 @@ def _zeros_in_series(evidence: Evidence) -> list[str]:
     zeros = [[name for name in x.weights if _starts_at_zero(evidence, name)] for x in evidence.layers]
     found: list[str] = []
     for i, own in enumerate(zeros):
-        between = evidence.consumers[i]
-        if own and len(between) == 1 and evidence.layers[between[0]].role != "weights":
-            after = evidence.consumers[between[0]]
+        readers = evidence.consumers[i]
+        between = evidence.layers[readers[0]] if len(readers) == 1 else None
+        if own and between is not None and between.role != "weights" and list(between.sources) == [i]:
+            after = evidence.consumers[readers[0]]
             found += own if after and all(zeros[k] for k in after) else []
     return list(dict.fromkeys(found))
 

@@ -34,13 +34,15 @@ def drowned(evidence: Evidence) -> Found | None:
     """One term of the loss sets every step, and another, which compares outputs with targets, is not learned.
 
     The rule applies to a `Monitor` after `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements, if the call of
-    a loss function adds less than `DROWNED_PART` to the first loss, and returns at least `CHANCE_LOSS` times the loss
-    of a constant answer (see SC608) in the last quarter, while the whole loss is below `UNLEARNED_LOSS` of the first.
+    a loss function, or a squared difference of outputs and targets, adds less than `DROWNED_PART` to the first loss,
+    and is at least `CHANCE_LOSS` times the loss of a constant answer (see SC608) in the last quarter, while the whole
+    loss is below `UNLEARNED_LOSS` of the first.
     It applies, too, if the targets are the model's inputs, the deviation of the outputs is below `EQUAL_OUTPUTS` times
     that of the targets in the last quarter, and what the rest of the loss adds has fallen below `FADED_REST` of its
     first value, which was above `SLIGHT` of the loss.
 
-    *Source.* Arithmetic: the factor of a term is the gradient of the loss for its value. A summed KL divergence beside
+    *Source.* Arithmetic: the factor of a term is the gradient of the loss for its value; for squares, Euler's theorem
+    on homogeneous functions gives their part. A summed KL divergence beside
     a mean squared error, and a regression in thousands beside a classification, are the usual causes.
     """
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
