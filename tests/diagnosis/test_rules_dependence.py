@@ -388,6 +388,24 @@ def test_positions_that_are_added_over_the_samples_are_found(dim, noise, expecte
     assert findings(Positions(dim, noise), torch.randn(64, 5, 6)) == expected
 
 
+class Places(nn.Module):
+    """A causal model of tokens whose positions are those of the samples, or of the tokens."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.tokens, self.places, self.dim = nn.Embedding(20, 8), nn.Parameter(torch.randn(64, 8)), dim
+        self.last = nn.Linear(8, 20)
+
+    def forward(self, x):
+        places = self.places[: x.shape[self.dim]].unsqueeze(1 - self.dim)
+        return self.last((self.tokens(x) + places).cumsum(1).tanh())
+
+
+@pytest.mark.parametrize(("dim", "expected"), [(0, MIXED), (1, [])])
+def test_positions_of_the_samples_are_found_in_a_model_that_looks_back_only(dim, expected):
+    assert findings(Places(dim), torch.randint(20, (32, 9))) == expected
+
+
 class Pooling(nn.Module):
     """Attention of one query to positions, with a softmax over one of its dimensions."""
 

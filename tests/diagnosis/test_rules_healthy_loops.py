@@ -203,3 +203,17 @@ def test_a_network_for_another_call_is_a_note_until_a_training_has_shown_that_it
     assert loud(looped(usual, model)) == ["SC501"]
     model.spare = nn.Linear(8, 8)  # a single layer is no network
     assert loud(sc.diagnose(model, X, Y, functional.cross_entropy)) == ["SC501"]
+
+
+def test_networks_that_steps_between_the_measured_ones_move_are_trained():
+    model = ActorCritic()
+    actor, critic = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.actor, model.critic))
+    with sc.Monitor(model, every=5) as monitor:
+        for _ in range(40):
+            model.zero_grad()
+            model.critic(X).square().mean().backward()
+            critic.step()
+            model.zero_grad()
+            functional.cross_entropy(model(X), Y).backward()
+            actor.step()
+    assert loud(monitor.diagnosis()) == []

@@ -304,8 +304,15 @@ def test_rates_are_judged_by_the_loss(updates, losses, expected):
 
 @pytest.mark.parametrize(
     ("first", "grown", "losses", "expected"),
-    [(0.8, 5.0, [2.3, *[1.9] * 11], ["SC302"]), (0.8, 2.0, FLAT, []), (0.2, 5.0, FLAT, []), (0.8, 5.0, FALLING, [])],
-    ids=["blown up", "not grown", "slowly", "learns"],
+    [
+        (0.8, 5.0, [2.3, *[1.9] * 11], ["SC302"]),
+        (0.8, 2.0, FLAT, []),
+        (0.2, 5.0, FLAT, []),
+        (0.8, 5.0, FALLING, []),
+        (0.8, 5.0, [-0.01 * i for i in range(12)], ["SC302"]),
+        (0.2, 5.0, [-0.01 * i for i in range(12)], []),
+    ],
+    ids=["blown up", "not grown", "slowly", "learns", "with the loss of a policy", "a policy that grows slowly"],
 )
 def test_first_steps_that_make_the_weights_much_larger(first, grown, losses, expected):
     steps = training([first, *[0.01] * 11], losses)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.layers import activation, chain, linear, measurement, only, rules, with_weight
+from support.layers import activation, chain, linear, loud, measurement, only, rules, with_weight
 from torch import nn
 from torch.nn import functional
 
@@ -54,6 +54,14 @@ def test_one_target_for_all_and_pairs_on_purpose_do_not(shape, target_shape):
 )
 def test_targets_have_to_be_within_the_outputs_of_the_last_activation(kind, low, high, expected):
     assert rules(compared(of(low=low, high=high), kind=kind)) == expected
+
+
+@pytest.mark.parametrize("loss", [functional.binary_cross_entropy, functional.mse_loss])
+@pytest.mark.parametrize(("before", "expected"), [(nn.ReLU(), ["SC603"]), (nn.Softplus(), ["SC603"]), (nn.Tanh(), [])])
+def test_a_sigmoid_behind_a_relu_never_says_no(before, expected, loss):
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1), before, nn.Sigmoid())
+    labels = (torch.arange(64) % 2).float()[:, None]
+    assert loud(sc.diagnose(model, torch.randn(64, 4), labels, loss)) == expected
 
 
 @pytest.mark.parametrize("function", ["binary_cross_entropy", "binary_cross_entropy_with_logits"])

@@ -194,24 +194,23 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     """The last activation cannot return these targets, so the loss pushes it to its end and stays large.
 
     The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
-    `TOLERATED_MISS` of their range or, if all are the same, of their size. Targets of a binary cross-entropy must
-    be in [0, 1]: for others it has no minimum. Those of `soft_margin_loss`, `margin_ranking_loss`,
-    `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1: a 0 counts as nothing.
+    `TOLERATED_MISS` of their range or, if all are the same, of their size. A sigmoid right behind a ReLU returns 0.5 or
+    more. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum. Those of
+    `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1: a 0
+    counts as nothing.
 
     *Source.* Arithmetic.
     """
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
-        binary = c.function in BINARY_LOSSES
-        low, high = (0.0, 1.0) if binary else _range(layer)
+        binary = c.function in BINARY_LOSSES and _missed(c, 0.0, 1.0)
+        low, high = (0.0, 1.0) if binary or c.function in READS_LOGITS else _reach(evidence, layer)
         missed = max(low - c.low, c.high - high)
         if c.function in SIGNED_LOSSES and c.low == 0:
             text = _("{function} expects targets of -1 and 1 and got 0: it learns nothing from those.",
                      function=c.function)  # fmt: skip
             return Found(_layers(evidence, c), 1.0, 0.0, text, MINUS_ONE)
-        if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and missed > TOLERATED_MISS * (
-            (c.high - c.low) or abs(c.high)
-        ):
+        if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and _missed(c, low, high):
             values = {"low": number(c.low), "high": number(c.high)}
             if binary:
                 text = _(
@@ -359,6 +358,20 @@ def _misread(function: str, layer: Layer) -> Found | None:
         )
     text = _("{function} expects {expected} but reads {name}, {source}.", expected=expected, source=source, **values)
     return Found((layer.name,), 1.0, 0.0, text, remedy)
+
+
+def _missed(comparison: Comparison, low: float, high: float) -> bool:
+    """Whether targets are clearly outside of a range."""
+    size = (comparison.high - comparison.low) or abs(comparison.high)
+    return max(low - comparison.low, comparison.high - high) > TOLERATED_MISS * size
+
+
+def _reach(evidence: Evidence, layer: Layer | None) -> tuple[float, float]:
+    """The same, behind the activation that the layer reads, if it reads one only."""
+    low, high = _range(layer)
+    before = evidence.layers[layer.sources[0]] if layer is not None and len(layer.sources) == 1 else None
+    raised = layer is not None and layer.plain_kind == "sigmoid" and _range(before)[0] >= 0
+    return (0.5 if raised else low), high
 
 
 def _range(layer: Layer | None) -> tuple[float, float]:

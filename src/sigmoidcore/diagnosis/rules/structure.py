@@ -43,22 +43,24 @@ REGISTER = (
 def no_gradient(evidence: Evidence) -> Found | None:
     """The graph is cut between two layers, or the loss does not depend on the parameters: they are not trained.
 
-    A parameter is named if it has `requires_grad` and its `.grad` is None in all measurements. If no parameter gets a
-    gradient, it is an error, or a note behind quantized layers. It is a note if similar parameters get one, whose names
-    differ in one number and whose shape is the same, such as experts of a sparse mixture that this batch does not use;
-    after `SURELY_WITHOUT_GRADIENT` measurements of a `Monitor` it is a warning. It is a note if all that is unused are
-    single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a batch without masks,
-    if they are a copy of a part that gets one, which no optimizer moves, as a target network is, or if the parameters
-    are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE` of all numbers. It is
-    a note if the forward pass of `diagnose` does not use children of the model of two layers or more, as that of an
-    actor does not use its critic, or if it does not use them in evaluation mode, and code of the model reads
-    `self.training`, as that of auxiliary heads and of noise does.
+    A parameter is named if it has `requires_grad`, its `.grad` is None in all measurements, and its size stays. If no
+    parameter gets a gradient, it is an error, or a note behind quantized layers. It is a note if similar parameters get
+    one, whose names differ in one number and whose shape is the same, such as experts of a sparse mixture that this
+    batch does not use; after `SURELY_WITHOUT_GRADIENT` measurements of a `Monitor` it is a warning. It is a note if all
+    that is unused are single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a
+    batch without masks, if they are a copy of a part that gets one, which no optimizer moves, as a target network is,
+    or if the parameters are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE`
+    of all numbers. It is a note if the forward pass of `diagnose` does not use children of the model of two layers or
+    more, as that of an actor does not use its critic, or if it does not use them in evaluation mode, and code of the
+    model reads `self.training`, as that of auxiliary heads and of noise does.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
     """
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
-    missing = [w.name for w in trainable if w.name not in reached]
+    start = {w.name: w.size for w in evidence.measurements[0].weights}
+    moved = {w.name for w in trainable if abs(start.get(w.name, w.size) - w.size) > 0}  # by steps that are not measured
+    missing = [w.name for w in trainable if w.name not in reached | moved]
     copies = copies_of_trained(evidence, missing) if any(evidence.live) else set()
     if copies and len(copies) == len(missing):
         text = _("No gradient reaches {names}, a copy of parameters that have one.", names=listed(missing))

@@ -88,10 +88,10 @@ def too_large(evidence: Evidence) -> Found | None:
 
     It is a warning, too, if a step in the first quarter of the measurements changed most weights by more than
     `BLOWN_UP` of their size, they are more than `GROWN` times as large now, and the loss of the last quarter is above
-    `UNLEARNED_LOSS` of the first. It is an error if nothing is learned, and most weights had such a step in the first
-    quarter of the measurements, and at the same rate have steps that are `FADED_UPDATE` times as large or less now; or
-    if nearly all units of an activation are dead (SC202) that were alive at first, and most weights had a step of more
-    than `LARGEST_UPDATE`.
+    `UNLEARNED_LOSS` of the first, or losses are negative, as those of a policy. It is an error if nothing is learned,
+    and most weights had such a step in the first quarter of the measurements, and at the same rate have steps that are
+    `FADED_UPDATE` times as large or less now; or if nearly all units of an activation are dead (SC202) that were alive
+    at first, and most weights had a step of more than `LARGEST_UPDATE`.
     *Nothing is learned* if the loss is positive, its mean over the last quarter of the measurements is at least
     `STUCK_LOSS` of that over the second quarter, less the standard error of both, and at least `UNLEARNED_LOSS` of
     the first or, for `cross_entropy`, `CHANCE_LOSS` of that of equal probabilities.
@@ -140,18 +140,26 @@ def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     """The first steps have made the weights much larger, and the loss does not recover."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     early = _violence(evidence, updates, lambda values: max(values[: max(1, len(values) // 4)]))
-    if not early or not losses or not mean(losses[-max(1, len(losses) // 4) :]) > UNLEARNED_LOSS * losses[0] > 0:
+    high = bool(losses) and mean(losses[-max(1, len(losses) // 4) :]) > UNLEARNED_LOSS * losses[0] > 0
+    unknown = min(losses, default=0.0) < 0  # the loss of a policy says little
+    if not early or not (high or unknown):
         return None
     start = {w.name: w.size for w in evidence.measurements[0].weights}
     grown = {name: evidence.weights[name].size / start[name] for name in early if start.get(name)}
     found = sorted((n for n, times in grown.items() if times > GROWN and early[n] > BLOWN_UP), key=lambda n: -early[n])
     if 2 * len(found) <= len(early):
         return None
+    values = {"size": number(early[found[0]]), "times": number(grown[found[0]])}
+    values["names"] = listed(found, tuple(early), "weight")
     text = _(
-        "The first steps changed {names} by up to {size} of its size, which is {times} times as large now, and the "
-        "loss has hardly fallen.",
-        names=listed(found, tuple(early), "weight"), size=number(early[found[0]]), times=number(grown[found[0]]),
-    )  # fmt: skip
+        "The first steps changed {names} by up to {size} of its size, which is {times} times as large now.", **values
+    )
+    if not unknown:
+        text = _(
+            "The first steps changed {names} by up to {size} of its size, which is {times} times as large now, and the "
+            "loss has hardly fallen.",
+            **values,
+        )
     return Found(tuple(found), early[found[0]], BLOWN_UP, text)
 
 
