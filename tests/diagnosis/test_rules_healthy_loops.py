@@ -217,3 +217,15 @@ def test_networks_that_steps_between_the_measured_ones_move_are_trained():
             functional.cross_entropy(model(X), Y).backward()
             actor.step()
     assert loud(monitor.diagnosis()) == []
+
+
+@pytest.mark.parametrize(("steps", "severity"), [(100, Severity.NOTE), (20, Severity.WARNING)])
+def test_linear_layers_in_a_row_are_a_note_once_they_fit_the_data(steps, severity):
+    model, targets = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 4)), X @ torch.randn(8, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with sc.Monitor(model, every=5) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            functional.mse_loss(model(X), targets).backward()
+            optimizer.step()
+    assert [f.severity for f in monitor.diagnosis().findings if f.rule == "SC507"] == [severity]
