@@ -27,10 +27,10 @@ to a healthy network.
 
 **Errors** and **warnings** mean that a network is broken; **notes** are facts worth knowing. A rule gives at most one
 finding, which names all its layers. A finding is left out if an error or a warning of another rule explains it (column
-"explained by"). Findings of SC101 to SC104 and SC201 to SC204 are notes if the loss is small nevertheless: below a
-tenth of that of a constant answer or, if that is not known, below a fiftieth of the first one. In networks of
-sigmoids, findings of SC101, SC102, SC103 and SC201 also have the exact call that repairs them, if one works for the
-model.
+"explained by"). Findings of SC101 to SC104, SC201 to SC204, SC307 and SC507 are notes if the loss is small
+nevertheless: below a tenth of that of a constant answer or, if that is not known, below a fiftieth of the first one. In
+networks of sigmoids, findings of SC101, SC102, SC103 and SC201 also have the exact call that repairs them, if one works
+for the model.
 
 The words are those of [the method](method.md). A *layer* is one call of a function with weights, of an activation or of
 a softmax. The layers *before* it are all that lead to it. A *sink* is a layer with weights that feeds no other one: it

@@ -305,18 +305,19 @@ def test_a_finding_is_printed_when_it_appears_and_again_in_the_verdict(tmp_path,
     assert "step sizes (1 measured step, 3 are needed)" in " ".join(after.split())
 
 
-def test_the_operation_that_made_the_first_infinity_is_named(tmp_path, capfd):
-    script = """
+@pytest.mark.parametrize("first", [15, 0])
+def test_the_operation_that_made_the_first_infinity_is_named(first, tmp_path, capfd):
+    script = f"""
         model = network()
         optimizer = torch.optim.Adam(model.parameters())
         for step in range(30):
             optimizer.zero_grad()
-            torch.log(torch.sigmoid(model(torch.randn(16, 8))) * (step != 15)).mean().backward()
+            torch.log(torch.sigmoid(model(torch.randn(16, 8))) * (step != {first})).mean().backward()
             optimizer.step()
     """
     _, error = watched(capfd, written(tmp_path, script), options=["--trace-nonfinite"])
     printed = " ".join(error.split())
-    assert "In step 15, `log` in the loss made the first infinity (train.py:" in printed
+    assert f"In step {first}, `log` in the loss made the first infinity (train.py:" in printed
     assert "It began" not in printed  # in a later step, the first that was measured
 
 
@@ -410,6 +411,29 @@ def test_weights_that_are_updated_by_hand_are_measured_all_along(tmp_path, capfd
     assert found["findings"] == []
     assert len(measured) >= 10
     assert measured[-1]["step"] > 90
+
+
+def test_a_training_without_a_step_is_an_error_to_its_end(tmp_path, capfd):
+    script = """
+        for _ in range(60):
+            optimizer.zero_grad()
+            (model(inputs) - targets).square().mean().backward()
+    """
+    _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+    assert "SC304 error: no optimizer step" in error
+    assert [finding["rule"] for finding in verdict_of(tmp_path)[0]["findings"]] == ["SC304"]
+
+
+def test_an_error_in_the_first_pass_has_no_frames_of_the_watch_and_the_verdict_says_what_was_seen(tmp_path):
+    script = "nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(8, 1))(inputs)\n"
+    written(tmp_path, script)
+    code, _, error = processes.finished(["watch", "train.py"])
+    trace, verdict = error.split("\nsigmoid-core: Sequential, moved by no optimizer\n")
+    assert code == 1
+    assert "train.py" in trace
+    assert "functional.linear" in trace or "F.linear" in trace
+    assert "sigmoidcore" not in trace
+    assert "nothing was measured: no gradient came back to it before a step" in verdict
 
 
 def test_an_optimizer_of_another_model_is_named(tmp_path, capfd):

@@ -229,3 +229,82 @@ def test_linear_layers_in_a_row_are_a_note_once_they_fit_the_data(steps, severit
             functional.mse_loss(model(X), targets).backward()
             optimizer.step()
     assert [f.severity for f in monitor.diagnosis().findings if f.rule == "SC507"] == [severity]
+
+
+class Affine(torch.autograd.Function):
+    """A linear layer, as in PyTorch's page on extensions of autograd."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T + bias
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return gradient @ weight, gradient.T @ x, gradient.sum(0)
+
+
+class Hidden(nn.Linear):
+    """Hides its gradient from who listens to tensors."""
+
+    def forward(self, x):
+        return Affine.apply(x, self.weight, self.bias)
+
+
+def test_gradients_behind_a_custom_function_are_cleared():
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), Hidden(32, 4))
+    assert loud(looped(usual, model, every=1)) == []
+
+
+class Discrimination(nn.Module):
+    """Each item has a difficulty and a factor, which starts at 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.ability, self.difficulty, self.factor = nn.Embedding(32, 1), nn.Embedding(16, 1), nn.Embedding(16, 1)
+        nn.init.ones_(self.factor.weight)
+
+    def forward(self, people, items):
+        return self.factor(items) * (self.ability(people) - self.difficulty(items))
+
+
+def test_an_embedding_may_start_as_a_constant():
+    people, items = torch.arange(64) % 32, torch.arange(64) % 16
+    right = (torch.rand(64, 1) > 0.5).float()
+    loss = functional.binary_cross_entropy_with_logits
+    assert loud(sc.diagnose(Discrimination(), (people, items), right, loss)) == []
+
+
+def test_outputs_that_learn_an_offset_do_not_move_to_one_point():
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.SGD([model.bias], lr=300.0)
+    with sc.Monitor(model, every=5) as monitor:
+        for _ in range(100):
+            optimizer.zero_grad()
+            (1 + 0.01 * (model(X) / 9 - 1).square().mean()).backward()
+            optimizer.step()
+    assert monitor.measurements[-1].layers[0].spread < 0.2 * monitor.measurements[0].layers[0].spread
+    assert "SC203" not in loud(monitor.diagnosis())
+
+
+def test_a_last_batch_that_is_small_says_little_of_the_statistics():
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sc.Monitor(model, every=1) as monitor:
+        for rows in [*([torch.arange(64)] * 40), torch.arange(2)]:
+            usual(model, optimizer, 3 * X[rows], Y[rows])
+    worst = max(n.drift for n in monitor.measurements[-1].batch_norms)
+    assert worst > 1
+    assert loud(monitor.diagnosis()) == []
+
+
+def test_gradients_that_are_emptied_before_the_step_are_named_by_the_remedy():
+    def step(model, optimizer):
+        functional.cross_entropy(model(X), Y).backward()
+        optimizer.zero_grad()
+        optimizer.step()
+
+    diagnosis = looped(step, every=1)
+    (finding,) = (f for f in diagnosis.findings if f.rule == "SC301")
+    assert "not between it and `optimizer.step()`" in finding.remedy

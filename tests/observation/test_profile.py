@@ -197,8 +197,9 @@ def test_a_model_that_cannot_be_measured_is_an_error_that_says_why(model, messag
         (torch.zeros(()), r"inputs of shape \(\) hold no samples: give a batch of at least one"),
         *((X + torch.tensor([0, 0, v, 0, 0]), r"inputs hold 3 non-finite value\(s\) of 15: remove or impute")
           for v in (math.nan, math.inf, -math.inf)),
+        *((none, "got none: for a model without inputs, use a Monitor") for none in ((), [], {})),
         *((value, f"inputs must be a tensor, or a tuple or dict of tensors, got {kind}: convert it first")
-          for value, kind in (([[1.0, 2.0]], "list"), ("text", "str"), (3, "int"), (None, "NoneType"), ((), "tuple"))),
+          for value, kind in (([[1.0, 2.0]], "list"), ("text", "str"), (3, "int"), (None, "NoneType"))),
     ],
 )  # fmt: skip
 def test_inputs_that_are_not_a_batch_are_an_error_with_the_reason(inputs, message):

@@ -88,9 +88,9 @@ def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
         by = _("trained by {optimizers}", optimizers=_(" and ").join(verdict.optimizers))
     yield from ("", *wrapped(_("sigmoid-core: {name}, {by}", name=verdict.name, by=by), columns), "")
     if verdict.diagnosis is None:
-        ran = _("it ran beside other models")
-        if verdict.optimizers:
-            ran = _("no gradient came back to it before a step")
+        ran = _("no gradient came back to it before a step")
+        if verdict.beside:
+            ran = _("it ran beside other models")
         yield _("nothing was measured: {reason}", reason=ran)
         return
     yield from (*to_text(verdict.diagnosis, columns).splitlines(), "")

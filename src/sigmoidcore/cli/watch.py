@@ -11,7 +11,7 @@ from importlib.abc import InspectLoader
 from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SILENCE = ("ignore", None, Warning, None, 0)
 """No warnings of imports that the script did not ask for. `warnings.filterwarnings` would show earlier ones again."""
+_PACKAGE = Path(__file__).parent.parent
+WATCHING = (__file__, *(str(_PACKAGE / part) for part in ("diagnosis/measure", "observation/observer.py", "_torch")))
+"""Files and folders of the code that runs between the calls of a script and those of PyTorch."""
 TARGET = typer.Argument(metavar="SCRIPT", show_default=False, help="Your script, which is run; with -m, your module.")
 ARGUMENTS = typer.Argument(metavar="ARGUMENTS", show_default=False, help="Arguments of your script, as they are.")
 MODULE = typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")
@@ -167,6 +170,21 @@ class _Session:
         return failed
 
 
+def _of_the_script(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of what watches the script."""
+
+    def next_of(trace: TracebackType | None) -> TracebackType | None:
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(WATCHING):
+            trace = trace.tb_next
+        return trace
+
+    first = at = next_of(trace)
+    while at is not None:
+        at.tb_next = next_of(at.tb_next)
+        at = at.tb_next
+    return first
+
+
 def _watched(program: Callable[[], object], make: "Callable[[TextIO | None], Commentary]") -> int:
     """Run the program; afterwards Python ends as it would without a watch."""
     process = os.getpid()
@@ -181,9 +199,7 @@ def _watched(program: Callable[[], object], make: "Callable[[TextIO | None], Com
             if failed and error.code in (None, 0):
                 return 1
             raise
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
+        trace = _of_the_script(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         session.conclude(error)
         sys.excepthook = lambda *_: None  # it has been shown

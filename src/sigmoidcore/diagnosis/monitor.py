@@ -148,6 +148,8 @@ class Monitor:
     def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Measure a forward pass that has begun: for a hook before a module of the model that makes the Monitor."""
         self._probe.begin(module, args)
+        if self._tracer is not None:
+            self._tracer.begin(module, args)
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the measurements, in numbers, texts, lists and dicts only."""
@@ -318,7 +320,8 @@ class Monitor:
     def _record(self, *notes: str, unused: int = 0) -> None:
         step = self._step if self._stepped is None else self._stepped
         discarded = 0 if unused else self._probe.discarded
-        if unused and (self._step or self._probe.computed_weights or self._probe.parameters.changed):
+        by_others = self._optimizers.have_stepped or self._probe.computed_weights
+        if unused and (by_others or self._probe.parameters.changed):
             unused = 0  # these passes are for something else, or the weights are changed by hand
         scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
         measurement = self._probe.conclude(scale)
@@ -361,7 +364,7 @@ def _no_gradient() -> str:
     return _(
         "In {count} measured steps in a row, no gradient reached the model, so the Monitor measures nothing. "
         "It measures forward passes that run module by module and whose gradients come from backward(): not those "
-        "of TorchScript, transforms of torch.func, replayed CUDA graphs or a copy of the model. Give it the modules "
-        "that train",
+        "of TorchScript, transforms of torch.func, replayed CUDA graphs, a copy of the model, or layers that are "
+        "custom autograd functions. Give it the modules that train",
         count=PATIENCE,
     )

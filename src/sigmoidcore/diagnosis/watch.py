@@ -40,9 +40,10 @@ class Verdict:
     """The result for one model."""
 
     name: str  # class of the model, with a number if there are several of it
-    diagnosis: Diagnosis | None  # None: nothing was measured, or it only runs beside models that train
+    diagnosis: Diagnosis | None  # None: nothing was measured
     optimizers: tuple[str, ...]  # their classes; empty: no optimizer has moved the model
     past: tuple[tuple[int, Finding], ...]  # of earlier measurements, not in the last one, with their steps
+    beside: bool = False  # it runs beside models that train
 
 
 class Watch:
@@ -256,7 +257,7 @@ class _Model:
     def verdict(self) -> Verdict:
         """The result so far."""
         if self.beside:
-            return Verdict(self.name, None, (), ())
+            return Verdict(self.name, None, (), (), beside=True)
         diagnosis = self.monitor.diagnosis() if self.monitor.measurements else None
         findings = diagnosis.findings if diagnosis is not None else ()
         now = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}

@@ -220,9 +220,10 @@ def check_batch(inputs: Any) -> list[Tensor]:
     """The tensors of a batch; raises a ValueError if there is none, or an empty one."""
     tensors = floating_tensors(inputs, all_types=True)
     if not tensors:
-        raise ValueError(
-            f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
-        )
+        found = f"{type(inputs).__name__}: convert it first"
+        if isinstance(inputs, tuple | list | Mapping) and not inputs:
+            found = "none: for a model without inputs, use a Monitor"
+        raise ValueError(f"inputs must be a tensor, or a tuple or dict of tensors, got {found}")
     empty = next((t for t in tensors if t.numel() == 0), None)
     if empty is not None:
         raise ValueError(f"inputs of shape {tuple(empty.shape)} hold no samples: give a batch of at least one")

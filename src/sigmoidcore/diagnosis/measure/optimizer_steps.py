@@ -91,6 +91,7 @@ class ModelOptimizers:
         self._ever_with_state = 0
         self.stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # in the step that is measured
         self._moves: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool] = weakref.WeakKeyDictionary()
+        self.have_stepped = False
         self._stepped_once: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._counting: weakref.ref[torch.optim.Optimizer] | None = None
 
@@ -113,6 +114,7 @@ class ModelOptimizers:
 
     def count(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the step of this optimizer, one of the model's, counts."""
+        self.have_stepped = True
         if optimizer.state and optimizer not in self._with_state:
             self._with_state.add(optimizer)
             self._ever_with_state += 1

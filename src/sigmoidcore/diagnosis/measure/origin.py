@@ -118,5 +118,6 @@ def _line_of(stack: Sequence[str]) -> str | None:
         if file.startswith(LIBRARIES[1]) and not file.endswith(("origin.py", "operations.py")):
             return None
         if file and not file.startswith(LIBRARIES):
-            return f"{Path(file).name}:{place.split('line ')[1].split(',')[0]}, {code.strip().splitlines()[0]}"
+            line = place.split("line ")[1].split(",")[0]
+            return ", ".join([f"{Path(file).name}:{line}", *code.strip().splitlines()[:1]])  # the text may be unknown
     return None

@@ -1,5 +1,7 @@
 """Finds the step of a training whose gradients are not finite, and the operation that made the first such number."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -26,6 +28,10 @@ class Tracer:
         self._tries = 0
         self._tape = Tape(model)
         self._tape.attach()
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Record a forward pass that has begun."""
+        self._tape.begin(module, args)
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer is about to step."""

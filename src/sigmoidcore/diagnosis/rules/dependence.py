@@ -12,7 +12,8 @@ from sigmoidcore.diagnosis.wording import named, same_in
 
 SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, positions added along the sequence, "
-    "transpose instead of view, a softmax over the last dimension."
+    "transpose instead of view, a softmax over the last dimension. Nothing to do if the samples are the steps of one "
+    "sequence, or one set."
 )
 TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."

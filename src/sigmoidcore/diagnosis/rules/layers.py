@@ -223,7 +223,8 @@ def _running_statistics(steps: list[Measurement], norms: tuple[BatchNorm, ...]) 
             names=listed(names), verb=verb(names, "normalises", "normalise"),
         )  # fmt: skip
         return Found(names, 1.0, 2.0, text, severity=severity)
-    far = [n for n in norms if n.drift > LARGEST_DRIFT]
+    usual = max(n.samples for m in steps for n in m.batch_norms)
+    far = [n for n in norms if n.drift > LARGEST_DRIFT and 2 * n.samples >= usual]  # the last batch may be small
     if not far or (steps[-1].step or 0) < STEPS_TO_SETTLE:
         return None
     worst = max(far, key=lambda n: n.drift)

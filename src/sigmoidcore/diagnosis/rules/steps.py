@@ -229,7 +229,9 @@ def _uncleared(measurement: Measurement) -> tuple[str, ...]:
     """Names of the parameters whose gradients were not emptied, if they are most of those that move."""
     moving = [w for w in measurement.weights if w.update is not None]
     # Parameters that are added to a layer or multiply it may get their gradients before the first layer does.
-    of_layers = {name for layer in measurement.weighted for name in layer.weights}
-    judged = [w for w in moving if w.name in of_layers] or moving
-    most = 2 * sum(w.uncleared for w in judged) >= len(judged)
+    # What a custom function hides may, too.
+    weighted = list(measurement.weighted)
+    seen = {name for layer in weighted if layer.gradient is not None for name in layer.weights}
+    judged = [w for w in moving if w.name in seen or not weighted]
+    most = bool(judged) and 2 * sum(w.uncleared for w in judged) >= len(judged)
     return tuple(w.name for w in moving if w.uncleared) if most else ()

@@ -155,9 +155,11 @@ def collapse(evidence: Evidence) -> Found | None:
 
 def _drawn_together(evidence: Evidence) -> Found | None:
     """Outputs that a loss without targets draws to one point, and that learn nothing else."""
-    first = {layer.name: layer.spread or 0.0 for layer in evidence.measurements[0].layers}
+    first = {layer.name: layer for layer in evidence.measurements[0].layers if layer.spread and layer.rms > 0}
     ends = [evidence.layers[i] for i in evidence.sinks]
-    shares = {x.name: x.spread / first[x.name] for x in ends if x.spread is not None and first.get(x.name)}
+    pairs = [(x, first[x.name]) for x in ends if x.spread is not None and x.name in first]
+    # An offset that the outputs learn makes their spread smaller, too.
+    shares = {x.name: (x.spread or 0.0) / (a.spread or 1.0) * max(1.0, x.rms / a.rms) for x, a in pairs}
     if not shares or evidence.latest.comparisons or not stalled(evidence) or max(shares.values()) > SHRUNK_SPREAD:
         return None
     worst = min(shares, key=lambda name: shares[name])
@@ -380,10 +382,14 @@ def _own_module(layer: Layer) -> str:
 
 
 def _blank(evidence: Evidence) -> list[bool]:
-    """For each layer: whether its weights are 0, so that it returns its bias, or it is an activation of such."""
+    """For each layer: whether it starts as a constant, or is an activation of such a one.
+
+    The weights are 0, so that it returns its bias, or the rows of an embedding are all the same.
+    """
     found: list[bool] = []
     for layer in evidence.layers:
-        zero = any(is_zero(evidence.weights[name]) for name in layer.weights if name in evidence.weights)
+        own = [evidence.weights[name] for name in layer.weights if name in evidence.weights]
+        constant = any(is_zero(w) or (w.alike and "embedding" in layer.plain_kind) for w in own)
         behind = layer.role != "weights" and any(found[source] for source in layer.sources)
-        found.append(zero or behind)
+        found.append(constant or behind)
     return found

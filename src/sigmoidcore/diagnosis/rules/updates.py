@@ -23,13 +23,17 @@ from sigmoidcore.diagnosis.wording import listed, named, number, verb
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
 SLOWEST_UPDATE, LEAST_WAY, FADED_RATE = 3e-5, 0.1, 0.01
-VANISHED_RATE, VANISHED_SHARE = 1e-4, 3
+VANISHED_RATE, VANISHED_SHARE, FELT_RATE = 1e-4, 3, 1e-5
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
 
 _RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
 FASTER = f"Raise the learning rate, check the scheduler, and check that the optimizer has these parameters; {_RATES}"
+KEEP_GRADIENTS = (
+    "Call `optimizer.zero_grad()` before `loss.backward()`, not between it and `optimizer.step()`: with these rates "
+    "and gradients, a step changes something."
+)
 SLOWER = f"Lower the learning rate and warm it up; {_RATES}"
 
 
@@ -72,6 +76,8 @@ def too_small(evidence: Evidence) -> Found | None:
         text = _("No measured step changed these weights: {names} {verb} still.", **values)
         if len(found) == len(largest):
             text = _("No measured step changed any weight: {names} {verb} still.", **values)
+            if min(_largest_rates(evidence)) > FELT_RATE:
+                return Found(tuple(found), 0.0, ROUNDED_AWAY, text, KEEP_GRADIENTS)
     return Found(tuple(found), largest[found[0]], ROUNDED_AWAY, text)
 
 
