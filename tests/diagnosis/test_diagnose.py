@@ -30,7 +30,7 @@ Y = torch.arange(32) % 3
         ),
         (mlp(nn.Tanh), torch.empty(0, 6), ValueError, r"inputs of shape \(0, 6\) hold no samples"),
         (mlp(nn.Tanh), "text", ValueError, "got str"),
-        (mlp(nn.Tanh), (), ValueError, "got tuple"),
+        (mlp(nn.Tanh), (), ValueError, "got none: for a model without inputs"),
         (mlp(nn.Tanh), torch.randn(4, 7), RuntimeError, r"the inputs have the shape \(4, 7\) float32"),
         (mlp(nn.Tanh), {"x": X}, TypeError, r"inputs is a dict; give a tensor for forward\(inputs\)"),
         (nn.Bilinear(6, 6, 2), X, TypeError, r"inputs is a Tensor; give .* a tuple for forward\(\*inputs\)"),
