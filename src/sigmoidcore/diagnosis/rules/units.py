@@ -19,7 +19,7 @@ SATURATED_SHARE = 0.5
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
 COLLAPSED_SPREAD, EQUAL_SPREAD, SHRUNK_SPREAD = 3.5e-4, 1e-6, 0.4
 ALL_HEADS = 1.0
-CHOSEN_SPREAD, FEWEST_COLLAPSED = 0.05, 3
+CHOSEN_SPREAD, FEWEST_COLLAPSED, FEW_OUTPUTS = 0.05, 3, 4
 OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
 LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.01, 0.1, 0.3
 
@@ -128,9 +128,10 @@ def collapse(evidence: Evidence) -> Found | None:
     positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
     thresholds. If all inputs are identical, no layer is named. In a training whose loss reads no targets, such as that
     of triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
-    `SHRUNK_SPREAD` times the first. In a training, an embedding or a product that reads no other layer is named, too,
-    if what it returned differed between the samples by more than `CHOSEN_SPREAD` of its size at first, and is the same
-    for all in a quarter of the measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a codebook.
+    `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation, too). In a training, an embedding or a
+    product that reads no other layer is named, too, if what it returned differed between the samples by more than
+    `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the measurements, `FEWEST_COLLAPSED`
+    or more: the samples share one code of a codebook.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -158,8 +159,9 @@ def _drawn_together(evidence: Evidence) -> Found | None:
     first = {layer.name: layer for layer in evidence.measurements[0].layers if layer.spread and layer.rms > 0}
     ends = [evidence.layers[i] for i in evidence.sinks]
     pairs = [(x, first[x.name]) for x in ends if x.spread is not None and x.name in first]
-    # An offset that the outputs learn makes their spread smaller, too.
-    shares = {x.name: (x.spread or 0.0) / (a.spread or 1.0) * max(1.0, x.rms / a.rms) for x, a in pairs}
+    # An offset that a few outputs learn, as of a distribution, makes their spread smaller, too.
+    growths = {x.name: max(1.0, x.rms / a.rms) if math.prod(x.shape[1:]) <= FEW_OUTPUTS else 1.0 for x, a in pairs}
+    shares = {x.name: growths[x.name] * (x.spread or 0.0) / (a.spread or 1.0) for x, a in pairs}
     if not shares or evidence.latest.comparisons or not stalled(evidence) or max(shares.values()) > SHRUNK_SPREAD:
         return None
     worst = min(shares, key=lambda name: shares[name])
