@@ -56,8 +56,19 @@ def test_targets_have_to_be_within_the_outputs_of_the_last_activation(kind, low,
     assert rules(compared(of(low=low, high=high), kind=kind)) == expected
 
 
+class Shifted(nn.Module):
+    """A ReLU and an offset."""
+
+    def forward(self, x):
+        return torch.relu(x) - 2
+
+
 @pytest.mark.parametrize("loss", [functional.binary_cross_entropy, functional.mse_loss])
-@pytest.mark.parametrize(("before", "expected"), [(nn.ReLU(), ["SC603"]), (nn.Softplus(), ["SC603"]), (nn.Tanh(), [])])
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(nn.ReLU(), ["SC603"]), (nn.Softplus(), ["SC603"]), (nn.Tanh(), []), (Shifted(), [])],
+    ids=["ReLU", "Softplus", "Tanh", "shifted"],
+)
 def test_a_sigmoid_behind_a_relu_never_says_no(before, expected, loss):
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1), before, nn.Sigmoid())
     labels = (torch.arange(64) % 2).float()[:, None]

@@ -35,7 +35,7 @@ class Layer:
     role: Role  # see `Role`
     sources: tuple[int, ...] = ()  # positions of the layers that reach it directly; empty: it reads the model's inputs
     weights: tuple[str, ...] = ()  # names of its parameters
-    reads: int | None = None  # position of the layer that it reads, moved or reshaped at most, if both have weights
+    reads: int | None = None  # position of the layer that it reads, moved or reshaped at most, if both have one role
     gate: bool = False  # its result multiplies another signal (squeeze-excite, GLU)
     read_by: str = ""  # a softmax, log_softmax or logsumexp that reads its output, moved or reshaped at most
     in_loss: bool = False  # the loss reads its output, moved or reshaped at most

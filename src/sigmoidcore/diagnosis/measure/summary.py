@@ -307,7 +307,7 @@ def _layers(
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
-                reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,
+                reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
                 softmax_dim=_softmax_dim(call),
                 norm_gain=_norm_gain(call.place),
                 dtype=str(call.dtype).removeprefix("torch."),

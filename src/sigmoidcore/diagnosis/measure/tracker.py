@@ -191,7 +191,7 @@ class Tracker(TorchFunctionMode):
                 layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0])
                 layer.place_in_memory = _place_in_memory(outputs[0])
             layer.place = self._norm_place() if name == "tanh" else None
-            layer.reads = max((o.producer for o in origins), default=-1) if role == "weights" else -1
+            layer.reads = max((o.producer for o in origins), default=-1) if role != "attention" else -1
             if shapes and role != "activation":
                 self.swaps[layer.name] = shapes
             index = len(self.layers)

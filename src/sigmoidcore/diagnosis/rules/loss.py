@@ -367,11 +367,11 @@ def _missed(comparison: Comparison, low: float, high: float) -> bool:
 
 
 def _reach(evidence: Evidence, layer: Layer | None) -> tuple[float, float]:
-    """The same, behind the activation that the layer reads, if it reads one only."""
+    """Smallest and largest output of a layer, with that of the activation that a sigmoid reads unchanged."""
     low, high = _range(layer)
-    before = evidence.layers[layer.sources[0]] if layer is not None and len(layer.sources) == 1 else None
-    raised = layer is not None and layer.plain_kind == "sigmoid" and _range(before)[0] >= 0
-    return (0.5 if raised else low), high
+    if layer is None or layer.plain_kind != "sigmoid" or layer.reads is None:
+        return low, high
+    return (0.5 if _range(evidence.layers[layer.reads])[0] >= 0 else low), high
 
 
 def _range(layer: Layer | None) -> tuple[float, float]:
