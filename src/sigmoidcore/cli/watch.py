@@ -86,6 +86,8 @@ def _check_script(path: Path) -> None:
     if path.is_dir():
         raise InputError("{path} is a folder: give a script, or -m and the name of a module", path=path)
     if not path.is_file():
+        if path.suffix == ".py":
+            raise InputError("there is no script {path}", path=path)
         raise InputError("there is no script {path}; a module needs -m: sigmoid-core watch -m {path}", path=path)
     if path.suffix == ".ipynb":
         raise InputError("{path} is a notebook: sigmoid-core watch -m IPython {path}", path=path)

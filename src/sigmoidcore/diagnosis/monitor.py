@@ -271,9 +271,7 @@ class Monitor:
         count, alike = self._probe.skipped, self._scaler is not None or self._ranks.count == 1
         if self._probe.attached and count >= PATIENCE and alike:
             if self._all(self._probe.has_gradients):
-                note = _(
-                    "no optimizer used the gradients of {count} measured steps in a row; this is the last", count=count
-                )
+                note = _("no optimizer used the gradients of {count} passes in a row; this is the last", count=count)
                 self._record(note, unused=count)
         elif self._probe.attached:
             self._probe.forget()
