@@ -90,6 +90,7 @@ for _ in range(24):
     optimizer.zero_grad()
     wrapped(**batch)["loss"].backward()
     optimizer.step()
+dist.barrier()  # a process that ends while the other one sends aborts it
 dist.destroy_process_group()
 """
 
