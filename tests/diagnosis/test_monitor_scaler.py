@@ -71,7 +71,7 @@ def test_a_network_without_finite_gradients_is_measured_after_ten_skipped_steps(
     monitor = scaled(model, batch, [1.0] * 20, fused=fused, given=given, zero_first=zero_first)
     assert [m.step for m in monitor.measurements] == [0]
     measured = monitor.measurements[0]
-    assert any("the gradients of 10 measured steps in a row" in note for note in measured.notes)
+    assert any("the gradients of 10 passes in a row" in note for note in measured.notes)
     assert measured.samples == ROWS
     assert [layer.nonfinite > 0 for layer in measured.layers] == [False, False, True, True, True, True, True]
     assert measured.weights[2].nonfinite == 1
@@ -82,7 +82,7 @@ def test_a_network_without_finite_gradients_is_measured_after_ten_skipped_steps(
 def test_a_network_that_becomes_nan_between_two_measured_steps_is_measured(model, batch):
     monitor = scaled(model, batch, [1.0] * 5 + [math.nan] * 15, every=100)
     assert [m.step for m in monitor.measurements] == [0, 5]
-    assert any("the gradients of 10 measured steps in a row" in note for note in monitor.measurements[1].notes)
+    assert any("the gradients of 10 passes in a row" in note for note in monitor.measurements[1].notes)
     assert all(w.nonfinite_gradient > 0 for w in monitor.measurements[1].weights)
 
 
