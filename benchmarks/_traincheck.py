@@ -1,10 +1,11 @@
 """TrainCheck (`pip install traincheck`), asked about a program by its four commands, as its documentation says.
 
 Its invariants are inferred from healthy runs of the same code: the repaired program. TrainCheck rewrites the source of
-a script, and follows a model where the script assigns it. So each program becomes a script of its own: what its file
-defines, without what it does not need, and the usual loop around it, with the stages annotated as in the example of
-TrainCheck. The script ends with the training, which is what the other tools see: one evaluation under `no_grad` makes
-TrainCheck infer that layers "consistently return tensors with grad_fn=None", which healthy trainings violate.
+a script, and finds a model by the variable that the script assigns it to. So each program becomes a script of its own:
+what its file defines, without what it does not need, and the usual loop around it, with the stages annotated as in the
+example of TrainCheck. The script ends with the training, which is what the other tools see: one evaluation under
+`no_grad` makes TrainCheck infer that layers "consistently return tensors with grad_fn=None", which healthy trainings
+violate.
 """
 
 import ast
@@ -60,8 +61,8 @@ class Violated:
     Attributes:
         relation: the kind of invariant, as TrainCheck calls it.
         text: what it says.
-        apis: full names of the functions that it is about.
-        changes: attributes of parameters or of tensors that it is about.
+        apis: full names of its functions.
+        changes: its attributes of parameters or of tensors.
         time: when it was seen first.
     """
 

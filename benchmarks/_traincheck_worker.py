@@ -1,4 +1,4 @@
-"""Runs what it reads, one command a line, each in a process of its own that has imported PyTorch already.
+"""Runs commands, one on each line of its input, in processes of their own that have imported PyTorch already.
 
 A command of TrainCheck, and each script that it has rewritten, imports PyTorch, pandas and numba again: a half of the
 time of a small program. `torch._dynamo`, which PyTorch imports for the first optimizer, is imported before, too: else

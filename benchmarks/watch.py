@@ -66,7 +66,7 @@ class Program:
         script: in this folder; it runs in its own folder.
         options: for a training of few steps.
         data: writes the data that it reads into the folder of the script.
-        longer: options for about 1,000 steps, for `watch_overhead.py`.
+        longer: options for 200 to 1,500 steps, for `watch_overhead.py`.
     """
 
     name: str

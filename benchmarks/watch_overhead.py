@@ -1,6 +1,6 @@
 """What `sigmoid-core watch` costs: the time of a whole training under it over that without.
 
-Four of the scripts of `watch.py`, with options for about 1,000 steps, run by `_step_clock.py` with and without `watch`,
+The scripts of `watch.py`, with options for 200 to 1,500 steps, run by `_step_clock.py` with and without `watch`,
 in pairs. The clock starts with the first step and stops with the last, so imports, data and the construction of the
 model are not in it; the measurements of the first steps are. `overhead` compares wall times, `processor` processor
 times; each is the median of the pairs. Run it on a machine that does nothing else. The goal, 1.03, is for steps of 5 ms

@@ -491,7 +491,7 @@ def test_gradients_under_a_scaler_are_unscaled(tmp_path, capfd):
     [
         (["."], "is a folder: give a script"),
         (["train"], "there is no script train; a module needs -m"),
-        (["absent.py"], "there is no script absent.py\n"),
+        (["absent.py"], ": check its name\n"),
         (["book.ipynb"], "is a notebook: sigmoid-core watch -m IPython book.ipynb"),
         (["--json", "-", "train.py"], "--json - would mix with the output of the script"),
         (["--every", "0", "train.py"], "Invalid value for '--every'"),

@@ -297,14 +297,3 @@ def test_a_last_batch_that_is_small_says_little_of_the_statistics():
     worst = max(n.drift for n in monitor.measurements[-1].batch_norms)
     assert worst > 1
     assert loud(monitor.diagnosis()) == []
-
-
-def test_gradients_that_are_emptied_before_the_step_are_named_by_the_remedy():
-    def step(model, optimizer):
-        functional.cross_entropy(model(X), Y).backward()
-        optimizer.zero_grad()
-        optimizer.step()
-
-    diagnosis = looped(step, every=1)
-    (finding,) = (f for f in diagnosis.findings if f.rule == "SC301")
-    assert "not between it and `optimizer.step()`" in finding.remedy

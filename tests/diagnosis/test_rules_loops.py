@@ -93,3 +93,15 @@ def test_a_state_that_is_cut_between_the_steps(cut, expected):
             return self.head(state)
 
     assert loud(sc.diagnose(Steps(), (X,), Y, functional.cross_entropy)) == expected
+
+
+def test_gradients_that_are_emptied_before_the_step_are_named_by_the_remedy():
+    model = nn.Linear(64, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(6):
+            functional.cross_entropy(model(X), Y).backward()
+            optimizer.zero_grad()
+            optimizer.step()
+    (finding,) = (f for f in monitor.diagnosis().findings if f.rule == "SC301")
+    assert "not between it and `optimizer.step()`" in finding.remedy

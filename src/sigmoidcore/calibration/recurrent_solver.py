@@ -160,8 +160,8 @@ def solve(
 ) -> Found:
     """Slopes and shifts for which the gradient is level through time; changes nothing.
 
-    Without a saturation level, it keeps the present slopes if their tilt or their spread is no larger. If no multiplier
-    between 1e-6 and 100 makes the tilt 0, the tilt of the result is not 0.
+    Without a saturation level, the present slopes stay unless the new ones have both a smaller tilt and a smaller
+    spread. If no multiplier between 1e-6 and 100 makes the tilt 0, the tilt of the result is not 0.
 
     Source:
         Time constants of gates: Tallec, Ollivier (2018), arXiv 1804.11188, who draw them at random. Gated networks at

@@ -87,7 +87,7 @@ def _check_script(path: Path) -> None:
         raise InputError("{path} is a folder: give a script, or -m and the name of a module", path=path)
     if not path.is_file():
         if path.suffix == ".py":
-            raise InputError("there is no script {path}", path=path)
+            raise InputError("there is no script {path} in {folder}: check its name", path=path, folder=Path.cwd())
         raise InputError("there is no script {path}; a module needs -m: sigmoid-core watch -m {path}", path=path)
     if path.suffix == ".ipynb":
         raise InputError("{path} is a notebook: sigmoid-core watch -m IPython {path}", path=path)

@@ -38,12 +38,13 @@ DIFFERENCES = frozenset({"sub", "subtract", "rsub"})
 """Functions by which a loss that is written by hand compares outputs with targets."""
 MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
 SQUARES = MULTIPLICATIONS | {"square", "pow"}
+"""Functions that may square a difference."""
 ADDITIONS = frozenset({"add", "radd", "iadd"})
 OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""
 SOFTMAXES = frozenset({"softmax", "log_softmax", "logsumexp"})
 NORMS = frozenset(f"{of}_norm" for of in ("layer", "rms", "batch", "group", "instance"))
-LEAVES = frozenset({"numpy", "array", "tolist", "item"})
+TAKEN_OUT = frozenset({"numpy", "array", "tolist", "item"})
 """Functions that take numbers out of PyTorch."""
 CLAMPS = frozenset({"clamp", "clip"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}

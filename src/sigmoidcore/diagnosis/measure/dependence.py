@@ -158,7 +158,7 @@ def _judged(outputs: _Outputs) -> Dependence:
     ends = (slice(1), slice(1, length)), (slice(length - 1, length), slice(length - 1))  # a causal one looks back only
     return Dependence(
         mixed,
-        positions=any(changed(*end) for end in ends) if mixed and places is not None else None,
+        positions=changed(*ends[0]) or changed(*ends[1]) if mixed and places is not None else None,
         ordered=None if reordered is None else not _equal(reordered, expected, SAME_SUM),
         scalars=sequences.dim() == 2 and sequences.is_floating_point(),
         later=later,

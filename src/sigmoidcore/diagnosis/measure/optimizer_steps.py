@@ -91,7 +91,7 @@ class ModelOptimizers:
         self._ever_with_state = 0
         self.stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # in the step that is measured
         self._moves: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool] = weakref.WeakKeyDictionary()
-        self.have_stepped = False
+        self.have_stepped = False  # whether any of them has
         self._stepped_once: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._counting: weakref.ref[torch.optim.Optimizer] | None = None
 

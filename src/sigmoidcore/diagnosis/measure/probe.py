@@ -239,7 +239,7 @@ class Probe(Observer):
         modules = dict(self.model.named_modules())
         self.watch(modules)
         self._unseen = unseen(modules)
-        # Those that torch.func.functional_call puts in their place may be computed: they have no `.grad`.
+        # torch.func.functional_call may put computed tensors in their place, which have no `.grad`.
         found = dict(self.model.named_parameters())
         parameters = {name: p for name, p in found.items() if p.is_leaf}
         self.computed_weights |= len(parameters) < len(found)

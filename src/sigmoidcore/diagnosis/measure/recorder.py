@@ -170,14 +170,14 @@ class Recorder(Tracker):
             reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
             self.terms.append(TermCall.of(name, reads, args, kwargs, value, self._living_inputs))
 
-    def take_difference(self, name: str, args: tuple[Any, ...], value: Any) -> None:
-        """Note a term of a loss that is written by hand: a difference of outputs and targets, and its square."""
-        if not isinstance(value, Tensor) or not value.requires_grad or statistics.unmeasured(value):
-            return
-        pair = self.loss_calls.difference(name, args, {}, self._origin) if name in calls.DIFFERENCES else None
-        if pair is not None and pair[2].shape == pair[3].shape:
-            self._differences.note(name, pair[1], pair[2:4], value, self._living_inputs)
-        elif pair is None and args and (term := self._differences.squared(name, args)):
+    def take_difference(self, name: str, reads: int, outputs: Tensor, targets: Tensor, difference: Tensor) -> None:
+        """Note a difference, which may become a term of a loss that is written by hand."""
+        if difference.requires_grad and outputs.shape == targets.shape and not statistics.unmeasured(difference):
+            self._differences.note(name, reads, (outputs, targets), difference, self._living_inputs)
+
+    def take_square(self, name: str, args: tuple[Any, ...]) -> None:
+        """Note a term of the loss: the square of such a difference."""
+        if args and (term := self._differences.squared(name, args)):
             self.terms.append(term)
 
     @property

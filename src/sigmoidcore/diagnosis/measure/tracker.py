@@ -92,8 +92,11 @@ class Tracker(TorchFunctionMode):
     def take_term(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
         """A loss function has run."""
 
-    def take_difference(self, name: str, args: tuple[Any, ...], value: Any) -> None:
-        """The loss has computed a difference or a square."""
+    def take_difference(self, name: str, reads: int, outputs: Tensor, targets: Tensor, difference: Tensor) -> None:
+        """The loss has subtracted targets from outputs of a layer, or the other way round."""
+
+    def take_square(self, name: str, args: tuple[Any, ...]) -> None:
+        """The loss has called a function that may square a difference."""
 
     def take_loss(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
@@ -128,14 +131,14 @@ class Tracker(TorchFunctionMode):
             self._follow(name, args, kwargs, result)
             if self.ended and name in calls.LOSSES:
                 self.take_term(name, args, kwargs, result)
-            elif self.ended and name in calls.DIFFERENCES | calls.SQUARES:
-                self.take_difference(name, args, result)
-        elif name in calls.LEAVES or name == "setitem":
-            sources = sources_of([self._origin(t) for t in tensors(args)])
-            self.linear &= self.ended or name == "setitem" or not sources  # anything may be computed with them
-            if sources and name == "setitem":
-                target = self._origin(args[0])
+            elif self.ended and name in calls.SQUARES:
+                self.take_square(name, args)
+        elif name == "setitem":
+            target, sources = self._origin(args[0]), sources_of([self._origin(t) for t in tensors(args)])
+            if sources:
                 self._set_all([args[0]], Origin(sources, target.weights, -1, target.dim))
+        elif name in calls.TAKEN_OUT:  # anything may be computed with these numbers
+            self.linear &= self.ended or not sources_of([self._origin(t) for t in tensors(args)])
         return result
 
     def continues(self, values: Any, name: str) -> bool:
@@ -183,7 +186,7 @@ class Tracker(TorchFunctionMode):
         shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in calls.SOFTMAXES and origins[0].producer >= 0:
             self._read_by_softmax(name, origins[0], calls.softmax_dim(args, kwargs, outputs[0]), outputs[0])
-        self._mark(name, args, kwargs, origins)
+        self._mark(name, args, kwargs, origins, outputs[0])
         keeps_producer = self._scales_core(name, args, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
@@ -234,7 +237,9 @@ class Tracker(TorchFunctionMode):
             return None if constant and name in calls.PRODUCTS else "weights"
         return "activation" if (name in ACTIVATIONS or name == "softmax") and not constant else None
 
-    def _mark(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> None:
+    def _mark(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin], output: Tensor
+    ) -> None:
         """Note what a function tells of the layers that it reads."""
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         compared = None
@@ -256,6 +261,8 @@ class Tracker(TorchFunctionMode):
             compared = self.loss_calls.product_or_sum(name, args, self._origin)
         if compared is not None:
             self.compare(*compared)
+            if name in calls.DIFFERENCES:
+                self.take_difference(*compared[:4], output)
         if self.ended and name in calls.CLAMPS and produced[0] and calls.clamps_probabilities(args, kwargs):
             self.normalised[produced[0].name] = "clamp"
         if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate

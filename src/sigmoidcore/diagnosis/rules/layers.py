@@ -67,16 +67,16 @@ def frozen(evidence: Evidence) -> Found | None:
 def no_activation(evidence: Evidence) -> Found | None:
     """Two linear layers in a row are one linear layer.
 
-    A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most),
-    nothing else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a
-    narrow one is a factorisation (LoRA, the code of an autoencoder), as is one without a bias that is narrower than its
-    inputs (the tail of an adaptive softmax). Convolutions are judged in the same way if all
-    channels read all, and both are wider than 1 in the same direction: two that share the work (one by one,
-    depthwise, rows and columns) are meant to be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without
-    any activation is linear on purpose: a note. If no layer before the last has an activation, and the network does
-    nothing else that is not linear, the first layer of at least as many outputs as the last is named. A softmax
-    over `FEWEST_SHARES` features or more that reads one layer, and that layers read, is a note, and a warning if
-    nothing is learned (see SC302): its outputs add up to 1, and most are near 0.
+    A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
+    else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
+    is a factorisation (LoRA, the code of an autoencoder), as is one without a bias that is narrower than its inputs
+    (the tail of an adaptive softmax). Convolutions are judged in the same way if all channels read all, and both are
+    wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns) are meant to
+    be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear on purpose: a note. If
+    no layer before the last has an activation, and the network does nothing else that is not linear, the first layer of
+    at least as many outputs as the last is named. A softmax over `FEWEST_SHARES` features or more that reads one layer,
+    and that layers read, is a note, and a warning if nothing is learned (see SC302): its outputs add up to 1, and most
+    are near 0.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
     """

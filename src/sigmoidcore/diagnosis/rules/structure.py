@@ -60,7 +60,7 @@ def no_gradient(evidence: Evidence) -> Found | None:
     trainable = [w for w in evidence.latest.weights if w.trains]
     start = {w.name: w.size for w in evidence.measurements[0].weights}
     moved = {w.name for w in trainable if abs(start.get(w.name, w.size) - w.size) > 0}  # by steps that are not measured
-    missing = [w.name for w in trainable if w.name not in reached | moved]
+    missing = [w.name for w in trainable if w.name not in reached and w.name not in moved]
     copies = copies_of_trained(evidence, missing) if any(evidence.live) else set()
     if copies and len(copies) == len(missing):
         text = _("No gradient reaches {names}, a copy of parameters that have one.", names=listed(missing))

@@ -246,12 +246,12 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
 
     The rule applies if the root mean square of the inputs is above `LARGE_INPUTS`, and that of the outputs of the first
     layers and of those that follow them above `LARGE_OUTPUTS`, unless an activation in between is saturated or has a
-    mean relative slope below `LOW_SLOPE`; or if it is
-    above 0 and below `SMALL_INPUTS`, and the outputs of the first layers differ between the samples by less than
-    `DROWNED_SPREAD` of their size, and by less than the inputs do. A normalisation at the start, as a layer or by hand,
-    keeps it silent. Large inputs are a note if no activation, the last one included, is of the sigmoid family (a ReLU
-    passes any scale on), unless the first outputs are ten times as large as the targets of a regression. The note is a
-    warning, too, if nothing is learned (see SC302). Batches of `FEWEST_ROWS` samples or more are judged.
+    mean relative slope below `LOW_SLOPE`; or if it is above 0 and below `SMALL_INPUTS`, and the outputs of the first
+    layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than the inputs do. A
+    normalisation at the start, as a layer or by hand, keeps it silent. Large inputs are a note if no activation, the
+    last one included, is of the sigmoid family (a ReLU passes any scale on), unless the first outputs are ten times as
+    large as the targets of a regression. The note is a warning, too, if nothing is learned (see SC302). Batches of
+    `FEWEST_ROWS` samples or more are judged.
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
@@ -260,8 +260,7 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     if evidence.latest.samples < FEWEST_ROWS or size is None or spread is None or not 0 < size < math.inf:
         return None
     starts = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and not x.sources]
-    calls = {evidence.layers[i].weights or i: i for i in reversed(starts)}  # the first of each weight
-    first = [i for i in starts if i in calls.values()]
+    first = sorted({evidence.layers[i].weights or i: i for i in reversed(starts)}.values())  # calls of each weight
     squashed = {a for i in first for a in evidence.consumers[i] if _is_flat(evidence.layers[a])}
     second = {c for i in first for c in evidence.next_live(i)} - {c for a in squashed for c in evidence.next_live(a)}
     reached = [evidence.layers[i].rms for i in (*first, *second)]
