@@ -411,6 +411,14 @@ model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
 targets = (torch.arange(128) < 8).long()
 loss_fn = nn.CrossEntropyLoss(weight=targets.bincount() / 128)
 """,
+    "SC611": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+targets = torch.randint(2, (128,))
+
+
+def loss_fn(outputs, targets):
+    return -nn.functional.cross_entropy(outputs, targets)
+""",
 }
 """Code that builds a network, or a `diagnosis`, that the rule names."""
 

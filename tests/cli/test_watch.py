@@ -446,18 +446,70 @@ def test_an_optimizer_of_another_model_is_named(tmp_path, capfd):
     assert "sigmoid-core: Sequential, moved by no optimizer" in error
 
 
-def test_a_model_that_runs_beside_the_trained_one_is_not_measured_for_long(tmp_path, capfd):
-    script = """
-        class Teacher(nn.Sequential):
+@pytest.mark.parametrize(
+    ("detached", "reason"),
+    [
+        (".detach()", "it ran beside other models"),
+        ("", "gradients reach it, but no optimizer that made a step has"),
+    ],
+    ids=["a teacher", "forgotten"],
+)
+def test_a_model_that_runs_beside_the_trained_one_is_not_measured_for_long(tmp_path, capfd, detached, reason):
+    script = f"""
+        class Other(nn.Sequential):
             pass
-        teacher = Teacher(nn.Linear(8, 1))
+        other = Other(nn.Linear(8, 1))
         for _ in range(18):
             optimizer.zero_grad()
-            (model(inputs) - teacher(inputs)).square().mean().backward()
+            (model(inputs) - other(inputs){detached}).square().mean().backward()
             optimizer.step()
     """
     _, error = watched(capfd, written(tmp_path, script))
-    assert "sigmoid-core: Teacher, moved by no optimizer\n\nnothing was measured: it ran beside other models" in error
+    assert f"sigmoid-core: Other, moved by no optimizer\n\nnothing was measured: {reason}" in error
+
+
+def test_models_whose_optimizers_have_the_parameters_of_the_first_are_named(tmp_path, capfd):
+    script = """
+        models = [network() for _ in range(3)]
+        optimizers = [torch.optim.SGD(models[0].parameters(), lr=0.1) for _ in models]
+        for _ in range(2):
+            for each, optimizer in zip(models, optimizers):
+                train(each, optimizer, 12)
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    nothing, first = error.split("sigmoid-core: Sequential, trained by SGD")
+    assert nothing.strip().startswith("sigmoid-core: Sequential 2, moved by no optimizer")
+    assert "no optimizer that made a step has\n  its parameters\nthe same result: Sequential 3" in nothing
+    assert "no layers" not in first
+
+
+def test_folds_with_one_result_are_reported_once(tmp_path, capfd):
+    script = """
+        for _ in range(3):
+            model = network(12, nn.Sigmoid)
+            train(model, torch.optim.SGD(model.parameters(), lr=0.1), 12)
+    """
+    _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+    said = " ".join(error.split())
+    assert "sigmoid-core: Sequential 2, step 0: SC101 error: vanishing gradient, as in Sequential " in said
+    assert error.count("Only ") == 2  # when it appeared, and in the verdict
+    assert "the same result: Sequential 2, Sequential 3" in error
+    assert len(list(tmp_path.glob("found*.json"))) == 3
+
+
+def test_a_model_that_is_made_for_each_step_is_named_and_costs_little(tmp_path, capfd):
+    script = """
+        for _ in range(40):
+            model = network()
+            train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
+        last = nn.Linear(8, 1)
+        train(last, torch.optim.SGD(last.parameters(), lr=0.1))
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "more models of the class Sequential, after 8 that took few steps" in " ".join(error.split())
+    assert "Sequential 10" not in error
+    assert "belong to no module" not in error
+    assert "sigmoid-core: Linear, trained by SGD" in error
 
 
 def test_an_unreachable_scaler_does_not_count(tmp_path, capfd):
@@ -509,7 +561,8 @@ def test_a_wrong_command_is_refused_before_anything_runs(refused, arguments, tex
 def test_a_module_that_does_not_exist_ends_as_in_python(tmp_path):
     code, output, error = processes.finished(["watch", "-m", "no.such_module"])
     assert (code, output) == (1, "")
-    assert "sigmoid-core: there is no module no.such_module that can run" in error
+    assert error.startswith("sigmoid-core: there is no module no.such_module that can run")
+    assert error.count("sigmoid-core") == 1
 
 
 def test_a_closed_standard_error_does_not_end_the_script(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""SC309, SC609, SC610: the terms of a loss, the weights of its classes and the gradient of its targets."""
+"""SC309, SC609 to SC611: the terms of a loss, their signs, the weights of classes and the gradient of targets."""
 
 import pytest
 import torch
@@ -116,3 +116,54 @@ def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected, 
             (error(model(X), X) + factor * penalty).backward()
             optimizer.step()
     assert [rule for rule in loud(monitor.diagnosis()) if rule != "SC507"] == expected
+
+
+SQUARED = nn.MSELoss()
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "expected"),
+    [
+        (lambda y, x: -SQUARED(y, x), ["SC611"]),
+        (lambda y, x: -0.5 * ((y - x) ** 2).mean(), ["SC611"]),
+        (SQUARED, []),
+        (lambda y, x: 1 - SQUARED(y, x), []),
+        (lambda y, x: y.abs().mean() - SQUARED(y, x), []),
+        (lambda y, x: -functional.cosine_similarity(y, x).mean(), []),
+    ],
+    ids=["function", "by hand", "positive", "one minus", "a term of two", "similarity"],
+)
+def test_a_loss_that_is_maximised(loss_fn, expected):
+    targets = torch.tanh(X.roll(1, 0))
+    assert loud(sc.diagnose(mlp(64), (X,), targets, loss_fn)) == expected
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [((-1.0,), ["SC611"]), ((-1.0, -0.5), []), ((-1.0, 1.0), [])],
+    ids=["always", "returns", "in turn"],
+)
+def test_a_sign_that_stays_while_the_loss_grows(factors, expected):
+    model, labels = mlp(10), X[:, :10].argmax(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    with sc.Monitor(model, every=1) as monitor:
+        for i in range(12):
+            optimizer.zero_grad()
+            (factors[i % len(factors)] * functional.cross_entropy(model(X), labels)).backward()
+            optimizer.step()
+    assert loud(monitor.diagnosis()) == expected
+
+
+def test_a_loss_that_an_adversary_keeps_level_is_no_mistake():
+    model, labels = mlp(10), X[:, :10].argmax(1)
+    adversary = torch.optim.SGD(model[2].parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=1e-3)
+    with sc.Monitor(model[0], every=1) as monitor:
+        for _ in range(12):
+            adversary.zero_grad()
+            functional.cross_entropy(model(X), labels).backward()
+            adversary.step()
+            optimizer.zero_grad()
+            (-functional.cross_entropy(model(X), labels)).backward()
+            optimizer.step()
+    assert "SC611" not in loud(monitor.diagnosis())

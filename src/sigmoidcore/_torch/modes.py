@@ -67,6 +67,20 @@ def _enter_again(modes: list[TorchFunctionMode]) -> None:
         _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
+def unfollowed(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function, with its calls hidden from every `TorchFunctionMode`: what measures is not what is measured.
+
+    No public context manager hides calls from all of them.
+    """
+
+    @wraps(function)
+    def hidden(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
+
+    return hidden
+
+
 def hidden_from_modes(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """The function, with its calls hidden from every `TorchDispatchMode`. No public context manager hides calls.
 

@@ -1,6 +1,6 @@
 """What `sigmoid-core watch` says about the models of a script. It imports PyTorch, as the script has by then."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -9,8 +9,8 @@ from sigmoidcore._language.errors import InputError
 from sigmoidcore._language.terminal import printable, say, width, wrapped
 from sigmoidcore.cli.conditions import fails
 from sigmoidcore.diagnosis.findings import Finding
-from sigmoidcore.diagnosis.report.text import finding_lines, to_text
-from sigmoidcore.diagnosis.watch import Verdict, Watch
+from sigmoidcore.diagnosis.report.text import finding_lines, title, to_text
+from sigmoidcore.diagnosis.watch import Verdict, Watch, kind_of
 from sigmoidcore.training.use import check_output
 
 
@@ -33,6 +33,7 @@ class Commentary:
         self._stream = stream
         self._html, self._json = html, json
         self._fail_on = fail_on
+        self._said: dict[tuple[str, str], str] = {}  # the first model of a class with a rule
         self._watch = Watch(self._finding, every, trace_nonfinite=trace_nonfinite)
 
     @property
@@ -48,16 +49,27 @@ class Commentary:
         if self._stream is None:
             return failed
         columns = width(self._stream)
+        groups: dict[Hashable, list[Verdict]] = {}
         for verdict in verdicts:
-            say(self._stream, *_lines(verdict, columns))
+            groups.setdefault(_result(verdict), []).append(verdict)
+        for first, *others in groups.values():
+            say(self._stream, *_lines(first, columns))
+            if others:
+                same = _("the same result: {names}", names=_(", ").join(verdict.name for verdict in others))
+                say(self._stream, *wrapped(same, columns, "", "  "))
         for problem in self._watch.problems:
             say(self._stream, *wrapped(_("not watched: {problem}", problem=problem), columns, "", "  "))
         return not self._write(verdicts) or failed
 
     def _finding(self, name: str, step: int, finding: Finding) -> None:
         columns = width(self._stream)
-        head = wrapped(_("sigmoid-core: {name}, step {step:,}", name=name, step=step), columns)
-        say(self._stream, *head, *finding_lines(finding, columns))
+        head = _("sigmoid-core: {name}, step {step:,}", name=name, step=step)
+        other = self._said.setdefault((kind_of(name), finding.rule), name)
+        if other != name:
+            again = _("{head}: {finding}, as in {other}", head=head, finding=title(finding), other=other)
+            say(self._stream, *wrapped(again, columns, "", "  "))
+        else:
+            say(self._stream, *wrapped(head, columns), *finding_lines(finding, columns))
 
     def _write(self, verdicts: Sequence[Verdict]) -> bool:
         """Write the worst diagnosis, and those of other models beside it; returns whether that succeeded."""
@@ -89,13 +101,23 @@ def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
     yield from ("", *wrapped(_("sigmoid-core: {name}, {by}", name=verdict.name, by=by), columns), "")
     if verdict.diagnosis is None:
         ran = _("no gradient came back to it before a step")
-        if verdict.beside:
+        if verdict.unmoved:
+            ran = _("gradients reach it, but no optimizer that made a step has its parameters")
+        elif verdict.beside:
             ran = _("it ran beside other models")
-        yield _("nothing was measured: {reason}", reason=ran)
+        yield from wrapped(_("nothing was measured: {reason}", reason=ran), columns, "", "  ")
         return
     yield from (*to_text(verdict.diagnosis, columns).splitlines(), "")
     for line in _past(verdict):
         yield from wrapped(line, columns, "", "  ")
+
+
+def _result(verdict: Verdict) -> Hashable:
+    """What two models of a class must share, so that the result of one is enough to read."""
+    found = verdict.diagnosis.findings if verdict.diagnosis is not None else None
+    rules = None if found is None else frozenset((finding.rule, finding.severity) for finding in found)
+    past = frozenset(finding.rule for _step, finding in verdict.past)
+    return kind_of(verdict.name), verdict.optimizers, verdict.beside, verdict.unmoved, rules, past
 
 
 def _past(verdict: Verdict) -> list[str]:

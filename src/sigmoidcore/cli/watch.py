@@ -114,7 +114,7 @@ def _run_module(name: str) -> None:
     code = spec.loader.get_code(spec.name) if spec is not None and isinstance(spec.loader, InspectLoader) else None
     if spec is None or code is None:
         place = {"name": name, "folder": os.getcwd()}
-        sys.exit(_("sigmoid-core: there is no module {name} that can run, in {folder} or installed", **place))
+        raise _Missing(_("sigmoid-core: there is no module {name} that can run, in {folder} or installed", **place))
     sys.argv[0] = spec.origin or name
     _execute(
         code,
@@ -130,8 +130,14 @@ def _execute(code: CodeType, **attributes: object) -> None:
     """Run code in a new module `__main__`, to which its classes belong when they are pickled."""
     main = ModuleType("__main__")
     vars(main).update(attributes, __builtins__=builtins)
+    if sys.version_info < (3, 14):
+        vars(main).setdefault("__annotations__", {})
     sys.modules["__main__"] = main
     exec(code, vars(main))
+
+
+class _Missing(SystemExit):
+    """There is no module that could run."""
 
 
 class _Session:
@@ -161,6 +167,8 @@ class _Session:
     def conclude(self, error: BaseException | None = None) -> bool:
         """Say the verdict, write the files, and return whether `--fail-on` fails."""
         self._first.remove()
+        if isinstance(error, _Missing):
+            return False
         failed = self._commentary is not None and self._commentary.conclude(error)
         if self._commentary is None or not self._commentary.models:
             say(
@@ -197,7 +205,7 @@ def _watched(program: Callable[[], object], make: "Callable[[TextIO | None], Com
         if os.getpid() != process:  # forked by the script
             raise
         if isinstance(error, SystemExit):
-            failed = session.conclude()
+            failed = session.conclude(error if isinstance(error, _Missing) else None)
             if failed and error.code in (None, 0):
                 return 1
             raise

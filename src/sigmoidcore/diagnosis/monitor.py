@@ -285,7 +285,8 @@ class Monitor:
         """
         if not self._all(self._probe.has_gradients):
             self._without_gradient += 1
-            if self._without_gradient == PATIENCE:
+            runs = self._probe.passes > 0 or not self._history.measurements
+            if self._without_gradient == PATIENCE and runs:
                 warn(_no_gradient())
                 if not self._probe.parameters.has_gradients and self._ranks.count == 1:
                     self._probe.parameters.read_gradients()

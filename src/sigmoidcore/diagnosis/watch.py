@@ -33,6 +33,10 @@ PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 MOST = 16
 """Models that are monitored at a time."""
+BRIEF, OFTEN = 11, 8
+"""A class is not watched any more after so many models of it that took so many steps at most."""
+WRAPPED = (["module"], ["_orig_mod"], ["_forward_module"])
+"""Names of the only child of a wrapper: of `DistributedDataParallel`, `torch.compile` and Lightning Fabric."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Verdict:
     optimizers: tuple[str, ...]  # their classes; empty: no optimizer has moved the model
     past: tuple[tuple[int, Finding], ...]  # of earlier measurements, not in the last one, with their steps
     beside: bool = False  # it runs beside models that train
+    unmoved: bool = False  # and gradients reach its parameters
 
 
 class Watch:
@@ -89,6 +94,7 @@ class Watch:
         self._traces = trace_nonfinite
         self._owner = os.getpid(), threading.get_ident()
         self._names: Counter[str] = Counter()
+        self._brief: Counter[str] = Counter()  # models that took few steps, by class
         self._models: list[_Model] = []
         self._past: list[Verdict] = []
         self._idle: dict[str, ref[nn.Module]] = {}  # models that no optimizer moved, by name
@@ -157,6 +163,15 @@ class Watch:
         """The outermost module of a forward pass is about to run."""
         if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
             return
+        kind = type(module).__name__
+        if self._brief[kind] >= OFTEN:
+            problem = _(
+                "more models of the class {kind}, after {count} that took few steps each; if they are meant to be one, "
+                "make it before the loop: what each has learnt is lost",
+                kind=kind, count=OFTEN,
+            )  # fmt: skip
+            self.problems[problem] = None
+            return
         whole, scalers = _surroundings(module)
         own = _identities(whole)
         for model in [m for m in self._models if m.is_over or _identities(m.monitor.model) <= own]:
@@ -184,6 +199,7 @@ class Watch:
         self._models.remove(model)
         model.monitor.remove()
         verdict = model.verdict()
+        self._brief[kind_of(verdict.name)] += model.is_brief
         if verdict.diagnosis is not None:
             verdict = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
         self._past.append(verdict)
@@ -210,11 +226,13 @@ class Watch:
     def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
         """Search until the models of an optimizer are known, or do not come."""
         strangers = held.difference(*(_identities(model.monitor.model) for model in self._models))
+        # If another optimizer has its parameters, it may be meant for another model.
+        doubtful = strangers or any(not held.isdisjoint(moved(other)) for other in self._known)
         self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
-        if strangers and self._waiting[optimizer] < PATIENCE:
+        if doubtful and self._waiting[optimizer] < PATIENCE:
             self._search()
             return
-        if strangers:
+        if strangers and max(self._brief.values(), default=0) < OFTEN:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
             problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)
             self.problems[problem] = None
@@ -254,10 +272,17 @@ class _Model:
         """Whether its optimizers are gone: nobody trains it any more."""
         return bool(self.kinds) and not self.optimizers
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether its optimizers took few steps."""
+        measurements = self.monitor.measurements if self.kinds else []
+        return bool(measurements) and (measurements[-1].step or 0) + self.monitor.every <= BRIEF
+
     def verdict(self) -> Verdict:
         """The result so far."""
         if self.beside:
-            return Verdict(self.name, None, (), (), beside=True)
+            reached = any(p.grad is not None for p in self.monitor.model.parameters())
+            return Verdict(self.name, None, (), (), beside=True, unmoved=reached)
         diagnosis = self.monitor.diagnosis() if self.monitor.measurements else None
         findings = diagnosis.findings if diagnosis is not None else ()
         now = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
@@ -280,6 +305,11 @@ class _Model:
                 self._on_finding(self.name, step, finding)
 
 
+def kind_of(name: str) -> str:
+    """The class in the name of a model."""
+    return name.partition(" ")[0]
+
+
 def _identities(model: nn.Module) -> set[int]:
     return {id(p) for p in model.parameters()}
 
@@ -289,6 +319,8 @@ def _surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.Grad
 
     A framework may call a part of the model only, and no object leads from a module to the one that contains it.
     """
+    if _is_alone(module):
+        return _unwrapped(module), ()
     gc.collect()  # a model or a scaler that nobody has any more belongs to no training
     containing: dict[int, list[nn.Module]] = {}
     scalers = []
@@ -306,7 +338,25 @@ def _surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.Grad
             if id(outer) not in around:
                 around[id(outer)] = outer
                 queue.append(outer)
-    whole = max(queue, key=lambda m: sum(1 for _ in m.parameters()))
-    while [name for name, _ in whole.named_children()] in (["module"], ["_orig_mod"]):
-        whole = next(whole.children())
-    return whole, scalers
+    return _unwrapped(max(queue, key=lambda m: sum(1 for _ in m.parameters()))), scalers
+
+
+def _is_alone(module: nn.Module) -> bool:
+    """Whether no module contains this one and no gradient scaler exists: a tenth of the cost of finding them."""
+    kinds = [torch.amp.GradScaler]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    for found in gc.get_referrers(module, *kinds):  # an object refers to its class
+        if issubclass(type(found), torch.amp.GradScaler):
+            return False
+        values = list(found.values()) if isinstance(found, dict) else []
+        children = all(value is None or issubclass(type(value), nn.Module) for value in values)
+        if children and any(value is module for value in values):
+            return False  # it may be the children of a module
+    return True
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while [name for name, _ in module.named_children()] in WRAPPED:
+        module = next(module.children())
+    return module

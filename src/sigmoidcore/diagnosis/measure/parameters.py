@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._torch import foreach
+from sigmoidcore._torch.modes import unfollowed
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.measure.optimizer_steps import StepGroup
 from sigmoidcore.gain import norms
@@ -52,6 +53,7 @@ class Parameters:
         """Whether a step has moved every parameter that has a gradient."""
         return all(name in self._moves for name in self._gradients)
 
+    @unfollowed
     @torch.no_grad()
     def emptied(self, names: Container[str]) -> bool:
         """Whether the gradients of some parameters were there after the last backward pass, and are gone.
@@ -67,12 +69,14 @@ class Parameters:
         """A backward pass begins: note which gradients were emptied since the last step."""
         self._uncleared = self._with_gradient(self._uncleared)
 
+    @unfollowed
     @torch.no_grad()
     def _with_gradient(self, names: Iterable[str]) -> set[str]:
         own = {name: _local(grad) for name in names if (grad := self.named[name].grad) is not None}
         return {name for name, size in _sizes(own).items() if size.norm != 0}
 
     @property
+    @unfollowed
     @torch.no_grad()
     def changed(self) -> bool:
         """Whether any parameter has another size than after the first backward pass."""
@@ -82,6 +86,7 @@ class Parameters:
         """Drop the sizes of the gradients: they were emptied."""
         self._gradients, self._used_up = {}, set()
 
+    @unfollowed
     @torch.no_grad()
     def read_gradients(self) -> None:
         """Read every `.grad`; keep the sizes of those that optimizers used up in the backward pass."""
@@ -89,6 +94,7 @@ class Parameters:
         self._read({name: p for name, p in self.named.items() if name not in self._used_up})
         self._left = {name: weakref.ref(p.grad) for name, p in self.named.items() if p.grad is not None}
 
+    @unfollowed
     @torch.no_grad()
     def before_step(self, moving: Mapping[int, StepGroup], *, in_backward: bool = False) -> None:
         """Copy the parameters of these identities, which an optimizer is going to move.
@@ -103,6 +109,7 @@ class Parameters:
             self._read(own)
             self._used_up.update(own)
 
+    @unfollowed
     @torch.no_grad()
     def after_step(self, moving: Container[int]) -> None:
         """Measure how far each has moved."""
@@ -112,6 +119,7 @@ class Parameters:
             foreach.subtract([before[name] for name in names], [_local(self.named[name]) for name in names])
         self._moves |= _sizes(before)
 
+    @unfollowed
     @torch.no_grad()
     def summarize(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
         """The parameters before the step, over all ranks; the forward pass took the `used` ones."""
@@ -212,6 +220,7 @@ def _is_fresh(weight: Tensor) -> bool:
     return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
 
 
+@unfollowed
 @torch.no_grad()
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """The L2 norms of tensors, by name."""

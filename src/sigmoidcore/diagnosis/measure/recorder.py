@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 from sigmoidcore._language import _
 from sigmoidcore._torch import autograd
 from sigmoidcore._torch.autograd import NONE, backward_pass, bare, keeps_graph
-from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
+from sigmoidcore._torch.modes import hidden_from_modes, unfollowed, without_gradients
 from sigmoidcore.diagnosis.measure import calls, loss_graph, statistics
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention, add_values
@@ -97,6 +97,7 @@ class Recorder(Tracker):
         """Compute the statistics that wait to be computed together."""
         self._batches.flush()
 
+    @unfollowed
     @torch.no_grad()
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
@@ -320,6 +321,7 @@ class LayerGradient:
         self.sums.arrivals = self.sums.gradient = self.sums.nonfinite_gradient = 0.0
         self.sums.steps = self.sums.step_samples = None
 
+    @unfollowed
     @without_gradients
     def add(self, place: int, gradient: Tensor, samples: int) -> None:
         """Take the gradient of an output, or of the input if the place is `INPUT`."""

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore._language import _
+from sigmoidcore._torch.modes import unfollowed
 from sigmoidcore.diagnosis.measure import comparisons, terms
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.layer_call import LayerCall
@@ -62,6 +63,7 @@ def _ranks_differ() -> str:
     return _("layers of other ranks: the ranks ran different layers, and numbers of layers are those of this rank")
 
 
+@unfollowed
 @torch.no_grad()
 def summarize(
     recorders: Sequence[Recorder], parameters: Parameters, ranks: Ranks, *, scale: float, differentiated: bool

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sigmoidcore._language import _
-from sigmoidcore._torch.modes import transforms_active
+from sigmoidcore._torch.modes import transforms_active, unfollowed
 from sigmoidcore.conversion.norms import alpha_of
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
@@ -124,6 +124,12 @@ class Tracker(TorchFunctionMode):
             if read and isinstance(read[0], Tensor) and args[0] is not read[0]:
                 self._set_all([args[0]], self._origin(read[0]))  # the same numbers
         result = func(*args, **kwargs)
+        self._take(name, args, kwargs, result)
+        return result
+
+    @unfollowed
+    def _take(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """A function has run."""
         if self.ended:
             self.constant_terms.follow(name, args, kwargs, result, lambda t: bool(self._origin(t).sources))
             self.loss_calls.follow(name, args, result, self._origin)
@@ -139,7 +145,6 @@ class Tracker(TorchFunctionMode):
                 self._set_all([args[0]], Origin(sources, target.weights, -1, target.dim))
         elif name in calls.TAKEN_OUT:  # anything may be computed with these numbers
             self.linear &= self.ended or not sources_of([self._origin(t) for t in tensors(args)])
-        return result
 
     def continues(self, values: Any, name: str) -> bool:
         """Whether an outermost module that reads these values continues the pass: parts of a model called one by one.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def final_loss(subject: Subject, rates: Rates, *, blind: bool = False) -> float:
         with torch.no_grad():
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
-    return mean(losses[-LAST:])
+    return fmean(losses[-LAST:])
 
 
 class _Adam:

@@ -1,7 +1,7 @@
 """The standstill of a training: nothing is learned."""
 
 import math
-from statistics import mean, median, pvariance
+from statistics import fmean, median
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES
@@ -43,11 +43,11 @@ def constant_answers(evidence: Evidence) -> Found | None:
     last, steps = evidence.latest, [m for m in evidence.measurements if m.step is not None and m.loss is not None]
     if len(steps) < PATIENT_MEASUREMENTS or (last.step or 0) < PATIENT_STEPS - 1 or len(last.comparisons) != 1:
         return None
-    loss = mean(m.loss or 0.0 for m in steps[-(len(steps) // 4) :])
+    loss = fmean(m.loss or 0.0 for m in steps[-(len(steps) // 4) :])
     levels = [level for m in steps for c in m.comparisons if (level := constant_level(c)) is not None]
     if len(levels) < len(steps) or any(m.foreign_steps for m in steps) or not unlearned(evidence):
         return None
-    level, way = mean(levels), _way(evidence) * (1 + (last.step or 0))
+    level, way = fmean(levels), _way(evidence) * (1 + (last.step or 0))
     if not CHANCE_LOSS * level <= loss <= FAR_FROM_CONSTANT * level or way < LONG_WAY:
         return None
     text = _(
@@ -110,12 +110,12 @@ def stalled(evidence: Evidence) -> bool:
 def hardly_fallen(evidence: Evidence) -> bool:
     """Whether the loss of the last quarter of the measurements is nearly that of the first."""
     quarters = _quarters(evidence)
-    return bool(quarters) and mean(quarters[-1]) >= SLOW_LOSS * mean(quarters[0])
+    return bool(quarters) and fmean(quarters[-1]) >= SLOW_LOSS * fmean(quarters[0])
 
 
 def falls(evidence: Evidence) -> bool:
     """Whether the loss of the last quarter of the measurements is half of that of the first, and below the second's."""
-    quarters = [mean(losses) for losses in _quarters(evidence)]
+    quarters = [fmean(losses) for losses in _quarters(evidence)]
     return bool(quarters) and quarters[-1] < min(UNLEARNED_LOSS * quarters[0], STUCK_LOSS * quarters[1])
 
 
@@ -133,8 +133,9 @@ def unlearned(evidence: Evidence) -> bool:
     quarters = _quarters(evidence)
     if not quarters:
         return False
-    first, (second, last) = quarters[0][0], map(mean, quarters[1:])
-    noise = math.sqrt(sum(map(pvariance, quarters[1:])) / len(quarters[1]))
+    first, (second, last) = quarters[0][0], map(fmean, quarters[1:])
+    squares = ((loss - level) ** 2 for level, losses in ((second, quarters[1]), (last, quarters[2])) for loss in losses)
+    noise = math.sqrt(sum(squares)) / len(quarters[1])
     classes = [c.shape[1] for c in evidence.latest.comparisons if c.function == "cross_entropy" and len(c.shape) > 1]
     chance = CHANCE_LOSS * math.log(min(classes)) if classes else math.inf
     return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * first, chance)

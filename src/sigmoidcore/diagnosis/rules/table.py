@@ -87,9 +87,10 @@ _FAULTS: tuple[Rule, ...] = (
 RULES = (
     *_FAULTS,
     Rule("SC608", "answers of a constant", NOTE, standstill.constant_answers, standstill.CHECK_PAIRS,
-         (*(rule.id for rule in _FAULTS), "SC609", "SC610")),
+         (*(rule.id for rule in _FAULTS), "SC609", "SC610", "SC611")),
     Rule("SC609", "a term of the loss is drowned", WARNING, terms.drowned, terms.BALANCE, ("SC303", "SC401", "SC501")),
     Rule("SC610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT_WEIGHTS, mistake=True),
+    Rule("SC611", "the loss is maximised", WARNING, terms.maximised, terms.MINIMISE, ("SC401",), mistake=True),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 

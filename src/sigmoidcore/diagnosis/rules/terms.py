@@ -1,9 +1,10 @@
-"""The terms of a loss: one that others drown, weights of classes that are reversed, targets with a gradient."""
+"""The terms of a loss: drowned, of the wrong sign, with reversed weights of classes, with a gradient in the target."""
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import fmean
 
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.measure.calls import DIFFERENCES
 from sigmoidcore.diagnosis.measure.measurement import LossTerm, Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -19,9 +20,11 @@ from sigmoidcore.diagnosis.wording import number, percent
 DROWNED_PART = 0.03
 EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
+NEARLY = 1e-3
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
+MINIMISE = "Remove the minus sign: optimizers minimise. Nothing to do if the network is meant to unlearn this."
 STOP = (
     "Compute the target under torch.no_grad() or call detach() on it; nothing to do if it is meant to move towards the "
     "outputs."
@@ -54,7 +57,7 @@ def drowned(evidence: Evidence) -> Found | None:
 def _unlearned_term(steps: Sequence[Measurement]) -> Found | None:
     """A small term that stays at the loss of a constant answer while the whole loss falls."""
     losses, last = [m.loss or 0.0 for m in steps], len(steps) // 4
-    if not 0 < mean(losses[-last:]) < UNLEARNED_LOSS * losses[0]:
+    if not 0 < fmean(losses[-last:]) < UNLEARNED_LOSS * losses[0]:
         return None
     for term in steps[-1].terms:
         kind = term.function, term.reads
@@ -63,12 +66,12 @@ def _unlearned_term(steps: Sequence[Measurement]) -> Found | None:
         level = next((known for c in pairs if (known := constant_level(c)) is not None), None)
         if level is None or len(own) < len(steps):
             continue
-        share, value = abs(own[0].part) / losses[0], mean(t.value for t in own[-last:])
+        share, value = abs(own[0].part) / losses[0], fmean(t.value for t in own[-last:])
         if share < DROWNED_PART and value >= CHANCE_LOSS * level:
             text = _(
-                "{function} makes {share} % of the first loss and is not learned: it is {value}, and {level} for a "
-                "constant answer. The other terms drown it.",
-                function=term.function, share=percent(share), value=number(value), level=number(level),
+                "Of the first loss, {share} % come from {function}, which is not learned: it is {value}, and {level} "
+                "for a constant answer. The other terms drown it.",
+                function=_named(term), share=percent(share), value=number(value), level=number(level),
             )  # fmt: skip
             return Found((), share, DROWNED_PART, text)
     return None
@@ -82,14 +85,14 @@ def _constant_reconstruction(steps: Sequence[Measurement]) -> Found | None:
         if len(rest) < len(steps) or rest[0] < SLIGHT * (steps[0].loss or 0.0):
             continue
         shares = [share for m in last if (share := _varied(m, term)) is not None]
-        if not shares or max(rest[-len(last) :]) > FADED_REST * rest[0] or mean(shares) > EQUAL_OUTPUTS:
+        if not shares or max(rest[-len(last) :]) > FADED_REST * rest[0] or fmean(shares) > EQUAL_OUTPUTS:
             continue
         text = _(
             "The outputs vary by {share} of what their targets, the inputs, do, and the rest of the loss has fallen to "
             "{rest} of its first value: it drowns {function}.",
-            share=number(mean(shares)), rest=number(rest[-1] / rest[0]), function=term.function,
+            share=number(fmean(shares)), rest=number(rest[-1] / rest[0]), function=_named(term),
         )  # fmt: skip
-        return Found((), mean(shares), EQUAL_OUTPUTS, text)
+        return Found((), fmean(shares), EQUAL_OUTPUTS, text)
     return None
 
 
@@ -122,7 +125,7 @@ def reversed_weights(evidence: Evidence) -> Found | None:
             continue
         (fewest, least), (most, largest) = known[0], known[-1]
         weights = [w for _n, w in known]
-        emphasis = sum(n * w for n, w in known) / total / mean(weights)
+        emphasis = sum(n * w for n, w in known) / total / fmean(weights)
         apart = most >= DISTINCT * fewest and largest >= DISTINCT * least
         if apart and (min(weights), max(weights)) == (least, largest) and emphasis > REVERSED:
             text = _(
@@ -132,6 +135,39 @@ def reversed_weights(evidence: Evidence) -> Found | None:
             )  # fmt: skip
             return Found((), emphasis, REVERSED, text)
     return None
+
+
+def maximised(evidence: Evidence) -> Found | None:
+    """Each step makes the answers worse: an optimizer minimises the negative of a loss.
+
+    The rule applies if the loss is a positive value of one loss function of PyTorch, which reads outputs of the model,
+    times a negative factor, and nothing else, in each measurement, with a factor that does not change by more than
+    `NEARLY`. In a `Monitor`, the value must have grown since the first measurement.
+
+    *Source.* Arithmetic: the factor is the gradient of the loss for the value of the function.
+    """
+    factors = []
+    for m in evidence.measurements:
+        term = m.terms[0] if len(m.terms) == 1 else None
+        if term is None or m.loss is None or term.reads is None or not term.part < 0 < term.value:
+            return None
+        if abs(term.part - m.loss) > NEARLY * abs(m.loss):
+            return None
+        factors.append(term.part / term.value)
+    first, last = evidence.measurements[0].terms[0], evidence.latest.terms[0]
+    grows = last.value > first.value or len(factors) == 1
+    if not grows or max(factors) - min(factors) > NEARLY * abs(factors[0]):
+        return None
+    text = _(
+        "The loss is {function} times {factor}: each step makes the outputs worse.",
+        function=_named(last), factor=number(factors[-1]),
+    )  # fmt: skip
+    return Found((), factors[-1], 0.0, text)
+
+
+def _named(term: LossTerm) -> str:
+    """A term within a sentence."""
+    return _("the squared difference") if term.function in DIFFERENCES else term.function
 
 
 def _alike(term: LossTerm, other: LossTerm) -> bool:

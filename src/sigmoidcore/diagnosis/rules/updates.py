@@ -1,7 +1,7 @@
 """The optimizer's steps are too small or too large for the weights."""
 
 from collections.abc import Callable
-from statistics import mean, median
+from statistics import fmean, median
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
@@ -147,7 +147,7 @@ def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     """The first steps have made the weights much larger, and the loss does not recover."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     early = _violence(evidence, updates, lambda values: max(values[: max(1, len(values) // 4)]))
-    high = bool(losses) and mean(losses[-max(1, len(losses) // 4) :]) > UNLEARNED_LOSS * losses[0] > 0
+    high = bool(losses) and fmean(losses[-max(1, len(losses) // 4) :]) > UNLEARNED_LOSS * losses[0] > 0
     unknown = min(losses, default=0.0) < 0  # the loss of a policy says little
     if not early or not (high or unknown):
         return None
@@ -229,7 +229,7 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     if not updates:
         return None
     names, value, done = tuple(updates), max(max(steps) for steps in updates.values()), _steps_done(evidence)
-    way = done * max(mean(steps) for steps in updates.values())
+    way = done * max(fmean(steps) for steps in updates.values())
     if done >= PATIENT_STEPS and way < LEAST_WAY and hardly_fallen(evidence) and not learned(evidence):
         text = _(
             "All {steps} steps together, in one direction, would change no weight by more than {way} of its size, and "
