@@ -479,8 +479,52 @@ def test_models_whose_optimizers_have_the_parameters_of_the_first_are_named(tmp_
     _, error = watched(capfd, written(tmp_path, script))
     nothing, first = error.split("sigmoid-core: Sequential, trained by SGD")
     assert nothing.strip().startswith("sigmoid-core: Sequential 2, moved by no optimizer")
-    assert "no optimizer that made a step has\n  its parameters\nthe same result: Sequential 3" in nothing
+    assert "give them to one, or freeze the model\nthe same result: Sequential 3\n" in nothing
     assert "no layers" not in first
+
+
+def test_a_model_whose_optimizer_has_the_parameters_of_the_one_before_is_named(tmp_path, capfd):
+    script = """
+        train(model, optimizer, 10)
+        train(network(), optimizer, 40)
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "Sequential 2, moved by no optimizer\n\nnothing was measured: gradients reach it, but no" in error
+    assert "Warning" not in error
+    assert "no layers" not in error
+
+
+def test_a_training_in_another_thread_is_not_watched_and_the_verdict_says_so(tmp_path, capfd):
+    text = """
+        import threading
+        import torch
+        from torch import nn
+        def train():
+            model = nn.Linear(8, 1)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for _ in range(3):
+                model(torch.randn(16, 8)).square().mean().backward()
+                optimizer.step()
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+    """
+    path = tmp_path / "train.py"
+    path.write_text(dedented(text))
+    _, error = watched(capfd, path)
+    assert "no model trained in the main thread, and others are not watched" in error
+
+
+@pytest.mark.parametrize("steps", [9, 10, 20])
+def test_a_script_traces_its_model_whether_or_not_the_next_step_is_measured(tmp_path, capfd, steps):
+    script = f"""
+        train(model, optimizer, {steps})
+        print(len(str(torch.jit.trace(model, torch.randn(2, 8)).graph)))
+    """
+    path = written(tmp_path, script)
+    output, error = watched(capfd, path)
+    assert int(output.split()[0]) > 0
+    assert "TracerWarning" not in error
 
 
 def test_folds_with_one_result_are_reported_once(tmp_path, capfd):

@@ -297,3 +297,23 @@ def test_a_last_batch_that_is_small_says_little_of_the_statistics():
     worst = max(n.drift for n in monitor.measurements[-1].batch_norms)
     assert worst > 1
     assert loud(monitor.diagnosis()) == []
+
+
+def test_the_loss_of_a_discriminator_that_reads_detached_outputs_is_none_of_the_generator():
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    critic = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1), nn.Sigmoid())
+    optimizers = [torch.optim.Adam(m.parameters(), lr=2e-4) for m in (critic, generator)]
+    zeros, ones = torch.zeros(64, 1), torch.ones(64, 1)
+    with sc.Monitor(generator, every=1) as monitor:
+        for _ in range(12):
+            fake = generator(torch.randn(64, 8))
+            critic.zero_grad()
+            functional.binary_cross_entropy(critic(torch.randn(64, 2) + 1), ones).backward()
+            functional.binary_cross_entropy(critic(fake.detach()), zeros).backward()
+            optimizers[0].step()
+            generator.zero_grad()
+            functional.binary_cross_entropy(critic(fake), ones).backward()
+            optimizers[1].step()
+    assert "SC605" not in loud(monitor.diagnosis())
+    assert [layer.name for layer in monitor.measurements[-1].layers] == ["0", "1", "2"]

@@ -56,6 +56,8 @@ class Commentary:
             say(self._stream, *_lines(first, columns))
             if others:
                 same = _("the same result: {names}", names=_(", ").join(verdict.name for verdict in others))
+                if first.diagnosis is not None:
+                    same += _("; if they are meant to be one model, make it before the loop")
                 say(self._stream, *wrapped(same, columns, "", "  "))
         for problem in self._watch.problems:
             say(self._stream, *wrapped(_("not watched: {problem}", problem=problem), columns, "", "  "))
@@ -102,7 +104,10 @@ def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
     if verdict.diagnosis is None:
         ran = _("no gradient came back to it before a step")
         if verdict.unmoved:
-            ran = _("gradients reach it, but no optimizer that made a step has its parameters")
+            ran = _(
+                "gradients reach it, but no optimizer that made a step has its parameters: give them to one, or freeze "
+                "the model"
+            )
         elif verdict.beside:
             ran = _("it ran beside other models")
         yield from wrapped(_("nothing was measured: {reason}", reason=ran), columns, "", "  ")

@@ -22,6 +22,7 @@ class FirstModule(MetaPathFinder):
         self._owner = os.getpid(), threading.get_ident()
         self._handles: list[Any] = []
         self._begun = False
+        self.elsewhere = False  # it happened in another thread
         if "torch" in sys.modules:
             self._listen()
         else:
@@ -71,7 +72,10 @@ class FirstModule(MetaPathFinder):
     def _reached(self, *_: object) -> None:
         import torch  # which is imported
 
-        if self._begun or torch.compiler.is_compiling() or (os.getpid(), threading.get_ident()) != self._owner:
+        if self._begun or torch.compiler.is_compiling():
+            return
+        if (os.getpid(), threading.get_ident()) != self._owner:
+            self.elsewhere |= os.getpid() == self._owner[0]
             return
         self._begun = True
         self._handles[0].remove()  # PyTorch iterates over the others

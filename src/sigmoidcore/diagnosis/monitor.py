@@ -285,10 +285,10 @@ class Monitor:
         """
         if not self._all(self._probe.has_gradients):
             self._without_gradient += 1
-            runs = self._probe.passes > 0 or not self._history.measurements
-            if self._without_gradient == PATIENCE and runs:
-                warn(_no_gradient())
-                if not self._probe.parameters.has_gradients and self._ranks.count == 1:
+            if self._without_gradient == PATIENCE:
+                runs = self._probe.passes > 0 or not self._history.measurements
+                self._missing(runs)
+                if runs and not self._probe.parameters.has_gradients and self._ranks.count == 1:
                     self._probe.parameters.read_gradients()
                     self._record()  # no layer is trained
                     self._without_gradient = PATIENCE
@@ -300,6 +300,11 @@ class Monitor:
                 self._attach_if_due()
         elif self._all(self._probe.parameters.moved):
             self._take()
+
+    def _missing(self, runs: bool) -> None:
+        """No gradient has reached the model in the last `PATIENCE` measured steps, perhaps because it does not run."""
+        if runs:
+            warn(_no_gradient())
 
     def _take_finished(self) -> None:
         """Measure a step that waits for other optimizers, where no rank has to agree."""

@@ -100,6 +100,7 @@ class Watch:
         self._idle: dict[str, ref[nn.Module]] = {}  # models that no optimizer moved, by name
         self._waiting: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
         self._known: WeakSet[torch.optim.Optimizer] = WeakSet()
+        self._doubted: WeakSet[torch.optim.Optimizer] = WeakSet()  # they stepped while their models did not run
         self._running: list[nn.Module] = []
         self._stop_search: Callable[[], None] | None = None
         handle = register_optimizer_step_post_hook(eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer)))
@@ -115,6 +116,7 @@ class Watch:
         self._stop_listening()
         self._end_search()
         for model in self._models:
+            model.beside = not model.kinds and any(other.kinds for other in self._models)
             end = model.monitor.remove if error is None else model.monitor.abort
             end()
 
@@ -180,7 +182,7 @@ class Watch:
             self.problems[_("more than {count} models at a time", count=MOST)] = None
             return
         scaler = scalers[0] if len(scalers) == 1 else None
-        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
+        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, self._doubt, scaler)
         self._models.append(model)
         model.monitor.begin(module, args)
 
@@ -223,11 +225,19 @@ class Watch:
         if optimizer not in self._known:
             self._settle(optimizer, held)
 
+    def _doubt(self, model: "_Model") -> None:
+        """Search again: optimizers of a model step, and another model may run in its place."""
+        for optimizer in model.optimizers:
+            self._known.discard(optimizer)
+            self._doubted.add(optimizer)
+
     def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
         """Search until the models of an optimizer are known, or do not come."""
         strangers = held.difference(*(_identities(model.monitor.model) for model in self._models))
         # If another optimizer has its parameters, it may be meant for another model.
-        doubtful = strangers or any(not held.isdisjoint(moved(other)) for other in self._known)
+        doubtful = (
+            strangers or optimizer in self._doubted or any(not held.isdisjoint(moved(other)) for other in self._known)
+        )
         self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
         if doubtful and self._waiting[optimizer] < PATIENCE:
             self._search()
@@ -242,6 +252,16 @@ class Watch:
             self._end_search()
 
 
+class _Monitor(Monitor):
+    """Does not warn of a model without gradients: the script has no Monitor, and the verdict says it."""
+
+    on_missing: Callable[[], object]  # is called if optimizers of the model step and the model does not run
+
+    def _missing(self, runs: bool) -> None:
+        if not runs:
+            self.on_missing()
+
+
 class _Model:
     """A model with its Monitor and the optimizers that move it."""
 
@@ -252,6 +272,7 @@ class _Model:
         every: int | None,
         traces: bool,
         on_finding: Callable[[str, int, Finding], object],
+        on_missing: Callable[["_Model"], object],
         scaler: torch.amp.GradScaler | None,
     ) -> None:
         self.name = name
@@ -263,9 +284,10 @@ class _Model:
         self._on_finding = on_finding
         self._shown: set[str] = set()  # rules of the last measurement
         self._found: dict[str, tuple[int, Finding]] = {}
-        self.monitor = Monitor(
+        self.monitor = _Monitor(
             model, every or 1, trace_nonfinite=traces, scaler=scaler, process_group=Alone(), sinks=[self._measured]
         )
+        self.monitor.on_missing = lambda: on_missing(self)
 
     @property
     def is_over(self) -> bool:

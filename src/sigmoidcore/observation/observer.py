@@ -145,7 +145,7 @@ class _Hooks:
         """The observer and the name that it has for a module, if it watches it."""
         observer = self._observer()
         name = None if observer is None else observer._names.get(id(module))
-        if name is None or torch.compiler.is_compiling():
+        if name is None or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return None, ""
         return observer, name
 

@@ -35,6 +35,13 @@ def _is_dynamic_tanh(module: nn.Module) -> bool:
     return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
 
 
+def _summed(name: str, origins: list[Origin]) -> int:
+    """The layer whose output the result of a function is, summed."""
+    if len(origins) == 1 and name in calls.ADDITIONS | calls.MOVES:
+        return origins[0].summed
+    return origins[0].producer if name == "sum" else -1
+
+
 def _place_in_memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     """Address and strides of a tensor; nothing of one that is not a plain array of numbers."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_nested
@@ -184,7 +191,8 @@ class Tracker(TorchFunctionMode):
         constant = bool(origins) and all(o.constant for o in origins)
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
-        role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
+        beyond = self._is_beyond(name, arguments, origins)
+        role = None if beyond else self._role(name, arguments, weights, constant, outputs[0].is_complex())
         features = origins[0].dim if origins else -1
         swapped = swapped_shapes(name, arguments, features, outputs[0])
         swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
@@ -209,14 +217,13 @@ class Tracker(TorchFunctionMode):
         elif swapped or any(o is not UNKNOWN for o in origins):
             producer, parameter = (origins[0].producer, origins[0].parameter) if keeps_producer else (-1, "")
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
-            summed = origins[0].producer if name == "sum" else -1
-            if len(origins) == 1 and name in calls.ADDITIONS | calls.MOVES:
-                summed = origins[0].summed
+            summed = _summed(name, origins)
             if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
                 self.swaps[name] = shapes
             kept = origins[0].dropped if name in calls.MOVES else 0.0
             dropped = calls.dropped(args, kwargs) if name == "dropout" else kept
-            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, summed, dropped))
+            found = Origin(sources, own, producer, dim, constant, parameter, swapped, summed, dropped, beyond)
+            self._set_all(outputs, found)
 
     def _read_by_softmax(self, name: str, origin: Origin, over: int, output: Tensor) -> None:
         """Note that a softmax reads a layer, and whether it normalises over another dimension than the features."""
@@ -241,6 +248,12 @@ class Tracker(TorchFunctionMode):
         if name in calls.WEIGHTED and (weights or self._takes_strays(name, arguments)):
             return None if constant and name in calls.PRODUCTS else "weights"
         return "activation" if (name in ACTIVATIONS or name == "softmax") and not constant else None
+
+    def _is_beyond(self, name: str, arguments: list[Tensor], origins: list[Origin]) -> bool:
+        """Whether another network computes the result from the model's outputs, as a discriminator does."""
+        known = zip(arguments, origins, strict=True)
+        others = (isinstance(tensor, nn.Parameter) and origin is UNKNOWN for tensor, origin in known)
+        return self.ended and (any(o.beyond for o in origins) or (name in calls.WEIGHTED and any(others)))
 
     def _mark(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin], output: Tensor

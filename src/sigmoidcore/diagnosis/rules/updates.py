@@ -117,7 +117,7 @@ def too_large(evidence: Evidence) -> Found | None:
     if value <= REPLACES_WEIGHT and _falling(evidence):
         return None
     text = _(
-        "A typical step changes {names} by up to {size} of its size: it overwrites the result of earlier steps.",
+        "A typical step is up to {size} times as large as {names}: it overwrites the result of earlier steps.",
         names=listed(found, tuple(usual), "weight"), size=number(value),
     )  # fmt: skip
     fatal = value > REPLACES_WEIGHT or _killed(evidence, _updates(evidence)) is not None
@@ -137,7 +137,7 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
         return None
     value = early[found[0]]
     text = _(
-        "The first steps changed {names} by up to {size} of its size, and nothing was learned since then.",
+        "The first steps were up to {size} times as large as {names}, and nothing was learned since then.",
         names=listed(found, tuple(early), "weight"), size=number(value),
     )  # fmt: skip
     return Found(tuple(found), value, LARGEST_UPDATE, text, severity=Severity.ERROR)
@@ -159,12 +159,13 @@ def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     values = {"size": number(early[found[0]]), "times": number(grown[found[0]])}
     values["names"] = listed(found, tuple(early), "weight")
     text = _(
-        "The first steps changed {names} by up to {size} of its size, which is {times} times as large now.", **values
+        "The first steps were up to {size} times as large as {names}, and weights grew to {times} times their size.",
+        **values,
     )
     if not unknown:
         text = _(
-            "The first steps changed {names} by up to {size} of its size, which is {times} times as large now, and the "
-            "loss has hardly fallen.",
+            "The first steps were up to {size} times as large as {names}, weights grew to {times} times their size, "
+            "and the loss has hardly fallen.",
             **values,
         )
     return Found(tuple(found), early[found[0]], BLOWN_UP, text)
@@ -180,7 +181,7 @@ def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
         return None
     worst = max(found, key=lambda name: largest[name])
     text = _(
-        "A step changed {name} by {size} of its size, and the units of {dead} have died since the start.",
+        "A step was {size} times as large as {name}, and the units of {dead} have died since the start.",
         name=named(worst), size=number(largest[worst]), dead=listed(dead),
     )  # fmt: skip
     return Found(tuple(found), largest[worst], LARGEST_UPDATE, text, severity=Severity.ERROR)
