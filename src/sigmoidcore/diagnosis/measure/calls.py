@@ -60,6 +60,8 @@ MOVES = _KEEP_PLACES | {
     *("getitem", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
 }
 """Functions whose result has the numbers of their first argument, or some of them, in other places or shapes."""
+OF_LOSSES = LOSSES | DIFFERENCES | MOVES
+"""Functions of which a loss is made, also where another network computes it from the outputs."""
 
 LINEAR = (
     (MOVES | ADDITIONS | DIFFERENCES | MULTIPLICATIONS | SOFTMAXES | WEIGHTED)

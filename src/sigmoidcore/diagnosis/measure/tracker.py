@@ -35,6 +35,13 @@ def _is_dynamic_tanh(module: nn.Module) -> bool:
     return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
 
 
+def _dropped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> float:
+    """The share of the result of a function that a dropout has just dropped."""
+    if name == "dropout":
+        return calls.dropped(args, kwargs)
+    return origins[0].dropped if name in calls.MOVES else 0.0
+
+
 def _summed(name: str, origins: list[Origin]) -> int:
     """The layer whose output the result of a function is, summed."""
     if len(origins) == 1 and name in calls.ADDITIONS | calls.MOVES:
@@ -184,17 +191,19 @@ class Tracker(TorchFunctionMode):
         if not outputs or (self.ended and all(o is UNKNOWN for o in origins)):
             self.linear &= self.ended or not sources_of(origins)  # a comparison bends, as in x * (x > 0)
             return  # what does not come from the model is no part of it
-        if self._stack and self._stack[-1].parametrizes:
-            self._set_all(outputs, Origin(0, weights_of(origins), constant=True))
-            return
         sources, weights = sources_of(origins), weights_of(origins)
+        if self._stack and self._stack[-1].parametrizes:
+            self._set_all(outputs, Origin(0, weights, constant=True))
+            return
         constant = bool(origins) and all(o.constant for o in origins)
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         beyond = self._is_beyond(name, arguments, origins)
+        if beyond and name not in calls.OF_LOSSES:
+            self._set_all(outputs, Origin(sources, dim=dim, beyond=True))
+            return
         role = None if beyond else self._role(name, arguments, weights, constant, outputs[0].is_complex())
-        features = origins[0].dim if origins else -1
-        swapped = swapped_shapes(name, arguments, features, outputs[0])
+        swapped = swapped_shapes(name, arguments, origins[0].dim if origins else -1, outputs[0])
         swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
         shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in calls.SOFTMAXES and origins[0].producer >= 0:
@@ -210,20 +219,16 @@ class Tracker(TorchFunctionMode):
             layer.reads = max((o.producer for o in origins), default=-1) if role != "attention" else -1
             if shapes and role != "activation":
                 self.swaps[layer.name] = shapes
-            index = len(self.layers)
             self.layers.append(layer)
-            self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
+            self._set_all(outputs, Origin(1 << len(self.layers) - 1, producer=len(self.layers) - 1, dim=dim))
             self.after(layer, args, kwargs, outputs)
         elif swapped or any(o is not UNKNOWN for o in origins):
             producer, parameter = (origins[0].producer, origins[0].parameter) if keeps_producer else (-1, "")
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
-            summed = _summed(name, origins)
             if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
                 self.swaps[name] = shapes
-            kept = origins[0].dropped if name in calls.MOVES else 0.0
-            dropped = calls.dropped(args, kwargs) if name == "dropout" else kept
-            found = Origin(sources, own, producer, dim, constant, parameter, swapped, summed, dropped, beyond)
-            self._set_all(outputs, found)
+            taken = _summed(name, origins), _dropped(name, args, kwargs, origins)
+            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, *taken, beyond))
 
     def _read_by_softmax(self, name: str, origin: Origin, over: int, output: Tensor) -> None:
         """Note that a softmax reads a layer, and whether it normalises over another dimension than the features."""
