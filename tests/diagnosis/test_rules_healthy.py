@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.layers import activation, linear, loud, measurement, rules, training
 from torch import nn
+from torch.func import grad, vmap
 from torch.nn import functional
 
 import sigmoidcore as sc
@@ -178,3 +179,40 @@ def test_a_weight_that_is_gone_from_the_model_ends_no_diagnosis():
     steps = training([1e-2] * 12, [2.3] * 12)
     weights = tuple(replace(w, name=f"{w.name}_orig") for w in steps[-1].weights)
     assert rules(*steps[:-1], replace(steps[-1], weights=weights)) == []
+
+
+class OneByOne(nn.Module):
+    """A convolution, and one whose kernel is made from a parameter of fewer dimensions."""
+
+    def __init__(self, size, kernel):
+        super().__init__()
+        self.first, self.weight, self.kernel = nn.Conv2d(1, 8, 3), nn.Parameter(torch.randn(size)), kernel
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.head(functional.conv2d(self.first(x), self.kernel(self.weight)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel"),
+    [((8, 8), lambda w: w[:, :, None, None]), ((8, 8, 3), lambda w: w[..., None]), ((8, 8, 1, 1), lambda w: w)],
+    ids=["matrix", "column", "kernel"],
+)
+def test_a_kernel_may_be_made_from_a_parameter_of_fewer_dimensions(size, kernel):
+    x = torch.randn(64, 1, 8, 8)
+    assert loud(sc.diagnose(OneByOne(size, kernel), x, torch.randn(64, 8), functional.mse_loss)) == []
+
+
+class Force(nn.Module):
+    """The gradient of a potential: all layers run inside of torch.func, and the last bias has no effect."""
+
+    def __init__(self):
+        super().__init__()
+        self.potential = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return vmap(grad(lambda z: self.potential(z).squeeze()))(x)
+
+
+def test_a_network_that_runs_inside_of_a_function_transform_is_diagnosed():
+    assert loud(sc.diagnose(Force(), X, X, functional.mse_loss)) == []

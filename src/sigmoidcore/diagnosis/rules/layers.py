@@ -144,9 +144,14 @@ def _linear(*layers: Layer) -> bool:
 
 
 def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tuple[int, ...]) -> bool:
-    """Whether two convolutions in a row, whose weights have these shapes, do the same work twice."""
-    alike = before.plain_kind == layer.plain_kind in ("conv1d", "conv2d", "conv3d")
-    return alike and any(a > 1 and b > 1 for a, b in zip(first[2:], second[2:], strict=True))
+    """Whether two convolutions in a row, whose weights have these shapes, do the same work twice.
+
+    A parameter of fewer dimensions, from which a kernel is made, does not tell how wide the kernel is.
+    """
+    dimensions = {"conv1d": 3, "conv2d": 4, "conv3d": 5}.get(layer.plain_kind)
+    if before.plain_kind != layer.plain_kind or not len(first) == len(second) == dimensions:
+        return False
+    return any(a > 1 and b > 1 for a, b in zip(first[2:], second[2:], strict=True))
 
 
 def _little_comes_through(evidence: Evidence, norms: tuple[str, ...]) -> bool:

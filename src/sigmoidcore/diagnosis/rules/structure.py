@@ -258,7 +258,9 @@ def _of(names: Sequence[str], message: str, remedy: str | None = None, severity:
 
 def _before_a_cut(evidence: Evidence, missing: Sequence[str]) -> list[str]:
     """Those of the parameters whose layer feeds layers with a gradient, or that would if no tensor had been rebuilt."""
-    first = next((i for i, live in enumerate(evidence.live) if live), 0)
+    first = next((i for i, live in enumerate(evidence.live) if live), None)
+    if first is None:
+        return []
     rebuilt = first if not evidence.layers[first].sources else 0
     cut = [x for i, x in enumerate(evidence.layers) if x.gradient is None and (evidence.feeds_live[i] or i < rebuilt)]
     names = (name for layer in cut if layer.role == "weights" for name in layer.weights)
