@@ -342,3 +342,56 @@ def test_the_last_layer_of_a_branch_and_the_head_may_start_at_0():
 
     x, y = torch.randn(64, 8), torch.randint(4, (64,))
     assert "SC503" not in loud(sc.diagnose(Fixup(), x, y, nn.functional.cross_entropy))
+
+
+class LowRank(nn.Module):
+    """A frozen weight and a product of two factors, merged; one factor starts at 0."""
+
+    def __init__(self, inputs, outputs, frozen, factor):
+        super().__init__()
+        self.base = nn.Parameter(frozen * torch.randn(outputs, inputs), requires_grad=False)
+        self.up, self.down = nn.Parameter(torch.zeros(outputs, 2)), nn.Parameter(factor * torch.randn(2, inputs))
+
+    def forward(self, x):
+        return functional.linear(x, self.base + self.up @ self.down)
+
+
+class Gated(nn.Module):
+    """A branch that starts at 0: a gate of constants, beside another signal or none, and a last layer of 0."""
+
+    def __init__(self, beside):
+        super().__init__()
+        self.gate, self.value, self.last, self.beside = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), beside
+        for weight in (self.gate.weight, self.last.weight, self.last.bias):
+            nn.init.zeros_(weight)
+        nn.init.ones_(self.gate.bias)
+
+    def forward(self, x):
+        return x + self.last(self.beside(torch.sigmoid(self.gate(x)), self.value(x)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([LowRank(8, 8, 1, 1), nn.GELU(), LowRank(8, 8, 1, 1)], False),
+        ([LowRank(8, 8, 0, 1), nn.Sigmoid(), LowRank(8, 8, 0, 1)], False),
+        ([nn.Linear(8, 8), Gated(torch.mul), nn.Linear(8, 8)], False),
+        ([nn.Linear(8, 8), Gated(torch.add), nn.Linear(8, 8)], False),
+        ([nn.Linear(8, 8), Gated(lambda gate, value: torch.cat([gate[:, :4], value[:, :4]], 1))], False),
+        ([nn.Linear(8, 8), Gated(lambda gate, value: gate), nn.Linear(8, 8)], True),
+    ],
+    ids=["merged", "product of factors", "gate", "sum", "beside", "alone"],
+)
+def test_weights_of_0_behind_which_another_signal_or_factor_tells_the_neurons_apart_are_healthy(parts, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(*parts)
+    x, y = torch.randn(64, 8), torch.randint(4, (64,))
+    found = sc.diagnose(model, x, y, nn.functional.cross_entropy)
+    assert ("SC503" in loud(found)) == expected
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    zero = model[0].up if isinstance(model[0], LowRank) else model[1].gate.weight
+    assert bool((zero == zero[:1]).all()) == expected

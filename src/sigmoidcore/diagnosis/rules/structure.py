@@ -175,7 +175,9 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     A trainable weight is named if all its rows are the same and not 0, and its layer feeds another one. Embeddings and
     convolutions of single channels are left out, because their rows read different things. Modules of several
     parameters, such as copies of an expert, are named if they read the same and have the same sizes and gradients: they
-    stay equal. Weights of 0 are named if the next ones are 0, too, with one activation in between.
+    stay equal. Layers whose weights are all 0 are named if those of the next ones are, too, with one activation in
+    between, and the next ones read nothing else: what is added, or multiplied as by a gate, makes the neurons differ, as
+    does a factor of the weight that is not 0 (LoRA).
     """
     layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
     used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))
@@ -188,15 +190,22 @@ def identical_neurons(evidence: Evidence) -> Found | None:
 
 
 def _zeros_in_series(evidence: Evidence) -> list[str]:
-    """Weights of 0 whose neurons, through one activation, feed weights of 0 only: they stay identical."""
-    zeros = [[name for name in x.weights if _starts_at_zero(evidence, name)] for x in evidence.layers]
+    """Weights of 0 whose neurons, through one activation, feed weights of 0 only, which read nothing else."""
+    layers = evidence.layers
+    zero = [bool(x.weights) and all(_starts_at_zero(evidence, name) for name in x.weights) for x in layers]
+    alone = {
+        i
+        for i, x in enumerate(layers)
+        if x.role != "weights"
+        and len(x.sources) == 1
+        and zero[x.sources[0]]
+        and evidence.consumers[x.sources[0]] == (i,)
+    }
     found: list[str] = []
-    for i, own in enumerate(zeros):
-        readers = evidence.consumers[i]
-        between = evidence.layers[readers[0]] if len(readers) == 1 else None
-        if own and between is not None and between.role != "weights" and list(between.sources) == [i]:
-            after = evidence.consumers[readers[0]]
-            found += own if after and all(zeros[k] for k in after) else []
+    for i in sorted(alone):
+        after = evidence.consumers[i]
+        if after and all(zero[k] and alone.issuperset(layers[k].sources) for k in after):
+            found += layers[layers[i].sources[0]].weights
     return list(dict.fromkeys(found))
 
 
