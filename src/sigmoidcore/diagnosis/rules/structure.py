@@ -176,8 +176,8 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     convolutions of single channels are left out, because their rows read different things. Modules of several
     parameters, such as copies of an expert, are named if they read the same and have the same sizes and gradients: they
     stay equal. Layers whose weights are all 0 are named if those of the next ones are, too, with one activation in
-    between, and the next ones read nothing else: what is added, or multiplied as by a gate, makes the neurons differ, as
-    does a factor of the weight that is not 0 (LoRA).
+    between, and the next ones read nothing else: a signal that is added to the neurons, or multiplied as by a gate,
+    makes them differ, and so does a factor of the weight that is not 0 (LoRA).
     """
     layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
     used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))

@@ -7,6 +7,7 @@ from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.rules import (
+    collapse,
     dependence,
     gradient,
     layers,
@@ -36,7 +37,7 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC401",), signal=True),
     Rule("SC202", "dead units", WARNING, units.dead_units, units.REVIVE, ("SC206", "SC401", "SC502"),
          signal=True),
-    Rule("SC203", "samples collapse to one point", WARNING, units.collapse, units.SEPARATE,
+    Rule("SC203", "samples collapse to one point", WARNING, collapse.collapse, collapse.SEPARATE,
          ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503"), signal=True),
     Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",),
          signal=True),
