@@ -1,5 +1,6 @@
 """Networks and trainings that look odd and learn: what is not said of them, or said as a note."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -216,3 +217,64 @@ class Force(nn.Module):
 
 def test_a_network_that_runs_inside_of_a_function_transform_is_diagnosed():
     assert loud(sc.diagnose(Force(), X, X, functional.mse_loss)) == []
+
+
+class Preferences(nn.Module):
+    """The log-ratio of two answers beside that of a frozen copy: 0 at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.policy = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+
+    def forward(self, x, y):
+        answers, others = (
+            [m(x).log_softmax(1).gather(1, z[:, None]) for m in (self.policy, self.reference)] for z in y
+        )
+        return answers[0] - answers[1] - (others[0] - others[1])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, _: -functional.logsigmoid(0.1 * o).mean(),
+        lambda o, _: functional.softplus(-0.1 * o).mean(),
+        lambda o, _: 1 - torch.sigmoid(o[:32] - o[:32].mean().detach()).mean(),
+    ],
+    ids=["DPO", "softplus", "KTO"],
+)
+def test_a_policy_that_equals_its_reference_has_not_collapsed(loss):
+    assert loud(sc.diagnose(Preferences(), (X, (Y, (Y + 1) % 4)), loss_fn=loss)) == []
+
+
+def test_outputs_of_a_network_without_inputs_have_collapsed_beside_a_value_at_0():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4), nn.LogSigmoid())
+    with torch.no_grad():
+        model[0].weight.mul_(1e-9)
+    assert "SC203" in loud(sc.diagnose(model, X, loss_fn=lambda o, _: -o.mean()))
+
+
+class Readouts(nn.Module):
+    """A readout of the sum of features, of which all samples have the same, and one of a hidden layer."""
+
+    def __init__(self, joins):
+        super().__init__()
+        self.embed, self.hidden, self.last, self.joins = nn.Embedding(8, 8), nn.Linear(8, 8), nn.Linear(8, 4), joins
+        self.readout = nn.Linear(8, 4)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        first = self.readout(x.sum(1))
+        other = self.last((torch.linspace(0, 1, 8)[:, None] * self.hidden(x).relu()).sum(1))
+        return first + other if self.joins else (first, other)
+
+
+def _of_both(outputs, targets):
+    return sum(functional.cross_entropy(o, targets) for o in (outputs if isinstance(outputs, tuple) else [outputs]))
+
+
+@pytest.mark.parametrize(("joins", "severity"), [(True, Severity.NOTE), (False, Severity.WARNING)])
+def test_an_output_that_is_the_same_for_all_samples_is_a_note_if_it_joins_others(joins, severity):
+    tokens = torch.rand(64, 8).argsort(1)
+    found = sc.diagnose(Readouts(joins), tokens, Y, _of_both).findings
+    assert [(f.severity, f.layers) for f in found if f.rule == "SC203"] == [(severity, ("readout",))]

@@ -4,15 +4,18 @@ import math
 from collections.abc import Sequence
 
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import stalled
 from sigmoidcore.diagnosis.rules.units import FEWEST_ROWS
-from sigmoidcore.diagnosis.wording import named, number
+from sigmoidcore.diagnosis.wording import listed, named, number, verb
 
 COLLAPSED_SPREAD, EQUAL_SPREAD, SHRUNK_SPREAD = 3.5e-4, 1e-6, 0.4
 CHOSEN_SPREAD, FEWEST_COLLAPSED, FEW_OUTPUTS = 0.05, 3, 4
+AT_ZERO = {"sigmoid": 0.5, "specialexpit": 0.5, "hardsigmoid": 0.5, "logsigmoid": math.log(2), "softplus": math.log(2)}
+"""Absolute values of activations at 0, of those that have one."""
 
 SEPARATE = (
     "Put a normalisation (BatchNorm) before the activations, use larger weights and smaller biases, or centered "
@@ -26,6 +29,9 @@ CODES_NEAR = (
     "Start the codes where the encoder's outputs are: small uniform numbers, or outputs of a first batch; move them by "
     "a running mean, and draw unused ones anew."
 )
+SAME_ON_PURPOSE = (
+    "Nothing to do if it reads something that is the same in all samples, such as a sum of equal features."
+)
 CHECK_LOADING = "Check the code that loads the data."
 
 
@@ -36,12 +42,14 @@ def collapse(evidence: Evidence) -> Found | None:
     for outputs, which may vary little beside their mean, below `EQUAL_SPREAD`. The spread is the standard deviation
     across samples over the root mean square. Paths that are the same for all samples by design (embeddings of
     positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
-    thresholds. If all inputs are identical, no layer is named. In a training whose loss reads no targets, such as that
-    of triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
-    `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation, too). In a training, an embedding or a
-    product that reads no other layer is named, too, if what it returned differed between the samples by more than
-    `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the measurements, `FEWEST_COLLAPSED`
-    or more: the samples share one code of a codebook.
+    thresholds. If all inputs are identical, no layer is named. An activation that returns its value at 0, and reads
+    layers that differ, is left out: it reads the difference to a copy, as of DPO's policy to its reference, which the
+    first step ends. Outputs that join others that differ, before a loss reads them, are a note. In a training whose
+    loss reads no targets, such as that of triplets, outputs are named if the loss stands still (see SC302) and their
+    spread has fallen below `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation, too). In a
+    training, an embedding or a product that reads no other layer is named, too, if what it returned differed between
+    the samples by more than `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the
+    measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a codebook.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -54,6 +62,11 @@ def collapse(evidence: Evidence) -> Found | None:
     if latest.input_spread == 0:
         text = _("All samples of the inputs are identical, so every layer returns the same for all.")
         return Found((), 0.0, COLLAPSED_SPREAD, text, CHECK_LOADING)
+    if _differ_beside(evidence, found):
+        names = evidence.names(found)
+        text = _("{names} {verb} the same for all samples, beside outputs that differ.",
+                 names=listed(names), verb=verb(names, "returns", "return"))  # fmt: skip
+        return Found(names, 0.0, EQUAL_SPREAD, text, SAME_ON_PURPOSE, Severity.NOTE)
     first, inputs = evidence.layers[found[0]], latest.input_spread or 1.0
     spread = first.spread or 0.0
     same = _("the same point") if spread < EQUAL_SPREAD else _("nearly the same point")
@@ -118,7 +131,22 @@ def _collapsed(evidence: Evidence) -> list[int]:
         if ends and layer.spread < threshold * scale and not blank[i]:
             found.append(i)
     first_calls = _first_calls(evidence, state)
-    return [i for i in found[::-1] if i not in first_calls]
+    return [i for i in found[::-1] if i not in first_calls and not _reads_zeros(evidence, i, state)]
+
+
+def _reads_zeros(evidence: Evidence, i: int, same: Sequence[bool]) -> bool:
+    """Whether an activation returns its value at 0, and what it reads is computed from layers that differ."""
+    layer = evidence.layers[i]
+    at_zero = AT_ZERO.get(layer.plain_kind, math.inf)
+    return math.isclose(layer.rms, at_zero, rel_tol=0.01) and not all(same[source] for source in layer.sources)
+
+
+def _differ_beside(evidence: Evidence, found: Sequence[int]) -> bool:
+    """Whether these are outputs that no loss reads by themselves, and other outputs differ: they are joined."""
+    others = set(evidence.sinks).difference(found)
+    read = {comparison.reads for comparison in evidence.latest.comparisons}
+    joined = all(i in evidence.sinks and i not in read and not evidence.layers[i].in_loss for i in found)
+    return joined and any((evidence.layers[i].spread or 0.0) > EQUAL_SPREAD for i in others)
 
 
 def _first_calls(evidence: Evidence, same: Sequence[bool]) -> set[int]:
