@@ -130,6 +130,48 @@ def test_a_teacher_that_no_layer_reads_may_be_fresh_beside_layers_with_their_own
     assert [f.severity for f in found if f.rule == "SC505"] == [severity]
 
 
+class Parts(nn.Module):
+    """A student, and a teacher of separate frozen parts: copies of its single layers, of its network, or new ones."""
+
+    def __init__(self, network, copied):
+        super().__init__()
+        self.embed, self.predict = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.student = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+        parts = (self.embed, self.predict) if copied else (nn.Linear(64, 32), nn.Linear(32, 64))
+        self.first, self.last = (copy.deepcopy(part).requires_grad_(False) for part in parts)
+        self.inner = copy.deepcopy(self.student) if network else nn.Linear(*[64 if copied else 32] * 2)
+        for matrix in list(self.inner.requires_grad_(False).parameters())[::2]:
+            nn.init.normal_(matrix, std=0.1)
+
+    def forward(self, x):
+        answers = self.predict(self.student(self.embed(x).relu()).relu())
+        return answers, self.last(self.inner(self.first(x).relu()).relu())
+
+
+@pytest.mark.parametrize(
+    ("network", "copied", "severity"), [(True, True, "note"), (False, True, "note"), (False, False, "warning")]
+)
+@pytest.mark.parametrize(("steps", "follows"), [(0, False), (20, False), (20, True)])
+def test_single_layers_of_a_teacher_and_weights_that_follow_others_are_not_frozen_by_mistake(
+    network, copied, severity, steps, follows
+):
+    def loss(outputs, _=None):
+        return functional.mse_loss(*outputs)
+
+    model = Parts(network, copied)
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+    with sc.Monitor(model, every=2) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model(X)).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for part in (model.first, model.last) if follows else ():
+                    part.weight.mul_(0.999)
+    found = monitor.diagnosis() if steps else sc.diagnose(model, X, None, loss)
+    assert [f.severity for f in found.findings if f.rule == "SC505"] == ["note" if follows else severity]
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [

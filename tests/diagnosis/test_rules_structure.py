@@ -395,3 +395,59 @@ def test_weights_of_0_behind_which_another_signal_or_factor_tells_the_neurons_ap
         optimizer.step()
     zero = model[0].up if isinstance(model[0], LowRank) else model[1].gate.weight
     assert bool((zero == zero[:1]).all()) == expected
+
+
+class Codec(nn.Module):
+    """A code between two networks: one function makes it in training mode, another one in evaluation mode."""
+
+    def __init__(self, training, evaluation):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+        self.decoder = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
+        self.codes = training, evaluation
+
+    def forward(self, x):
+        code = 3 * functional.dropout(self.encoder(x), 0.1, self.training)
+        return self.decoder(self.codes[not self.training](code))
+
+
+def noisy(code):
+    return code + torch.rand_like(code) - 0.5
+
+
+def hard(code):
+    return functional.one_hot(code.argmax(1), 8).float()
+
+
+@pytest.mark.parametrize(
+    ("codes", "training", "severities"),
+    [
+        ((noisy, torch.round), False, {"SC502": "note"}),
+        ((noisy, torch.round), True, {}),
+        ((noisy, lambda code: (0.1 * code).round()), False, {"SC203": "note", "SC502": "note"}),
+        ((torch.round, torch.round), False, {"SC502": "error"}),
+        ((torch.round, torch.round), True, {"SC502": "error"}),
+        ((functional.gumbel_softmax, hard), False, {"SC501": "note"}),
+        ((functional.gumbel_softmax, hard), True, {}),
+        ((hard, hard), False, {"SC501": "warning"}),
+        ((noisy, torch.Tensor.detach), False, {"SC501": "note"}),
+        ((torch.Tensor.detach, noisy), True, {"SC501": "warning"}),
+    ],
+)
+def test_steps_without_a_derivative_in_evaluation_mode_only_are_a_note(codes, training, severities):
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    found = sc.diagnose(Codec(*codes), x, x, functional.mse_loss, training=training).findings
+    assert {f.rule: f.severity for f in found} == severities
+    assert all(("training=True" in f.remedy) == (f.severity == "note") for f in found)
+
+
+def test_a_network_that_has_no_graph_in_evaluation_mode_only_is_a_note():
+    class Frugal(nn.Sequential):
+        def forward(self, x):
+            with torch.set_grad_enabled(self.training):
+                return super().forward(x)
+
+    x = torch.randn(64, 8)
+    (found,) = sc.diagnose(Frugal(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), x, x, functional.mse_loss).findings
+    assert (found.rule, found.severity) == ("SC501", "note")

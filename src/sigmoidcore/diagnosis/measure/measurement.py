@@ -199,6 +199,8 @@ class Measurement:
     output_dropout: float = 0.0  # the share that a dropout right before the loss drops
     evaluating: bool = False  # the model was in evaluation mode, as `diagnose` runs it
     reads_mode: bool = False  # and code of the model reads `training`: parts may run in training mode only
+    # parameters without a gradient, or with one of 0, in evaluation mode, that get one in training mode
+    training_only: tuple[str, ...] = ()
     single_norms: tuple[str, ...] = ()  # modules that normalise single numbers, of which 0 is left
     loss_weights: tuple[Weight, ...] = ()  # parameters that train, that the loss takes and the model lacks
     batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode

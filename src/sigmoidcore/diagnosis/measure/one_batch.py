@@ -14,6 +14,7 @@ from sigmoidcore._torch.autograd import leaves, post_accumulate_hooks
 from sigmoidcore.diagnosis.arguments import check, cut_off
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
+from sigmoidcore.diagnosis.measure.parameters import sizes_of
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.diagnosis.measure.statistics import seen_no_data
 from sigmoidcore.diagnosis.wording import listed
@@ -55,7 +56,9 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
     measurement = dataclasses.replace(measurement, strays=(*measurement.strays, *probe.made_in_forward))
     value = None if loss_fn is None else float(mean)
     rests = not subject.training
-    return dataclasses.replace(measurement, loss=value, evaluating=rests, reads_mode=rests and _reads_mode(model))
+    reads = rests and _reads_mode(model)
+    only = _training_only(subject, measurement) if reads and ranks.count == 1 else ()
+    return dataclasses.replace(measurement, loss=value, evaluating=rests, reads_mode=reads, training_only=only)
 
 
 def _reads_mode(model: nn.Module) -> bool:
@@ -63,6 +66,18 @@ def _reads_mode(model: nn.Module) -> bool:
     kinds = {k for m in model.modules() for k in type(m).__mro__ if not k.__module__.startswith("torch.")}
     codes = (getattr(inspect.unwrap(method), "__code__", None) for k in kinds for method in vars(k).values())
     return any(code is not None and "training" in code.co_names for code in codes)
+
+
+def _training_only(subject: Subject, measurement: Measurement) -> tuple[str, ...]:
+    """Names of the parameters that got no gradient, or one of 0, in evaluation mode, and get one in training mode."""
+    without = {w.name for w in measurement.weights if w.trains and not w.gradient}
+    asked = {name: p for name, p in subject.model.named_parameters() if name in without}
+    found: Sequence[Tensor | None] = ()
+    if asked:
+        with suppress(Exception), passes(dataclasses.replace(subject, training=True)) as loss:  # it may not run there
+            found = torch.autograd.grad(loss(), list(asked.values()), allow_unused=True)
+    sizes = sizes_of({name: g for name, g in zip(asked, found, strict=False) if g is not None})
+    return tuple(name for name, size in sizes.items() if size > 0)
 
 
 @contextmanager

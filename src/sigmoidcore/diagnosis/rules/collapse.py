@@ -9,6 +9,7 @@ from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import stalled
+from sigmoidcore.diagnosis.rules.structure import DIAGNOSE_IN_TRAINING
 from sigmoidcore.diagnosis.rules.units import FEWEST_ROWS
 from sigmoidcore.diagnosis.wording import listed, named, number, verb
 
@@ -44,12 +45,13 @@ def collapse(evidence: Evidence) -> Found | None:
     positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
     thresholds. If all inputs are identical, no layer is named. An activation that returns its value at 0, and reads
     layers that differ, is left out: it reads the difference to a copy, as of DPO's policy to its reference, which the
-    first step ends. Outputs that join others that differ, before a loss reads them, are a note. In a training whose
-    loss reads no targets, such as that of triplets, outputs are named if the loss stands still (see SC302) and their
-    spread has fallen below `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation, too). In a
-    training, an embedding or a product that reads no other layer is named, too, if what it returned differed between
-    the samples by more than `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the
-    measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a codebook.
+    first step ends. Outputs that join others that differ, before a loss reads them, are a note, and layers behind a
+    step that has no derivative in evaluation mode only (see SC502). In a training whose loss reads no targets, such as
+    that of triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
+    `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation, too). In a training, an embedding or a
+    product that reads no other layer is named, too, if what it returned differed between the samples by more than
+    `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the measurements, `FEWEST_COLLAPSED`
+    or more: the samples share one code of a codebook.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -74,7 +76,11 @@ def collapse(evidence: Evidence) -> Found | None:
         "From {name} on, all samples are {same}: they differ by {spread} of their size, and by {inputs} in the inputs.",
         name=named(first.name), same=same, spread=number(spread), inputs=number(inputs),
     )  # fmt: skip
-    return Found(evidence.names(found), spread / inputs, COLLAPSED_SPREAD, text)
+    names, value = evidence.names(found), spread / inputs
+    before = {name for layer in evidence.layers[: found[0]] for name in layer.weights}
+    if before.intersection(latest.training_only):  # a rounding or an argmax of the evaluation mode is in between
+        return Found(names, value, COLLAPSED_SPREAD, text, DIAGNOSE_IN_TRAINING, Severity.NOTE)
+    return Found(names, value, COLLAPSED_SPREAD, text)
 
 
 def _drawn_together(evidence: Evidence) -> Found | None:

@@ -9,7 +9,7 @@ from sigmoidcore.diagnosis.measure.parameters import FEW_NUMBERS
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import falls, stalled
-from sigmoidcore.diagnosis.rules.structure import copies_of_trained
+from sigmoidcore.diagnosis.rules.structure import copies_of_trained, moved
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
@@ -37,10 +37,12 @@ DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the 
 def frozen(evidence: Evidence) -> Found | None:
     r"""Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to.
 
-    Weights with two dimensions or more and without `requires_grad` are a note. They are a warning if they are
-    uniform within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other
-    frozen weights are not: a new layer was frozen together with a pretrained part. Parts that are built like one
-    that trains and that no layer that trains reads are left out: a teacher, a target.
+    Weights with two dimensions or more and without `requires_grad` are a note. They are a warning if they are uniform
+    within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights
+    are not: a new layer was frozen together with a pretrained part. Layers that no layer that trains reads are left out
+    if they belong to a teacher or a target: a part that is built like one that trains, layers beside such a part, and
+    weights that start as a copy of a trained one. So are weights that move in a training, as a running mean of others
+    does.
 
     *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
     """
@@ -50,7 +52,7 @@ def frozen(evidence: Evidence) -> Found | None:
         return None
     fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     first = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
-    aside = copies_of_trained(evidence, [w.name for w in latest.weights if not w.trains]) - first
+    aside = _of_a_teacher(evidence, first) | moved(evidence)
     fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed and w.name not in aside)
     known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
     if fresh and len(known) > 1 and any(w.trains for w in latest.weights):
@@ -62,6 +64,16 @@ def frozen(evidence: Evidence) -> Found | None:
     values = {"share": percent(share), "names": listed(names, [w.name for w in latest.weights])}
     text = _("{share} % of the parameters are frozen: {names}.", **values)
     return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
+
+
+def _of_a_teacher(evidence: Evidence, read: set[str]) -> set[str]:
+    """Frozen weights that no trained layer reads: of a part built like one that trains, beside it, or copies of one."""
+    start = evidence.measurements[0].weights
+    trained = {(w.shape, f"{w.size:.6e}") for w in start if w.trains}
+    frozen = {w.name for w in evidence.latest.weights if not w.trains}
+    if copies_of_trained(evidence, list(frozen)) - read:
+        return frozen - read
+    return {w.name for w in start if w.name in frozen - read and (w.shape, f"{w.size:.6e}") in trained}
 
 
 def no_activation(evidence: Evidence) -> Found | None:

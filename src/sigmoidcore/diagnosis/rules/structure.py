@@ -25,6 +25,9 @@ WAIT = (
     "find_unused_parameters=True)."
 )
 ASK_IN_TRAINING = "Diagnose with training=True, or use them: parts of this model may run in training mode only."
+DIAGNOSE_IN_TRAINING = (
+    "Diagnose with training=True: in evaluation mode, a step without a derivative, such as a rounding, is in between."
+)
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
@@ -52,15 +55,15 @@ def no_gradient(evidence: Evidence) -> Found | None:
     or if the parameters are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE`
     of all numbers. It is a note if the forward pass of `diagnose` does not use children of the model of two layers or
     more, as that of an actor does not use its critic, or if it does not use them in evaluation mode, and code of the
-    model reads `self.training`, as that of auxiliary heads and of noise does.
+    model reads `self.training`, as that of auxiliary heads and of noise does. It is a note if parameters get a gradient
+    in training mode, which `diagnose` tries if code of the model reads `self.training`: an argmax of the evaluation
+    mode.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
     """
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
-    start = {w.name: w.size for w in evidence.measurements[0].weights}
-    moved = {w.name for w in trainable if abs(start.get(w.name, w.size) - w.size) > 0}  # by steps that are not measured
-    missing = [w.name for w in trainable if w.name not in reached and w.name not in moved]
+    missing = [w.name for w in trainable if w.name not in reached | moved(evidence)]
     copies = copies_of_trained(evidence, missing) if any(evidence.live) else set()
     if copies and len(copies) == len(missing):
         text = _("No gradient reaches {names}, a copy of parameters that have one.", names=listed(missing))
@@ -68,6 +71,10 @@ def no_gradient(evidence: Evidence) -> Found | None:
     missing = [name for name in missing if name not in copies]
     if not missing:
         return None
+    only = [name for name in missing if name in evidence.latest.training_only and evidence.weights[name].used]
+    if len(only) == len(missing):
+        return _in_training_only(only)
+    missing = [name for name in missing if name not in only]
     if len(missing) == len(trainable) and not any(evidence.live):
         if evidence.latest.quantized:
             quantized = listed(evidence.latest.quantized)
@@ -90,6 +97,12 @@ def no_gradient(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return _of(missing, text, WAIT, Severity.NOTE)
     return _left_out(evidence, [name for name in missing if name not in spare])
+
+
+def _in_training_only(names: Sequence[str]) -> Found:
+    """Parameters that a rounding or an argmax of the evaluation mode cuts off."""
+    text = _("{names} {verb} a gradient in training mode only.", names=listed(names), verb=verb(names, "gets", "get"))
+    return _of(names, text, DIAGNOSE_IN_TRAINING, Severity.NOTE)
 
 
 def _left_out(evidence: Evidence, missing: list[str]) -> Found:
@@ -133,7 +146,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     A trainable weight with two dimensions or more is named if $\lVert \partial L / \partial W \rVert = 0$. It is an
     error if every gradient is 0 while the loss is not, if the gradient becomes 0 between two layers at once, or if all
     weights are 0 and stay 0. It is a warning if a weight is 0, and its gradient, too. It is a note for weights behind
-    one that starts at 0 and has a gradient, which lasts one step, and for parts that this batch does not use.
+    one that starts at 0 and has a gradient, which lasts one step, for parts that this batch does not use, and for
+    weights that get a gradient in training mode (see SC501): before a rounding of the evaluation mode.
     """
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
@@ -141,6 +155,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     if not zero or gradient.underflown(evidence):
         return None
     names = tuple(w.name for w in zero)
+    if set(names) <= set(evidence.latest.training_only):
+        return _in_training_only(names)
     if evidence.sinks and not any(evidence.references):
         if evidence.latest.loss == 0:
             text = _("The loss is 0, and so is every gradient.")
@@ -157,6 +173,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         severity = Severity.ERROR if len(zero) == len(matrices) else None
         return Found(tuple(stuck), 0.0, 0.0, text, START_ONE, severity)
     fades, lost = gradient.fades(evidence), gradient.lost(evidence)
+    lost = tuple(i for i in lost if not set(evidence.layers[i].weights) & set(evidence.latest.training_only))
     if lost and not fades:
         return _becomes_zero(evidence, lost)
     if fades or units.neurons_explain(evidence):
@@ -296,6 +313,12 @@ def copies_of_trained(evidence: Evidence, missing: Sequence[str]) -> set[str]:
     networks = {p: own for p, own in parts.items() if sum(len(shape) > 1 for shape in own.values()) > 1}
     trained = [own for p, own in networks.items() if all(weights[f"{p}.{n}"].gradient is not None for n in own)]
     return {f"{part}.{name}" for part in without if parts[part] in trained for name in parts[part]}
+
+
+def moved(evidence: Evidence) -> set[str]:
+    """Parameters whose size is not that of the first measurement, also by steps that are not measured."""
+    start = {w.name: w.size for w in evidence.measurements[0].weights}
+    return {w.name for w in evidence.latest.weights if abs(start.get(w.name, w.size) - w.size) > 0}
 
 
 def _with_used_siblings(evidence: Evidence, missing: Sequence[str]) -> set[str]:
