@@ -516,6 +516,38 @@ def test_a_softmax_between_layers_explains_a_loss_that_stands_still(rate, softma
     assert [(f.rule, f.severity.value) for f in monitor.diagnosis().findings if f.rule == "SC507"] == expected
 
 
+class Weighing(nn.Module):
+    """A softmax over eight features or twelve positions, and a last layer that reads what a function makes of it."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.scores, self.values, self.last, self.join = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), join
+
+    def forward(self, x):
+        return self.last(self.join(self.scores(x), x, self.values(x)))
+
+
+def difference(scores, x, values):
+    """Differential attention (Ye et al., 2024)."""
+    first, second = (s @ x.mT for s in (scores, scores.roll(1, -1)))
+    return (first.softmax(-1) - 0.5 * second.softmax(-1)) @ values
+
+
+@pytest.mark.parametrize(
+    ("join", "expected"),
+    [
+        (difference, []),
+        (lambda scores, x, values: scores.softmax(-1), ["SC507"]),
+        (lambda scores, x, values: values.relu() + scores.softmax(-1), ["SC507"]),
+    ],
+    ids=["attention", "activation", "sum"],
+)
+def test_a_difference_of_attentions_is_no_softmax_in_the_place_of_an_activation(join, expected):
+    x = torch.randn(64, 12, 8)
+    found = sc.diagnose(Weighing(join), x, x, functional.mse_loss).findings
+    assert [f.rule for f in found if f.rule == "SC507"] == expected
+
+
 def unet_without_activations():
     class Skip(nn.Module):
         def __init__(self):

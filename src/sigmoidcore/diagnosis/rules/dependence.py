@@ -25,7 +25,7 @@ INVERT_MASK = (
     "Invert the mask: True hides a key in `key_padding_mask`, and shows it in `scaled_dot_product_attention`; "
     "`masked_fill` needs the padding."
 )
-MASK = "Give the attention a causal mask (`is_causal=True`)."
+MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all tokens (top-k) sees later ones, too."
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
 

@@ -88,7 +88,7 @@ def no_activation(evidence: Evidence) -> Found | None:
     no layer before the last has an activation, and the network does nothing else that is not linear, the first layer of
     at least as many outputs as the last is named. A softmax over `FEWEST_SHARES` features or more that reads one layer,
     and that layers read, is a note, and a warning if nothing is learned (see SC302): its outputs add up to 1, and most
-    are near 0.
+    are near 0. Weights between positions that the next layers read with others, the values, are those of an attention.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
     """
@@ -140,6 +140,9 @@ def _softmax_between(evidence: Evidence) -> Found | None:
         over = layer.softmax_dim is not None and layer.softmax_dim in (len(layer.shape) - 1, 1)
         if layer.role != "activation" or layer.gate or not over or layer.shape[layer.softmax_dim or 0] < FEWEST_SHARES:
             continue
+        pairs = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
+        if pairs and all(len(x.sources) > 1 for x in after):
+            continue  # it weighs positions for values that join it, as a difference of two attentions does
         if after and len(before) == 1 and all(x.plain_kind in WEIGHING and x.weights for x in (*before, *after)):
             text = _(
                 "{name} is a softmax between {first} and {second}: its outputs add up to 1, and little gradient comes "
