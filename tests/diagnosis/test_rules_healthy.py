@@ -247,7 +247,7 @@ def test_a_policy_that_equals_its_reference_has_not_collapsed(loss):
     assert loud(sc.diagnose(Preferences(), (X, (Y, (Y + 1) % 4)), loss_fn=loss)) == []
 
 
-def test_outputs_of_a_network_without_inputs_have_collapsed_beside_a_value_at_0():
+def test_a_network_that_loses_its_inputs_has_collapsed_although_it_ends_in_an_activation():
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4), nn.LogSigmoid())
     with torch.no_grad():
         model[0].weight.mul_(1e-9)

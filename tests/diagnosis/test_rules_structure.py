@@ -451,3 +451,18 @@ def test_a_network_that_has_no_graph_in_evaluation_mode_only_is_a_note():
     x = torch.randn(64, 8)
     (found,) = sc.diagnose(Frugal(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), x, x, functional.mse_loss).findings
     assert (found.rule, found.severity) == ("SC501", "note")
+
+
+@pytest.mark.parametrize(("bias", "severity"), [(0.0, "note"), (16.0, "error")])
+def test_a_gradient_that_is_nearly_0_in_training_mode_is_none(bias, severity):
+    class Saturated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.last(torch.sigmoid(self.first(x) + (bias if self.training else 40.0)))
+
+    x, y = torch.randn(8, 8), torch.randn(8, 2)
+    found = sc.diagnose(Saturated(), x, y, functional.mse_loss).findings
+    assert [f.severity for f in found if f.rule == "SC502"] == [severity]

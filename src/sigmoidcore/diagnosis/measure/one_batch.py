@@ -21,6 +21,9 @@ from sigmoidcore.diagnosis.wording import listed
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import BATCH_NORMS, evaluating, loss_of, run, unchanged
 
+NOTHING = 1e-5
+"""A gradient of less than this share of the largest is what noise leaves of one of 0: no gradient."""
+
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
     """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
@@ -71,13 +74,14 @@ def _reads_mode(model: nn.Module) -> bool:
 def _training_only(subject: Subject, measurement: Measurement) -> tuple[str, ...]:
     """Names of the parameters that got no gradient, or one of 0, in evaluation mode, and get one in training mode."""
     without = {w.name for w in measurement.weights if w.trains and not w.gradient}
-    asked = {name: p for name, p in subject.model.named_parameters() if name in without}
+    trained = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
     found: Sequence[Tensor | None] = ()
-    if asked:
+    if without:
         with suppress(Exception), passes(dataclasses.replace(subject, training=True)) as loss:  # it may not run there
-            found = torch.autograd.grad(loss(), list(asked.values()), allow_unused=True)
-    sizes = sizes_of({name: g for name, g in zip(asked, found, strict=False) if g is not None})
-    return tuple(name for name, size in sizes.items() if size > 0)
+            found = torch.autograd.grad(loss(), list(trained.values()), allow_unused=True)
+    sizes = sizes_of({name: g for name, g in zip(trained, found, strict=False) if g is not None})
+    least = NOTHING * max(sizes.values(), default=0.0)
+    return tuple(name for name, size in sizes.items() if name in without and size > least)
 
 
 @contextmanager
