@@ -2,9 +2,10 @@
 
 The scripts of `watch.py`, with options for 200 to 1,500 steps, run by `_step_clock.py` with and without `watch`,
 in turn. The clock starts with the first step and stops with the last, so imports, data and the construction of the
-model are not in it; the measurements of the first steps are. `overhead` compares the shortest wall times, `processor`
-the shortest processor times: what else the machine does can only make a run longer. `overheads` are the ratios of
-neighbouring runs. The goal, 1.03, is for steps of 5 ms and more (`step_ms`).
+model are not in it; the measurements of the first steps are. All runs of a script compute the same, so a step counts
+with the shortest time that it took in any of them: what else the machine does can only make it longer. `overhead`
+compares the sums of these wall times, `processor` of processor times, `runs` whole runs. The goal, 1.03, is for steps
+of 5 ms and more (`step_ms`).
 
     python benchmarks/watch_overhead.py --programs PROGRAMS --threads 1
 """
@@ -13,45 +14,47 @@ import json
 import tempfile
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from _report import Report, arguments
 from watch import PROGRAMS, Program, run
 
-PAIRS = 5
+RUNS = 4
 
 
-def timed(program: Program, checkouts: Path, *, watched: bool) -> dict[str, float]:
-    """Steps, wall time and processor time of a long training."""
+def timed(program: Program, checkouts: Path, *, watched: bool) -> Tensor:
+    """Wall and processor time of each step of a long training, [steps, 2], in seconds."""
     times = Path(tempfile.gettempdir()) / "program-times.json"
     times.unlink(missing_ok=True)
     clock = (str(Path(__file__).with_name("_step_clock.py")), str(times))
     outcome = run(program, checkouts, program.longer, watched=watched, clock=clock)
     assert outcome.code == 0, f"{program.name}: {outcome.error[-2000:]}"
-    measured: dict[str, float] = json.loads(times.read_text())
-    return measured
+    return torch.tensor(json.loads(times.read_text()), dtype=torch.float64).diff(dim=0)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--programs", type=Path, required=True, metavar="FOLDER", help="folder with the checkouts")
     options = parser.parse_args(argv)
-    pairs = 1 if options.quick else PAIRS
-    report = Report("watch_overhead", options, key=("program",), seeds=[], settings={"pairs": pairs})
+    runs = 1 if options.quick else RUNS
+    report = Report("watch_overhead", options, key=("program",), seeds=[], settings={"runs": runs})
     for program in PROGRAMS:
         if not program.longer or not report.wants(program=program.name):
             continue
-        runs: dict[bool, list[dict[str, float]]] = {False: [], True: []}
-        for i in range(pairs):
+        found: dict[bool, list[Tensor]] = {False: [], True: []}
+        for i in range(runs):
             for watched in (False, True) if i % 2 == 0 else (True, False):
-                runs[watched].append(timed(program, options.programs.resolve(), watched=watched))
-        shortest = {(w, clock): min(run[clock] for run in runs[w]) for w in runs for clock in ("wall", "processor")}
-        steps = runs[False][0]["steps"]
+                found[watched].append(timed(program, options.programs.resolve(), watched=watched))
+        plain, under = (torch.stack(found[watched]) for watched in (False, True))  # [runs, steps, 2]
+        wall, processor = (under.amin(0).sum(0) / plain.amin(0).sum(0)).tolist()
         report.add(
             program=program.name,
-            overhead=shortest[True, "wall"] / shortest[False, "wall"],
-            processor=shortest[True, "processor"] / shortest[False, "processor"],
-            step_ms=1000 * shortest[False, "wall"] / steps,
-            steps=steps,
-            overheads=[under["wall"] / plain["wall"] for plain, under in zip(runs[False], runs[True], strict=True)],
+            overhead=wall,
+            processor=processor,
+            step_ms=1000 * plain[:, :, 0].amin(0).mean().item(),
+            steps=plain.shape[1],
+            runs=(under[:, :, 0].sum(1) / plain[:, :, 0].sum(1)).tolist(),
         )
     report.finish()
 
