@@ -185,3 +185,9 @@ def post_accumulate_hooks(leaf: Tensor) -> dict[int, Any]:
     """The hooks that run after a gradient is accumulated into a leaf. The public API adds them and lists none."""
     hooks: dict[int, Any] | None = getattr(leaf, "_post_accumulate_grad_hooks", None)
     return {} if hooks is None else hooks
+
+
+def gradient_state(parameter: Tensor) -> tuple[int, int] | None:
+    """What changes when a gradient is added to the `.grad` of a parameter; None without one."""
+    grad = parameter.grad
+    return None if grad is None else (id(grad), grad._version)

@@ -56,7 +56,7 @@ class Commentary:
             say(self._stream, *_lines(first, columns))
             if others:
                 same = _("the same result: {names}", names=_(", ").join(verdict.name for verdict in others))
-                if first.diagnosis is not None:
+                if first.over and first.diagnosis is not None:
                     same += _("; if they are meant to be one model, make it before the loop")
                 say(self._stream, *wrapped(same, columns, "", "  "))
         for problem in self._watch.problems:
@@ -122,7 +122,9 @@ def _result(verdict: Verdict) -> Hashable:
     found = verdict.diagnosis.findings if verdict.diagnosis is not None else None
     rules = None if found is None else frozenset((finding.rule, finding.severity) for finding in found)
     past = frozenset(finding.rule for _step, finding in verdict.past)
-    return kind_of(verdict.name), verdict.optimizers, verdict.beside, verdict.unmoved, rules, past
+    weights = verdict.diagnosis.measurement.weights if verdict.diagnosis is not None else ()
+    shapes = tuple((weight.name, weight.shape) for weight in weights)
+    return kind_of(verdict.name), shapes, verdict.optimizers, verdict.beside, verdict.unmoved, rules, past
 
 
 def _past(verdict: Verdict) -> list[str]:

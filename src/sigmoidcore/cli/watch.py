@@ -83,6 +83,8 @@ def watch(
 
 
 def _check_script(path: Path) -> None:
+    if str(path) == "-":
+        raise InputError("a script from standard input cannot be watched: write it to a file")
     if path.is_dir():
         raise InputError("{path} is a folder: give a script, or -m and the name of a module", path=path)
     if not path.is_file():

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sigmoidcore._language import _
 from sigmoidcore._torch import eager
-from sigmoidcore._torch.autograd import NONE, backward_pass
+from sigmoidcore._torch.autograd import NONE, backward_pass, gradient_state
 from sigmoidcore._torch.hooks import register_global_hooks
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
@@ -31,6 +31,8 @@ CADENCE = ((1, 1), (100, 10), (math.inf, 100))
 """Before which step the distance to the next measurement is how long: many trainings fail in their second step."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
+WHOLE = 2
+"""Steps of an optimizer after which all models of a step have run."""
 MOST = 16
 """Models that are monitored at a time."""
 BRIEF, OFTEN = 11, 8
@@ -49,6 +51,7 @@ class Verdict:
     past: tuple[tuple[int, Finding], ...]  # of earlier measurements, not in the last one, with their steps
     beside: bool = False  # it runs beside models that train
     unmoved: bool = False  # and gradients reach its parameters
+    over: bool = False  # its training had ended before that of another model began
 
 
 class Watch:
@@ -60,8 +63,8 @@ class Watch:
     optimizers are gone.
 
     Args:
-        on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model,
-            and that is in the first measurement or in two in a row: the first steps of Adam are large.
+        on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
+            an error of the first measurement, or what two in a row have. The first steps of Adam are large.
         every: measure one step of so many; None: the first two, one in 10 up to step 100, then one in 100.
         trace_nonfinite: as in `Monitor`.
 
@@ -95,6 +98,7 @@ class Watch:
         self._owner = os.getpid(), threading.get_ident()
         self._names: Counter[str] = Counter()
         self._brief: Counter[str] = Counter()  # models that took few steps, by class
+        self._trained: WeakSet[nn.Module] = WeakSet()  # whose training is over
         self._models: list[_Model] = []
         self._past: list[Verdict] = []
         self._idle: dict[str, ref[nn.Module]] = {}  # models that no optimizer moved, by name
@@ -109,7 +113,7 @@ class Watch:
 
     def verdicts(self) -> list[Verdict]:
         """The result for each model so far, in the order in which they began."""
-        return self._past + [model.verdict() for model in self._models]
+        return self._past + [model.verdict() for model in self._models if not self._is_known(model)]
 
     def remove(self, error: BaseException | None = None) -> None:
         """Stop watching, at the end or after an error."""
@@ -169,15 +173,17 @@ class Watch:
         if self._brief[kind] >= OFTEN:
             problem = _(
                 "more models of the class {kind}, after {count} that took few steps each; if they are meant to be one, "
-                "make it before the loop: what each has learnt is lost",
+                "make it before the loop",
                 kind=kind, count=OFTEN,
             )  # fmt: skip
             self.problems[problem] = None
             return
         whole, scalers = _surroundings(module)
         own = _identities(whole)
-        for model in [m for m in self._models if m.is_over or _identities(m.monitor.model) <= own]:
-            self._retire(model)
+        for model in list(self._models):
+            part = _identities(model.monitor.model) <= own
+            if part or model.is_over:
+                self._retire(model, part=part)
         if len(self._models) >= MOST:
             self.problems[_("more than {count} models at a time", count=MOST)] = None
             return
@@ -195,12 +201,20 @@ class Watch:
         self._names[kind] += 1
         return f"{kind} {self._names[kind]}" if self._names[kind] > 1 else kind
 
-    def _retire(self, model: "_Model", *, beside: bool = False) -> None:
-        """Keep the result of a model, and not the model."""
+    def _is_known(self, model: "_Model") -> bool:
+        """Whether a model only runs beside others, and was trained before."""
+        return model.beside and model.monitor.model in self._trained
+
+    def _retire(self, model: "_Model", *, beside: bool = False, part: bool = False) -> None:
+        """Keep the result of a model, and not the model; of a part of another model only if it was measured."""
         model.beside = beside
         self._models.remove(model)
         model.monitor.remove()
-        verdict = model.verdict()
+        verdict = replace(model.verdict(), over=True)
+        if self._is_known(model) or (part and verdict.diagnosis is None):
+            return
+        if model.kinds:
+            self._trained.add(model.monitor.model)
         self._brief[kind_of(verdict.name)] += model.is_brief
         if verdict.diagnosis is not None:
             verdict = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
@@ -235,11 +249,9 @@ class Watch:
         """Search until the models of an optimizer are known, or do not come."""
         strangers = held.difference(*(_identities(model.monitor.model) for model in self._models))
         # If another optimizer has its parameters, it may be meant for another model.
-        doubtful = (
-            strangers or optimizer in self._doubted or any(not held.isdisjoint(moved(other)) for other in self._known)
-        )
+        shared = optimizer in self._doubted or any(not held.isdisjoint(moved(other)) for other in self._known)
         self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
-        if doubtful and self._waiting[optimizer] < PATIENCE:
+        if self._waiting[optimizer] < (PATIENCE if strangers or shared else WHOLE):
             self._search()
             return
         if strangers and max(self._brief.values(), default=0) < OFTEN:
@@ -281,6 +293,7 @@ class _Model:
         self.waited = 0
         self.beside = False  # it runs beside models that train
         self._widens = every is None
+        self._gradients = [gradient_state(p) for p in model.parameters()]
         self._on_finding = on_finding
         self._shown: set[str] = set()  # rules of the last measurement
         self._found: dict[str, tuple[int, Finding]] = {}
@@ -303,11 +316,12 @@ class _Model:
     def verdict(self) -> Verdict:
         """The result so far."""
         if self.beside:
-            reached = any(p.grad is not None for p in self.monitor.model.parameters())
+            states = [gradient_state(p) for p in self.monitor.model.parameters()]
+            reached = any(state not in (None, before) for state, before in zip(states, self._gradients, strict=False))
             return Verdict(self.name, None, (), (), beside=True, unmoved=reached)
         diagnosis = self.monitor.diagnosis() if self.monitor.measurements else None
         findings = diagnosis.findings if diagnosis is not None else ()
-        now = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
+        now = {finding.rule for finding in findings}
         past = tuple(found for rule, found in self._found.items() if rule not in now)
         return Verdict(self.name, diagnosis, tuple(self.kinds), past)
 
@@ -318,8 +332,10 @@ class _Model:
         if self.beside:
             return
         measurements = self.monitor.measurements
-        rules = {f.rule for f in find(measurements) if f.severity is not Severity.NOTE}
-        new = (rules if len(measurements) == 1 else rules & self._shown) - self._found.keys()
+        found = find(measurements)
+        rules = {f.rule for f in found if f.severity is not Severity.NOTE}
+        errors = {f.rule for f in found if f.severity is Severity.ERROR}
+        new = (errors if len(measurements) == 1 else rules & self._shown) - self._found.keys()
         self._shown = rules
         for finding in findings_of(measurements, Subject(self.monitor.model)) if new else ():
             if finding.rule in new:
@@ -360,7 +376,8 @@ def _surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.Grad
             if id(outer) not in around:
                 around[id(outer)] = outer
                 queue.append(outer)
-    return _unwrapped(max(queue, key=lambda m: sum(1 for _ in m.parameters()))), scalers
+    models = [m for m in queue if not isinstance(m, nn.ModuleList | nn.ModuleDict)] or queue
+    return _unwrapped(max(models, key=lambda m: sum(1 for _ in m.parameters()))), scalers
 
 
 def _is_alone(module: nn.Module) -> bool:

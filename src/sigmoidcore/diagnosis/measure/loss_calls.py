@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._torch.autograd import gradient_state
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.logarithms import Logarithms
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin
@@ -25,7 +26,9 @@ class LossCalls:
     def __init__(self) -> None:
         self._logarithms = Logarithms()
         self._products: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}  # outputs, targets, by layer
-        self.parameters: dict[str, weakref.ref[nn.Parameter]] = {}  # of no module of the model, that the loss takes
+        # of no module of the model, that the loss takes, with the states of their gradients
+        self.parameters: dict[str, weakref.ref[nn.Parameter]] = {}
+        self.gradients: dict[str, tuple[int, int] | None] = {}
 
     def take_parameters(self, name: str, arguments: Sequence[Tensor], known: Mapping[int, str]) -> None:
         """Note parameters that train and that the model, whose own are known, lacks."""
@@ -36,6 +39,7 @@ class LossCalls:
                 place = f"{name} {list(tensor.shape)}"
                 place += f" ({len(self.parameters)})" if place in self.parameters else ""
                 self.parameters[place] = weakref.ref(tensor)
+                self.gradients[place] = gradient_state(tensor)
 
     def difference(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origin_of: Origins

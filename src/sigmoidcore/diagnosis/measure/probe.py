@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, in_transform
+from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, gradient_state, in_transform
 from sigmoidcore._torch.modes import leave, lower, transforms_active
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
 from sigmoidcore.diagnosis.measure.parameters import Parameters, sizes_of
@@ -62,6 +62,7 @@ class Probe(Observer):
         self._backward_pass = NONE
         self._transformed = False
         self._loss_parameters: dict[str, weakref.ref[nn.Parameter]] = {}
+        self._loss_gradients: dict[str, tuple[int, int] | None] = {}  # their states before the backward pass
         # of the last measured pass: weights of no module, and parameters that modules got in the pass
         self._made: dict[str, weakref.ref[Tensor]] = {}
         self._replacing: dict[str, weakref.ref[nn.Parameter]] = {}
@@ -133,6 +134,7 @@ class Probe(Observer):
         try:
             found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
             self._loss_parameters = {n: p for r in counted for n, p in r.loss_calls.parameters.items()}
+            self._loss_gradients = {n: g for r in counted for n, g in r.loss_calls.gradients.items()}
             gone = self.made_in_forward
             self._made = {name: made for r in counted for name, made in r.unplaced.items()}
             self._replacing = {name: came for r in counted for name, came in r.replacing.items()}
@@ -145,7 +147,8 @@ class Probe(Observer):
         """Parameters that the loss of the last measured pass took, and that nobody holds, by identity."""
         found = ((name, own()) for name, own in self._loss_parameters.items())
         free = {name: own for name, own in found if own is not None and id(own) not in held}
-        sizes, gradients = sizes_of(free), sizes_of({n: p.grad for n, p in free.items() if p.grad is not None})
+        arrived = {n: p.grad for n, p in free.items() if gradient_state(p) != self._loss_gradients[n]}
+        sizes, gradients = sizes_of(free), sizes_of({n: grad for n, grad in arrived.items() if grad is not None})
         return tuple(
             Weight(name, tuple(p.shape), size=sizes[name], gradient=gradients.get(name)) for name, p in free.items()
         )

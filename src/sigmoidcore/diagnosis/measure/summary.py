@@ -83,7 +83,7 @@ def summarize(
     normalised = {name: by for r in recorders for name, by in r.normalised.items()}
     layers = _layers(calls, facts, normalised, factor=1.0 / (scale * together.count))
     weights = parameters.summarize({name for r in recorders for name in r.used}, scale, ranks)
-    losses = [loss for r in recorders for loss in r.losses]
+    losses = list({loss.data_ptr(): loss for r in recorders for loss in r.losses}.values())  # of several passes
     sums = np.array([sum(r.samples for r in recorders), differentiated, sum(fetch(losses))])
     samples, any_differentiated, loss = totals(sums).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
