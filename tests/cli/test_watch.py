@@ -326,15 +326,15 @@ def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
         model = network(2, nn.Sigmoid)
         with torch.no_grad():
             model[0].bias += 50
-        train(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1), 1)
+        train(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1), 2)
         with torch.no_grad():
             model[0].bias -= 50
         train(model, optimizer)
     """
     _, error = watched(capfd, written(tmp_path, script))
-    assert "step 0\nSC201 warning: saturated neurons" in error
+    assert "step 1\nSC201 warning: saturated neurons" in error
     said = " ".join(error.split())
-    assert "earlier: SC201 warning, saturated neurons, at step 0, and not in the last measurement" in said
+    assert "earlier: SC201 warning, saturated neurons, at step 1, and not in the last measurement" in said
 
 
 @pytest.mark.parametrize(("condition", "code"), [("error", 1), ("SC2", 0), ("never", 0)])
@@ -492,6 +492,64 @@ def test_a_model_whose_optimizer_has_the_parameters_of_the_one_before_is_named(t
     assert "Sequential 2, moved by no optimizer\n\nnothing was measured: gradients reach it, but no" in error
     assert "Warning" not in error
     assert "no layers" not in error
+
+
+def test_a_teacher_that_was_trained_before_is_no_forgotten_model(tmp_path, capfd):
+    script = """
+        class Teacher(nn.Linear):
+            pass
+        teacher = Teacher(8, 1)
+        train(teacher, torch.optim.SGD(teacher.parameters(), lr=0.1), 20)
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), teacher(inputs).detach()).backward()
+            optimizer.step()
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "SC303" not in error
+    assert "moved by no optimizer" not in error
+    assert error.count("sigmoid-core: Teacher") == 1
+
+
+def test_tasks_that_alternate_are_no_unused_parameters(tmp_path, capfd):
+    script = """
+        class Tasks(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body, self.heads = nn.Linear(8, 4), nn.ModuleList([nn.Linear(4, 1), nn.Linear(4, 1)])
+            def forward(self, x, task):
+                return self.heads[task](torch.tanh(self.body(x)))
+        model = Tasks()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for i in range(40):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs, i % 2), targets).backward()
+            optimizer.step()
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "SC501" not in error
+
+
+def test_models_of_other_sizes_or_side_by_side_are_not_taken_for_folds(tmp_path, capfd):
+    script = """
+        both = [network(), network()]
+        optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in both]
+        for _ in range(12):
+            for each, optimizer in zip(both, optimizers):
+                train(each, optimizer, 1)
+        other = network(3)
+        train(other, torch.optim.SGD(other.parameters(), lr=0.1))
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "the same result: Sequential 2\n" in error
+    assert "before the loop" not in error
+    assert "sigmoid-core: Sequential 3, trained by SGD" in error
+
+
+def test_a_script_from_standard_input_is_refused():
+    code, _, error = processes.finished(["watch", "-"])
+    assert code == 2
+    assert "cannot be watched: write it to a file" in error
 
 
 def test_a_training_in_another_thread_is_not_watched_and_the_verdict_says_so(tmp_path, capfd):

@@ -318,3 +318,14 @@ def test_a_model_without_layers_is_measured():
     found = monitor.diagnosis()
     assert [m.step for m in found.history] == [0, 1, 2, 3]
     assert all(m.loss > 0 and all(w.update and w.gradient for w in m.weights) for m in found.history[1:])
+
+
+def test_the_loss_of_a_model_that_is_called_twice_counts_once():
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, every=1) as monitor:
+        x = torch.randn(32, 4)
+        loss = nn.functional.mse_loss(model(x), x[:, :1]) + nn.functional.mse_loss(model(-x), x[:, 1:2])
+        loss.backward()
+        optimizer.step()
+    assert monitor.measurements[0].loss == pytest.approx(loss.item())

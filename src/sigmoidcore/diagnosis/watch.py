@@ -5,7 +5,7 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -25,10 +25,11 @@ from sigmoidcore.diagnosis.measure.optimizer_steps import moved
 from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.diagnosis.repair import findings_of
 from sigmoidcore.diagnosis.rules import find
+from sigmoidcore.diagnosis.surroundings import surroundings
 from sigmoidcore.observation.process_group import Alone
 
 CADENCE = ((1, 1), (100, 10), (math.inf, 100))
-"""Before which step the distance to the next measurement is how long: many trainings fail in their second step."""
+"""Before which step the distance to the next measurement is how long."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 WHOLE = 2
@@ -37,8 +38,6 @@ MOST = 16
 """Models that are monitored at a time."""
 BRIEF, OFTEN = 11, 8
 """A class is not watched any more after so many models of it that took so many steps at most."""
-WRAPPED = (["module"], ["_orig_mod"], ["_forward_module"])
-"""Names of the only child of a wrapper: of `DistributedDataParallel`, `torch.compile` and Lightning Fabric."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +177,11 @@ class Watch:
             )  # fmt: skip
             self.problems[problem] = None
             return
-        whole, scalers = _surroundings(module)
-        own = _identities(whole)
+        if any(model.kinds for model in self._models):
+            gc.collect()  # optimizers that nobody has any more
+        whole, scalers = surroundings(module)
         for model in list(self._models):
-            part = _identities(model.monitor.model) <= own
+            part = _identities(model.monitor.model) <= _identities(whole)
             if part or model.is_over:
                 self._retire(model, part=part)
         if len(self._models) >= MOST:
@@ -350,52 +350,3 @@ def kind_of(name: str) -> str:
 
 def _identities(model: nn.Module) -> set[int]:
     return {id(p) for p in model.parameters()}
-
-
-def _surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:
-    """The largest module that contains this one, without wrappers such as those of DDP, and all gradient scalers.
-
-    A framework may call a part of the model only, and no object leads from a module to the one that contains it.
-    """
-    if _is_alone(module):
-        return _unwrapped(module), ()
-    gc.collect()  # a model or a scaler that nobody has any more belongs to no training
-    containing: dict[int, list[nn.Module]] = {}
-    scalers = []
-    for found in gc.get_objects():
-        kind = type(found)  # isinstance would ask the object, and a proxy may run code or fail
-        if issubclass(kind, torch.amp.GradScaler) and found.is_enabled():
-            scalers.append(found)
-        elif issubclass(kind, nn.Module) and "_modules" in vars(found):
-            for child in nn.Module.children(found):
-                containing.setdefault(id(child), []).append(found)
-    around = {id(module): module}
-    queue = [module]
-    for inner in queue:
-        for outer in containing.get(id(inner), ()):
-            if id(outer) not in around:
-                around[id(outer)] = outer
-                queue.append(outer)
-    models = [m for m in queue if not isinstance(m, nn.ModuleList | nn.ModuleDict)] or queue
-    return _unwrapped(max(models, key=lambda m: sum(1 for _ in m.parameters()))), scalers
-
-
-def _is_alone(module: nn.Module) -> bool:
-    """Whether no module contains this one and no gradient scaler exists: a tenth of the cost of finding them."""
-    kinds = [torch.amp.GradScaler]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    for found in gc.get_referrers(module, *kinds):  # an object refers to its class
-        if issubclass(type(found), torch.amp.GradScaler):
-            return False
-        values = list(found.values()) if isinstance(found, dict) else []
-        children = all(value is None or issubclass(type(value), nn.Module) for value in values)
-        if children and any(value is module for value in values):
-            return False  # it may be the children of a module
-    return True
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while [name for name, _ in module.named_children()] in WRAPPED:
-        module = next(module.children())
-    return module
