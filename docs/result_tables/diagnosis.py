@@ -79,7 +79,7 @@ def watch() -> Cells:
 @table
 def watch_overhead() -> Cells:
     for row in rows("watch_overhead"):
-        walls = sorted(row["overheads"])
+        walls = sorted(row["runs"])
         missed = row["step_ms"] >= 5 and row["overhead"] > 1.03
         overhead = bold(f"{row['overhead']:.2f}", missed)
         spread = f"{overhead} ({walls[0]:.2f} to {walls[-1]:.2f})"
