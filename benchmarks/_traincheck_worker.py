@@ -1,4 +1,4 @@
-"""Runs commands, one on each line of its input, in processes of their own that have imported PyTorch already.
+"""Reads commands, one a line, and runs each in a new process in which PyTorch is imported already.
 
 A command of TrainCheck, and each script that it has rewritten, imports PyTorch, pandas and numba again: a half of the
 time of a small program. `torch._dynamo`, which PyTorch imports for the first optimizer, is imported before, too: else

@@ -68,7 +68,7 @@ def _enter_again(modes: list[TorchFunctionMode]) -> None:
 
 
 def unfollowed(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function, with its calls hidden from every `TorchFunctionMode`: what measures is not what is measured.
+    """The function, with its calls hidden from every `TorchFunctionMode`, so that one observer does not follow another.
 
     No public context manager hides calls from all of them.
     """

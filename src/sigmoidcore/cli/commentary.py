@@ -18,6 +18,9 @@ class Commentary:
     """Watches the models of this process, prints findings as they appear, and the verdicts at the end.
 
     Without a stream, another process prints and writes.
+
+    Attributes:
+        models: how many there were; known after `conclude`.
     """
 
     def __init__(
@@ -33,18 +36,15 @@ class Commentary:
         self._stream = stream
         self._html, self._json = html, json
         self._fail_on = fail_on
+        self.models = 0
         self._said: dict[tuple[str, str], str] = {}  # the first model of a class with a rule
         self._watch = Watch(self._finding, every, trace_nonfinite=trace_nonfinite)
-
-    @property
-    def models(self) -> int:
-        """How many models trained so far."""
-        return len(self._watch.verdicts())
 
     def conclude(self, error: BaseException | None = None) -> bool:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
         self._watch.remove(error)
         verdicts = self._watch.verdicts()
+        self.models = len(verdicts)
         failed = any(fails(v.diagnosis.findings, self._fail_on) for v in verdicts if v.diagnosis is not None)
         if self._stream is None:
             return failed

@@ -139,7 +139,7 @@ def _execute(code: CodeType, **attributes: object) -> None:
 
 
 class _Missing(SystemExit):
-    """There is no module that could run."""
+    """The module to run was not found."""
 
 
 class _Session:

@@ -10,14 +10,17 @@ WRAPPED = (["module"], ["_orig_mod"], ["_forward_module"])
 """Names of the only child of a wrapper: of `DistributedDataParallel`, `torch.compile` and Lightning Fabric."""
 
 
-def surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:
+def surroundings(module: nn.Module, *, collect: bool) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:
     """The largest module that contains this one, without wrappers such as those of DDP, and all gradient scalers.
 
-    A framework may call a part of the model only, and no object leads from a module to the one that contains it.
+    A framework may call a part of the model only, and no object leads from a module to the one that contains it. With
+    `collect`, what nobody has any more, such as optimizers, is freed in any case.
     """
-    if _is_alone(module):
+    alone = _is_alone(module)
+    if collect or not alone:
+        gc.collect()  # a model or a scaler that nobody has any more belongs to no training
+    if alone:
         return _unwrapped(module), ()
-    gc.collect()  # a model or a scaler that nobody has any more belongs to no training
     containing: dict[int, list[nn.Module]] = {}
     scalers = []
     for found in gc.get_objects():

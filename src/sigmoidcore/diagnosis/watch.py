@@ -1,6 +1,5 @@
 """Watch: a Monitor for each model that this process trains, found without a line of code in the training script."""
 
-import gc
 import math
 import os
 import threading
@@ -177,9 +176,7 @@ class Watch:
             )  # fmt: skip
             self.problems[problem] = None
             return
-        if any(model.kinds for model in self._models):
-            gc.collect()  # optimizers that nobody has any more
-        whole, scalers = surroundings(module)
+        whole, scalers = surroundings(module, collect=any(model.kinds for model in self._models))
         for model in list(self._models):
             part = _identities(model.monitor.model) <= _identities(whole)
             if part or model.is_over:
@@ -254,6 +251,7 @@ class Watch:
         if self._waiting[optimizer] < (PATIENCE if strangers or shared else WHOLE):
             self._search()
             return
+        # Those of models of a class that is not watched any more are no surprise.
         if strangers and max(self._brief.values(), default=0) < OFTEN:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
             problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)

@@ -57,7 +57,6 @@ def too_small(evidence: Evidence) -> Found | None:
     thousandth. In short trainings of four networks with Adam and SGD, tried by hand, the weight that moves most goes at
     least its own size in 200 steps at a good rate, and a fifth at a tenth of this rate. SageMaker Debugger has 1e-8
     (WeightUpdateRatio).
-
     """
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
