@@ -609,7 +609,7 @@ def test_a_model_that_is_made_for_each_step_is_named_and_costs_little(tmp_path, 
     """
     _, error = watched(capfd, written(tmp_path, script))
     assert "more models of the class Sequential, after 8 that took few steps" in " ".join(error.split())
-    assert "Sequential 10" not in error
+    assert "Sequential 11" not in error
     assert "belong to no module" not in error
     assert "sigmoid-core: Linear, trained by SGD" in error
 

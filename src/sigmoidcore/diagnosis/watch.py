@@ -35,6 +35,8 @@ WHOLE = 2
 """Steps of an optimizer after which all models of a step have run."""
 MOST = 16
 """Models that are monitored at a time."""
+CROWD = 4
+"""Models at a time, from which on garbage is collected before another, in a third of a second: some may be gone."""
 BRIEF, OFTEN = 11, 8
 """A class is not watched any more after so many models of it that took so many steps at most."""
 
@@ -139,10 +141,12 @@ class Watch:
         return (os.getpid(), threading.get_ident()) != self._owner
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._running and not torch.is_grad_enabled():
+            return  # an evaluation
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if tracing or torch.compiler.is_compiling() or self._is_elsewhere():
             return
-        if not self._running and torch.is_grad_enabled() and backward_pass() == NONE:
+        if not self._running and backward_pass() == NONE:
             try:
                 self._begin(module, args)
             except Exception as error:  # of whatever kind: the script runs on
@@ -176,7 +180,8 @@ class Watch:
             )  # fmt: skip
             self.problems[problem] = None
             return
-        whole, scalers = surroundings(module, collect=any(model.kinds for model in self._models))
+        trained = sum(bool(model.kinds) for model in self._models)
+        whole, scalers = surroundings(module, collect=trained >= CROWD)
         for model in list(self._models):
             part = _identities(model.monitor.model) <= _identities(whole)
             if part or model.is_over:

@@ -44,6 +44,11 @@ class Observer:
         self.layers = dict(layers)
         self._names = {id(layer): name for name, layer in self.layers.items()}
 
+    @property
+    def awaits(self) -> bool:
+        """Whether it wants to see the layers that run now."""
+        return True
+
     def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Called before a layer runs, with its positional arguments; may return others in their place."""
         return None
@@ -144,7 +149,7 @@ class _Hooks:
     def _find(self, module: nn.Module) -> tuple[Observer | None, str]:
         """The observer and the name that it has for a module, if it watches it."""
         observer = self._observer()
-        name = None if observer is None else observer._names.get(id(module))
+        name = None if observer is None or not observer.awaits else observer._names.get(id(module))
         if name is None or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return None, ""
         return observer, name

@@ -34,7 +34,7 @@ class Parameters:
         self._before: dict[str, Tensor] = {}
         self._groups: dict[str, StepGroup] = {}
         self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass
-        self._uncleared = self._with_gradient(self.named)
+        self._uncleared = {name for name, p in self.named.items() if p.grad is not None}
 
     @property
     def has_gradients(self) -> bool:

@@ -164,6 +164,11 @@ class Probe(Observer):
         gone = (name for name, made in self._made.items() if made() is None)
         return (*gone, *(n for n in replaced if own.get(n) is not before.get(n)))
 
+    @property
+    def awaits(self) -> bool:
+        """Whether a pass with gradients is running or may begin: others are many in an evaluation."""
+        return bool(self._stack) or torch.is_grad_enabled()
+
     def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         """A module begins to run."""
         self._transformed |= torch.is_grad_enabled() and in_transform()

@@ -1,6 +1,7 @@
 """The input of the rules: the measurements, and the latest one as a graph of layers."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,12 @@ class Evidence:
     def weights(self) -> dict[str, Weight]:
         """Parameters by name."""
         return {weight.name: weight for weight in self.latest.weights}
+
+    @cached_property
+    def moved_weights(self) -> dict[str, list[Weight]]:
+        """Those of the weights that are still there, by name, in all measurements whose step moved any."""
+        steps = by_name(m for m in self.measurements if any(w.update is not None for w in m.weights))
+        return {name: weights for name, weights in steps.items() if name in self.weights}
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
@@ -268,6 +275,15 @@ class Evidence:
                     yield c
                 else:
                     waiting += self.consumers[c]
+
+
+def by_name(measurements: Iterable[Measurement]) -> dict[str, list[Weight]]:
+    """The weights of several measurements, by name."""
+    found: defaultdict[str, list[Weight]] = defaultdict(list)
+    for measurement in measurements:
+        for weight in measurement.weights:
+            found[weight.name].append(weight)
+    return found
 
 
 def is_zero(weight: Weight) -> bool:

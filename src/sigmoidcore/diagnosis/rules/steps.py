@@ -6,7 +6,7 @@ from statistics import median
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
-from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
+from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import unlearned
 from sigmoidcore.diagnosis.wording import counted, listed, number
@@ -197,11 +197,7 @@ def replaced(evidence: Evidence) -> Found | None:
 def _history(evidence: Evidence) -> dict[str, list[Weight]]:
     """The weights in all measurements of steps, by name; empty with fewer than `FEWEST_MEASUREMENTS`."""
     steps = [m for m in evidence.measurements if m.step is not None and not m.unused]
-    history: dict[str, list[Weight]] = {}
-    for measurement in steps if len(steps) >= FEWEST_MEASUREMENTS else ():
-        for weight in measurement.weights:
-            history.setdefault(weight.name, []).append(weight)
-    return history
+    return by_name(steps) if len(steps) >= FEWEST_MEASUREMENTS else {}
 
 
 def _unheld(weights: list[Weight]) -> bool:

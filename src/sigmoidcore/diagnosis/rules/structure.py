@@ -63,7 +63,8 @@ def no_gradient(evidence: Evidence) -> Found | None:
     """
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
-    missing = [w.name for w in trainable if w.name not in reached | moved(evidence)]
+    fixed = {w.name for w in trainable} - reached - moved(evidence)
+    missing = [w.name for w in trainable if w.name in fixed]
     copies = copies_of_trained(evidence, missing) if any(evidence.live) else set()
     if copies and len(copies) == len(missing):
         text = _("No gradient reaches {names}, a copy of parameters that have one.", names=listed(missing))

@@ -275,23 +275,19 @@ def _violence(
 ) -> dict[str, float]:
     """A typical update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
     of_layers = {name for layer in evidence.latest.weighted for name in layer.weights}
-    found: dict[str, list[float]] = {name: [] for name in updates if name in of_layers}
-    for weight in (w for m in evidence.measurements for w in m.weights if w.name in found):
-        if weight.update is not None:
-            found[weight.name].append(weight.update * min(1.0, weight.size / usual_size(weight)))
-    return {name: typical(updates or [0.0]) for name, updates in found.items()}
+    found = {}
+    for name in (name for name in updates if name in of_layers):
+        moved, usual = evidence.moved_weights[name], usual_size(evidence.weights[name])
+        sizes = [w.update * min(1.0, w.size / usual) for w in moved if w.update is not None]
+        found[name] = typical(sizes or [0.0])
+    return found
 
 
 def _updates(evidence: Evidence, fewest: int = FEWEST_MEASUREMENTS) -> dict[str, list[float]]:
     """Relative updates, in all measurements, of each trainable matrix that did not start at 0; at least so many."""
-    history: dict[str, list[Weight]] = {}
-    for measurement in evidence.measurements:
-        if any(w.update is not None for w in measurement.weights):
-            for weight in (w for w in measurement.weights if w.name in evidence.weights):  # others are gone
-                history.setdefault(weight.name, []).append(weight)
     matrices = any(w.trains and len(w.shape) > 1 for w in evidence.latest.weights)
     found = {}
-    for name, weights in history.items():
+    for name, weights in evidence.moved_weights.items():
         judged = len(weights[-1].shape) > 1 or not matrices
         if weights[-1].trains and judged and not any(map(is_zero, weights)):
             fixed = len({w.size for w in weights}) == 1  # else another optimizer moves it where no update is known
