@@ -422,3 +422,31 @@ class Pooling(nn.Module):
 def test_attention_chooses_among_positions(dim, positions, expected):
     found = findings(Pooling(dim), torch.randn(64, positions, 6))
     assert [f for f in found if f[0] == "SC506"] == expected
+
+
+class Translates(nn.Module):
+    """A transformer that reads one text and continues another."""
+
+    def __init__(self, *, source_positions):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 16), nn.Linear(16, 9)
+        self.places = nn.Parameter(torch.randn(6, 16))
+        self.transformer = nn.Transformer(16, 2, 1, 1, 32, dropout=0.0, batch_first=True)
+        self.source_positions = source_positions
+
+    def forward(self, source, target):
+        source, target = self.embedding(source), self.embedding(target) + self.places
+        source = source + self.places if self.source_positions else source
+        causal = torch.full((6, 6), float("-inf")).triu(1)
+        return self.head(self.transformer(source, target, tgt_mask=causal)).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("positions", "expected"), [(False, [("SC508", Severity.WARNING)]), (True, [])])
+def test_the_order_of_a_text_that_is_translated_must_have_an_effect(positions, expected):
+    torch.manual_seed(0)
+    source = torch.randint(1, 9, (48, 6))
+    answer = source.flip(1)
+    target = torch.cat([torch.zeros(48, 1, dtype=torch.long), answer[:, :-1]], 1)
+    model = Translates(source_positions=positions)
+    found = sc.diagnose(model, (source, target), answer, functional.cross_entropy)
+    assert [(f.rule, f.severity) for f in found.findings] == expected

@@ -579,3 +579,37 @@ def test_a_momentum_that_forgets_the_statistics_is_a_note(momentum, expected):
             optimizer.step()
     found = monitor.diagnosis().findings
     assert [f.rule for f in found if f.severity is Severity.NOTE] == expected
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(False, []), (True, ["SC507"])])
+def test_an_embedding_before_a_last_layer_without_a_bias_is_meant(bias, expected):
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32), nn.Linear(32, 20, bias=bias))
+    assert loud(sc.diagnose(model, torch.randn(64, 32), torch.arange(64) % 20, functional.cross_entropy)) == expected
+
+
+@pytest.mark.parametrize(("kernel", "expected"), [((2, 2), []), ((3, 2), ["SC507"])], ids=["halves", "overlaps"])
+def test_a_convolution_that_makes_an_image_smaller_may_be_followed_by_another(kernel, expected):
+    size, stride = kernel
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, size, stride, padding=size // 2 - 1 + size % 2)),
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)),
+    )
+    x, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 4
+    model(x)
+    assert loud(sc.diagnose(model, x, labels, functional.cross_entropy)) == expected
+
+
+def test_an_optimizer_that_holds_frozen_parameters_only_is_an_error():
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.SiLU(), nn.Flatten(), nn.Linear(24, 4))
+    for i in (0, 4):
+        model[i].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[4].parameters(), lr=0.1)
+    x, labels = torch.randn(64, 1, 8), torch.arange(64) % 4
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), labels).backward()
+            optimizer.step()
+    finding = next(f for f in monitor.diagnosis().findings if f.rule == "SC505")
+    assert finding.severity is Severity.ERROR
+    assert finding.message == "All parameters that the optimizer holds are frozen: `4.weight` and `4.bias`."

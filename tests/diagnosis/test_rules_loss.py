@@ -91,7 +91,7 @@ def test_labels_of_a_binary_cross_entropy_are_between_0_and_1(function, low, hig
     [
         ({}, ["SC604"]),
         ({"output_rms": 60.0}, []),
-        ({"function": "cross_entropy"}, []),
+        ({"function": "poisson_nll_loss"}, []),
         ({"classes": True}, []),
         ({"target_rms": 1e9}, []),
     ],
@@ -281,3 +281,39 @@ def test_a_single_target_out_of_reach_is_found(target, expected):
     model = nn.Sequential(nn.Linear(4, 1), nn.Tanh())
     found = sc.diagnose(model, torch.randn(1, 4), torch.full((1, 1), target), nn.functional.mse_loss).findings
     assert [f.rule for f in found if f.rule == "SC603"] == expected
+
+
+def test_a_single_column_is_no_classification_whatever_the_targets():
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    labels = (torch.arange(32) % 2).float()[:, None]
+    assert loud(sc.diagnose(model, torch.randn(32, 2), labels, functional.cross_entropy)) == ["SC601"]
+
+
+def test_a_softmax_of_one_unit_is_named_in_a_loss_by_hand():
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1), nn.Softmax(-1))
+    labels = (torch.arange(64) % 2).float()[:, None]
+
+    def by_hand(p, y):
+        return -(y * p.clamp(1e-7, 1).log()).sum(-1).mean()
+
+    assert "SC601" in loud(sc.diagnose(model, torch.randn(64, 4), labels, by_hand))
+
+
+@pytest.mark.parametrize(
+    ("before", "logarithm", "expected"),
+    [
+        (nn.Identity(), lambda x: x.clamp(min=1e-7).log(), ["SC601"]),
+        (nn.Identity(), lambda x: torch.log(x + 1e-9), ["SC601"]),
+        (nn.Softmax(-1), lambda x: x.clamp(min=1e-7).log(), []),
+        (nn.Identity(), lambda x: torch.log(x.clamp(min=0) + 1), []),
+    ],
+    ids=["clamped", "shifted", "of a softmax", "of counts"],
+)
+def test_a_logarithm_of_outputs_that_are_no_probabilities(before, logarithm, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 5), before)
+    with torch.no_grad():
+        model[2].bias.fill_(0.5)
+    answers = functional.one_hot(torch.arange(64) % 5).float()
+    found = sc.diagnose(model, torch.randn(64, 4), answers, lambda x, y: -(y * logarithm(x)).sum(-1).mean())
+    assert [rule for rule in loud(found) if rule == "SC601"] == expected

@@ -80,6 +80,7 @@ def test_the_loss_of_a_policy_does_not_move_the_value(log_probability):
 
     assert found(loss(lambda value: RETURNS - value)) == ["SC309"]
     assert found(loss(lambda value: RETURNS + 0.9 * value.roll(1).detach() - value)) == ["SC309"]
+    assert found(loss(lambda value: RETURNS - value[:, None].expand(-1, 2).sum(1))) == ["SC309"]
     assert found(loss(lambda value: RETURNS - value.detach())) == []
     assert found(loss(lambda value: value)) == []
 

@@ -466,3 +466,50 @@ def test_a_gradient_that_is_nearly_0_in_training_mode_is_none(bias, severity):
     x, y = torch.randn(8, 8), torch.randn(8, 2)
     found = sc.diagnose(Saturated(), x, y, functional.mse_loss).findings
     assert [f.severity for f in found if f.rule == "SC502"] == [severity]
+
+
+class Durations(nn.Module):
+    """Two outputs, one of them rounded."""
+
+    def __init__(self, rounding):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+        self.pitch, self.width = nn.Linear(16, 1), nn.Linear(16, 1)
+        self.rounding = rounding
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.pitch(x), self.rounding(self.width(x).exp())
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [
+        (torch.ceil, ["SC501"]),
+        (torch.sign, ["SC501"]),
+        (lambda x: x, []),
+        (lambda x: x + (x.round() - x).detach(), []),
+        (lambda x: x.sign() * x.abs(), []),
+    ],
+    ids=["ceil", "sign", "none", "straight through", "factor"],
+)
+def test_a_last_layer_that_a_rounding_reads_is_named_with_it(rounding, expected):
+    x, y = torch.randn(64, 8), torch.randn(64, 1)
+    found = sc.diagnose(Durations(rounding), x, y, lambda out, y: (out[0] - y).square().mean() + out[1].square().mean())
+    assert loud(found) == expected
+    if expected:
+        assert "which reads the output of `width`, has no slope" in found.findings[0].message
+
+
+def test_a_rounding_between_two_layers_is_named():
+    x = torch.randn(64, 8)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), Rounds(), nn.Linear(8, 8))
+    (finding,) = sc.diagnose(model, x, x, functional.mse_loss).findings
+    assert (finding.rule, finding.message.endswith("round, which reads it, has no slope.")) == ("SC502", True)
+
+
+class Rounds(nn.Module):
+    """A rounding."""
+
+    def forward(self, x):
+        return x.round()

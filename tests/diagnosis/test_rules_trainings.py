@@ -188,3 +188,46 @@ def test_parameters_may_come_and_go_in_a_training(part):
     diagnosis = change(part)
     assert "0.bias" in {weight.name for weight in diagnosis.measurement.weights}
     assert "SC301" not in {finding.rule for finding in diagnosis.findings}
+
+
+def descent(model, loss, rate, steps=120, momentum=0.0):
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    with sc.Monitor(model, every=steps // 12) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model).backward()
+            optimizer.step()
+    return [f.rule for f in monitor.diagnosis().findings]
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.003, ["SC301"]), (0.3, [])], ids=["slow", "usual"])
+def test_a_loss_that_falls_a_little_at_every_measurement_asks_for_larger_steps(rate, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    x = torch.randn(64, 4)
+    targets = x.prod(1, keepdim=True).sign()
+    found = descent(model, lambda model: (model(x) - targets).abs().mean(), rate)
+    assert [rule for rule in found if rule == "SC301"] == expected
+
+
+def test_steps_that_grow_until_weights_are_not_finite_are_too_large():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.LeakyReLU(), nn.Linear(32, 32), nn.LeakyReLU(), nn.Linear(32, 1))
+    x = 3 * torch.randn(64, 8)
+    found = descent(model, lambda model: (model(x) - x[:, :1]).square().mean(), 0.05, steps=48, momentum=0.9)
+    assert {"SC302", "SC401"} <= set(found)
+
+
+def test_a_logarithm_of_0_is_no_large_step():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
+    x, calls = torch.randn(64, 8), iter(range(100))
+    labels = (x[:, :1] > 0).float()
+
+    def loss(model):
+        p = model(x)
+        return -(labels * torch.log(p * (next(calls) != 60))).mean()
+
+    found = descent(model, loss, 0.05, steps=96)
+    assert "SC401" in found
+    assert "SC302" not in found

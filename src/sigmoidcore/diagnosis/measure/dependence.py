@@ -61,14 +61,23 @@ class _Outputs:
 
         Of several it is the one that holds the targets, else the first.
         """
-        own = [x for x in tensors(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
-        found = [x for x in own if x.dim() == 2 + x.is_floating_point()] or [x for x in own if self.attends]
-        known = [x for x in found if x.shape[1] >= FEWEST]
+        known = self._known
         return next((x for x in known if _shift(x, self.subject.targets) is not None), known[0] if known else None)
 
-    def of(self, rows: Sequence[int], change: Change | None = None) -> Tensor | None:
-        """The first output, [rows or a multiple, ...]; `change` is applied to the sequences."""
-        sequences = self.sequences
+    @cached_property
+    def other_tokens(self) -> list[Tensor]:
+        """Those of the inputs that are tokens, too, such as the text that is translated."""
+        return [x for x in self._known if x is not self.sequences and not x.is_floating_point() and x.dim() == 2]
+
+    @cached_property
+    def _known(self) -> list[Tensor]:
+        own = [x for x in tensors(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
+        found = [x for x in own if x.dim() == 2 + x.is_floating_point()] or [x for x in own if self.attends]
+        return [x for x in found if x.shape[1] >= FEWEST]
+
+    def of(self, rows: Sequence[int], change: Change | None = None, where: Tensor | None = None) -> Tensor | None:
+        """The first output, [rows or a multiple, ...]; `change` is applied to one of the inputs: the sequences."""
+        sequences = self.sequences if where is None else where
         torch.manual_seed(0)
         random.seed(0)
 
@@ -148,9 +157,7 @@ def _judged(outputs: _Outputs) -> Dependence:
     later = changed(slice(length // 2), slice(length // 2, length), LEAK) if known else None
     here = slice(place, place + 1)
     copies = shift == 0 and later is False and changed(here, here) and outputs.compared(sequences, one, place)
-    # The first and the last position, which a model may read its answer from, stay.
-    inner = torch.randperm(length - 2, generator=torch.Generator().manual_seed(0)).add(1).tolist()
-    order = [0, *inner, length - 1]
+    order = _other_order(length)
     moves = attends and not mixed and order != sorted(order)
     moved = outputs.of([one, one, 0], lambda x: x[:, order]) if moves else None
     expected = three if places is None else places[:, order]
@@ -160,6 +167,7 @@ def _judged(outputs: _Outputs) -> Dependence:
         mixed,
         positions=changed(*ends[0]) or changed(*ends[1]) if mixed and places is not None else None,
         ordered=None if reordered is None else not _equal(reordered, expected, SAME_SUM),
+        unordered_source=attends and not mixed and places is not None and _reads_a_set(outputs, three, one),
         scalars=sequences.dim() == 2 and sequences.is_floating_point(),
         later=later,
         shift=shift,
@@ -185,6 +193,25 @@ def _mixing(outputs: _Outputs, three: Tensor, one: int) -> tuple[bool, bool] | N
         return True, False
     first = None if outputs.drawn else outputs.of([0, one, one])
     return False, first is not None and not _same((first, 3, 0), (three, 3, 2), MIXED)
+
+
+def _other_order(length: int) -> list[int]:
+    """Positions in another order; the first and the last, which a model may read its answer from, stay."""
+    inner = torch.randperm(length - 2, generator=torch.Generator().manual_seed(0)).add(1).tolist()
+    return [0, *inner, length - 1]
+
+
+def _reads_a_set(outputs: _Outputs, three: Tensor, one: int) -> bool:
+    """Whether other tokens than those that the outputs belong to have an effect, and their order has none."""
+    for tokens in outputs.other_tokens:
+        order = _other_order(tokens.shape[1])
+        others = outputs.of([one, one, 0], _with_others_in(slice(None)), tokens)
+        moved = outputs.of([one, one, 0], lambda x: x[:, order], tokens)  # noqa: B023 (it is called at once)
+        if order == sorted(order) or others is None or moved is None or _equal(others, three):
+            continue
+        if _equal(moved, three, SAME_SUM):
+            return True
+    return False
 
 
 def _same(one: tuple[Tensor, int, int], other: tuple[Tensor, int, int], tolerated: float) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
@@ -27,6 +27,7 @@ class LayerCall:
     over_queries: bool = False  # a softmax that weighs the keys in a product normalises over the queries or the heads
     scale: float = 1.0  # a core multiplies the function's result by this
     scaled_by: tuple[str, ...] = ()
+    rounded_by: str = ""
     shape: tuple[int, ...] = ()
     softmax_dim: int | None = None
     reads: int = -1
@@ -35,3 +36,9 @@ class LayerCall:
     dtype: torch.dtype = torch.float32
     place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
     sums: Sums = field(default_factory=Sums)
+
+
+def place_in_memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Address and strides of a tensor; nothing of one that is not a plain array of numbers."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_nested
+    return (tensor.data_ptr(), tensor.stride()) if plain else (0, ())

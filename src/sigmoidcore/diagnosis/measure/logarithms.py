@@ -1,7 +1,7 @@
 """Cross-entropies that a loss writes by hand: t log(p) + (1 - t) log(1 - p)."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,10 @@ from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.tensor_origin import Origin
 
 SHIFTS = calls.CLAMPS | calls.ADDITIONS | calls.DIFFERENCES
+SLIGHT = 0.01
+"""The largest bound or summand that only keeps a logarithm finite."""
+
+Origins = Callable[[Tensor], Origin]
 
 
 @dataclass
@@ -22,6 +26,7 @@ class _Near:
     reads: int  # the position of the layer
     complement: bool = False  # it is 1 - p, or its logarithm
     logarithm: bool = False
+    shifted: bool = False  # by more than `SLIGHT`
 
 
 class Logarithms:
@@ -31,16 +36,26 @@ class Logarithms:
         self._near: dict[int, _Near] = {}  # by identity
         self._weighed: dict[int, tuple[Tensor, Tensor]] = {}  # log(p) and the targets that multiply it, by layer
 
-    def follow(self, name: str, args: tuple[Any, ...], result: Any, origin_of: Callable[[Tensor], Origin]) -> None:
-        """Note the result of a clamp, of a number added to or subtracted from an output, or of a logarithm."""
+    def follow(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, origin_of: Origins
+    ) -> int:
+        """Note the result of a clamp, of a number added to or subtracted from an output, or of a logarithm.
+
+        Returns:
+            The position of the layer whose output a logarithm takes, shifted by no more than `SLIGHT`; else -1.
+        """
         tensors = [x for x in args if isinstance(x, Tensor)]
         if name not in SHIFTS | {"log"} or len(tensors) != 1 or not isinstance(result, Tensor):
-            return
+            return -1
         read = self._known(tensors[0]) or _Near(weakref.ref(tensors[0]), origin_of(tensors[0]).producer)
         if read.reads >= 0 and not read.logarithm:
             turned = name == "rsub" or (name in calls.DIFFERENCES and args[0] is not tensors[0])
             complement = read.complement != turned
-            self._near[id(result)] = _Near(weakref.ref(result), read.reads, complement, name == "log")
+            least = min((x for x in (*args, *kwargs.values()) if isinstance(x, int | float)), default=0.0)
+            shifted = read.shifted or turned or abs(least) > SLIGHT
+            self._near[id(result)] = _Near(weakref.ref(result), read.reads, complement, name == "log", shifted)
+            return -1 if shifted or name != "log" else read.reads
+        return -1
 
     def cross_entropy(self, name: str, args: tuple[Any, ...]) -> tuple[str, int, Tensor, Tensor, bool] | None:
         """The comparison of log(p) with the targets that multiply it, once log(1 - p) is multiplied, too."""

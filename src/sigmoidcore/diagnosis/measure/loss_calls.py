@@ -1,7 +1,7 @@
 """The calls of a loss: which outputs they compare with which targets, and which parameters they take."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import gradient_state
 from sigmoidcore.diagnosis.measure import calls
-from sigmoidcore.diagnosis.measure.logarithms import Logarithms
-from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin
+from sigmoidcore.diagnosis.measure.logarithms import Logarithms, Origins
+from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN
 
-Origins = Callable[[Tensor], Origin]
 Pairing = tuple[str, int, Tensor, Tensor, bool]
 """The function, the position of the layer or -1, outputs and targets, and whether they are swapped."""
 
@@ -53,9 +52,11 @@ class LossCalls:
             pair = _detached_pair(given, origin_of)
         return None if pair is None else (name, origin_of(pair[0]).producer, *pair, swapped)
 
-    def follow(self, name: str, args: tuple[Any, ...], result: Any, origin_of: Origins) -> None:
-        """Note logarithms of outputs, for a cross-entropy that is written by hand."""
-        self._logarithms.follow(name, args, result, origin_of)
+    def follow(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, origin_of: Origins
+    ) -> int:
+        """Note logarithms of outputs, for a cross-entropy that is written by hand; returns whose (see `Logarithms`)."""
+        return self._logarithms.follow(name, args, kwargs, result, origin_of)
 
     def product_or_sum(self, name: str, args: tuple[Any, ...], origin_of: Origins) -> Pairing | None:
         """Note a product of outputs and targets; they are compared if the same are added, too (Dice, IoU).

@@ -117,7 +117,9 @@ def _is_advantage(node: Node) -> bool:
         name, behind = current.name(), [before for before, _place in current.next_functions]
         if name in LAYERS:
             outputs = True
-        elif name in SUMS or name == "NegBackward0" or (name == "MulBackward0" and None in behind):
+        elif name in SUMS | {"NegBackward0", "SumBackward1", "MeanBackward1"} or (
+            name == "MulBackward0" and None in behind
+        ):
             data |= name in SUMS and None in behind
             waiting += behind
         else:

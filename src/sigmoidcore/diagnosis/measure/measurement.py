@@ -41,6 +41,7 @@ class Layer:
     in_loss: bool = False  # the loss reads its output, moved or reshaped at most
     read_over: int | None = None  # the dimension over which `read_by` normalises, if it is not that of the features
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
+    rounded_by: str = ""  # a function without slope, such as "ceil", that reads what is computed from this layer alone
     shape: tuple[int, ...] = ()  # of the output, samples included
     # the dimension over which a softmax normalises; of attention only if it is that of the queries or the heads
     softmax_dim: int | None = None
@@ -164,6 +165,9 @@ class Dependence:
     positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
     ordered: bool | None = None  # outputs depend on the order of the positions; looked at only with attention
     scalars: bool = False  # the positions are single numbers
+    unordered_source: bool = (
+        False  # nor on that of other tokens, such as the text that is translated, on which it depends
+    )
     later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
     shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
     place: bool = False  # the output of a sample depends on its place in the batch only, not on the other samples

@@ -308,6 +308,7 @@ def _layers(
                 read_over=call.read_over,
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
+                rounded_by=call.rounded_by,
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
                 softmax_dim=_softmax_dim(call),

@@ -20,7 +20,7 @@ from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.constant_terms import ConstantTerms
-from sigmoidcore.diagnosis.measure.layer_call import LayerCall
+from sigmoidcore.diagnosis.measure.layer_call import LayerCall, place_in_memory
 from sigmoidcore.diagnosis.measure.loss_calls import LossCalls
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
@@ -47,12 +47,6 @@ def _summed(name: str, origins: list[Origin]) -> int:
     if len(origins) == 1 and name in calls.ADDITIONS | calls.MOVES:
         return origins[0].summed
     return origins[0].producer if name == "sum" else -1
-
-
-def _place_in_memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
-    """Address and strides of a tensor; nothing of one that is not a plain array of numbers."""
-    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_nested
-    return (tensor.data_ptr(), tensor.stride()) if plain else (0, ())
 
 
 class Tracker(TorchFunctionMode):
@@ -146,7 +140,9 @@ class Tracker(TorchFunctionMode):
         """A function has run."""
         if self.ended:
             self.constant_terms.follow(name, args, kwargs, result, lambda t: bool(self._origin(t).sources))
-            self.loss_calls.follow(name, args, result, self._origin)
+            read = self.loss_calls.follow(name, args, kwargs, result, self._origin)
+            if read >= 0 and self.layers[read].role == "weights":
+                self.normalised.setdefault(self.layers[read].name, "log")
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(name, args, kwargs, result)
             if self.ended and name in calls.LOSSES:
@@ -214,7 +210,7 @@ class Tracker(TorchFunctionMode):
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             if name == "softmax":
                 layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0])
-                layer.place_in_memory = _place_in_memory(outputs[0])
+                layer.place_in_memory = place_in_memory(outputs[0])
             layer.place = self._norm_place() if name == "tanh" else None
             layer.reads = max((o.producer for o in origins), default=-1) if role != "attention" else -1
             if shapes and role != "activation":
@@ -288,6 +284,8 @@ class Tracker(TorchFunctionMode):
                 self.take_difference(*compared[:4], output)
         if self.ended and name in calls.CLAMPS and produced[0] and calls.clamps_probabilities(args, kwargs):
             self.normalised[produced[0].name] = "clamp"
+        if name in calls.ROUNDINGS and origins[0].sources.bit_count() == 1:
+            self.layers[origins[0].sources.bit_length() - 1].rounded_by = name
         if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
@@ -305,7 +303,7 @@ class Tracker(TorchFunctionMode):
         layer.attends = True
         self.take_values(layer, args)
         square = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
-        weighs = first and layer.place_in_memory == _place_in_memory(args[0]) != (0, ())
+        weighs = first and layer.place_in_memory == place_in_memory(args[0]) != (0, ())
         over_heads = len(layer.shape) == 4 and layer.softmax_dim == 1
         layer.over_queries |= square and weighs and (over_heads or layer.softmax_dim == len(layer.shape) - 2)
 

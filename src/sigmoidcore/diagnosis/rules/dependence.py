@@ -124,11 +124,18 @@ def no_order(evidence: Evidence) -> Found | None:
 
     `diagnose` reorders the positions of the inputs, but for the first and the last. The rule applies to models with
     attention whose outputs stay the same, or are reordered in the same way, up to rounding. It is a note, because sets,
-    such as points, objects or the words of a text, may do without an order, and a warning for sequences of numbers.
+    such as points, objects or the words of a text, may do without an order, and a warning for sequences of numbers and
+    for tokens beside those that the outputs belong to, as in a translation.
 
     *Source.* Vaswani et al. (2017, arXiv 1706.03762), section 3.5.
     """
     found = evidence.latest.dependence
+    if found is not None and found.unordered_source:
+        text = _(
+            "The order of the tokens that are read beside those of the outputs has no effect: attention does not know "
+            "positions."
+        )
+        return Found((), 0.0, 0.0, text, severity=Severity.WARNING)
     if found is None or found.ordered is not False:
         return None
     text = _("The order of the positions has no effect on the outputs: attention does not know positions.")

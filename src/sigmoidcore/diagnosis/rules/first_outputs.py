@@ -9,13 +9,13 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence
 REGRESSION = REGRESSION_LOSSES | DIFFERENCES
 """Losses that compare numbers with numbers."""
 LARGE_LOGITS, WORSE_THAN_EQUAL = 5.0, 3.0
-FAR_OFF = 10.0
+FAR_OFF, LOST = 10.0, 100.0
 
 
 def loss_of_equal_outputs(comparison: Comparison) -> float | None:
     """The cross-entropy of equal logits; None for another loss, or of a single class."""
     shape = comparison.shape
-    if comparison.function == "cross_entropy" and shape:
+    if comparison.function in ("cross_entropy", "nll_loss") and shape:
         return math.log(shape[min(1, len(shape) - 1)]) or None
     return math.log(2) if comparison.function == "binary_cross_entropy_with_logits" else None
 
@@ -32,6 +32,7 @@ def overshoots(measurement: Measurement) -> float | None:
 
 
 def start_far_off(evidence: Evidence) -> bool:
-    """Whether the first outputs are far larger than the targets of a regression."""
-    numbers = (c for c in evidence.measurements[0].comparisons if c.function in REGRESSION and not c.classes)
-    return any(c.output_rms > FAR_OFF * c.target_rms for c in numbers)
+    """Whether the first outputs are far larger than the targets of a regression, or as wrong as large logits are."""
+    first = evidence.measurements[0]
+    numbers = (c for c in first.comparisons if c.function in REGRESSION and not c.classes)
+    return any(c.output_rms > FAR_OFF * c.target_rms for c in numbers) or (overshoots(first) or 0.0) > LOST

@@ -1,6 +1,7 @@
 """Layers that are frozen, linear after linear, normalised by too little, or dropped."""
 
 import math
+from operator import mul
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
@@ -37,12 +38,12 @@ DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the 
 def frozen(evidence: Evidence) -> Found | None:
     r"""Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to.
 
-    Weights with two dimensions or more and without `requires_grad` are a note. They are a warning if they are uniform
-    within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights
-    are not: a new layer was frozen together with a pretrained part. Layers that no layer that trains reads are left out
-    if they belong to a teacher or a target: a part that is built like one that trains, layers beside such a part, and
-    weights that start as a copy of a trained one. So are weights that move in a training, as a running mean of others
-    does.
+    Weights with two dimensions or more and without `requires_grad` are a note, and an error if an optimizer that makes
+    steps holds no others. They are a warning if they are uniform within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default
+    initialisation, have no gradient, and other frozen weights are not: a new layer was frozen together with a
+    pretrained part. Layers that no layer that trains reads are left out if they belong to a teacher or a target: a part
+    that is built like one that trains, layers beside such a part, and weights that start as a copy of a trained one. So
+    are weights that move in a training, as a running mean of others does.
 
     *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
     """
@@ -50,6 +51,11 @@ def frozen(evidence: Evidence) -> Found | None:
     fixed = [w for w in latest.weights if not w.trains and len(w.shape) > 1]
     if not fixed:
         return None
+    held = [w for w in latest.weights if w.rate is not None]
+    if held and not any(w.trains for w in held):
+        names = tuple(w.name for w in held)
+        text = _("All parameters that the optimizer holds are frozen: {names}.", names=listed(names))
+        return Found(names, len(names), 0, text, severity=Severity.ERROR)
     fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     first = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
     aside = _of_a_teacher(evidence, first) | moved(evidence)
@@ -82,13 +88,15 @@ def no_activation(evidence: Evidence) -> Found | None:
     A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
     else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
     is a factorisation (LoRA, the code of an autoencoder), as is one without a bias that is narrower than its inputs
-    (the tail of an adaptive softmax). Convolutions are judged in the same way if all channels read all, and both are
-    wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns) are meant to
-    be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear on purpose: a note. If
-    no layer before the last has an activation, and the network does nothing else that is not linear, the first layer of
-    at least as many outputs as the last is named. A softmax over `FEWEST_SHARES` features or more that reads one layer,
-    and that layers read, is a note, and a warning if nothing is learned (see SC302): its outputs add up to 1, and most
-    are near 0. Weights between positions that the next layers read with others, the values, are those of an attention.
+    (the tail of an adaptive softmax), and one before a last layer without a bias (the embedding of a face).
+    Convolutions are judged in the same way if all channels read all, and both are wider than 1 in the same direction:
+    two that share the work (one by one, depthwise, rows and columns) are meant to be in a row. One whose kernel is its
+    stride, which makes an image smaller, may be followed by another. A network of `LINEAR_ON_PURPOSE` layers or more
+    without any activation is linear on purpose: a note. If no layer before the last has an activation, and the network
+    does nothing else that is not linear, the first layer of at least as many outputs as the last is named. A softmax
+    over `FEWEST_SHARES` features or more that reads one layer, and that layers read, is a note, and a warning if
+    nothing is learned (see SC302): its outputs add up to 1, and most are near 0. Weights between positions that the
+    next layers read with others, the values, are those of an attention.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
     """
@@ -100,8 +108,9 @@ def no_activation(evidence: Evidence) -> Found | None:
         shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
         if len(shapes) == 2 and not before.in_loss and (_linear(before, layer) or _convolved(before, layer, *shapes)):
             (between, first), (last, second) = shapes[0][:2], shapes[1][:2]
-            factors = between < first and before.weights[0].removesuffix("weight") + "bias" not in evidence.weights
-            if between == second >= min(first, last) and not factors:
+            narrower, ends = between < first, not evidence.feeds_weights[i]
+            factors = narrower and (not _has_bias(evidence, before) or (ends and not _has_bias(evidence, layer)))
+            if between == second >= min(first, last) and not factors and not _shrinks(evidence, before, shapes[0]):
                 found += [before.name, layer.name]
     if not found:
         return _linear_network(evidence) or _softmax_between(evidence)
@@ -152,6 +161,16 @@ def _softmax_between(evidence: Evidence) -> Found | None:
             severity = Severity.WARNING if stalled(evidence) else Severity.NOTE
             return Found((layer.name,), layer.shape[layer.softmax_dim or 0], FEWEST_SHARES, text, HIDDEN, severity)
     return None
+
+
+def _has_bias(evidence: Evidence, layer: Layer) -> bool:
+    return layer.weights[0].removesuffix("weight") + "bias" in evidence.weights
+
+
+def _shrinks(evidence: Evidence, layer: Layer, weight: tuple[int, ...]) -> bool:
+    """Whether a convolution reads each position of what another layer returns once: its kernel is its stride."""
+    read = evidence.layers[layer.sources[0]].shape[2:] if len(layer.sources) == 1 else ()
+    return bool(weight[2:]) and max(weight[2:]) > 1 and read == tuple(map(mul, layer.shape[2:], weight[2:]))
 
 
 def _linear(*layers: Layer) -> bool:

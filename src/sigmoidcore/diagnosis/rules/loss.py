@@ -28,7 +28,7 @@ READS_LOGITS = (
     *("softmax", "log_softmax"),
 )
 READS_LOGARITHMS = ("nll_loss", "kl_div", "ctc_loss")
-READS_PROBABILITIES = (OVERLAP, "clamp")
+READS_PROBABILITIES = (OVERLAP, "clamp", "log")
 SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
 SOFTMAX = ("softmax", "softmax2d")
 ANYTHING = -math.inf, math.inf
@@ -91,8 +91,8 @@ def wrong_input(evidence: Evidence) -> Found | None:
     if found := _swapped(latest.comparisons):
         return found
     calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
-    ends = (i for i, x in enumerate(evidence.layers) if x.role != "attention" and not evidence.feeds_weights[i])
-    calls += [(evidence.layers[i].read_by, i) for i in ends if evidence.layers[i].read_by]
+    ends = [i for i, x in enumerate(evidence.layers) if x.role != "attention" and not evidence.feeds_weights[i]]
+    calls += [(evidence.layers[i].read_by, i) for i in ends]
     for function, position in calls:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
@@ -113,7 +113,7 @@ def _swapped(comparisons: Sequence[Comparison]) -> Found | None:
 def _single_class(evidence: Evidence) -> Found | None:
     """The cross-entropy of a single class, which is 0 whatever the output."""
     for c in evidence.latest.comparisons:
-        if c.function == "cross_entropy" and c.classes and c.shape[min(1, len(c.shape) - 1) :][:1] == (1,):
+        if c.function == "cross_entropy" and c.shape[min(1, len(c.shape) - 1) :][:1] == (1,):
             text = _("cross_entropy got outputs of a single class, whose probability is always 1: the loss is 0.")
             return Found(_layers(evidence, c), 1.0, 0.0, text, TWO_CLASSES)
     return None

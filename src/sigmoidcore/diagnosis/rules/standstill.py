@@ -136,6 +136,6 @@ def unlearned(evidence: Evidence) -> bool:
     first, (second, last) = quarters[0][0], map(fmean, quarters[1:])
     squares = ((loss - level) ** 2 for level, losses in ((second, quarters[1]), (last, quarters[2])) for loss in losses)
     noise = math.sqrt(sum(squares)) / len(quarters[1])
-    classes = [c.shape[1] for c in evidence.latest.comparisons if c.function == "cross_entropy" and len(c.shape) > 1]
-    chance = CHANCE_LOSS * math.log(min(classes)) if classes else math.inf
+    of_classes = [c for c in evidence.latest.comparisons if c.function not in BINARY_LOSSES and len(c.shape) > 1]
+    chance = CHANCE_LOSS * min((level for c in of_classes if (level := loss_of_equal_outputs(c))), default=math.inf)
     return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * first, chance)

@@ -1,6 +1,7 @@
 """What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
 
 import math
+from dataclasses import replace
 from statistics import median
 
 from sigmoidcore._language import _
@@ -30,6 +31,7 @@ CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward(
 CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
 LESS_PENALTY = "Lower the weight decay or the factor of the penalty, and leave biases and norms out of it."
 LESS_DECAY = "Lower the weight decay: 1e-4 for SGD and 1e-2 for AdamW are usual."
+LEAVE_NORMS = "Nothing to do if these normalisations shall stay; then set their requires_grad to False."
 ADD_LOSS = "Give the optimizer the parameters of the loss, too: `[*model.parameters(), *loss.parameters()]`."
 KEEP = "Make the optimizer once, before the loop over the epochs."
 
@@ -41,7 +43,7 @@ def unheld(evidence: Evidence) -> Found | None:
     is the same in all measurements of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more. If optimizers
     step, and none of them holds any parameter of the model, it is an error after `UNUSED_PASSES` backward passes.
     Up to `FEW_PARAMETERS` parameters of the loss (the classifier of an ArcFace, the weights of several losses) are
-    judged in the same way.
+    judged in the same way. Normalisations alone are a note: beside a frozen network, they are often left as they are.
 
     *Source.* Arithmetic. A model that was built again after its optimizer, a layer that was added later and a list of
     parameters that lacks an entry are the usual causes.
@@ -68,6 +70,9 @@ def unheld(evidence: Evidence) -> Found | None:
         text = _(
             "{names} has a gradient, but no optimizer that makes steps holds it: it does not move.", names=listed(names)
         )
+    scales = (evidence.weights.get(f"{name.rpartition('.')[0]}.weight") for name in names)
+    if len(names) < len(history) and all(w is not None and len(w.shape) == 1 for w in scales):
+        return Found(tuple(names), len(names), 0, text, LEAVE_NORMS, Severity.NOTE)
     return Found(tuple(names), len(names), 0, text)
 
 
@@ -135,7 +140,7 @@ def strong_decay(evidence: Evidence) -> Found | None:
     rule applies if this holds for at least half of the weights. It applies, too, if decay is above `MODERATE_DECAY`
     times the gradient and takes more than `FAST_DECAY` of the weights in a step; and if nothing is learned (see SC302)
     while at least half of the weights have shrunk to less than `SHRUNK` of their first size, as by a penalty in the
-    loss.
+    loss; what loss functions add to the loss may stand still alone.
 
     *Source.* Arithmetic: where decay and gradient are equal, the weights stand still; a decay that is twice as strong
     halves them until the outputs are constant.
@@ -164,7 +169,11 @@ def _shrunk(evidence: Evidence, history: dict[str, list[Weight]]) -> Found | Non
     """Weights that go to 0 while nothing is learned."""
     shares = {name: of[-1].size / of[0].size for name, of in history.items() if of[0].size > 0}
     found = sorted((name for name, share in shares.items() if share < SHRUNK), key=lambda name: shares[name])
-    if not found or 2 * len(found) < len(shares) or not unlearned(evidence):
+    if (
+        not found
+        or 2 * len(found) < len(shares)
+        or not (unlearned(evidence) or unlearned(_without_penalties(evidence)))
+    ):
         return None
     text = _(
         "{names} have shrunk to as little as {share} of their first size, and the loss stands still: a decay or a "
@@ -172,6 +181,13 @@ def _shrunk(evidence: Evidence, history: dict[str, list[Weight]]) -> Found | Non
         names=listed(found, tuple(shares), "weight"), share=number(shares[found[0]]),
     )  # fmt: skip
     return Found(tuple(found), shares[found[0]], SHRUNK, text, LESS_PENALTY)
+
+
+def _without_penalties(evidence: Evidence) -> Evidence:
+    """The same with what loss functions add to the loss, if any do, in place of the whole."""
+    return Evidence(
+        [replace(m, loss=sum(t.part for t in m.terms) if m.terms else m.loss) for m in evidence.measurements]
+    )
 
 
 def replaced(evidence: Evidence) -> Found | None:

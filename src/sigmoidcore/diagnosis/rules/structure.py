@@ -17,6 +17,10 @@ SURELY_WITHOUT_GRADIENT = 3
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
+PASS_ON = (
+    "Train without it, or let the gradient pass as if it were not there: `x + (torch.round(x) - x).detach()` for a "
+    "rounding."
+)
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
 TRAIN_FIRST = "Nothing to do for predictions; train before you quantize."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
@@ -57,12 +61,15 @@ def no_gradient(evidence: Evidence) -> Found | None:
     more, as that of an actor does not use its critic, or if it does not use them in evaluation mode, and code of the
     model reads `self.training`, as that of auxiliary heads and of noise does. It is a note if parameters get a gradient
     in training mode, which `diagnose` tries if code of the model reads `self.training`: an argmax of the evaluation
-    mode.
+    mode. Parameters with a gradient of exactly 0 are named, too, if a rounding or a sign reads what their layer, a last
+    one, returns.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
     """
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
+    if found := _rounded(evidence):
+        return found
     fixed = {w.name for w in trainable} - reached - moved(evidence)
     missing = [w.name for w in trainable if w.name in fixed]
     copies = copies_of_trained(evidence, missing) if any(evidence.live) else set()
@@ -98,6 +105,22 @@ def no_gradient(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return _of(missing, text, WAIT, Severity.NOTE)
     return _left_out(evidence, [name for name in missing if name not in spare])
+
+
+def _rounded(evidence: Evidence) -> Found | None:
+    """The last layers before a function of slope 0, whose weights get a gradient of exactly 0."""
+    ends = (x for i, x in enumerate(evidence.layers) if x.role == "weights" and not evidence.feeds_weights[i])
+    known = (x for x in ends if x.rounded_by and x.gradient == 0)
+    found = [x for x in known if not set(x.weights) & set(evidence.latest.training_only)]
+    own = (w for x in found for name in x.weights if (w := evidence.weights.get(name)) is not None)
+    names = [w.name for w in own if w.trains and w.gradient == 0]
+    if not names:
+        return None
+    text = _(
+        "{names} {verb} a gradient of exactly 0: {function}, which reads the output of {layer}, has no slope.",
+        names=listed(names), verb=verb(names, "gets", "get"), function=found[0].rounded_by, layer=named(found[0].name),
+    )  # fmt: skip
+    return _of(names, text, PASS_ON)
 
 
 def _in_training_only(names: Sequence[str]) -> Found:
@@ -354,6 +377,9 @@ def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
             "The gradient becomes exactly 0 between {first} and {second}: {names} {verb} none.",
             second=following, **values,
         )  # fmt: skip
+    if function := evidence.layers[last].rounded_by:
+        text += _(" {function}, which reads it, has no slope.", function=function)
+        return Found(names, 0.0, 0.0, text, PASS_ON, Severity.ERROR)
     return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)
 
 

@@ -1,6 +1,7 @@
 """Neurons that pass nothing on, attention to one key, offset inputs."""
 
 import math
+from collections.abc import Sequence
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
@@ -18,7 +19,7 @@ SATURATED_SHARE = 0.5
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
 ALL_HEADS = 1.0
 OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
-LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.01, 0.1, 0.3
+LARGE_INPUTS, LARGE_OUTPUTS, LARGE_STATES, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.4, 0.01, 0.1, 0.3
 
 SHRINK = (
     "Use smaller weights and biases, scale the inputs, put a normalisation before the activation, or lower a learning "
@@ -156,40 +157,67 @@ def offset_inputs(evidence: Evidence) -> Found | None:
 def unscaled_inputs(evidence: Evidence) -> Found | None:
     r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
 
-    The rule applies if the root mean square of the inputs is above `LARGE_INPUTS`, and that of the outputs of the first
-    layers and of those that follow them above `LARGE_OUTPUTS`, unless an activation in between is saturated or has a
-    mean relative slope below `LOW_SLOPE`; or if it is above 0 and below `SMALL_INPUTS`, and the outputs of the first
-    layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than the inputs do. A
-    normalisation at the start, as a layer or by hand, keeps it silent. Large inputs are a note if no activation, the
-    last one included, is of the sigmoid family (a ReLU passes any scale on), unless the first outputs are ten times as
-    large as the targets of a regression. The note is a warning, too, if nothing is learned (see SC302). Batches of
-    `FEWEST_ROWS` samples or more are judged.
+    The rule applies if the root mean square of the inputs is above `LARGE_INPUTS`, and that of the outputs of a first
+    layer and of those that follow it above `LARGE_OUTPUTS`, unless an activation in between is saturated or has a mean
+    relative slope below `LOW_SLOPE`; a first layer that is recurrent, whose outputs are bounded, counts from
+    `LARGE_STATES` on. It applies, too, if the size is above 0 and below `SMALL_INPUTS`, and the outputs of the first
+    layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than the inputs do, for
+    `FEWEST_ROWS` samples or more. A normalisation at the start, as a layer or by hand, keeps it silent. Embeddings of
+    tokens beside the inputs do not count. Large inputs are a note if no activation, the last one included, is of the
+    sigmoid family (a ReLU passes any scale on), unless all units of one are off at first, or the first outputs are far
+    off: ten times as large as the targets of a regression, or with a hundred times the cross-entropy of equal ones. The
+    note is a warning, too, if nothing is learned (see SC302).
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
     """
     size, spread = evidence.latest.input_rms, evidence.latest.input_spread
-    if evidence.latest.samples < FEWEST_ROWS or size is None or spread is None or not 0 < size < math.inf:
+    first = _first_layers(evidence) if size is not None and 0 < size < math.inf else []
+    if not first or size is None:
         return None
-    starts = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and not x.sources]
-    first = sorted({evidence.layers[i].weights or i: i for i in reversed(starts)}.values())  # calls of each weight
-    squashed = {a for i in first for a in evidence.consumers[i] if _is_flat(evidence.layers[a])}
-    second = {c for i in first for c in evidence.next_live(i)} - {c for a in squashed for c in evidence.next_live(a)}
-    reached = [evidence.layers[i].rms for i in (*first, *second)]
-    spreads = [evidence.layers[i].spread or 0.0 for i in first]
-    if not first or (size <= LARGE_INPUTS and size >= SMALL_INPUTS):
-        return None
-    if size > LARGE_INPUTS and min(reached) > LARGE_OUTPUTS:
-        bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x))) or start_far_off(evidence)
+    if size > LARGE_INPUTS and any(_passes_size_on(evidence, i) for i in first):
         text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
-        return Found((), size, LARGE_INPUTS, text, severity=None if bends else Severity.NOTE)
-    if size < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread):
+        return Found((), size, LARGE_INPUTS, text, severity=None if _harms(evidence, first) else Severity.NOTE)
+    spreads = [evidence.layers[i].spread or 0.0 for i in first]
+    judged = evidence.latest.samples >= FEWEST_ROWS and spread is not None
+    if judged and size < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread or 0.0):
         text = _(
             "The inputs have a size of {size} (root mean square): the biases of the first layers drown them.",
             size=number(size),
         )
         return Found((), size, SMALL_INPUTS, text)
     return None
+
+
+def _first_layers(evidence: Evidence) -> list[int]:
+    """The first call of each weight that reads the inputs, or embeddings of other inputs beside them."""
+    tokens = {i for i, x in enumerate(evidence.layers) if "embedding" in x.plain_kind}
+    readers = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and tokens.issuperset(x.sources)]
+    readers = [i for i in readers if i not in tokens and not evidence.constant[i]]
+    starts = [i for i in readers if not evidence.layers[i].sources] or readers
+    return sorted({evidence.layers[i].weights or i: i for i in reversed(starts)}.values())
+
+
+def _passes_size_on(evidence: Evidence, i: int) -> bool:
+    """Whether a first layer and those after it return large numbers, or a recurrent one large states."""
+    layer = evidence.layers[i]
+    if _is_recurrent(layer):
+        return layer.rms > LARGE_STATES
+    squashed = [a for a in evidence.consumers[i] if _is_flat(evidence.layers[a])]
+    after = set(evidence.next_live(i)).difference(*(evidence.next_live(a) for a in squashed))
+    return min(evidence.layers[k].rms for k in (i, *after)) > LARGE_OUTPUTS
+
+
+def _harms(evidence: Evidence, first: Sequence[int]) -> bool:
+    """Whether an activation bends large numbers or is off for all, or the first outputs are far off."""
+    bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x)))
+    start = Evidence(evidence.measurements[:1])
+    off = any(start.layers[i].dead == 1 for i in start.hidden)
+    return bends or off or start_far_off(evidence) or any(_is_recurrent(evidence.layers[i]) for i in first)
+
+
+def _is_recurrent(layer: Layer) -> bool:
+    return layer.plain_kind.removesuffix("cell") in ("lstm", "gru", "rnn", "rnntanh")
 
 
 def neurons_explain(evidence: Evidence) -> bool:

@@ -1,15 +1,18 @@
 """The optimizer's steps are too small or too large for the weights."""
 
 from collections.abc import Callable
+from itertools import pairwise, takewhile
+from operator import itemgetter
 from statistics import fmean, median
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
-from sigmoidcore.diagnosis.rules import gradient
+from sigmoidcore.diagnosis.measure.measurement import Layer
+from sigmoidcore.diagnosis.rules import gradient, numbers
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import (
+    PATIENT_MEASUREMENTS,
     PATIENT_STEPS,
     UNLEARNED_LOSS,
     fitted,
@@ -18,11 +21,11 @@ from sigmoidcore.diagnosis.rules.standstill import (
     unlearned,
 )
 from sigmoidcore.diagnosis.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
-from sigmoidcore.diagnosis.wording import listed, named, number, verb
+from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-SLOWEST_UPDATE, LEAST_WAY, FADED_RATE = 3e-5, 0.1, 0.01
+SLOWEST_UPDATE, LEAST_WAY, FADED_RATE, SLIGHT_FALL = 3e-5, 0.1, 0.01, 0.02
 VANISHED_RATE, VANISHED_SHARE, FELT_RATE = 1e-4, 3, 1e-5
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
@@ -47,11 +50,12 @@ def too_small(evidence: Evidence) -> Found | None:
 
     All weights are named if `PATIENT_STEPS` steps or more, all in one direction, would change none by more than
     `LEAST_WAY` of its size, and the loss of the last quarter is at least `SLOW_LOSS` of that of the first and not small
-    (see SC204). If nothing is learned (see SC302), they are if the largest step is below `SLOWEST_UPDATE`, or if in a
-    third of the measurements the learning rate is below `FADED_RATE` times its largest. Whatever was learned, they are
-    if the rate was above 0 and is 0 in the last two measurements: a schedule that ends at 0 has one such step at most.
-    If the loss is not small, they are if the rate is below `VANISHED_RATE` times its largest in the last third of the
-    measurements.
+    (see SC204). So are they if such a training of `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements has
+    lowered the loss in each of these, and by less than `SLIGHT_FALL` in all. If nothing is learned (see SC302), they
+    are if the largest step is below `SLOWEST_UPDATE`, or if in a third of the measurements the learning rate is below
+    `FADED_RATE` times its largest. Whatever was learned, they are if the rate was above 0 and is 0 in the last two
+    measurements: a schedule that ends at 0 has one such step at most. If the loss is not small, they are if the rate is
+    below `VANISHED_RATE` times its largest in the last third of the measurements.
 
     *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
     thousandth. In short trainings of four networks with Adam and SGD, tried by hand, the weight that moves most goes at
@@ -97,14 +101,18 @@ def too_large(evidence: Evidence) -> Found | None:
     `UNLEARNED_LOSS` of the first, or losses are negative, as those of a policy. It is an error if nothing is learned,
     and most weights had such a step in the first quarter of the measurements, and at the same rate have steps that are
     `FADED_UPDATE` times as large or less now; or if nearly all units of an activation are dead (SC202) that were alive
-    at first, and most weights had a step of more than `LARGEST_UPDATE`.
-    *Nothing is learned* if the loss is positive, its mean over the last quarter of the measurements is at least
-    `STUCK_LOSS` of that over the second quarter, less the standard error of both, and at least `UNLEARNED_LOSS` of
-    the first or, for `cross_entropy`, `CHANCE_LOSS` of that of equal probabilities.
+    at first, and most weights had a step of more than `LARGEST_UPDATE`. Weights that have become inf or NaN are a
+    warning if the steps of most had grown to `GROWN` times those of the first measurement and more, and one of them
+    above `LARGEST_UPDATE`: a logarithm of 0 comes without that. *Nothing is learned* if the loss is positive, its mean
+    over the last quarter of the measurements is at least `STUCK_LOSS` of that over the second quarter, less the
+    standard error of both, and at least `UNLEARNED_LOSS` of the first or, for `cross_entropy`, `CHANCE_LOSS` of that of
+    equal probabilities.
 
     *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
     much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
     """
+    if numbers.nonfinite(evidence):
+        return _burst(evidence)
     usual, largest = _violence(evidence, _updates(evidence)), LARGEST_UPDATE
     if not usual:
         usual, largest = _violence(evidence, _updates(evidence, fewest=1)), RUINS_WEIGHT
@@ -122,6 +130,25 @@ def too_large(evidence: Evidence) -> Found | None:
     fatal = value > REPLACES_WEIGHT or _killed(evidence, _updates(evidence)) is not None
     severity = Severity.ERROR if fatal else Severity.WARNING
     return Found(tuple(found), value, largest, text, severity=severity)
+
+
+def _burst(evidence: Evidence) -> Found | None:
+    """The steps grew, until some weights became inf or NaN."""
+    sound = list(takewhile(lambda m: not any(w.nonfinite for w in m.weights), evidence.measurements))
+    if len(sound) < 2 or len(sound) == len(evidence.measurements):
+        return None
+    before = Evidence(sound)
+    updates = _updates(before, fewest=2)
+    first, last = (_violence(before, updates, itemgetter(place)) for place in (0, -1))
+    found = sorted((n for n, update in last.items() if update > GROWN * first[n]), key=lambda n: -last[n])
+    if 2 * len(found) <= len(last) or last[found[0]] <= LARGEST_UPDATE:
+        return None
+    values = {"names": listed(found, tuple(last), "weight"), "first": number(first[found[0]])}
+    text = _(
+        "Before weights became inf or NaN, the steps had grown from {first} to {last} of the size of {names}.",
+        last=number(last[found[0]]), **values,
+    )  # fmt: skip
+    return Found(tuple(found), last[found[0]], LARGEST_UPDATE, text)
 
 
 def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
@@ -237,6 +264,14 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
             steps=done, way=number(way),
         )  # fmt: skip
         return Found(names, way, LEAST_WAY, text)
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    steady = len(losses) >= PATIENT_MEASUREMENTS and all(b < a for a, b in pairwise(losses))
+    if done >= PATIENT_STEPS and steady and losses[-1] > (1 - SLIGHT_FALL) * losses[0] > 0 and not learned(evidence):
+        text = _(
+            "The loss has fallen from measurement to measurement, and in {steps} steps by {share} % in all.",
+            steps=done, share=percent(1 - losses[-1] / losses[0]),
+        )  # fmt: skip
+        return Found(names, 1 - losses[-1] / losses[0], SLIGHT_FALL, text)
     if not unlearned(evidence):
         return None
     if value < SLOWEST_UPDATE:

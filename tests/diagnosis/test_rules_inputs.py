@@ -1,0 +1,94 @@
+"""SC206: inputs that are not scaled, of real networks."""
+
+import pytest
+import torch
+from support.layers import loud
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+
+LARGE = torch.tensor([10.0, 900.0, 30000.0])
+
+
+class Embeds(nn.Module):
+    """Numbers beside the embedding of a token."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layers = nn.Embedding(5, 4), nn.Sequential(nn.Linear(7, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x, token):
+        return self.layers(torch.cat([x, self.embedding(token)], 1))
+
+
+class Reads(nn.Module):
+    """The last state of a recurrent layer."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.recurrent, self.head = kind(3, 16, batch_first=True), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.head(self.recurrent(x)[0][:, -1])
+
+
+class Branches(nn.Module):
+    """One branch that normalises its inputs and one that does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1)) for _ in range(2))
+
+    def forward(self, x):
+        return torch.cat([self.first(functional.layer_norm(x, (3,))), self.second(x)], 1)
+
+
+def severity(model, *inputs, targets):
+    torch.manual_seed(0)
+    loss = functional.cross_entropy if targets.dtype == torch.long else functional.mse_loss
+    found = sc.diagnose(model, inputs, targets, loss).findings
+    return next((f.severity for f in found if f.rule == "SC206"), None)
+
+
+def test_large_numbers_beside_embeddings_are_named():
+    x, token = torch.rand(64, 3) * LARGE, torch.randint(5, (64,))
+    assert severity(Embeds(), x, token, targets=torch.randn(64, 1)) is Severity.WARNING
+    assert severity(Embeds(), x / LARGE, token, targets=torch.randn(64, 1)) is None
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_large_numbers_that_a_recurrent_layer_reads_are_named(kind):
+    torch.manual_seed(0)
+    x = torch.randn(64, 10, 3)
+    assert severity(Reads(kind), x * LARGE, targets=torch.randn(64, 1)) is Severity.WARNING
+    assert severity(Reads(kind), x, targets=torch.randn(64, 1)) is None
+
+
+def test_one_branch_is_enough_if_its_outputs_are_far_off():
+    x = torch.randn(64, 3) * LARGE
+    assert severity(Branches(), x, targets=torch.randn(64, 2)) is Severity.WARNING
+
+
+def test_a_few_samples_are_enough():
+    model = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 1))
+    assert severity(model, torch.rand(5, 3) * LARGE, targets=torch.randn(5, 1)) is Severity.WARNING
+
+
+@pytest.mark.parametrize(("size", "expected"), [(100.0, Severity.NOTE), (1e5, Severity.WARNING)])
+def test_a_classification_is_far_off_at_a_hundred_times_the_loss_of_equal_outputs(size, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 4))
+    assert severity(model, size * torch.rand(64, 3), targets=torch.randint(4, (64,))) is expected
+
+
+def test_units_that_are_off_for_all_samples_because_of_their_inputs_are_explained():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 3), nn.ReLU(), nn.Linear(3, 1))
+    with torch.no_grad():
+        model[2].weight.abs_().neg_()
+        model[2].bias.zero_()
+    labels = (torch.arange(64) % 2).float()[:, None]
+    loss = functional.binary_cross_entropy_with_logits
+    assert loud(sc.diagnose(model, torch.rand(64, 3) * LARGE, labels, loss)) == ["SC206"]
