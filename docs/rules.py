@@ -419,6 +419,12 @@ targets = torch.randint(2, (128,))
 def loss_fn(outputs, targets):
     return -nn.functional.cross_entropy(outputs, targets)
 """,
+    "SC612": """
+model = nn.Sequential(nn.Embedding(24, 32, padding_idx=0), nn.Linear(32, 24), nn.Flatten(0, 1))
+inputs = torch.randint(1, 24, (16, 20))
+inputs[:, 6:] = 0
+targets = inputs.roll(-1, 1).flatten()
+""",
 }
 """Code that builds a network, or a `diagnosis`, that the rule names."""
 

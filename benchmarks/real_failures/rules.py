@@ -45,7 +45,7 @@ RULES: Mapping[Cause, tuple[str, ...]] = {
     "not finite": ("SC401",),
     "precision too low": ("SC402", "SC403"),
     "dropout too strong": ("SC510",),
-    "mask wrong": ("SC511", "SC606"),
+    "mask wrong": ("SC511", "SC606", "SC612"),
     "positions missing": ("SC508",),
     "data wrong": ("SC605", "SC606", "SC608"),
 }

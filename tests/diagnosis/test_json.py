@@ -51,6 +51,7 @@ measurements = anything(
 )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(max_examples=15, deadline=None)
 @given(few(anything(Finding, message=TEXTS)), few(measurements, 1), few(anything(Gap)))
 def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history, gaps):

@@ -92,3 +92,17 @@ def test_units_that_are_off_for_all_samples_because_of_their_inputs_are_explaine
     labels = (torch.arange(64) % 2).float()[:, None]
     loss = functional.binary_cross_entropy_with_logits
     assert loud(sc.diagnose(model, torch.rand(64, 3) * LARGE, labels, loss)) == ["SC206"]
+
+
+def test_large_inputs_for_which_the_steps_are_too_large_are_a_warning():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    x = torch.stack([(torch.rand(300) < 0.5).float(), 31 + 3 * torch.randn(300)], 1)
+    labels = torch.where(torch.rand(300) < 0.5, torch.randint(3, (300,)), (x[:, 1] > 31).long() + x[:, 0].long())
+    with sc.Monitor(model, every=10) as monitor:
+        for i in range(300):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x[i : i + 1]), labels[i : i + 1]).backward()
+            optimizer.step()
+    assert {"SC302", "SC206"} <= set(loud(monitor.diagnosis()))

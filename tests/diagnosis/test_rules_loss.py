@@ -317,3 +317,17 @@ def test_a_logarithm_of_outputs_that_are_no_probabilities(before, logarithm, exp
     answers = functional.one_hot(torch.arange(64) % 5).float()
     found = sc.diagnose(model, torch.randn(64, 4), answers, lambda x, y: -(y * logarithm(x)).sum(-1).mean())
     assert [rule for rule in loud(found) if rule == "SC601"] == expected
+
+
+@pytest.mark.parametrize(
+    ("estimate", "expected"), [(lambda p: p, ["SC601"]), (torch.log, [])], ids=["probabilities", "logarithms"]
+)
+def test_a_divergence_that_is_negative_got_no_logarithms(estimate, expected):
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 6))
+    prior = torch.full((6,), 1 / 6)
+
+    def loss(outputs, y):
+        mean = outputs.softmax(1).mean(0)
+        return functional.cross_entropy(outputs, y) + functional.kl_div(estimate(mean), prior, reduction="sum")
+
+    assert loud(sc.diagnose(model, torch.randn(64, 8), torch.arange(64) % 6, loss)) == expected

@@ -245,3 +245,19 @@ def test_a_penalty_that_is_most_of_the_loss_and_shrinks_the_weights_is_too_stron
             (functional.cross_entropy(model(x), labels) + penalty).backward()
             optimizer.step()
     assert "SC307" in [f.rule for f in monitor.diagnosis().findings]
+
+
+def test_a_loss_with_many_new_parameters_that_nobody_moves_is_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh())
+    criterion = nn.AdaptiveLogSoftmaxWithLoss(16, 40, [10, 20])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    x, labels = torch.randn(80, 8), torch.arange(80) % 40
+    with sc.Monitor(model, every=2) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            criterion.zero_grad()
+            criterion(model(x), labels).loss.backward()
+            optimizer.step()
+    finding = next(f for f in monitor.diagnosis().findings if f.rule == "SC303")
+    assert len(finding.layers) > 4

@@ -117,6 +117,13 @@ def normalises_single_numbers(name: str, args: tuple[Any, ...], kwargs: Mapping[
     return isinstance(size, int) and args[0][0].numel() == size
 
 
+def padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
+    """How many tokens an embedding knows and which of them is the padding; None if none is."""
+    given = dict(zip(("input", "weight", "padding_idx"), args, strict=False)) | dict(kwargs)
+    index, weight = given.get("padding_idx"), given.get("weight")
+    return (len(weight), index % len(weight)) if isinstance(index, int) and isinstance(weight, Tensor) else None
+
+
 def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """The share that a call of dropout drops."""
     given = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)

@@ -98,7 +98,7 @@ class Weight:
     uncleared: bool = False  # its gradient was not emptied between the step before and the last step
     nonfinite: int = 0  # number of non-finite entries
     nonfinite_gradient: int = 0  # and of non-finite entries of the gradient
-    fresh: bool = False  # it is frozen, and its numbers are those of PyTorch's default initialisation
+    fresh: bool = False  # it is frozen or of the loss, and its numbers are those of PyTorch's default initialisation
     alike: bool = False  # all rows are equal and not 0: the neurons that they feed compute the same
 
 
@@ -153,6 +153,7 @@ class LossTerm:
     reconstructs: bool = False  # its targets are the model's inputs
     bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient
     cosines: int = 0  # how many it takes for the logits of a sample, unscaled; 0: it reads others
+    padding: float = 0.0  # share of the labels that are the padding of an embedding, and that it does not ignore
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class
 

@@ -142,7 +142,7 @@ class Parameters:
                 uncleared=name in self._uncleared and name in updates,
                 nonfinite=round(sizes[name].nonfinite),
                 nonfinite_gradient=round(gradients.get(name, _NOTHING).nonfinite),
-                fresh=not parameter.requires_grad and _is_fresh(_local(parameter)),
+                fresh=not parameter.requires_grad and is_fresh(_local(parameter)),
                 alike=name in shown - differ,
             )
             for name, parameter in self.named.items()
@@ -210,7 +210,9 @@ class _Parts:
         return [{name for name, flag in zip(self._names, row, strict=True) if flag} for row in flags]
 
 
-def _is_fresh(weight: Tensor) -> bool:
+@unfollowed
+@torch.no_grad()
+def is_fresh(weight: Tensor) -> bool:
     """Whether numbers are uniform in the bounds of PyTorch's default initialisation, 1 / sqrt(inputs)."""
     if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
         return False

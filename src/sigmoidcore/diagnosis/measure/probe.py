@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, gradient_state, in_transform
 from sigmoidcore._torch.modes import leave, lower, transforms_active
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
-from sigmoidcore.diagnosis.measure.parameters import Parameters, sizes_of
+from sigmoidcore.diagnosis.measure.parameters import Parameters, is_fresh, sizes_of
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.summary import summarize
@@ -150,7 +150,8 @@ class Probe(Observer):
         arrived = {n: p.grad for n, p in free.items() if gradient_state(p) != self._loss_gradients[n]}
         sizes, gradients = sizes_of(free), sizes_of({n: grad for n, grad in arrived.items() if grad is not None})
         return tuple(
-            Weight(name, tuple(p.shape), size=sizes[name], gradient=gradients.get(name)) for name, p in free.items()
+            Weight(name, tuple(p.shape), size=sizes[name], gradient=gradients.get(name), fresh=is_fresh(p))
+            for name, p in free.items()
         )
 
     @property

@@ -59,6 +59,7 @@ class Recorder(Tracker):
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
+        self._paddings: dict[int, int] = {}  # the token that is the padding, by the number of tokens
         self._differences = Differences()
         self.losses: list[Tensor] = []  # whose backward was called
         self.moves_value = False  # a loss is a log-probability times an error of an output that has a gradient
@@ -169,7 +170,9 @@ class Recorder(Tracker):
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
             reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
-            self.terms.append(TermCall.of(name, reads, args, kwargs, value, self._living_inputs))
+            call = TermCall.of(name, reads, args, kwargs, value, self._living_inputs)
+            call.take_padding(args, kwargs, self._paddings)
+            self.terms.append(call)
 
     def take_difference(self, name: str, reads: int, outputs: Tensor, targets: Tensor, difference: Tensor) -> None:
         """Note a difference, which may become a term of a loss that is written by hand."""
@@ -223,6 +226,8 @@ class Recorder(Tracker):
                 output = output.movedim(1, 0)  # also where there are as many steps
             self._take_output(layer, output, args[1:], kwargs)
         self._input = None
+        if layer.function == "embedding" and (padding := calls.padding(args, kwargs)):
+            self._paddings |= dict([padding])
         if layer.function in FUNCTIONS:
             try:
                 add_attention(layer.sums, layer.function, args, kwargs, output)

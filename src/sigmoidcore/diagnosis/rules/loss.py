@@ -18,7 +18,12 @@ from sigmoidcore.diagnosis.measure.calls import (
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer, Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
-from sigmoidcore.diagnosis.rules.loss_arguments import constant_term, unscaled_cosines
+from sigmoidcore.diagnosis.rules.loss_arguments import (
+    constant_term,
+    negative_divergence,
+    no_distribution,
+    unscaled_cosines,
+)
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.units import LARGE_INPUTS
 from sigmoidcore.diagnosis.wording import named, number
@@ -42,7 +47,6 @@ USUAL_RATE, FEW_STEPS = 1e-3, 20.0
 
 SEVERAL_CLASSES = 1.1
 
-SOFTMAX_TARGETS = "Apply a softmax to the targets, or give log-probabilities and log_target=True."
 BINARY_EACH = "Use binary_cross_entropy_with_logits: each class is a question of yes or no."
 ONE_SIGMOID_EACH = "Use a sigmoid in its place: each class is a question of yes or no."
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
@@ -83,7 +87,8 @@ def wrong_input(evidence: Evidence) -> Found | None:
 
     Cosines lie between -1 and 1, and need a scale to serve as logits: the rule applies if $\log(1 + (C - 1) e^{-2})$,
     the smallest cross-entropy of $C$ cosines, is above `LEAST_SHARE` times $\log C$. A number without a gradient that
-    is added to the loss, and that a loss function or `detach` returns, trains nothing.
+    is added to the loss, and that a loss function or `detach` returns, trains nothing. `kl_div` and `nll_loss` of
+    logarithms of probabilities are never negative.
 
     *Source.* PyTorch's documentation of these functions; for cosines Wang et al. (2017, arXiv 1704.06369), section 3.3.
     """
@@ -97,7 +102,8 @@ def wrong_input(evidence: Evidence) -> Found | None:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
             return found
-    rules = (constant_term, unscaled_cosines, _single_class, _no_distribution, _softmax_of_classes)
+    of_arguments = constant_term, unscaled_cosines, no_distribution, negative_divergence
+    rules = (*of_arguments, _single_class, _softmax_of_classes)
     return next((found for rule in rules if (found := rule(evidence)) is not None), None)
 
 
@@ -116,18 +122,6 @@ def _single_class(evidence: Evidence) -> Found | None:
         if c.function == "cross_entropy" and c.shape[min(1, len(c.shape) - 1) :][:1] == (1,):
             text = _("cross_entropy got outputs of a single class, whose probability is always 1: the loss is 0.")
             return Found(_layers(evidence, c), 1.0, 0.0, text, TWO_CLASSES)
-    return None
-
-
-def _no_distribution(evidence: Evidence) -> Found | None:
-    """Targets of `kl_div` of either sign, which are neither probabilities nor logarithms."""
-    for c in evidence.latest.comparisons:
-        if c.function == "kl_div" and c.low < 0 < c.high:
-            text = _(
-                "kl_div expects probabilities as targets and got numbers from {low} to {high}.",
-                low=number(c.low), high=number(c.high),
-            )  # fmt: skip
-            return Found(_layers(evidence, c), 1.0, 0.0, text, SOFTMAX_TARGETS, Severity.ERROR)
     return None
 
 

@@ -3,11 +3,14 @@
 import math
 
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.calls import LOSSES
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import number
 
+ROUNDING = 1e-3
+"""A divergence below 0 by less is one of 0."""
 LEAST_SHARE = 0.25
 """Cosines are not taken for logits if the smallest cross-entropy is above this share of that of equal logits."""
 
@@ -27,6 +30,34 @@ def constant_term(evidence: Evidence) -> Found | None:
         "do if the term is for information only."
     )
     return Found((), 1.0, 0.0, text, remedy)
+
+
+def no_distribution(evidence: Evidence) -> Found | None:
+    """Targets of `kl_div` of either sign, which are neither probabilities nor logarithms."""
+    for c in evidence.latest.comparisons:
+        if c.function == "kl_div" and c.low < 0 < c.high:
+            text = _(
+                "kl_div expects probabilities as targets and got numbers from {low} to {high}.",
+                low=number(c.low), high=number(c.high),
+            )  # fmt: skip
+            names = () if c.reads is None else (evidence.layers[c.reads].name,)
+            remedy = _("Apply a softmax to the targets, or give log-probabilities and log_target=True.")
+            return Found(names, 1.0, 0.0, text, remedy, Severity.ERROR)
+    return None
+
+
+def negative_divergence(evidence: Evidence) -> Found | None:
+    """A divergence of distributions, or a negative logarithm of a probability, that is below 0."""
+    for term in evidence.latest.terms:
+        if term.function in ("kl_div", "nll_loss") and term.value < -ROUNDING:
+            text = _(
+                "{function} is {value}, and can be negative only if it got something else than the logarithms of "
+                "probabilities.",
+                function=term.function, value=number(term.value),
+            )  # fmt: skip
+            names = () if term.reads is None else (evidence.layers[term.reads].name,)
+            return Found(names, term.value, -ROUNDING, text, _("Give it `log_softmax(...)` or the log of its input."))
+    return None
 
 
 def unscaled_cosines(evidence: Evidence) -> Found | None:

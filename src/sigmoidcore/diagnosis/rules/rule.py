@@ -39,3 +39,4 @@ class Rule:
     mistake: bool = False  # it names a mistake in the code: reported before effects of the same severity
     signal: bool = False  # it tells why little would be learned: a note if the loss is small nevertheless
     stalls: bool = False  # it explains why nothing is learned: its note is a warning then
+    explains: tuple[str, ...] = ()  # rules after whose error or warning its note is a warning, too

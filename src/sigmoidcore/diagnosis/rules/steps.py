@@ -7,6 +7,7 @@ from statistics import median
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
+from sigmoidcore.diagnosis.measure.parameters import FEW_NUMBERS
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import unlearned
@@ -18,7 +19,7 @@ DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
 STRONG_DECAY, MODERATE_DECAY, FAST_DECAY, SHRUNK = 2.0, 0.5, 0.01, 0.2
 FEW_PARAMETERS = 4
-"""Parameters of a loss, at most; a pretrained network that compares features has more."""
+"""Parameters of a loss, at most, if they may be trained; a pretrained network that compares features has more."""
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 20
 """Steps that an optimizer makes at least: twice as many as its average of gradients spans, 1 / (1 - 0.9)."""
 
@@ -42,8 +43,9 @@ def unheld(evidence: Evidence) -> Found | None:
     A parameter is named if it has `requires_grad` and a gradient, no optimizer that made a step holds it, and its size
     is the same in all measurements of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more. If optimizers
     step, and none of them holds any parameter of the model, it is an error after `UNUSED_PASSES` backward passes.
-    Up to `FEW_PARAMETERS` parameters of the loss (the classifier of an ArcFace, the weights of several losses) are
-    judged in the same way. Normalisations alone are a note: beside a frozen network, they are often left as they are.
+    Parameters of the loss (the classifier of an ArcFace, the weights of several losses) are judged in the same way, if
+    they are `FEW_PARAMETERS` or fewer, or their matrices are those of PyTorch's default initialisation. Normalisations
+    alone are a note: beside a frozen network, they are often left as they are.
 
     *Source.* Arithmetic. A model that was built again after its optimizer, a layer that was added later and a list of
     parameters that lacks an entry are the usual causes.
@@ -227,7 +229,9 @@ def _unheld_in_loss(evidence: Evidence) -> Found | None:
     history = [{w.name: w for w in m.loss_weights} for m in evidence.measurements]
     same = (w for w in evidence.latest.loss_weights if all(own.get(w.name, w).size == w.size for own in history))
     names = tuple(w.name for w in same if w.gradient)
-    if not 0 < len(names) <= FEW_PARAMETERS:
+    matrices = [w for w in evidence.latest.loss_weights if len(w.shape) > 1 and math.prod(w.shape) >= FEW_NUMBERS]
+    untrained = bool(matrices) and all(w.fresh for w in matrices)
+    if not names or not (untrained or len(names) <= FEW_PARAMETERS):
         return None
     text = _(
         "The loss has parameters that get a gradient, and no optimizer holds them ({names}): they stay as they were "

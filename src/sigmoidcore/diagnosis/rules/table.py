@@ -43,7 +43,7 @@ _FAULTS: tuple[Rule, ...] = (
          signal=True),
     Rule("SC205", "inputs far from 0", WARNING, units.offset_inputs, units.STANDARDISE, ("SC401",)),
     Rule("SC206", "inputs not scaled", WARNING, units.unscaled_inputs, units.RESCALE, ("SC205", "SC401"), mistake=True,
-         stalls=True),
+         stalls=True, explains=("SC302",)),
     Rule("SC207", "alpha too small", WARNING, norm_places.small_alpha, norm_places.ENLARGE,
          ("SC203", "SC206", "SC401", "SC502")),
     Rule("SC301", "updates too small", WARNING, updates.too_small, updates.FASTER, ("SC303", "SC401", "SC502")),
@@ -92,6 +92,7 @@ RULES = (
     Rule("SC609", "a term of the loss is drowned", WARNING, terms.drowned, terms.BALANCE, ("SC303", "SC401", "SC501")),
     Rule("SC610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT_WEIGHTS, mistake=True),
     Rule("SC611", "the loss is maximised", WARNING, terms.maximised, terms.MINIMISE, ("SC401",), mistake=True),
+    Rule("SC612", "padding counts in the loss", WARNING, terms.padding, terms.IGNORE, mistake=True),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 
@@ -111,6 +112,8 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
     reported = {rule.id for rule, result in found if (result.severity or rule.severity) is not NOTE}
     findings = []
     for rule, x in found:
+        if x.severity is NOTE and not reported.isdisjoint(rule.explains):
+            x = replace(x, message=x.message + _(" The steps are too large for them."), severity=WARNING)
         if reported.isdisjoint(rule.hidden_by):
             severity, name, remedy = x.severity or rule.severity, _(rule.name), _(x.remedy or rule.remedy)
             finding = Finding(rule.id, name, severity, x.layers, x.value, x.threshold, x.message, remedy)

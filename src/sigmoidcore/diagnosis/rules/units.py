@@ -166,7 +166,7 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     tokens beside the inputs do not count. Large inputs are a note if no activation, the last one included, is of the
     sigmoid family (a ReLU passes any scale on), unless all units of one are off at first, or the first outputs are far
     off: ten times as large as the targets of a regression, or with a hundred times the cross-entropy of equal ones. The
-    note is a warning, too, if nothing is learned (see SC302).
+    note is a warning, too, if nothing is learned or steps are too large (see SC302).
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
