@@ -12,7 +12,7 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -26,6 +26,8 @@ from sigmoidcore.cli.first_module import FirstModule
 if TYPE_CHECKING:
     from sigmoidcore.cli.commentary import Commentary
 
+Program = tuple[CodeType, dict[str, Any]]
+"""Code and the names of the module that it runs in."""
 SILENCE = ("ignore", None, Warning, None, 0)
 """No warnings of imports that the script did not ask for. `warnings.filterwarnings` would show earlier ones again."""
 _PACKAGE = Path(__file__).parent.parent
@@ -65,7 +67,7 @@ def watch(
             check_file(file)
     if not module:
         _check_script(Path(target))
-    program = partial(_run_module if module else _run_script, target)
+    program = partial(_module if module else _script, target)
     if not sys.flags.safe_path:
         sys.path[0] = os.getcwd() if module else os.path.dirname(os.path.realpath(target))
     sys.argv = ["-m" if module else target, *(arguments or ())]
@@ -95,16 +97,16 @@ def _check_script(path: Path) -> None:
         raise InputError("{path} is a notebook: sigmoid-core watch -m IPython {path}", path=path)
 
 
-def _run_script(script: str) -> None:
-    """Run a script as `python SCRIPT` does."""
+def _script(script: str) -> Program:
+    """A script, to be run as `python SCRIPT` does."""
     path = os.path.join(os.getcwd(), script)
     loader = SourceFileLoader("__main__", path)
     code = compile(loader.get_data(path), path, "exec", dont_inherit=True)
-    _execute(code, __file__=path, __cached__=None, __loader__=loader)
+    return code, _main(__file__=path, __cached__=None, __loader__=loader)
 
 
-def _run_module(name: str) -> None:
-    """Run a module as `python -m NAME` does; of a package its `__main__`."""
+def _module(name: str) -> Program:
+    """A module, to be run as `python -m NAME` does; of a package its `__main__`."""
     try:
         spec = find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:
@@ -118,24 +120,18 @@ def _run_module(name: str) -> None:
         place = {"name": name, "folder": os.getcwd()}
         raise _Missing(_("sigmoid-core: there is no module {name} that can run, in {folder} or installed", **place))
     sys.argv[0] = spec.origin or name
-    _execute(
-        code,
-        __file__=spec.origin,
-        __cached__=spec.cached,
-        __loader__=spec.loader,
-        __package__=spec.parent,
-        __spec__=spec,
-    )
+    names = {"__file__": spec.origin, "__cached__": spec.cached, "__loader__": spec.loader}
+    return code, _main(**names, __package__=spec.parent, __spec__=spec)
 
 
-def _execute(code: CodeType, **attributes: object) -> None:
-    """Run code in a new module `__main__`, to which its classes belong when they are pickled."""
+def _main(**attributes: object) -> dict[str, Any]:
+    """The names of a new module `__main__`, to which classes belong when they are pickled."""
     main = ModuleType("__main__")
     vars(main).update(attributes, __builtins__=builtins)
     if sys.version_info < (3, 14):
         vars(main).setdefault("__annotations__", {})
     sys.modules["__main__"] = main
-    exec(code, vars(main))
+    return vars(main)
 
 
 class _Missing(SystemExit):
@@ -197,12 +193,12 @@ def _of_the_script(trace: TracebackType | None) -> TracebackType | None:
     return first
 
 
-def _watched(program: Callable[[], object], make: "Callable[[TextIO | None], Commentary]") -> int:
+def _watched(program: Callable[[], Program], make: "Callable[[TextIO | None], Commentary]") -> int:
     """Run the program; afterwards Python ends as it would without a watch."""
     process = os.getpid()
     session = _Session(make)
     try:
-        program()
+        exec(*program())  # without a function in between, which PyTorch would format at each `torch.manual_seed`
     except BaseException as error:
         if os.getpid() != process:  # forked by the script
             raise
