@@ -35,8 +35,6 @@ WHOLE = 2
 """Steps of an optimizer after which all models of a step have run."""
 MOST = 16
 """Models that are monitored at a time."""
-CROWD = 4
-"""Models at a time, from which on garbage is collected before another, in a third of a second: some may be gone."""
 BRIEF, OFTEN = 11, 8
 """A class is not watched any more after so many models of it that took so many steps at most."""
 
@@ -180,8 +178,7 @@ class Watch:
             )  # fmt: skip
             self.problems[problem] = None
             return
-        trained = sum(bool(model.kinds) for model in self._models)
-        whole, scalers = surroundings(module, collect=trained >= CROWD)
+        whole, scalers = surroundings(module, collect=any(model.kinds for model in self._models))
         for model in list(self._models):
             part = _identities(model.monitor.model) <= _identities(whole)
             if part or model.is_over:
