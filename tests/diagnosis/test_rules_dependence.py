@@ -450,3 +450,27 @@ def test_the_order_of_a_text_that_is_translated_must_have_an_effect(positions, e
     model = Translates(source_positions=positions)
     found = sc.diagnose(model, (source, target), answer, functional.cross_entropy)
     assert [(f.rule, f.severity) for f in found.findings] == expected
+
+
+class Chooses(nn.Module):
+    """Experts of which a sample gets the best, with a weight that is normalised before or after the choice."""
+
+    def __init__(self, *, after):
+        super().__init__()
+        self.router, self.after = nn.Linear(8, 4), after
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x):
+        logits = self.router(x)
+        best = logits.argmax(1, keepdim=True)
+        weight = logits.gather(1, best).softmax(1) if self.after else logits.softmax(1).gather(1, best)
+        outputs = torch.stack([expert(x) for expert in self.experts], 1)
+        return weight * outputs[torch.arange(len(x)), best[:, 0]]
+
+
+@pytest.mark.parametrize(("after", "expected"), [(True, ["SC506"]), (False, [])])
+def test_a_choice_of_one_expert_has_no_weight_of_its_own(after, expected):
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    found = sc.diagnose(Chooses(after=after), x, x, functional.mse_loss).findings
+    assert [f.rule for f in found if f.rule == "SC506"] == expected

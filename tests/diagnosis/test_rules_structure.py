@@ -513,3 +513,18 @@ class Rounds(nn.Module):
 
     def forward(self, x):
         return x.round()
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.0, ["SC502"]), (1.0, [])])
+def test_an_output_that_the_loss_always_multiplies_by_0_is_named(factor, expected):
+    torch.manual_seed(0)
+    model = Durations(lambda x: x)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    x, y = torch.randn(64, 8), torch.randn(64, 1)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            pitch, width = model(x)
+            ((pitch - y).square().mean() + factor * width.mean()).backward()
+            optimizer.step()
+    assert loud(monitor.diagnosis()) == expected

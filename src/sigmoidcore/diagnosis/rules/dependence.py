@@ -94,7 +94,7 @@ def _over_queries(layers: Iterable[Layer]) -> Found | None:
 
 def _over_one(evidence: Evidence) -> Found | None:
     """A softmax of single numbers, which is always 1, inside the network: what it reads learns nothing."""
-    for layer in (x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i]):
+    for layer in (x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i] or x.gate):
         alone = layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1
         sources = [evidence.layers[i] for i in layer.sources] if alone else []
         if any(source.role == "weights" and source.gradient == 0 for source in sources):

@@ -96,7 +96,8 @@ def wrong_input(evidence: Evidence) -> Found | None:
     if found := _swapped(latest.comparisons):
         return found
     calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
-    ends = [i for i, x in enumerate(evidence.layers) if x.role != "attention" and not evidence.feeds_weights[i]]
+    ends = [i for i, x in enumerate(evidence.layers) if x.role != "attention" and not x.gate]
+    ends = [i for i in ends if not evidence.feeds_weights[i]]
     calls += [(evidence.layers[i].read_by, i) for i in ends]
     for function, position in calls:
         found = None if position is None else _misread(function or "", evidence.layers[position])

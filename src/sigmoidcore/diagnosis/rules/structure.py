@@ -1,4 +1,4 @@
-"""Parameters without a gradient or not registered, gradients of exactly 0, identical neurons."""
+"""Parameters without a gradient or not registered, gradients of exactly 0."""
 
 import math
 from collections import Counter
@@ -12,8 +12,8 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, siblings
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, verb
 
-SURELY_WITHOUT_GRADIENT = 3
-"""After this many measurements of a training, a parameter without a gradient is a warning in any case."""
+SURELY_WITHOUT_GRADIENT, PATIENT_MEASUREMENTS = 3, 10
+"""After this many measurements of a training, a parameter without a gradient, or with one of 0, is a warning."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
@@ -39,8 +39,6 @@ TARGET_IS_FINE = "Nothing to do for a target network; set requires_grad to False
 EXPECTED_ZERO = "Nothing to do if this batch is fitted exactly; otherwise check the loss function."
 START_ONE = "Two factors that both start at 0 block each other: start only one of them at 0."
 WAIT_A_STEP = "Nothing to do if a weight starts at 0 on purpose, or this batch does not use these weights."
-RANDOMISE = "Initialise weights at random; constants are for biases and the weights of normalisations."
-DRAW_EACH = "Initialise each of them anew: `copy.deepcopy` copies the random numbers, too."
 REGISTER = (
     "Make them in `__init__`, keep modules in nn.ModuleList or nn.ModuleDict and tensors in nn.Parameter, and make the "
     "optimizer after that; nothing to do if another optimizer trains them."
@@ -171,7 +169,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     error if every gradient is 0 while the loss is not, if the gradient becomes 0 between two layers at once, or if all
     weights are 0 and stay 0. It is a warning if a weight is 0, and its gradient, too. It is a note for weights behind
     one that starts at 0 and has a gradient, which lasts one step, for parts that this batch does not use, and for
-    weights that get a gradient in training mode (see SC501): before a rounding of the evaluation mode.
+    weights that get a gradient in training mode (see SC501): before a rounding of the evaluation mode. It is a warning
+    if those of an output are 0 in `PATIENT_MEASUREMENTS` measurements or more.
     """
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
@@ -207,75 +206,16 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     if starting:
         values = {"names": listed(names), "zeros": listed(starting), "verb": verb(starting, "starts", "start")}
         text = _("The gradient of {names} is exactly 0: {zeros} {verb} at 0.", **values)
+    heads = {name for i in evidence.sinks for name in evidence.layers[i].weights}
+    never = [n for n in names if n in heads and all(w.gradient == 0 for w in evidence.moved_weights.get(n, ()))]
+    if never and not starting and len(evidence.measurements) >= PATIENT_MEASUREMENTS:
+        text = _(
+            "The gradient of {names}, an output of the network, was exactly 0 in all {count} measurements: a flat "
+            "function reads it, or the loss multiplies it by 0.",
+            names=listed(never), count=len(evidence.measurements),
+        )  # fmt: skip
+        return Found(tuple(never), 0.0, 0.0, text)
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
-
-
-def identical_neurons(evidence: Evidence) -> Found | None:
-    """The layer is worth one neuron, because equal neurons with equal gradients stay equal.
-
-    A trainable weight is named if all its rows are the same and not 0, and its layer feeds another one. Embeddings and
-    convolutions of single channels are left out, because their rows read different things. Modules of several
-    parameters, such as copies of an expert, are named if they read the same and have the same sizes and gradients: they
-    stay equal. Layers whose weights are all 0 are named if those of the next ones are, too, with one activation in
-    between, and the next ones read nothing else: a signal that is added to the neurons, or multiplied as by a gate,
-    makes them differ, and so does a factor of the weight that is not 0 (LoRA).
-    """
-    layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
-    used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))
-    names = list(dict.fromkeys(name for x, name in used if _identical(evidence, x, evidence.weights.get(name))))
-    names = names or _zeros_in_series(evidence)
-    text = _(
-        "All rows of {names} are identical: these neurons compute the same and stay the same.", names=listed(names)
-    )
-    return _of(names, text) if names else _identical_modules(evidence)
-
-
-def _zeros_in_series(evidence: Evidence) -> list[str]:
-    """Weights of 0 whose neurons, through one activation, feed weights of 0 only, which read nothing else."""
-    layers = evidence.layers
-    zero = [bool(x.weights) and all(_starts_at_zero(evidence, name) for name in x.weights) for x in layers]
-    alone = {
-        i
-        for i, x in enumerate(layers)
-        if x.role != "weights"
-        and len(x.sources) == 1
-        and zero[x.sources[0]]
-        and evidence.consumers[x.sources[0]] == (i,)
-    }
-    found: list[str] = []
-    for i in sorted(alone):
-        after = evidence.consumers[i]
-        if after and all(zero[k] and alone.issuperset(layers[k].sources) for k in after):
-            found += layers[layers[i].sources[0]].weights
-    return list(dict.fromkeys(found))
-
-
-def _starts_at_zero(evidence: Evidence, name: str) -> bool:
-    weight = evidence.weights.get(name)
-    return weight is not None and weight.trains and min(weight.shape, default=0) > 1 and is_zero(weight)
-
-
-def _identical_modules(evidence: Evidence) -> Found | None:
-    """Modules of several parameters that read the same, and whose sizes and gradients are all the same."""
-    read = {name: x.sources for x in evidence.layers for name in x.weights}
-    owned: dict[str, list[Weight]] = {}
-    for weight in evidence.latest.weights:
-        owned.setdefault(weight.name.rpartition(".")[0], []).append(weight)
-    alike: dict[tuple[object, ...], list[str]] = {}
-    for module, weights in owned.items():
-        sizes = [
-            (w.shape, f"{w.size:.6e}", f"{w.gradient:.5e}")  # equal up to rounding
-            for w in weights
-            if w.trains and 0 < (w.gradient or 0.0) < math.inf
-        ]
-        source = next((read[w.name] for w in weights if w.name in read), None)
-        if len(sizes) > 1 and source is not None:
-            alike.setdefault((source, *sizes), []).append(module)
-    copies = max(alike.values(), key=len, default=[])
-    if len(copies) < 2:
-        return None
-    text = _("{names} have the same weights and get the same gradient: they stay equal.", names=listed(copies))
-    return _of(copies, text, DRAW_EACH)
 
 
 def unregistered(evidence: Evidence) -> Found | None:

@@ -164,9 +164,9 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than the inputs do, for
     `FEWEST_ROWS` samples or more. A normalisation at the start, as a layer or by hand, keeps it silent. Embeddings of
     tokens beside the inputs do not count. Large inputs are a note if no activation, the last one included, is of the
-    sigmoid family (a ReLU passes any scale on), unless all units of one are off at first, or the first outputs are far
-    off: ten times as large as the targets of a regression, or with a hundred times the cross-entropy of equal ones. The
-    note is a warning, too, if nothing is learned or steps are too large (see SC302).
+    sigmoid family (a ReLU passes any scale on), unless all units of one are off at first and no gradient comes back, or
+    the first outputs are far off: ten times as large as the targets of a regression, or with a hundred times the
+    cross-entropy of equal ones. The note is a warning, too, if nothing is learned or steps are too large (see SC302).
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
@@ -209,11 +209,12 @@ def _passes_size_on(evidence: Evidence, i: int) -> bool:
 
 
 def _harms(evidence: Evidence, first: Sequence[int]) -> bool:
-    """Whether an activation bends large numbers or is off for all, or the first outputs are far off."""
+    """Whether an activation bends large numbers or lets no gradient back, or the first outputs are far off."""
     bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x)))
+    layers = [evidence.layers[i] for i in first]
     start = Evidence(evidence.measurements[:1])
-    off = any(start.layers[i].dead == 1 for i in start.hidden)
-    return bends or off or start_far_off(evidence) or any(_is_recurrent(evidence.layers[i]) for i in first)
+    off = any(start.layers[i].dead == 1 for i in start.hidden) and any(x.gradient == 0 for x in layers)
+    return bends or off or start_far_off(evidence) or any(map(_is_recurrent, layers))
 
 
 def _is_recurrent(layer: Layer) -> bool:
