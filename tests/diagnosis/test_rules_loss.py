@@ -331,3 +331,13 @@ def test_a_divergence_that_is_negative_got_no_logarithms(estimate, expected):
         return functional.cross_entropy(outputs, y) + functional.kl_div(estimate(mean), prior, reduction="sum")
 
     assert loud(sc.diagnose(model, torch.randn(64, 8), torch.arange(64) % 6, loss)) == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(100.0, ["SC607"]), (1.0, [])])
+def test_a_log_softmax_that_is_certain_and_wrong_is_named(size, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(30, 32), nn.Linear(32, 30), nn.LogSoftmax(-1))
+    with torch.no_grad():
+        model[0].weight.mul_(size)
+    tokens = torch.randint(30, (256,))
+    assert loud(sc.diagnose(model, tokens, tokens.roll(1), functional.nll_loss)) == expected

@@ -25,7 +25,8 @@ def overshoots(measurement: Measurement) -> float | None:
     loss, comparisons = measurement.loss, measurement.comparisons
     if loss is None or len(comparisons) != 1 or not comparisons[0].output_rms > LARGE_LOGITS:
         return None
-    if comparisons[0].reads is None:
+    normalised = comparisons[0].function == "nll_loss" and any(x.read_by == "log_softmax" for x in measurement.layers)
+    if comparisons[0].reads is None and not normalised:
         return None  # computed from outputs, such as similarities over a temperature
     guess = loss_of_equal_outputs(comparisons[0])
     return loss / guess if guess and WORSE_THAN_EQUAL * guess < loss < math.inf else None

@@ -287,11 +287,11 @@ def _whole_loss(measurement: Measurement) -> bool:
 def certain_and_wrong(evidence: Evidence) -> Found | None:
     r"""The outputs are large and wrong, so training must first shrink them.
 
-    The rule applies if the loss is one cross-entropy of logits, their root mean square is above 5, and the
-    loss is above `WORSE_THAN_EQUAL` times that of equal logits, $\log(\text{classes})$ (binary: $\log 2$). Usual
-    weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged by SC206. It is
-    a note below `FAR_OFF` times for a layer of so many inputs that less than `FEW_STEPS` steps of Adam at `USUAL_RATE`
-    undo its outputs: the norm of a row of its weights over their count and the rate.
+    The rule applies if the loss is one cross-entropy of logits or of their log-softmax, the root mean square of either
+    is above 5, and the loss is above `WORSE_THAN_EQUAL` times that of equal logits, $\log(\text{classes})$ (binary:
+    $\log 2$). Usual weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged
+    by SC206. It is a note below `FAR_OFF` times for a layer of so many inputs that less than `FEW_STEPS` steps of Adam
+    at `USUAL_RATE` undo its outputs: the norm of a row of its weights over their count and the rate.
 
     *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
     $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
