@@ -265,7 +265,7 @@ class Gated(nn.Module):
             nn.Linear(16, 4),
         )
         with torch.no_grad():
-            self.to_gate.bias.fill_(30)
+            self.to_gate.bias.fill_(-5)
 
     def forward(self, x):
         return self.last(self.inside(x) * self.gate(self.to_gate(x)))

@@ -106,3 +106,41 @@ def test_large_inputs_for_which_the_steps_are_too_large_are_a_warning():
             functional.cross_entropy(model(x[i : i + 1]), labels[i : i + 1]).backward()
             optimizer.step()
     assert {"SC302", "SC206"} <= set(loud(monitor.diagnosis()))
+
+
+class Divides(nn.Module):
+    """Brings its inputs to the size 1."""
+
+    def forward(self, x):
+        return x / 100
+
+
+@pytest.mark.parametrize("inside", [Divides(), nn.BatchNorm1d(4)], ids=["by hand", "a normalisation"])
+def test_what_is_scaled_inside_is_no_fault_also_after_a_training(inside):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.gru, self.head = inside, nn.GRU(4, 32, batch_first=True), nn.Linear(32, 2)
+
+        def forward(self, x):
+            return self.head(self.gru(self.inside(x.transpose(1, 2)).transpose(1, 2))[0].mean(1))
+
+    torch.manual_seed(0)
+    model, labels = Net(), torch.arange(64) % 2
+    waves = torch.where(labels == 1, 0.9, 0.45)[:, None, None] * torch.arange(16)[:, None]
+    x = 140 * torch.sin(waves + 6.28 * torch.rand(64, 1, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with sc.Monitor(model, every=10) as monitor:
+        for _ in range(150):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), labels).backward()
+            optimizer.step()
+    assert monitor.diagnosis().healthy
+
+
+def test_a_logistic_regression_that_scales_its_inputs_and_is_certain_is_no_fault():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Divides(), nn.Linear(20, 1), nn.Sigmoid()), 100 * torch.randn(128, 20)
+    with torch.no_grad():
+        model[1].weight.mul_(40)
+    assert loud(sc.diagnose(model, x, (model(x) > 0.5).float(), functional.binary_cross_entropy)) == []

@@ -613,3 +613,53 @@ def test_an_optimizer_that_holds_frozen_parameters_only_is_an_error():
     finding = next(f for f in monitor.diagnosis().findings if f.rule == "SC505")
     assert finding.severity is Severity.ERROR
     assert finding.message == "All parameters that the optimizer holds are frozen: `4.weight` and `4.bias`."
+
+
+def test_an_optimizer_whose_parameters_are_frozen_for_a_part_of_a_step_trains_them():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.generator, self.judge = (
+                nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, size)) for size in (2, 1)
+            )
+
+        def forward(self, x):
+            return self.generator(x)
+
+    torch.manual_seed(0)
+    pair = Pair()
+    first, second = (torch.optim.Adam(part.parameters()) for part in (pair.judge, pair.generator))
+    with sc.Monitor(pair, every=2) as monitor:
+        for _ in range(12):
+            made = pair(torch.randn(64, 2))
+            pair.judge.requires_grad_(True)
+            first.zero_grad()
+            (functional.softplus(pair.judge(made.detach())).mean() - pair.judge(torch.randn(64, 2)).mean()).backward()
+            first.step()
+            pair.judge.requires_grad_(False)
+            second.zero_grad()
+            functional.softplus(-pair.judge(made)).mean().backward()
+            second.step()
+    assert "SC505" not in loud(monitor.diagnosis())
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(True, []), (False, ["SC507"])])
+def test_a_map_before_a_network_that_reads_something_else_too_is_meant(shared, expected):
+    class Aligns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(16, 16, bias=False)
+            self.judge = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+
+        def forward(self, a, b):
+            return torch.cat([self.judge(self.map(a)), self.judge(b if shared else self.map(b))])
+
+    labels = torch.cat([torch.zeros(32, 1), torch.ones(32, 1)])
+    pair = torch.randn(32, 16), torch.randn(32, 16)
+    assert loud(sc.diagnose(Aligns(), pair, labels, functional.binary_cross_entropy_with_logits)) == expected
+
+
+def test_patches_that_are_read_once_may_be_read_by_another_convolution():
+    layers = nn.Conv2d(1, 8, 2, 2), nn.Conv2d(8, 16, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)
+    x, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
+    assert loud(sc.diagnose(nn.Sequential(*layers), x, labels, functional.cross_entropy)) == []

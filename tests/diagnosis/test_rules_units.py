@@ -36,7 +36,9 @@ def test_half_of_the_neurons_few_rows_gates_and_hard_activations_are_not_saturat
 
 
 def test_a_gate_is_saturated_if_every_neuron_of_it_is():
-    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="Sigmoid", saturated=1.0, gate=True)) == ["SC201"]
+    shut = {"kind": "Sigmoid", "saturated": 1.0, "gate": True}
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, **shut, rms=0.01)) == ["SC201"]
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, **shut, rms=0.99)) == []  # it is open
 
 
 @pytest.mark.parametrize(

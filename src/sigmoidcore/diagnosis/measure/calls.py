@@ -124,6 +124,18 @@ def padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]
     return (len(weight), index % len(weight)) if isinstance(index, int) and isinstance(weight, Tensor) else None
 
 
+def is_disjoint(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call with these arguments, if it is a convolution, reads each position once: its stride is its kernel.
+
+    Kernels of size 1 do not count.
+    """
+    given = dict(zip(("input", "weight", "bias", "stride"), args, strict=False)) | dict(kwargs)
+    stride, weight = given.get("stride"), given.get("weight")
+    kernel = tuple(weight.shape[2:]) if isinstance(weight, Tensor) else ()
+    strides = (stride,) * len(kernel) if isinstance(stride, int) else stride
+    return isinstance(strides, tuple) and max(kernel, default=1) > 1 and strides == kernel
+
+
 def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """The share that a call of dropout drops."""
     given = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)

@@ -28,6 +28,7 @@ class LayerCall:
     scale: float = 1.0  # a core multiplies the function's result by this
     scaled_by: tuple[str, ...] = ()
     rounded_by: str = ""
+    disjoint: bool = False
     shape: tuple[int, ...] = ()
     softmax_dim: int | None = None
     reads: int = -1

@@ -42,6 +42,7 @@ class Layer:
     read_over: int | None = None  # the dimension over which `read_by` normalises, if it is not that of the features
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
     rounded_by: str = ""  # a function without slope, such as "ceil", that reads what is computed from this layer alone
+    disjoint: bool = False  # a convolution that reads each position once: its stride is its kernel, larger than 1
     shape: tuple[int, ...] = ()  # of the output, samples included
     # the dimension over which a softmax normalises; of attention only if it is that of the queries or the heads
     softmax_dim: int | None = None
@@ -53,6 +54,7 @@ class Layer:
     nonfinite: int = 0  # number of non-finite numbers in the output
     nonfinite_gradient: int = 0  # and in its gradient
     rms: float = math.nan  # root mean square of the output
+    read_rms: float | None = None  # and of what it reads, if that are the model's inputs, or embeddings beside them
     # standard deviation *across samples* over the rms, in [0, 1]: root of the sum over features of the variance, over
     # that of the mean squares. 0: all samples became one point. None: a single sample.
     spread: float | None = None

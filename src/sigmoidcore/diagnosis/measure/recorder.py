@@ -22,6 +22,7 @@ from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compa
 from sigmoidcore.diagnosis.measure.layer_call import LayerCall
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
+from sigmoidcore.diagnosis.measure.tensor_origin import bits
 from sigmoidcore.diagnosis.measure.terms import Differences, TermCall
 from sigmoidcore.diagnosis.measure.tracker import Tracker
 
@@ -220,12 +221,13 @@ class Recorder(Tracker):
         if not self.samples:
             first = next((t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
             self.samples = first.shape[1 if _time_first(layer, args, first) else 0] if first.dim() else 1
-        layer.shape = output.shape
+        layer.shape, layer.disjoint = output.shape, calls.is_disjoint(args, kwargs)
         if output.numel():
             if _time_first(layer, args, output) and output.shape[1] == self.samples:
                 output = output.movedim(1, 0)  # also where there are as many steps
             self._take_output(layer, output, args[1:], kwargs)
         self._input = None
+        self._take_read(layer, args)
         if layer.function == "embedding" and (padding := calls.padding(args, kwargs)):
             self._paddings |= dict([padding])
         if layer.function in FUNCTIONS:
@@ -238,6 +240,17 @@ class Recorder(Tracker):
         for place, value in enumerate(outputs):
             if value.requires_grad:
                 value.register_hook(partial(self._arrive, gradient, place))  # type: ignore[no-untyped-call]
+
+    def _take_read(self, layer: LayerCall, args: tuple[Any, ...]) -> None:
+        """Take the size of what a layer reads, if that are the model's inputs, or embeddings beside them."""
+        embeds = [self.layers[i].function.startswith("embedding") for i in bits(layer.sources)]
+        if layer.role != "weights" or not all(embeds) or layer.function.startswith("embedding"):
+            return
+        given = (t for t in tensors(args[:2]) if t.is_floating_point() and not isinstance(t, nn.Parameter))
+        values = next(given, None)
+        if values is not None and values.numel() and not statistics.unmeasured(values):
+            layer.sums.read = float(values.numel())
+            layer.sums.read_squares, _nonfinite = statistics.squared_size(bare(values))
 
     def _take_output(self, layer: LayerCall, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         x, most, dim = statistics.samples_first(output, self.samples), self._most, layer.dim

@@ -39,6 +39,9 @@ class Sums:
     # of the part of the output that is compared across samples
     deviations: Number = 0.0  # sum of squares of the differences from the mean over the samples, by feature
     several: float = 0.0  # numbers, if there is more than one sample
+    # of what a layer reads that reads the model's inputs
+    read: float = 0.0  # numbers
+    read_squares: Number = 0.0
     # of the gradient
     samples: float = 0.0
     gradient: Number = 0.0  # sum of squares

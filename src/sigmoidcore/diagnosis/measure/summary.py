@@ -27,6 +27,7 @@ from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, BatchNo
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
+from sigmoidcore.diagnosis.measure.tensor_origin import bits
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.observation.process_group import Alone, Ranks
 
@@ -194,6 +195,7 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
         spread[~(np.isfinite(squares) & np.isfinite(deviations))] = math.nan
         columns = {
             "rms": np.sqrt(of["squares"] / of["count"]).tolist(),
+            "read_rms": _known(np.sqrt(of["read_squares"] / of["read"]), of["read"]),
             "spread": _known(spread, of["several"]),
             "nonfinite": of["nonfinite"].astype(int).tolist(),
             "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
@@ -309,6 +311,7 @@ def _layers(
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 rounded_by=call.rounded_by,
+                disjoint=call.disjoint,
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
                 softmax_dim=_softmax_dim(call),
@@ -345,16 +348,6 @@ def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
         yield "dead"
     if "sharp" not in fact or fact["entropy"] is None or (call.function == "softmax" and not call.attends):
         yield from ("entropy", "sharp")
-
-
-def bits(number: int) -> list[int]:
-    """Places of the bits that are set, ascending."""
-    found = []
-    while number:
-        lowest = number & -number
-        found.append(lowest.bit_length() - 1)
-        number ^= lowest
-    return found
 
 
 def _softmax_dim(call: LayerCall) -> int | None:

@@ -35,3 +35,13 @@ def sources_of(origins: list[Origin]) -> int:
 def weights_of(origins: list[Origin]) -> tuple[str, ...]:
     """The parameters of several tensors."""
     return tuple(dict.fromkeys(w for origin in origins for w in origin.weights))
+
+
+def bits(number: int) -> list[int]:
+    """Places of the bits that are set, ascending."""
+    found = []
+    while number:
+        lowest = number & -number
+        found.append(lowest.bit_length() - 1)
+        number ^= lowest
+    return found

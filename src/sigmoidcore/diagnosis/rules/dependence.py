@@ -97,7 +97,8 @@ def _over_one(evidence: Evidence) -> Found | None:
     for layer in (x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i] or x.gate):
         alone = layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1
         sources = [evidence.layers[i] for i in layer.sources] if alone else []
-        if any(source.role == "weights" and source.gradient == 0 for source in sources):
+        chosen = any(x.shape[-1] > 1 for x in sources) or not layer.gate  # a single expert has nothing to choose
+        if chosen and any(source.role == "weights" and source.gradient == 0 for source in sources):
             text = _("{name} normalises over a dimension of size 1: it is always 1, and {source} learns nothing.",
                      name=named(layer.name), source=named(sources[0].name))  # fmt: skip
             return Found((layer.name,), 1.0, 0.0, text, OVER_SEVERAL)
@@ -124,8 +125,8 @@ def no_order(evidence: Evidence) -> Found | None:
 
     `diagnose` reorders the positions of the inputs, but for the first and the last. The rule applies to models with
     attention whose outputs stay the same, or are reordered in the same way, up to rounding. It is a note, because sets,
-    such as points, objects or the words of a text, may do without an order, and a warning for sequences of numbers and
-    for tokens beside those that the outputs belong to, as in a translation.
+    such as points, objects or the words of a text, may do without an order, and a warning for sequences of numbers.
+    Tokens beside those that the outputs belong to, as in a translation, are reordered alone.
 
     *Source.* Vaswani et al. (2017, arXiv 1706.03762), section 3.5.
     """
@@ -135,7 +136,7 @@ def no_order(evidence: Evidence) -> Found | None:
             "The order of the tokens that are read beside those of the outputs has no effect: attention does not know "
             "positions."
         )
-        return Found((), 0.0, 0.0, text, severity=Severity.WARNING)
+        return Found((), 0.0, 0.0, text)
     if found is None or found.ordered is not False:
         return None
     text = _("The order of the positions has no effect on the outputs: attention does not know positions.")

@@ -1,13 +1,12 @@
 """Layers that are frozen, linear after linear, normalised by too little, or dropped."""
 
 import math
-from operator import mul
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import BatchNorm, Layer, Measurement
 from sigmoidcore.diagnosis.measure.parameters import FEW_NUMBERS
-from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
+from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import falls, stalled
 from sigmoidcore.diagnosis.rules.structure import copies_of_trained, moved
@@ -39,11 +38,11 @@ def frozen(evidence: Evidence) -> Found | None:
     r"""Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to.
 
     Weights with two dimensions or more and without `requires_grad` are a note, and an error if an optimizer that makes
-    steps holds no others. They are a warning if they are uniform within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default
-    initialisation, have no gradient, and other frozen weights are not: a new layer was frozen together with a
-    pretrained part. Layers that no layer that trains reads are left out if they belong to a teacher or a target: a part
-    that is built like one that trains, layers beside such a part, and weights that start as a copy of a trained one. So
-    are weights that move in a training, as a running mean of others does.
+    steps holds no others in all measurements. They are a warning if they are uniform within $\pm
+    1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights are not: a new
+    layer was frozen together with a pretrained part. Layers that no layer that trains reads are left out if they belong
+    to a teacher or a target: a part that is built like one that trains, layers beside such a part, and weights that
+    start as a copy of a trained one. So are weights that move in a training, as a running mean of others does.
 
     *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
     """
@@ -51,8 +50,10 @@ def frozen(evidence: Evidence) -> Found | None:
     fixed = [w for w in latest.weights if not w.trains and len(w.shape) > 1]
     if not fixed:
         return None
+    history = by_name(evidence.measurements)
     held = [w for w in latest.weights if w.rate is not None]
-    if held and not any(w.trains for w in held):
+    still = not any(w.trains or w.gradient or w.update for name in {w.name for w in held} for w in history[name])
+    if held and len(evidence.measurements) >= FEWEST_MEASUREMENTS and still:
         names = tuple(w.name for w in held)
         text = _("All parameters that the optimizer holds are frozen: {names}.", names=listed(names))
         return Found(names, len(names), 0, text, severity=Severity.ERROR)
@@ -88,15 +89,15 @@ def no_activation(evidence: Evidence) -> Found | None:
     A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
     else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
     is a factorisation (LoRA, the code of an autoencoder), as is one without a bias that is narrower than its inputs
-    (the tail of an adaptive softmax), and one before a last layer without a bias (the embedding of a face).
-    Convolutions are judged in the same way if all channels read all, and both are wider than 1 in the same direction:
-    two that share the work (one by one, depthwise, rows and columns) are meant to be in a row. One whose kernel is its
-    stride, which makes an image smaller, may be followed by another. A network of `LINEAR_ON_PURPOSE` layers or more
-    without any activation is linear on purpose: a note. If no layer before the last has an activation, and the network
-    does nothing else that is not linear, the first layer of at least as many outputs as the last is named. A softmax
-    over `FEWEST_SHARES` features or more that reads one layer, and that layers read, is a note, and a warning if
-    nothing is learned (see SC302): its outputs add up to 1, and most are near 0. Weights between positions that the
-    next layers read with others, the values, are those of an attention.
+    (the tail of an adaptive softmax), and one before a last layer without a bias (the embedding of a face), or before a
+    layer that reads something else in another call. Convolutions are judged in the same way if all channels read all,
+    and both are wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns)
+    are meant to be in a row. One whose kernel is its stride, which makes an image smaller, may be followed by another.
+    A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear on purpose: a note. If no layer
+    before the last has an activation, and the network does nothing else that is not linear, the first layer of at least
+    as many outputs as the last is named. A softmax over `FEWEST_SHARES` features or more that reads one layer, and that
+    layers read, is a note, and a warning if nothing is learned (see SC302): its outputs add up to 1, and most are near
+    0. Weights between positions that the next layers read with others, the values, are those of an attention.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
     """
@@ -110,7 +111,7 @@ def no_activation(evidence: Evidence) -> Found | None:
             (between, first), (last, second) = shapes[0][:2], shapes[1][:2]
             narrower, ends = between < first, not evidence.feeds_weights[i]
             factors = narrower and (not _has_bias(evidence, before) or (ends and not _has_bias(evidence, layer)))
-            if between == second >= min(first, last) and not factors and not _shrinks(evidence, before, shapes[0]):
+            if between == second >= min(first, last) and not (factors or before.disjoint or _is_shared(evidence, i)):
                 found += [before.name, layer.name]
     if not found:
         return _linear_network(evidence) or _softmax_between(evidence)
@@ -167,10 +168,10 @@ def _has_bias(evidence: Evidence, layer: Layer) -> bool:
     return layer.weights[0].removesuffix("weight") + "bias" in evidence.weights
 
 
-def _shrinks(evidence: Evidence, layer: Layer, weight: tuple[int, ...]) -> bool:
-    """Whether a convolution reads each position of what another layer returns once: its kernel is its stride."""
-    read = evidence.layers[layer.sources[0]].shape[2:] if len(layer.sources) == 1 else ()
-    return bool(weight[2:]) and max(weight[2:]) > 1 and read == tuple(map(mul, layer.shape[2:], weight[2:]))
+def _is_shared(evidence: Evidence, i: int) -> bool:
+    """Whether a layer is called once more and reads something else then: the one before cannot become a part of it."""
+    calls = [x for x in evidence.layers if x.weights == evidence.layers[i].weights]
+    return len({None if x.reads is None else evidence.layers[x.reads].weights for x in calls}) > 1
 
 
 def _linear(*layers: Layer) -> bool:

@@ -16,10 +16,12 @@ from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 FEWEST_ROWS = 32
 """With fewer rows neurons are not judged: one that is open for 10 % of the samples is shut for 32 of them in 3 %."""
 SATURATED_SHARE = 0.5
+OPEN = 0.9
+"""Size of a gate from which on it passes everything."""
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
 ALL_HEADS = 1.0
 OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
-LARGE_INPUTS, LARGE_OUTPUTS, LARGE_STATES, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.4, 0.01, 0.1, 0.3
+LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.01, 0.1, 0.3
 
 SHRINK = (
     "Use smaller weights and biases, scale the inputs, put a normalisation before the activation, or lower a learning "
@@ -40,9 +42,9 @@ def saturation(evidence: Evidence) -> Found | None:
 
     An activation is named if the share of its neurons with $\overline{s}$ below `SHUT` is above `SATURATED_SHARE`.
     $\overline{s}$ is the mean relative slope of a neuron over the batch ($s = 4\sigma'(z)$ for a sigmoid), of
-    `FEWEST_ROWS` rows or more. Skipped are gates, unless all their neurons are saturated, activations that work at
-    their flat end (softplus, log-sigmoid, the ELU family), and flat parts of hard activations (SC202). Outputs are
-    skipped unless the loss that reads them is larger than without any answer: half of the mean square of the
+    `FEWEST_ROWS` rows or more. Skipped are gates, unless all their neurons are saturated and not open, activations that
+    work at their flat end (softplus, log-sigmoid, the ELU family), and flat parts of hard activations (SC202). Outputs
+    are skipped unless the loss that reads them is larger than without any answer: half of the mean square of the
     targets for `mse_loss`, $\log 2$ for `binary_cross_entropy`. Saturation that came in a training whose loss has
     fallen by half and falls still is a note. If saturation explains a vanishing gradient, SC101 is not reported.
 
@@ -157,30 +159,32 @@ def offset_inputs(evidence: Evidence) -> Found | None:
 def unscaled_inputs(evidence: Evidence) -> Found | None:
     r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
 
-    The rule applies if the root mean square of the inputs is above `LARGE_INPUTS`, and that of the outputs of a first
-    layer and of those that follow it above `LARGE_OUTPUTS`, unless an activation in between is saturated or has a mean
-    relative slope below `LOW_SLOPE`; a first layer that is recurrent, whose outputs are bounded, counts from
-    `LARGE_STATES` on. It applies, too, if the size is above 0 and below `SMALL_INPUTS`, and the outputs of the first
-    layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than the inputs do, for
-    `FEWEST_ROWS` samples or more. A normalisation at the start, as a layer or by hand, keeps it silent. Embeddings of
-    tokens beside the inputs do not count. Large inputs are a note if no activation, the last one included, is of the
-    sigmoid family (a ReLU passes any scale on), unless all units of one are off at first and no gradient comes back, or
-    the first outputs are far off: ten times as large as the targets of a regression, or with a hundred times the
-    cross-entropy of equal ones. The note is a warning, too, if nothing is learned or steps are too large (see SC302).
+    The rule applies if the root mean square of what a first layer reads is above `LARGE_INPUTS`, and that of its
+    outputs and of those of the layers that follow it above `LARGE_OUTPUTS`, unless it is recurrent, or an activation in
+    between is saturated or has a mean relative slope below `LOW_SLOPE`. It applies, too, if the size is above 0 and
+    below `SMALL_INPUTS`, and the outputs of the first layers differ between the samples by less than `DROWNED_SPREAD`
+    of their size, and by less than the inputs do, for `FEWEST_ROWS` samples or more. A normalisation at the start, as a
+    layer or by hand, keeps it silent. First layers read the model's inputs, or embeddings beside them. Large inputs are
+    a note if no activation, the last one included, is of the sigmoid family (a ReLU passes any scale on), unless most
+    neurons of another are saturated at first, all units of one are off and no gradient comes back, or the first outputs
+    are far off: ten times as large as the targets of a regression, or with a hundred times the cross-entropy of equal
+    ones. The note is a warning, too, if nothing is learned or steps are too large (see SC302).
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
     """
     size, spread = evidence.latest.input_rms, evidence.latest.input_spread
-    first = _first_layers(evidence) if size is not None and 0 < size < math.inf else []
-    if not first or size is None:
+    if size is None or not 0 < size < math.inf:
         return None
-    if size > LARGE_INPUTS and any(_passes_size_on(evidence, i) for i in first):
+    sizes = {i: size if (own := evidence.layers[i].read_rms) is None else own for i in _first_layers(evidence)}
+    large = [i for i in sizes if LARGE_INPUTS < sizes[i] < math.inf and _passes_size_on(evidence, i)]
+    if large:
+        size = max(sizes[i] for i in large)
         text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
-        return Found((), size, LARGE_INPUTS, text, severity=None if _harms(evidence, first) else Severity.NOTE)
-    spreads = [evidence.layers[i].spread or 0.0 for i in first]
-    judged = evidence.latest.samples >= FEWEST_ROWS and spread is not None
-    if judged and size < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread or 0.0):
+        return Found((), size, LARGE_INPUTS, text, severity=None if _harms(evidence, large) else Severity.NOTE)
+    spreads = [evidence.layers[i].spread or 0.0 for i in sizes]
+    judged = spreads and evidence.latest.samples >= FEWEST_ROWS and spread is not None
+    if judged and max(size, *sizes.values()) < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread or 0.0):
         text = _(
             "The inputs have a size of {size} (root mean square): the biases of the first layers drown them.",
             size=number(size),
@@ -199,10 +203,9 @@ def _first_layers(evidence: Evidence) -> list[int]:
 
 
 def _passes_size_on(evidence: Evidence, i: int) -> bool:
-    """Whether a first layer and those after it return large numbers, or a recurrent one large states."""
-    layer = evidence.layers[i]
-    if _is_recurrent(layer):
-        return layer.rms > LARGE_STATES
+    """Whether a first layer and those after it return large numbers; the gates of a recurrent one saturate."""
+    if _is_recurrent(evidence.layers[i]):
+        return True
     squashed = [a for a in evidence.consumers[i] if _is_flat(evidence.layers[a])]
     after = set(evidence.next_live(i)).difference(*(evidence.next_live(a) for a in squashed))
     return min(evidence.layers[k].rms for k in (i, *after)) > LARGE_OUTPUTS
@@ -214,7 +217,7 @@ def _harms(evidence: Evidence, first: Sequence[int]) -> bool:
     layers = [evidence.layers[i] for i in first]
     start = Evidence(evidence.measurements[:1])
     off = any(start.layers[i].dead == 1 for i in start.hidden) and any(x.gradient == 0 for x in layers)
-    return bends or off or start_far_off(evidence) or any(map(_is_recurrent, layers))
+    return bends or off or bool(_saturated(start)) or start_far_off(evidence) or any(map(_is_recurrent, layers))
 
 
 def _is_recurrent(layer: Layer) -> bool:
@@ -248,7 +251,7 @@ def _saturated(evidence: Evidence) -> tuple[int, ...]:
     """Hidden activations with saturated neurons, in order; gates only if every neuron is. Those in a loss are not."""
     judged = [(i, x, _shut(x)) for i, x in enumerate(evidence.layers) if x.rows >= FEWEST_ROWS]
     judged = [(i, x, shut) for i, x, shut in judged if x.role == "activation" and evidence.feeds_weights[i]]
-    return tuple(i for i, x, shut in judged if (shut == 1 if x.gate else shut > SATURATED_SHARE))
+    return tuple(i for i, x, shut in judged if ((shut == 1 and x.rms < OPEN) if x.gate else shut > SATURATED_SHARE))
 
 
 def _wrong_ends(evidence: Evidence) -> list[int]:
