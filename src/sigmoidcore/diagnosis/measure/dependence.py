@@ -159,7 +159,7 @@ def _judged(outputs: _Outputs) -> Dependence:
     copies = shift == 0 and later is False and changed(here, here) and outputs.compared(sequences, one, place)
     order = _other_order(length)
     moves = attends and not mixed and order != sorted(order)
-    moved = outputs.of([one, one, 0], lambda x: x[:, order]) if moves else None
+    moved = outputs.of([one, one, 0], _in_order(order)) if moves else None
     expected = three if places is None else places[:, order]
     reordered = moved if moved is None or places is None else _by_position(moved, 3, length)
     ends = (slice(1), slice(1, length)), (slice(length - 1, length), slice(length - 1))  # a causal one looks back only
@@ -206,7 +206,7 @@ def _reads_a_set(outputs: _Outputs, three: Tensor, one: int) -> bool:
     for tokens in outputs.other_tokens:
         order = _other_order(tokens.shape[1])
         others = outputs.of([one, one, 0], _with_others_in(slice(None)), tokens)
-        moved = outputs.of([one, one, 0], lambda x: x[:, order], tokens)  # noqa: B023 (it is called at once)
+        moved = outputs.of([one, one, 0], _in_order(order), tokens)
         if order == sorted(order) or others is None or moved is None or _equal(others, three):
             continue
         if _equal(moved, three, SAME_SUM):
@@ -254,6 +254,10 @@ def _with_others_in(part: slice) -> Change:
         return sequences
 
     return change
+
+
+def _in_order(positions: list[int]) -> Change:
+    return lambda sequences: sequences[:, positions]
 
 
 def _wanted(sequences: Tensor, targets: Any) -> Tensor | None:

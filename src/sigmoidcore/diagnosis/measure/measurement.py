@@ -168,9 +168,7 @@ class Dependence:
     positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
     ordered: bool | None = None  # outputs depend on the order of the positions; looked at only with attention
     scalars: bool = False  # the positions are single numbers
-    unordered_source: bool = (
-        False  # nor on that of other tokens, such as the text that is translated, on which it depends
-    )
+    unordered_source: bool = False  # outputs depend on other tokens, such as a text to translate, not on their order
     later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
     shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
     place: bool = False  # the output of a sample depends on its place in the batch only, not on the other samples

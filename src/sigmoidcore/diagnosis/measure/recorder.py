@@ -229,7 +229,8 @@ class Recorder(Tracker):
         self._input = None
         self._take_read(layer, args)
         if layer.function == "embedding" and (padding := calls.padding(args, kwargs)):
-            self._paddings |= dict([padding])
+            count, index = padding
+            self._paddings[count] = index
         if layer.function in FUNCTIONS:
             try:
                 add_attention(layer.sums, layer.function, args, kwargs, output)

@@ -171,11 +171,8 @@ def _shrunk(evidence: Evidence, history: dict[str, list[Weight]]) -> Found | Non
     """Weights that go to 0 while nothing is learned."""
     shares = {name: of[-1].size / of[0].size for name, of in history.items() if of[0].size > 0}
     found = sorted((name for name, share in shares.items() if share < SHRUNK), key=lambda name: shares[name])
-    if (
-        not found
-        or 2 * len(found) < len(shares)
-        or not (unlearned(evidence) or unlearned(_without_penalties(evidence)))
-    ):
+    stands_still = unlearned(evidence) or unlearned(_without_penalties(evidence))
+    if not found or 2 * len(found) < len(shares) or not stands_still:
         return None
     text = _(
         "{names} have shrunk to as little as {share} of their first size, and the loss stands still: a decay or a "
@@ -187,9 +184,8 @@ def _shrunk(evidence: Evidence, history: dict[str, list[Weight]]) -> Found | Non
 
 def _without_penalties(evidence: Evidence) -> Evidence:
     """The same with what loss functions add to the loss, if any do, in place of the whole."""
-    return Evidence(
-        [replace(m, loss=sum(t.part for t in m.terms) if m.terms else m.loss) for m in evidence.measurements]
-    )
+    terms = [[t.part for t in m.terms] or [m.loss or 0.0] for m in evidence.measurements]
+    return Evidence([replace(m, loss=sum(parts)) for m, parts in zip(evidence.measurements, terms, strict=True)])
 
 
 def replaced(evidence: Evidence) -> Found | None:
