@@ -474,3 +474,24 @@ def test_a_choice_of_one_expert_has_no_weight_of_its_own(after, expected):
     x = torch.randn(64, 8)
     found = sc.diagnose(Chooses(after=after), x, x, functional.mse_loss).findings
     assert [f.rule for f in found if f.rule == "SC506"] == expected
+
+
+class Scores(nn.Module):
+    """Products of each sample with candidates."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.candidates = nn.Linear(8, 16), nn.Linear(8, 16)
+
+    def forward(self, x, options):
+        return (self.candidates(options) @ self.query(x)[:, :, None])[:, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("dim", "options", "expected"), [(0, 6, ["SC506"]), (1, 6, []), (0, 32, [])], ids=["samples", "classes", "pairs"]
+)
+def test_a_log_softmax_of_scores_before_an_nll_loss_is_over_the_classes(dim, options, expected):
+    torch.manual_seed(0)
+    inputs, labels = (torch.randn(32, 8), torch.randn(32, options, 8)), torch.arange(32) % options
+    found = sc.diagnose(Scores(), inputs, labels, lambda x, y: functional.nll_loss(functional.log_softmax(x, dim), y))
+    assert [f.rule for f in found.findings if f.rule == "SC506"] == expected

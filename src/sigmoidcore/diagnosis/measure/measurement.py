@@ -188,6 +188,7 @@ class Measurement:
     loss_reads: int | None = None  # position of the layer whose output it reads, or a part of it; None: of no layer
     comparisons: tuple[Comparison, ...] = ()  # of outputs with targets, in order; the first of each kind
     terms: tuple[LossTerm, ...] = ()  # of the loss: calls of loss functions that return one number
+    classes_over: int | None = None  # an nll_loss reads a log-softmax over this dimension, not over its classes
     # loss functions and functions such as "detach" whose results have no gradient and were added to the loss
     constant_terms: tuple[str, ...] = ()
     moves_value: bool = False  # it multiplies a log-probability by data minus an output, which has a gradient

@@ -36,11 +36,11 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     numbers. The rule applies if the output of the sample changes, or if its place in the batch changes it. Several
     outputs of a sample may stand together or by views. It is a note if outputs have positions that do not depend on
     each other: the model may have time in dimension 0 on purpose. A `Monitor`, too, names a softmax over the wrong
-    dimension: the samples (unless it is attention or a gate), the queries or heads of an attention, a dimension
-    of a single number, or another one than the classes in a classification. It also names layers that read a view or
-    reshape that takes dimensions for others and moves no number: to the same sizes in another order, from [samples,
-    positions, features] to [samples, heads, positions, ...] or back, from tokens to the pixels or patches of an image,
-    from pixels to tokens, from the columns of an image to steps, or from channels to rows.
+    dimension: the samples (unless it is attention or a gate), the queries or heads of an attention, a dimension of a
+    single number, or another one than the classes in a classification or before an `nll_loss`. It also names layers
+    that read a view or reshape that takes dimensions for others and moves no number: to the same sizes in another
+    order, from [samples, positions, features] to [samples, heads, positions, ...] or back, from tokens to the pixels or
+    patches of an image, from pixels to tokens, from the columns of an image to steps, or from channels to rows.
 
     *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
     gradients.
@@ -109,6 +109,10 @@ def _over_positions(evidence: Evidence) -> Found | None:
     """The softmax of a classification that normalises over samples or positions: the classes do not compete."""
     if evidence.latest.loss_function not in (*CLASS_LOSSES, "ctc_loss"):
         return None
+    if (over := evidence.latest.classes_over) is not None:
+        text = _("The log_softmax before nll_loss normalises over dimension {dim}, which does not count the classes.",
+                 dim=over)  # fmt: skip
+        return Found((), 1.0, 0.0, text, OVER_CLASSES)
     ends = (x for i, x in enumerate(evidence.layers) if x.role == "weights" and not evidence.feeds_weights[i])
     for layer in ends:
         if layer.read_over is not None:
