@@ -253,7 +253,7 @@ class Watch:
         if self._waiting[optimizer] < (PATIENCE if strangers or shared else WHOLE):
             self._search()
             return
-        # Those of models of a class that is not watched any more are no surprise.
+        # Parameters of a class that is not watched any more belong to models that were not looked at.
         if strangers and max(self._brief.values(), default=0) < OFTEN:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
             problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)

@@ -14,11 +14,13 @@ RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 ATTENTION = "multi_head_attention_forward"
 DOT_PRODUCT = "scaled_dot_product_attention"
 PRODUCTS = frozenset({"matmul", "mm", "bmm", "baddbmm", "einsum", "tensordot", "rmatmul"})
+CONVOLUTIONS = frozenset(f"conv{n}d" for n in (1, 2, 3))
 WEIGHTED = (
     PRODUCTS
     | RECURRENT
     | {ATTENTION, "linear", "bilinear", "addmm", "embedding", "embedding_bag"}
-    | {f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)}
+    | CONVOLUTIONS
+    | {f"conv_transpose{n}d" for n in (1, 2, 3)}
     | {f"{cell}_cell" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
 )
 """Functions that make a layer of a weight in their arguments."""
@@ -100,9 +102,14 @@ def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) == 1 and len(two) == 2 and two == (one[0], 1) and one[0] > 1
 
 
+def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name; `names` are those of the first ones, in order."""
+    return dict(zip(names, args, strict=False)) | dict(kwargs)
+
+
 def clamps_probabilities(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether the bounds of a clamp are inside of 0 and 1, as before the logarithm of a probability."""
-    bounds = dict(zip(("min", "max"), args[1:], strict=False)) | dict(kwargs)
+    bounds = named(("min", "max"), args[1:], kwargs)
     low, high = bounds.get("min"), bounds.get("max")
     return isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
 
@@ -119,17 +126,16 @@ def normalises_single_numbers(name: str, args: tuple[Any, ...], kwargs: Mapping[
 
 def padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
     """How many tokens an embedding knows and which of them is the padding; None if none is."""
-    given = dict(zip(("input", "weight", "padding_idx"), args, strict=False)) | dict(kwargs)
+    given = named(("input", "weight", "padding_idx"), args, kwargs)
     index, weight = given.get("padding_idx"), given.get("weight")
     return (len(weight), index % len(weight)) if isinstance(index, int) and isinstance(weight, Tensor) else None
 
 
-def is_disjoint(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call with these arguments, if it is a convolution, reads each position once: its stride is its kernel.
-
-    Kernels of size 1 do not count.
-    """
-    given = dict(zip(("input", "weight", "bias", "stride"), args, strict=False)) | dict(kwargs)
+def is_disjoint(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call is a convolution that reads each position once: its stride is its kernel, which is not 1."""
+    if name not in CONVOLUTIONS:
+        return False
+    given = named(("input", "weight", "bias", "stride"), args, kwargs)
     stride, weight = given.get("stride"), given.get("weight")
     kernel = tuple(weight.shape[2:]) if isinstance(weight, Tensor) else ()
     strides = (stride,) * len(kernel) if isinstance(stride, int) else stride
@@ -138,7 +144,7 @@ def is_disjoint(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 
 def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """The share that a call of dropout drops."""
-    given = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)
+    given = named(("input", "p", "training"), args, kwargs)
     return float(given.get("p", 0.5)) if given.get("training", True) else 0.0
 
 

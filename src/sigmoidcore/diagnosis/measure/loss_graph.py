@@ -17,6 +17,8 @@ MOVES = frozenset(
 LAYERS = frozenset({"AddmmBackward0", "MmBackward0", "ConvolutionBackward0", "LinearBackward0"})
 SUMS = frozenset({"AddBackward0", "SubBackward0", "RsubBackward0"})
 TERMS = SUMS | {"NegBackward0", "MeanBackward0", "MeanBackward1", "SumBackward0", "SumBackward1", "StackBackward0"}
+PASSED = SUMS | {"NegBackward0", "MeanBackward1", "SumBackward1"}
+"""Nodes on the way from an advantage to the data and the outputs that it is made of."""
 NORMS = frozenset({"LinalgVectorNormBackward0", "NormBackward0", "NormBackward1", "NormBackward2"})
 CHOICES = frozenset({"GatherBackward0", "IndexBackward0"})
 LOGS = frozenset({"LogBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0"})
@@ -117,9 +119,7 @@ def _is_advantage(node: Node) -> bool:
         name, behind = current.name(), [before for before, _place in current.next_functions]
         if name in LAYERS:
             outputs = True
-        elif name in SUMS | {"NegBackward0", "SumBackward1", "MeanBackward1"} or (
-            name == "MulBackward0" and None in behind
-        ):
+        elif name in PASSED or (name == "MulBackward0" and None in behind):
             data |= name in SUMS and None in behind
             waiting += behind
         else:

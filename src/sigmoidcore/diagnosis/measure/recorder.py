@@ -134,7 +134,7 @@ class Recorder(Tracker):
     @without_gradients
     def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Take how far running statistics are from those of the batch."""
-        given = dict(zip(_BATCH_NORM, args, strict=False)) | dict(kwargs)
+        given = calls.named(_BATCH_NORM, args, kwargs)
         running, spread, weight = (given.get(key) for key in ("running_mean", "running_var", "weight"))
         if not isinstance(running, Tensor) or not isinstance(spread, Tensor):
             return
@@ -221,7 +221,7 @@ class Recorder(Tracker):
         if not self.samples:
             first = next((t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
             self.samples = first.shape[1 if _time_first(layer, args, first) else 0] if first.dim() else 1
-        layer.shape, layer.disjoint = output.shape, calls.is_disjoint(args, kwargs)
+        layer.shape, layer.disjoint = output.shape, calls.is_disjoint(layer.function, args, kwargs)
         if output.numel():
             if _time_first(layer, args, output) and output.shape[1] == self.samples:
                 output = output.movedim(1, 0)  # also where there are as many steps
@@ -244,8 +244,9 @@ class Recorder(Tracker):
 
     def _take_read(self, layer: LayerCall, args: tuple[Any, ...]) -> None:
         """Take the size of what a layer reads, if that are the model's inputs, or embeddings beside them."""
-        embeds = [self.layers[i].function.startswith("embedding") for i in bits(layer.sources)]
-        if layer.role != "weights" or not all(embeds) or layer.function.startswith("embedding"):
+        if layer.role != "weights" or layer.function.startswith("embedding"):
+            return
+        if not all(self.layers[i].function.startswith("embedding") for i in bits(layer.sources)):
             return
         given = (t for t in tensors(args[:2]) if t.is_floating_point() and not isinstance(t, nn.Parameter))
         values = next(given, None)

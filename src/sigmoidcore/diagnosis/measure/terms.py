@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from sigmoidcore.diagnosis.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES
+from sigmoidcore.diagnosis.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES, named
 from sigmoidcore.diagnosis.measure.loss_graph import is_cosine
 from sigmoidcore.diagnosis.measure.measurement import LossTerm
 from sigmoidcore.diagnosis.measure.statistics import Number, fetch
@@ -74,7 +74,7 @@ class TermCall:
 
         Labels that the loss ignores do not count.
         """
-        given = dict(zip(("input", "target"), args, strict=False)) | dict(kwargs)
+        given = named(("input", "target"), args, kwargs)
         outputs, labels = given.get("input"), given.get("target")
         if self.function not in ("cross_entropy", "nll_loss") or not isinstance(labels, Tensor) or outputs is None:
             return

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import gradient, units
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, siblings
 from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.standstill import PATIENT_MEASUREMENTS
 from sigmoidcore.diagnosis.wording import listed, named, verb
 
-SURELY_WITHOUT_GRADIENT, PATIENT_MEASUREMENTS = 3, 10
-"""After this many measurements of a training, a parameter without a gradient, or with one of 0, is a warning."""
+SURELY_WITHOUT_GRADIENT = 3
+"""After this many measurements of a training, a parameter without a gradient is a warning in any case."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
@@ -321,15 +321,3 @@ def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
         text += _(" {function}, which reads it, has no slope.", function=function)
         return Found(names, 0.0, 0.0, text, PASS_ON, Severity.ERROR)
     return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)
-
-
-def _identical(evidence: Evidence, layer: Layer, weight: Weight | None) -> bool:
-    """Whether the rows are the same and read the same, so that the neurons are identical."""
-    if weight is None or not weight.trains or not weight.alike or len(weight.shape) < 2 or weight.shape[0] < 2:
-        return False
-    if len(weight.shape) > 2 and weight.shape[1] == 1 and layer.sources:
-        return False  # depthwise: each row reads another channel
-    others = [evidence.weights[name] for name in layer.weights if name in evidence.weights]
-    # Deviations of a Bayesian layer and gains may start identical: another matrix distinguishes the neurons.
-    matrices = (other for other in others if len(other.shape) > 1 and other.shape[0] == weight.shape[0])
-    return not any(not other.alike and other.size > 0 for other in matrices)
