@@ -1,6 +1,5 @@
 """SC5 and SC6: structure and the loss, on measurements that are made up."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -90,15 +89,6 @@ def test_a_small_matrix_that_the_forward_pass_does_not_use_is_a_note(width, seve
     assert only(replace(chain(1.0), weights=(used, idle))).severity == severity
 
 
-def test_gains_of_one_beside_random_weights_are_not_identical_neurons():
-    found = chain(1.0, 1.0)
-    gain = Weight("0.gain", (found.weights[0].shape[0], 1, 1, 1), size=1.4, gradient=1.0, alike=True)
-    layers = (replace(found.layers[0], weights=("0.weight", "0.gain")), *found.layers[1:])
-    assert rules(replace(found, layers=layers, weights=(*found.weights, gain))) == []
-    alone = (replace(found.layers[0], weights=("0.gain",)), *found.layers[1:])
-    assert rules(replace(found, layers=alone, weights=(gain, *found.weights[1:]))) == ["SC503"]
-
-
 def test_a_zero_table_that_is_added_may_have_no_gradient_and_an_empty_weight_too():
     zero = {"size": 0.0, "gradient": 0.0}
     for weight in (Weight("positions", (10, 4), **zero), Weight("0.weight", (10, 0), **zero)):
@@ -173,31 +163,6 @@ def test_a_part_that_the_batch_does_not_use_is_a_note():
     assert only(parts).severity is Severity.NOTE
 
 
-def test_identical_neurons_explain_other_findings():
-    found = with_weight(chain(1e-9, 1e-9, 1.0), "0.weight", alike=True)
-    assert rules(found) == ["SC503"]
-
-
-@pytest.mark.parametrize(
-    ("name", "healthy"),
-    [
-        ("4.weight", {}),
-        ("0.weight", {"trains": False}),
-        ("0.weight", {"shape": (1, 10)}),
-        ("0.weight", {"shape": (10,)}),
-        ("2.weight", {"shape": (10, 1, 3, 3)}),
-    ],
-    ids=["output", "frozen", "one row", "norm", "depthwise"],
-)
-def test_rows_may_be_identical_if_they_are_frozen_or_read_different_inputs(name, healthy):
-    assert rules(with_weight(chain(1.0, 1.0, 1.0), name, alike=True, **healthy)) == []
-
-
-def test_embeddings_may_start_identical():
-    found = changed(with_weight(chain(1.0, 1.0), "0.weight", alike=True), 0, kind="Embedding")
-    assert rules(found) == []
-
-
 @pytest.mark.parametrize(
     ("function", "kind", "wrong"),
     [
@@ -225,14 +190,6 @@ def test_logits_fit_cross_entropy_and_not_nll_loss():
     assert rules(chain(1.0, loss_function="nll_loss", loss_reads=None)) == []
 
 
-def test_deviations_of_a_bayesian_layer_may_be_identical():
-    found = changed(chain(1.0, 1.0, 1.0), 0, weights=("0.mean", "0.rho"))
-    mean, rho = Weight("0.mean", (10, 10), size=1.0, gradient=1.0), Weight("0.rho", (10, 10), size=1.0, alike=True)
-    both = replace(found, weights=(*found.weights[1:], mean, replace(rho, gradient=1.0)))
-    assert rules(both) == []
-    assert rules(with_weight(both, "0.mean", alike=True)) == ["SC503"]
-
-
 def test_a_dead_activation_is_named_by_its_zero_gradient_even_with_few_rows():
     found = changed(chain(0.0, 1.0, 1.0), 1, dead=1.0, rows=8)
     finding = only(found)
@@ -240,42 +197,9 @@ def test_a_dead_activation_is_named_by_its_zero_gradient_even_with_few_rows():
     assert "biases at 0" in finding.remedy
 
 
-class Experts(nn.Module):
-    """The mean of several networks."""
-
-    def __init__(self, experts):
-        super().__init__()
-        self.experts = nn.ModuleList(experts)
-
-    def forward(self, x):
-        return sum(expert(x) for expert in self.experts)
-
-
-def test_copies_that_get_the_same_gradient_stay_equal():
-    def findings(*experts):
-        return sc.diagnose(Experts(experts), torch.randn(64, 8), torch.randn(64, 3), nn.functional.mse_loss).findings
-
-    expert = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
-    (found,) = findings(expert, copy.deepcopy(expert))
-    assert (found.rule, set(found.layers)) == ("SC503", {"experts.0.0", "experts.1.0"})
-    assert findings(expert, nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))) == ()
-    assert findings(expert, nn.Sequential(nn.Tanh(), copy.deepcopy(expert))) == ()  # another gradient
-
-
 def test_a_normalisation_of_the_inputs_is_no_weight_of_the_next_layer():
     model = nn.Sequential(nn.LayerNorm([6, 8]), nn.Flatten(), nn.Linear(48, 3))
     assert sc.diagnose(model, torch.randn(64, 6, 8), torch.randn(64, 3), nn.functional.mse_loss).findings == ()
-
-
-def test_weights_of_0_that_feed_weights_of_0_are_identical_neurons():
-    model = nn.Sequential(nn.Linear(8, 8), nn.Softmax(1), nn.Linear(8, 4))
-    for layer in (model[0], model[2]):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    assert "SC503" in loud(sc.diagnose(model, x, y, nn.functional.cross_entropy))
-    nn.init.normal_(model[2].weight)
-    assert "SC503" not in loud(sc.diagnose(model, x, y, nn.functional.cross_entropy))
 
 
 class Remade(nn.Module):
@@ -310,91 +234,6 @@ def test_a_gradient_of_0_behind_saturated_units_names_them():
     (finding,) = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings
     assert (finding.rule, finding.layers) == ("SC502", ("1", "0"))
     assert "saturated" in finding.message
-
-
-def test_neurons_of_0_that_feed_random_weights_too_are_not_identical():
-    class Heads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.hidden, self.zero, self.random = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
-            nn.init.zeros_(self.hidden.weight)
-            nn.init.zeros_(self.zero.weight)
-
-        def forward(self, x):
-            hidden = self.hidden(x).sigmoid()
-            return self.zero(hidden) + self.random(hidden)
-
-    x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    assert "SC503" not in loud(sc.diagnose(Heads(), x, y, nn.functional.cross_entropy))
-
-
-def test_the_last_layer_of_a_branch_and_the_head_may_start_at_0():
-    class Fixup(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.inner, self.last, self.head = (nn.Linear(8, 8) for _ in range(4))
-            nn.init.zeros_(self.last.weight)
-            nn.init.zeros_(self.head.weight)
-
-        def forward(self, x):
-            x = self.first(x)
-            return self.head((x + self.last(self.inner(x).relu())).relu())
-
-    x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    assert "SC503" not in loud(sc.diagnose(Fixup(), x, y, nn.functional.cross_entropy))
-
-
-class LowRank(nn.Module):
-    """A frozen weight and a product of two factors, merged; one factor starts at 0."""
-
-    def __init__(self, inputs, outputs, frozen, factor):
-        super().__init__()
-        self.base = nn.Parameter(frozen * torch.randn(outputs, inputs), requires_grad=False)
-        self.up, self.down = nn.Parameter(torch.zeros(outputs, 2)), nn.Parameter(factor * torch.randn(2, inputs))
-
-    def forward(self, x):
-        return functional.linear(x, self.base + self.up @ self.down)
-
-
-class Gated(nn.Module):
-    """A branch that starts at 0: a gate of constants, beside another signal or none, and a last layer of 0."""
-
-    def __init__(self, beside):
-        super().__init__()
-        self.gate, self.value, self.last, self.beside = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), beside
-        for weight in (self.gate.weight, self.last.weight, self.last.bias):
-            nn.init.zeros_(weight)
-        nn.init.ones_(self.gate.bias)
-
-    def forward(self, x):
-        return x + self.last(self.beside(torch.sigmoid(self.gate(x)), self.value(x)))
-
-
-@pytest.mark.parametrize(
-    ("parts", "expected"),
-    [
-        ([LowRank(8, 8, 1, 1), nn.GELU(), LowRank(8, 8, 1, 1)], False),
-        ([LowRank(8, 8, 0, 1), nn.Sigmoid(), LowRank(8, 8, 0, 1)], False),
-        ([nn.Linear(8, 8), Gated(torch.mul), nn.Linear(8, 8)], False),
-        ([nn.Linear(8, 8), Gated(torch.add), nn.Linear(8, 8)], False),
-        ([nn.Linear(8, 8), Gated(lambda gate, value: torch.cat([gate[:, :4], value[:, :4]], 1))], False),
-        ([nn.Linear(8, 8), Gated(lambda gate, value: gate), nn.Linear(8, 8)], True),
-    ],
-    ids=["merged", "product of factors", "gate", "sum", "beside", "alone"],
-)
-def test_weights_of_0_behind_which_another_signal_or_factor_tells_the_neurons_apart_are_healthy(parts, expected):
-    torch.manual_seed(0)
-    model = nn.Sequential(*parts)
-    x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    found = sc.diagnose(model, x, y, nn.functional.cross_entropy)
-    assert ("SC503" in loud(found)) == expected
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(4):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    zero = model[0].up if isinstance(model[0], LowRank) else model[1].gate.weight
-    assert bool((zero == zero[:1]).all()) == expected
 
 
 class Codec(nn.Module):
