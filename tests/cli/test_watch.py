@@ -227,6 +227,18 @@ def test_an_error_in_the_first_pass_has_no_frames_of_the_watch_and_the_verdict_s
     assert "nothing was measured: no gradient came back to it before a step" in verdict
 
 
+def test_a_mistake_of_ours_ends_the_measurement_and_not_the_script(tmp_path, capfd, monkeypatch):
+    def mistaken(*_, **__):
+        raise LookupError("a mistake")
+
+    path = written(tmp_path, SCRIPTS["plain"])
+    whole = watched(capfd, path)
+    monkeypatch.setattr("sigmoidcore.diagnosis.watch.find", mistaken)
+    output, error = watched(capfd, path)
+    assert output == whole.out
+    assert "not watched: Sequential (LookupError: a mistake)" in error
+
+
 def test_a_script_from_standard_input_is_refused():
     code, _, error = processes.finished(["watch", "-"])
     assert code == 2

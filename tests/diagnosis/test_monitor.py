@@ -1,5 +1,6 @@
 """What a Monitor measures, and when: its numbers, hooks, history and state."""
 
+import copy
 import gc
 import itertools
 import json
@@ -25,6 +26,7 @@ from torch import nn
 
 from sigmoidcore import Monitor
 from sigmoidcore.diagnosis.measure.history import History
+from sigmoidcore.diagnosis.measure.recorder import LayerGradient, Recorder
 from sigmoidcore.diagnosis.monitor import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -105,6 +107,28 @@ def test_an_error_in_the_forward_pass_leaves_no_hooks(model, batch):
     with pytest.raises(KeyboardInterrupt), Monitor(model, every=1):
         model(batch[0])
     assert not attached()
+
+
+@pytest.mark.parametrize(("of", "method"), [(Recorder, "take_term"), (Recorder, "before"), (LayerGradient, "add")])
+def test_a_mistake_of_ours_is_noted_and_the_training_is_the_same(model, batch, of, method, monkeypatch):
+    sound = getattr(of, method)
+
+    def mistaken(*args):
+        monkeypatch.setattr(of, method, sound)
+        raise LookupError("a mistake")
+
+    states = []
+    for wrong in (False, True):
+        if wrong:
+            monkeypatch.setattr(of, method, mistaken)
+        torch.manual_seed(0)
+        network = copy.deepcopy(model)
+        with Monitor(network, every=1) as monitor:
+            step(network, sgd(network), batch)
+        states.append(network.state_dict())
+        notes = [note for note in monitor.measurements[0].notes if "please report it (LookupError: a mistake)" in note]
+        assert bool(notes) == wrong
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 def interrupt(*_):

@@ -140,3 +140,47 @@ def test_nested_tensors_are_reported_as_not_measured():
     assert {layer.name: layer.gradient is None for layer in measured.layers} == {
         "before": False, "inside": True, "last": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        lambda error, y: error**y,
+        lambda error, y: error.pow(y),
+        lambda error, y: torch.pow(error, exponent=y),
+        lambda error, y: 2.0**error * y,
+        lambda error, y: error.float_power(y).float(),
+        lambda error, y: error.clone().pow_(y),
+        lambda error, y: error ** y[0, 0],
+    ],
+)
+def test_a_loss_may_have_an_exponent_for_each_element(raised):
+    model, y = nn.Linear(6, 5), torch.rand(32, 5) + 1
+    with Monitor(model, every=1) as monitor:
+        raised((model(torch.randn(32, 6)) - y).abs() + 0.1, y).mean().backward()
+        sgd(model).step()
+    assert not [note for note in monitor.measurements[0].notes if "mistake" in note]
+    assert monitor.measurements[0].layers[0].gradient > 0
+
+
+class Odd(nn.Module):
+    """Calls that PyTorch takes and that measure nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        y = self.first(x)
+        empty = self.norm.eval()(y[:0]).sum()
+        return y.mean() + torch.softmax(y.mean(), 0) + empty
+
+
+def test_a_softmax_of_a_single_number_and_a_normalisation_of_nothing_are_passed_over():
+    model = Odd()
+    with Monitor(model, every=1) as monitor:
+        model(torch.randn(8, 3)).backward()
+        sgd(model).step()
+    assert not [note for note in monitor.measurements[0].notes if "mistake" in note]
+    assert [layer.name for layer in monitor.measurements[0].weighted] == ["first"]

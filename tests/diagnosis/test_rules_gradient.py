@@ -4,11 +4,14 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
 from support.measurements import changed
+from torch import nn
 
+import sigmoidcore as sc
 from sigmoidcore.diagnosis.measure.measurement import BatchNorm, Layer, Weight
 from sigmoidcore.diagnosis.rules import RULES, find
 
@@ -30,6 +33,27 @@ def test_an_exploding_gradient_is_a_warning_above_1e3_and_an_error_above_1e6(lar
     found = find([chain(largest, 1.0, 1.0)])
     assert [f.severity for f in found] == ([] if expected is None else [expected])
     assert all(f.rule == "SC102" and f.layers == ("0",) for f in found)
+
+
+@pytest.mark.parametrize(("deviation", "loud"), [(1.0, ["SC102"]), (0.125, [])])
+def test_normal_weights_of_a_fixed_deviation_are_too_large_for_wide_layers(deviation, loud):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
+    model.append(nn.Linear(128, 1))
+    for weight in (p for p in model.parameters() if p.dim() > 1):
+        nn.init.normal_(weight, std=deviation)
+    inputs = torch.randn(64, 32)
+    found = sc.diagnose(model, (inputs,), inputs.sum(1, keepdim=True), nn.functional.mse_loss).findings
+    assert [f.rule for f in found if f.severity != "note"] == loud
+    assert all("times as large as usual initial ones" in f.message for f in found if f.rule == "SC102")
+
+
+def test_a_gain_of_three_is_not_named_without_large_weights():
+    steep = chain(*powers(4, 4))
+    assert rules(steep) == []
+    for name in ("0.weight", "2.weight", "4.weight", "6.weight"):
+        steep = with_weight(steep, name, size=100.0)
+    assert rules(steep) == ["SC102"]
 
 
 def test_a_batch_normalisation_of_few_samples_is_steep_and_not_an_explosion():

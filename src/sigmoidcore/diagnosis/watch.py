@@ -148,8 +148,11 @@ class Watch:
             try:
                 self._begin(module, args)
             except Exception as error:  # of whatever kind: the script runs on
-                self.problems[f"{type(module).__name__} ({type(error).__name__}: {error})"] = None
+                self._failed(type(module).__name__, error)
         self._running.append(module)
+
+    def _failed(self, kind: str, error: Exception) -> None:
+        self.problems[f"{kind} ({type(error).__name__}: {error})"] = None
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
         if not self._running or self._running[-1] is not module:
@@ -187,7 +190,9 @@ class Watch:
             self.problems[_("more than {count} models at a time", count=MOST)] = None
             return
         scaler = scalers[0] if len(scalers) == 1 else None
-        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, self._doubt, scaler)
+        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
+        model.monitor.on_missing = lambda: self._doubt(model)
+        model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
         model.monitor.begin(module, args)
 
@@ -265,13 +270,22 @@ class Watch:
 
 
 class _Monitor(Monitor):
-    """Does not warn of a model without gradients: the script has no Monitor, and the verdict says it."""
+    """Neither warns nor raises: the script has no Monitor, and the verdict says it."""
 
     on_missing: Callable[[], object]  # is called if optimizers of the model step and the model does not run
+    on_error: Callable[[Exception], object]  # is called if a measurement fails
 
     def _missing(self, runs: bool) -> None:
         if not runs:
             self.on_missing()
+
+    def _record(self, *notes: str, unused: int = 0) -> None:
+        try:
+            super()._record(*notes, unused=unused)
+        except Exception as error:  # of whatever kind: the script runs on
+            self._stepped = None
+            self.remove()
+            self.on_error(error)
 
 
 class _Model:
@@ -284,7 +298,6 @@ class _Model:
         every: int | None,
         traces: bool,
         on_finding: Callable[[str, int, Finding], object],
-        on_missing: Callable[["_Model"], object],
         scaler: torch.amp.GradScaler | None,
     ) -> None:
         self.name = name
@@ -300,7 +313,6 @@ class _Model:
         self.monitor = _Monitor(
             model, every or 1, trace_nonfinite=traces, scaler=scaler, process_group=Alone(), sinks=[self._measured]
         )
-        self.monitor.on_missing = lambda: on_missing(self)
 
     @property
     def is_over(self) -> bool:

@@ -148,6 +148,20 @@ def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     return float(given.get("p", 0.5)) if given.get("training", True) else 0.0
 
 
+def dropped_of(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> float:
+    """The share of the result of a function that a dropout has just dropped."""
+    if name == "dropout":
+        return dropped(args, kwargs)
+    return origins[0].dropped if name in MOVES else 0.0
+
+
+def summed_of(name: str, origins: list[Origin]) -> int:
+    """The layer whose output the result of a function is, summed."""
+    if len(origins) == 1 and name in ADDITIONS | MOVES:
+        return origins[0].summed
+    return origins[0].producer if name == "sum" else -1
+
+
 @cache
 def _has_channels(name: str) -> bool:
     """Whether dimension 1 of a function's result counts channels."""

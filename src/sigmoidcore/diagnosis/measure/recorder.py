@@ -144,6 +144,8 @@ class Recorder(Tracker):
                 self.resting_norms[module] = None
             return  # evaluation on purpose: it has statistics, or is frozen
         x = bare(given["input"])
+        if not x.numel():
+            return
         x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]
         stride = x[:, :1].numel() // MOST_NUMBERS | 1  # odd, so that it meets every column of an image of even width
         x = x[..., ::stride].float()
@@ -294,8 +296,11 @@ class Recorder(Tracker):
 
     def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor | None) -> None:
         # None is from a function without a derivative, such as those of quantized layers.
-        if gradient is not None and self._comes_back():
-            of_layer.add(place, gradient, self.samples)
+        try:
+            if gradient is not None and self._comes_back():
+                of_layer.add(place, gradient, self.samples)
+        except Exception as error:
+            self.note_mistake("backward", error)
 
     def _comes_back(self) -> bool:
         """Whether the gradient that arrives counts: of one backward pass all gradients do, or none."""

@@ -354,5 +354,7 @@ def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
 def _softmax_dim(call: LayerCall) -> int | None:
     """The dimension over which a softmax normalises; of attention only if it is a mistake."""
     shape, dim = call.shape, call.softmax_dim
+    if not shape:
+        return None
     single = dim is not None and shape[dim] == 1 and dim < len(shape) - 1 and shape[-1] > 1  # it chooses among others
     return call.softmax_dim if not call.attends or call.over_queries or single else None

@@ -104,7 +104,8 @@ class Differences:
         """The term that a call begins, if it squares a difference."""
         first, second = args[0], args[1] if len(args) > 1 else None
         found = self._found.get(id(first))
-        squares = name == "square" or (name == "pow" and second == 2) or (name in MULTIPLICATIONS and second is first)
+        power = name == "pow" and isinstance(second, int | float) and second == 2
+        squares = power or name == "square" or (name in MULTIPLICATIONS and second is first)
         if found is None or found[0]() is not first or not squares:
             return None
         reference, function, reads, reconstructs = self._found.pop(id(first))

@@ -35,20 +35,6 @@ def _is_dynamic_tanh(module: nn.Module) -> bool:
     return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
 
 
-def _dropped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> float:
-    """The share of the result of a function that a dropout has just dropped."""
-    if name == "dropout":
-        return calls.dropped(args, kwargs)
-    return origins[0].dropped if name in calls.MOVES else 0.0
-
-
-def _summed(name: str, origins: list[Origin]) -> int:
-    """The layer whose output the result of a function is, summed."""
-    if len(origins) == 1 and name in calls.ADDITIONS | calls.MOVES:
-        return origins[0].summed
-    return origins[0].producer if name == "sum" else -1
-
-
 class Tracker(TorchFunctionMode):
     """Follows one forward pass while it is entered.
 
@@ -122,18 +108,33 @@ class Tracker(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "backward" and self.ended:
             self.differentiated_loss = True
-            self.take_loss(args[0])
+            try:
+                self.take_loss(args[0])
+            except Exception as error:
+                self.note_mistake(name, error)
             return func(*args, **kwargs)
         if transforms_active():
             self.notes[_("calls inside torch.func.vmap, grad and the like")] = None
             return func(*args, **kwargs)
         if name in calls.RECURRENT or name in ACTIVATIONS:
-            read, args = args[:1], self.before(name, args, kwargs, calls.writes_in_place(func, args, kwargs))
-            if read and isinstance(read[0], Tensor) and args[0] is not read[0]:
-                self._set_all([args[0]], self._origin(read[0]))  # the same numbers
+            try:
+                read, args = args[:1], self.before(name, args, kwargs, calls.writes_in_place(func, args, kwargs))
+                if read and isinstance(read[0], Tensor) and args[0] is not read[0]:
+                    self._set_all([args[0]], self._origin(read[0]))  # the same numbers
+            except Exception as error:
+                self.note_mistake(name, error)
         result = func(*args, **kwargs)
-        self._take(name, args, kwargs, result)
+        try:
+            self._take(name, args, kwargs, result)
+        except Exception as error:
+            self.note_mistake(name, error)
         return result
+
+    def note_mistake(self, name: str, error: Exception) -> None:
+        """Something of ours has failed, at a call of the user's: the user's program runs on."""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        note = _("a call of {name}, by a mistake of Sigmoid Core: please report it ({reason})", name=name, reason=reason)
+        self.notes[note] = None
 
     @unfollowed
     def _take(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
@@ -223,7 +224,7 @@ class Tracker(TorchFunctionMode):
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
             if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
                 self.swaps[name] = shapes
-            taken = _summed(name, origins), _dropped(name, args, kwargs, origins)
+            taken = calls.summed_of(name, origins), calls.dropped_of(name, args, kwargs, origins)
             self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, *taken, beyond))
 
     def _read_by_softmax(self, name: str, origin: Origin, over: int, output: Tensor) -> None:

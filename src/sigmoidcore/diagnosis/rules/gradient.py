@@ -7,7 +7,7 @@ from statistics import median
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules import units
-from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.evidence import Evidence, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import named, number, verb
 
@@ -15,6 +15,7 @@ SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
 """Levels below which a vanishing gradient is a note, a warning, an error."""
 EXPLODED_LEVEL, BURST_LEVEL = 1e3, 1e6
 """Levels above which an exploding gradient is a warning, an error."""
+STEEPEST_GAIN, FEWEST_GAINS, LARGE_WEIGHTS = 3.0, 3, 3.0
 SMALLEST_HALF = 2.0**-24
 """The smallest number above 0 in float16."""
 STEEP = 0.1
@@ -77,12 +78,18 @@ def exploding(evidence: Evidence) -> Found | None:
     reach a layer past those behind it. Up to `BURST_LEVEL` it is a note if a batch normalisation sees fewer than
     `units.FEWEST_ROWS` samples: the fewer they are, the steeper it is.
 
+    In a network that is too shallow for that, layers are named whose gradient is at least `STEEPEST_GAIN` times that of
+    the next layer, if the median over `FEWEST_GAINS` layers or more is, and the median weight is at least
+    `LARGE_WEIGHTS` times as large as usual initial ones, $\sqrt{\text{rows}} / 2$ (He's are 2.8 times).
+
     *Source.* The inverse of SC101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
     near; with 50 layers it is above 1e3.
     """
     risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL * evidence.head_scales[i][1])
-    if not risen or evidence.latest.differentiated:
+    if evidence.latest.differentiated:
         return None
+    if not risen:
+        return _steep(evidence)
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
     level = evidence.lower_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=False)
@@ -94,6 +101,29 @@ def exploding(evidence: Evidence) -> Found | None:
     few = any(norm.samples < units.FEWEST_ROWS for norm in evidence.latest.batch_norms)
     severity = Severity.ERROR if level > BURST_LEVEL else Severity.NOTE if few else Severity.WARNING
     return Found(names, level, EXPLODED_LEVEL, text + place, severity=severity)
+
+
+def _steep(evidence: Evidence) -> Found | None:
+    """A gradient that large weights make grow in most layers, of which there are too few for it to explode."""
+    gains = {i: gain for i in evidence.upper_level if (gain := _gain(evidence, i)) is not None}
+    matrices = [w for i in evidence.upper_level for n in evidence.layers[i].weights if (w := evidence.weights.get(n))]
+    large = [w.size / usual_size(w) for w in matrices if len(w.shape) > 1 and w.trains]
+    usual = median(gains.values()) if len(gains) >= FEWEST_GAINS else 0.0
+    if usual < STEEPEST_GAIN or median(large or [0.0]) < LARGE_WEIGHTS:
+        return None
+    names = evidence.names(sorted((i for i, gain in gains.items() if gain >= STEEPEST_GAIN), key=lambda i: -gains[i]))
+    text = _(
+        "The gradient grows everywhere: the median gain of a layer is {gain}. The weights are {times} times as large "
+        "as usual initial ones.",
+        gain=number(usual), times=number(median(large)),
+    )  # fmt: skip
+    return Found(names, usual, STEEPEST_GAIN, text)
+
+
+def _gain(evidence: Evidence, i: int) -> float | None:
+    """The gradient of a layer over the largest of the next layers; None for a last layer."""
+    after = max((evidence.gradient(c) for c in evidence.next_live(i)), default=0.0)
+    return evidence.gradient(i) / after if after > 0 else None
 
 
 def lost(evidence: Evidence) -> tuple[int, ...]:
