@@ -342,6 +342,24 @@ class Reader(nn.Module):
 model, inputs = Reader(), torch.randint(1, 50, (128, 20))
 inputs[:, 12:] = 0
 """,
+    "SC512": """
+class Equation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, x):
+        x = x.requires_grad_()
+        u = self.net(x)
+        (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+        return bend + u
+
+
+model = Equation()
+inputs = torch.linspace(0, 3, 64).unsqueeze(1)
+targets, loss_fn = torch.zeros(64, 1), nn.functional.mse_loss
+""",
     "SC601": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), nn.Softmax(-1))
 """,

@@ -304,15 +304,17 @@ def test_attention_normalises_over_the_keys():
     assert ("SC506", "warning") not in findings(turned, inputs)
 
 
-@pytest.mark.parametrize(("dim", "expected"), [(-1, [("SC506", "warning")]), (1, [])])
-def test_a_softmax_of_single_numbers_inside_the_network_is_named(dim, expected):
+@pytest.mark.parametrize("read", ["inputs", "features"])
+@pytest.mark.parametrize(("dim", "expected"), [(-1, [("SC506", "error")]), (1, [])])
+def test_a_softmax_of_single_numbers_inside_the_network_is_named(dim, expected, read):
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()
+            self.features = nn.Linear(16, 16) if read == "features" else nn.Identity()
             self.score, self.head = nn.Linear(16, 1), nn.Linear(16, 3)
 
         def forward(self, x):
-            return self.head((self.score(x).softmax(dim) * x).sum(1))
+            return self.head((self.score(x).softmax(dim) * self.features(x)).sum(1))
 
     assert findings(Pooled(), torch.randn(8, 5, 16)) == expected
 
@@ -404,94 +406,3 @@ class Places(nn.Module):
 @pytest.mark.parametrize(("dim", "expected"), [(0, MIXED), (1, [])])
 def test_positions_of_the_samples_are_found_in_a_model_that_looks_back_only(dim, expected):
     assert findings(Places(dim), torch.randint(20, (32, 9))) == expected
-
-
-class Pooling(nn.Module):
-    """Attention of one query to positions, with a softmax over one of its dimensions."""
-
-    def __init__(self, dim):
-        super().__init__()
-        self.scores, self.head, self.dim = nn.Conv1d(6, 1, 1), nn.Linear(6, 2), dim
-
-    def forward(self, x):
-        weights = self.scores(x.transpose(1, 2)).softmax(self.dim)
-        return self.head((weights @ x).squeeze(1))
-
-
-@pytest.mark.parametrize(("dim", "positions", "expected"), [(1, 5, MIXED), (2, 5, []), (2, 1, [])])
-def test_attention_chooses_among_positions(dim, positions, expected):
-    found = findings(Pooling(dim), torch.randn(64, positions, 6))
-    assert [f for f in found if f[0] == "SC506"] == expected
-
-
-class Translates(nn.Module):
-    """A transformer that reads one text and continues another."""
-
-    def __init__(self, *, source_positions):
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(9, 16), nn.Linear(16, 9)
-        self.places = nn.Parameter(torch.randn(6, 16))
-        self.transformer = nn.Transformer(16, 2, 1, 1, 32, dropout=0.0, batch_first=True)
-        self.source_positions = source_positions
-
-    def forward(self, source, target):
-        source, target = self.embedding(source), self.embedding(target) + self.places
-        source = source + self.places if self.source_positions else source
-        causal = torch.full((6, 6), float("-inf")).triu(1)
-        return self.head(self.transformer(source, target, tgt_mask=causal)).transpose(1, 2)
-
-
-@pytest.mark.parametrize(("positions", "expected"), [(False, [("SC508", Severity.NOTE)]), (True, [])])
-def test_a_text_that_is_translated_and_whose_order_has_no_effect_is_a_note(positions, expected):
-    torch.manual_seed(0)
-    source = torch.randint(1, 9, (48, 6))
-    answer = source.flip(1)
-    target = torch.cat([torch.zeros(48, 1, dtype=torch.long), answer[:, :-1]], 1)
-    model = Translates(source_positions=positions)
-    found = sc.diagnose(model, (source, target), answer, functional.cross_entropy)
-    assert [(f.rule, f.severity) for f in found.findings] == expected
-
-
-class Chooses(nn.Module):
-    """Experts of which a sample gets the best, with a weight that is normalised before or after the choice."""
-
-    def __init__(self, *, after):
-        super().__init__()
-        self.router, self.after = nn.Linear(8, 4), after
-        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-
-    def forward(self, x):
-        logits = self.router(x)
-        best = logits.argmax(1, keepdim=True)
-        weight = logits.gather(1, best).softmax(1) if self.after else logits.softmax(1).gather(1, best)
-        outputs = torch.stack([expert(x) for expert in self.experts], 1)
-        return weight * outputs[torch.arange(len(x)), best[:, 0]]
-
-
-@pytest.mark.parametrize(("after", "expected"), [(True, ["SC506"]), (False, [])])
-def test_a_choice_of_one_expert_has_no_weight_of_its_own(after, expected):
-    torch.manual_seed(0)
-    x = torch.randn(64, 8)
-    found = sc.diagnose(Chooses(after=after), x, x, functional.mse_loss).findings
-    assert [f.rule for f in found if f.rule == "SC506"] == expected
-
-
-class Scores(nn.Module):
-    """Products of each sample with candidates."""
-
-    def __init__(self):
-        super().__init__()
-        self.query, self.candidates = nn.Linear(8, 16), nn.Linear(8, 16)
-
-    def forward(self, x, options):
-        return (self.candidates(options) @ self.query(x)[:, :, None])[:, :, 0]
-
-
-@pytest.mark.parametrize(
-    ("dim", "options", "expected"), [(0, 6, ["SC506"]), (1, 6, []), (0, 32, [])], ids=["samples", "classes", "pairs"]
-)
-def test_a_log_softmax_of_scores_before_an_nll_loss_is_over_the_classes(dim, options, expected):
-    torch.manual_seed(0)
-    inputs, labels = (torch.randn(32, 8), torch.randn(32, options, 8)), torch.arange(32) % options
-    found = sc.diagnose(Scores(), inputs, labels, lambda x, y: functional.nll_loss(functional.log_softmax(x, dim), y))
-    assert [f.rule for f in found.findings if f.rule == "SC506"] == expected

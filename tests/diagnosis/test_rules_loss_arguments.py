@@ -110,13 +110,22 @@ class Cosines(nn.Module):
         return cosines if self.scale == 1 else self.scale * cosines
 
 
+class ScaledFeatures(Cosines):
+    """The same, with the scale before the product."""
+
+    def forward(self, inputs):
+        features = self.scale * functional.normalize(self.features(inputs))
+        return features @ functional.normalize(self.weight).T
+
+
+@pytest.mark.parametrize("kind", [Cosines, ScaledFeatures])
 @pytest.mark.parametrize(
     ("classes", "scale", "expected"),
     [(10, 1, ["SC601"]), (10, 10, []), (3, 1, [])],
     ids=["unscaled", "scaled", "few classes"],
 )
-def test_cosines_are_no_logits_of_many_classes(classes, scale, expected):
-    model = Cosines(classes, scale)
+def test_cosines_are_no_logits_of_many_classes(kind, classes, scale, expected):
+    model = kind(classes, scale)
     assert found(lambda outputs: functional.cross_entropy(outputs, LABELS % classes), model=model) == expected
 
 

@@ -15,6 +15,15 @@ from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import find
 
 
+def test_a_loss_that_is_0_from_the_start_is_an_error_and_one_that_falls_to_0_a_note():
+    steps = [replace(chain(0.0, 0.0, 0.0), loss=loss, step=i) for i, loss in enumerate([0.0] * 4)]
+    (finding,) = find(steps)
+    assert (finding.rule, finding.severity) == ("SC502", Severity.ERROR)
+    assert "in all 4 measurements" in finding.message
+    (finding,) = find([replace(steps[0], loss=1.0), *steps[1:]])
+    assert (finding.rule, finding.severity) == ("SC502", Severity.NOTE)
+
+
 def test_a_layer_without_a_gradient_before_one_with_a_gradient_is_cut_off():
     finding = only(chain(None, 1.0, 1.0))
     assert (finding.rule, finding.severity, finding.layers) == ("SC501", "warning", ("0.weight",))

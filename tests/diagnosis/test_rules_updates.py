@@ -13,6 +13,14 @@ FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
 RUINED = [0.3, 0.2, 0.05, *[1e-3] * 9]
 
 
+def spoiled(steps, **sign):
+    """The activation shows that the network is of no use."""
+    sign = sign or {"dead": 0.6}
+    return [
+        replace(m, layers=tuple(replace(x, **sign) if x.role == "activation" else x for x in m.layers)) for m in steps
+    ]
+
+
 @pytest.mark.parametrize(
     ("updates", "losses", "expected"),
     [
@@ -37,7 +45,14 @@ RUINED = [0.3, 0.2, 0.05, *[1e-3] * 9]
     ],
 )
 def test_rates_are_judged_by_the_loss(updates, losses, expected):
-    assert rules(*training(updates, losses)) == expected
+    assert rules(*spoiled(training(updates, losses))) == expected
+
+
+@pytest.mark.parametrize("sign", [{"dead": 0.6}, {"saturated": 0.6}, {"spread": 0.06}, {"gradient": 0.0}])
+def test_a_loss_that_stands_still_is_ruined_only_if_neurons_show_it(sign):
+    converged = training(RUINED, FLAT)
+    assert rules(*converged) == []
+    assert "SC302" in rules(*spoiled(converged, **sign))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +130,7 @@ def test_a_rate_that_was_lowered_has_not_ruined_anything():
 
 
 def test_a_loss_at_chance_is_not_learned_even_if_it_fell_from_far_above():
-    steps = training(RUINED, [30.0, 10.0, 4.0, *[2.3] * 9])
+    steps = spoiled(training(RUINED, [30.0, 10.0, 4.0, *[2.3] * 9]))
     assert rules(*steps) == []
     scores = Comparison("cross_entropy", shape=(64, 10), target_shape=(64,), classes=True, low=0, high=9)
     assert rules(*[replace(m, comparisons=(scores,)) for m in steps]) == ["SC302"]
@@ -123,6 +138,6 @@ def test_a_loss_at_chance_is_not_learned_even_if_it_fell_from_far_above():
 
 def test_first_steps_that_fit_the_data_have_ruined_nothing():
     scores = Comparison("cross_entropy", shape=(64, 10), target_shape=(64,), classes=True, low=0, high=9, varied=True)
-    steps = [replace(m, comparisons=(scores,)) for m in training(RUINED, [0.1] * 12)]
+    steps = [replace(m, comparisons=(scores,)) for m in spoiled(training(RUINED, [0.1] * 12))]
     assert rules(*steps) == []
     assert rules(*[replace(m, loss=10 * m.loss) for m in steps]) == ["SC302"]

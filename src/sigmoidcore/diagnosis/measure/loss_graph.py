@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 MOST_NODES, MOST_MOVES = 256, 8
+LARGEST_COSINE = 1.001
+"""With the rounding of half precision."""
 MOVES = frozenset(
     f"{name}Backward0"
     for name in (
@@ -29,12 +31,13 @@ LIKELIHOOD |= {"NegBackward0", "SumBackward1", "DivBackward0"}
 
 
 def is_cosine(logits: Tensor) -> bool:
-    """Whether numbers are products of vectors that are divided by their norms, and nothing scales them."""
-    node = _moved(logits.grad_fn)
+    """Whether numbers are products of vectors that are divided by their norms, and nothing makes them larger than 1."""
+    node = _scaled(logits.grad_fn)
     if node is None or node.name() not in ("MmBackward0", "BmmBackward0"):
         return False
-    factors = [_moved(before) for before, _place in node.next_functions]
-    return all(factor is not None and _is_normalised(factor) for factor in factors)
+    factors = [_scaled(before) for before, _place in node.next_functions]
+    normalised = all(factor is not None and _is_normalised(factor) for factor in factors)
+    return normalised and bool(logits.detach().abs().max() <= LARGEST_COSINE)
 
 
 def moves_its_value(loss: Tensor) -> bool:
@@ -72,6 +75,19 @@ def _moved(node: Node | None) -> Node | None:
         if node is None or node.name() not in MOVES:
             return node
         node = next(iter(_before(node)), None)
+    return node
+
+
+def _scaled(node: Node | None) -> Node | None:
+    """The first node on the way back that does more than moving numbers and multiplying them by data."""
+    node = _moved(node)
+    for _time in range(MOST_MOVES):
+        if node is None or node.name() not in ("MulBackward0", "DivBackward0") or _is_normalised(node):
+            return node
+        behind = _before(node)
+        if len(behind) != 1:
+            return node
+        node = _moved(behind[0])
     return node
 
 

@@ -218,6 +218,7 @@ class Measurement:
     dependence: Dependence | None = None  # which inputs the outputs depend on; of `diagnose` only
     linear: bool = False  # but for its activations and attention, the network adds, scales and moves numbers only
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
+    flat_derivatives: bool = False  # a derivative that the loss takes, to be differentiated again, is 0 everywhere
     quantized: tuple[str, ...] = ()  # modules with quantized weights, which are no parameters and do not train
     scripted: tuple[str, ...] = ()  # modules of TorchScript, whose layers are not measured
     origin: str | None = None  # the operation that made the first NaN or infinity; of `diagnose(trace_nonfinite=True)`

@@ -60,6 +60,7 @@ class Recorder(Tracker):
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
+        self.flat_derivatives: list[Tensor] = []  # of derivatives that are differentiated again: whether all are 0
         self._paddings: dict[int, int] = {}  # the token that is the padding, by the number of tokens
         self._differences = Differences()
         self.losses: list[Tensor] = []  # whose backward was called
@@ -186,6 +187,13 @@ class Recorder(Tracker):
         """Note a term of the loss: the square of such a difference."""
         if args and (term := self._differences.squared(name, args)):
             self.terms.append(term)
+
+    @hidden_from_modes
+    def take_derivatives(self, derivatives: Any) -> None:
+        """Note whether derivatives are 0 for all samples."""
+        for derivative in tensors(derivatives):
+            if derivative.numel() > 1 and not statistics.unmeasured(derivative):
+                self.flat_derivatives.append(~derivative.detach().any())
 
     @property
     def _living_inputs(self) -> list[Tensor]:

@@ -128,6 +128,7 @@ def _of_all(recorders: Sequence[Recorder]) -> dict[str, Any]:
         "constant_terms": tuple(dict.fromkeys(name for r in recorders for name in r.constant_terms.found)),
         "moves_value": any(r.moves_value for r in recorders),
         "classes_over": next((over for r in recorders if (over := r.loss_calls.classes_over) is not None), None),
+        "flat_derivatives": any(fetch([flat.double() for r in recorders for flat in r.flat_derivatives])),
         "linear": bool(recorders) and all(r.linear for r in recorders),
     }
 

@@ -92,6 +92,9 @@ class Tracker(TorchFunctionMode):
     def take_square(self, name: str, args: tuple[Any, ...]) -> None:
         """The loss has called a function that may square a difference."""
 
+    def take_derivatives(self, derivatives: Any) -> None:
+        """The pass or its loss has taken derivatives, to be differentiated again."""
+
     def take_loss(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
 
@@ -133,7 +136,9 @@ class Tracker(TorchFunctionMode):
     def note_mistake(self, name: str, error: Exception) -> None:
         """Something of ours has failed, at a call of the user's: the user's program runs on."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        note = _("a call of {name}, by a mistake of Sigmoid Core: please report it ({reason})", name=name, reason=reason)
+        note = _(
+            "a call of {name}, by a mistake of Sigmoid Core: please report it ({reason})", name=name, reason=reason
+        )
         self.notes[note] = None
 
     @unfollowed
@@ -150,6 +155,8 @@ class Tracker(TorchFunctionMode):
                 self.take_term(name, args, kwargs, result)
             elif self.ended and name in calls.SQUARES:
                 self.take_square(name, args)
+            elif name == "grad" and kwargs.get("create_graph"):
+                self.take_derivatives(result)
         elif name == "setitem":
             target, sources = self._origin(args[0]), sources_of([self._origin(t) for t in tensors(args)])
             if sources:

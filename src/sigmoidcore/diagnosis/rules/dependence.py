@@ -97,11 +97,12 @@ def _over_one(evidence: Evidence) -> Found | None:
     for layer in (x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i] or x.gate):
         alone = layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1
         sources = [evidence.layers[i] for i in layer.sources] if alone else []
-        chosen = any(x.shape[-1] > 1 for x in sources) or not layer.gate  # a single expert has nothing to choose
+        several = any(size > 1 for dim, size in enumerate(layer.shape) if dim not in (0, layer.softmax_dim))
+        chosen = several or not layer.gate  # a single expert has nothing to choose
         if chosen and any(source.role == "weights" and source.gradient == 0 for source in sources):
             text = _("{name} normalises over a dimension of size 1: it is always 1, and {source} learns nothing.",
                      name=named(layer.name), source=named(sources[0].name))  # fmt: skip
-            return Found((layer.name,), 1.0, 0.0, text, OVER_SEVERAL)
+            return Found((layer.name,), 1.0, 0.0, text, OVER_SEVERAL, Severity.ERROR)
     return None
 
 

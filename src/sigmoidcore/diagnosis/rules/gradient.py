@@ -80,7 +80,8 @@ def exploding(evidence: Evidence) -> Found | None:
 
     In a network that is too shallow for that, layers are named whose gradient is at least `STEEPEST_GAIN` times that of
     the next layer, if the median over `FEWEST_GAINS` layers or more is, and the median weight is at least
-    `LARGE_WEIGHTS` times as large as usual initial ones, $\sqrt{\text{rows}} / 2$ (He's are 2.8 times).
+    `LARGE_WEIGHTS` times as large as usual initial ones, $\sqrt{\text{rows}} / 2$ (He's are 2.8 times): now, and in the
+    first measurement.
 
     *Source.* The inverse of SC101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
     near; with 50 layers it is above 1e3.
@@ -89,7 +90,7 @@ def exploding(evidence: Evidence) -> Found | None:
     if evidence.latest.differentiated:
         return None
     if not risen:
-        return _steep(evidence)
+        return _steep(evidence) if _steep(Evidence(evidence.measurements[:1])) is not None else None
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
     level = evidence.lower_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules import gradient, units
-from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, siblings
+from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, siblings
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import PATIENT_MEASUREMENTS
 from sigmoidcore.diagnosis.wording import listed, named, verb
@@ -36,6 +36,9 @@ ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise 
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
 TARGET_IS_FINE = "Nothing to do for a target network; set requires_grad to False, so that nothing moves it."
+CHECK_MASKS = (
+    "Check the masks and weights of the loss, and the targets: no network fits its data before it has learned."
+)
 EXPECTED_ZERO = "Nothing to do if this batch is fitted exactly; otherwise check the loss function."
 START_ONE = "Two factors that both start at 0 block each other: start only one of them at 0."
 WAIT_A_STEP = "Nothing to do if a weight starts at 0 on purpose, or this batch does not use these weights."
@@ -166,7 +169,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     r"""A gradient of exactly 0 trains nothing, and marks a function without slope.
 
     A trainable weight with two dimensions or more is named if $\lVert \partial L / \partial W \rVert = 0$. It is an
-    error if every gradient is 0 while the loss is not, if the gradient becomes 0 between two layers at once, or if all
+    error if every gradient is 0 while the loss is not or in all measurements of a training is, if the gradient becomes 0 between two layers at once, or if all
     weights are 0 and stay 0. It is a warning if a weight is 0, and its gradient, too. It is a note for weights behind
     one that starts at 0 and has a gradient, which lasts one step, for parts that this batch does not use, and for
     weights that get a gradient in training mode (see SC501): before a rounding of the evaluation mode. It is a warning
@@ -182,6 +185,10 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return _in_training_only(names)
     if evidence.sinks and not any(evidence.references):
         if evidence.latest.loss == 0:
+            count = len(evidence.measurements)
+            if count >= FEWEST_MEASUREMENTS and all(m.loss == 0 for m in evidence.measurements):
+                text = _("The loss is 0 in all {count} measurements, and so is every gradient.", count=count)
+                return Found(names, 0.0, 0.0, text, CHECK_MASKS, Severity.ERROR)
             text = _("The loss is 0, and so is every gradient.")
             return Found(names, 0.0, 0.0, text, EXPECTED_ZERO, Severity.NOTE)
         text = _("The gradient from the loss to the last layer is exactly 0: nothing is trained.")

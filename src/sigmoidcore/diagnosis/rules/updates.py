@@ -30,6 +30,7 @@ VANISHED_RATE, VANISHED_SHARE, FELT_RATE = 1e-4, 3, 1e-5
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
+SPOILED_SPREAD, SPOILED_SHARE = 0.1, 0.5
 
 _RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
 FASTER = f"Raise the learning rate, check the scheduler, and check that the optimizer has these parameters; {_RATES}"
@@ -100,7 +101,8 @@ def too_large(evidence: Evidence) -> Found | None:
     `BLOWN_UP` of their size, they are more than `GROWN` times as large now, and the loss of the last quarter is above
     `UNLEARNED_LOSS` of the first, or losses are negative, as those of a policy. It is an error if nothing is learned,
     and most weights had such a step in the first quarter of the measurements, and at the same rate have steps that are
-    `FADED_UPDATE` times as large or less now; or if nearly all units of an activation are dead (SC202) that were alive
+    `FADED_UPDATE` times as large or less now, and outputs or activations spread by less than `SPOILED_SPREAD` (see
+    SC203), `SPOILED_SHARE` of the neurons of an activation are dead or saturated, or get no gradient; or if nearly all units of an activation are dead (SC202) that were alive
     at first, and most weights had a step of more than `LARGEST_UPDATE`. Weights that have become inf or NaN are a
     warning if the steps of most had grown to `GROWN` times those of the first measurement and more, and one of them
     above `LARGEST_UPDATE`: a logarithm of 0 comes without that. *Nothing is learned* if the loss is positive, its mean
@@ -159,7 +161,7 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     early = {name: max(values[: max(1, len(values) // 4)]) for name, values in updates.items()}
     found = sorted((name for name, update in early.items() if update > LARGEST_UPDATE), key=lambda name: -early[name])
     shrunk = median(updates[name][-1] / early[name] for name in found) if found else 1.0
-    if 2 * len(found) <= len(early) or shrunk > FADED_UPDATE:
+    if 2 * len(found) <= len(early) or shrunk > FADED_UPDATE or not _is_spoiled(evidence):
         return None
     value = early[found[0]]
     text = _(
@@ -167,6 +169,14 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
         names=listed(found, tuple(early), "weight"), size=number(value),
     )  # fmt: skip
     return Found(tuple(found), value, LARGEST_UPDATE, text, severity=Severity.ERROR)
+
+
+def _is_spoiled(evidence: Evidence) -> bool:
+    """Whether neurons or outputs are of no use: a loss that cannot fall below a number stands still, too."""
+    layers = [evidence.layers[i] for i in (*evidence.sinks, *evidence.hidden)]
+    alike = any(x.spread is not None and x.spread < SPOILED_SPREAD for x in layers)
+    flat = any(max(x.dead or 0.0, x.saturated or 0.0) >= SPOILED_SHARE or x.gradient == 0 for x in layers)
+    return alike or flat
 
 
 def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
