@@ -306,8 +306,9 @@ def no_second_derivative(evidence: Evidence) -> Found | None:
         return None
     names = evidence.names(evidence.hidden)
     text = _(
-        "A derivative in the loss is 0 for all samples: {names} {verb} of straight pieces, without a second derivative.",
+        "A derivative in the loss is 0 for all samples: {names} {verb} of straight pieces and {have} no second one.",
         names=evidence.listed(names, "activation", "activation"), verb=verb(names, "is made", "are made"),
+        have=verb(names, "has", "have"),
     )  # fmt: skip
     return Found(names, 0.0, 0.0, text)
 

@@ -169,11 +169,12 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     r"""A gradient of exactly 0 trains nothing, and marks a function without slope.
 
     A trainable weight with two dimensions or more is named if $\lVert \partial L / \partial W \rVert = 0$. It is an
-    error if every gradient is 0 while the loss is not or in all measurements of a training is, if the gradient becomes 0 between two layers at once, or if all
-    weights are 0 and stay 0. It is a warning if a weight is 0, and its gradient, too. It is a note for weights behind
-    one that starts at 0 and has a gradient, which lasts one step, for parts that this batch does not use, and for
-    weights that get a gradient in training mode (see SC501): before a rounding of the evaluation mode. It is a warning
-    if those of an output are 0 in `PATIENT_MEASUREMENTS` measurements or more.
+    error if every gradient is 0 while the loss is not or in all measurements of a training is, if the gradient becomes
+    0 between two layers at once, or if all weights are 0 and stay 0. It is a warning if a weight is 0, and its
+    gradient, too. It is a note for weights behind one that starts at 0 and has a gradient, which lasts one step, for
+    parts that this batch does not use, and for weights that get a gradient in training mode (see SC501): before a
+    rounding of the evaluation mode. It is a warning if those of an output are 0 in `PATIENT_MEASUREMENTS` measurements
+    or more.
     """
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]

@@ -102,13 +102,13 @@ def too_large(evidence: Evidence) -> Found | None:
     `UNLEARNED_LOSS` of the first, or losses are negative, as those of a policy. It is an error if nothing is learned,
     and most weights had such a step in the first quarter of the measurements, and at the same rate have steps that are
     `FADED_UPDATE` times as large or less now, and outputs or activations spread by less than `SPOILED_SPREAD` (see
-    SC203), `SPOILED_SHARE` of the neurons of an activation are dead or saturated, or get no gradient; or if nearly all units of an activation are dead (SC202) that were alive
-    at first, and most weights had a step of more than `LARGEST_UPDATE`. Weights that have become inf or NaN are a
-    warning if the steps of most had grown to `GROWN` times those of the first measurement and more, and one of them
-    above `LARGEST_UPDATE`: a logarithm of 0 comes without that. *Nothing is learned* if the loss is positive, its mean
-    over the last quarter of the measurements is at least `STUCK_LOSS` of that over the second quarter, less the
-    standard error of both, and at least `UNLEARNED_LOSS` of the first or, for `cross_entropy`, `CHANCE_LOSS` of that of
-    equal probabilities.
+    SC203), `SPOILED_SHARE` of the neurons of an activation are dead or saturated, or get no gradient; or if nearly all
+    units of an activation are dead (SC202) that were alive at first, and most weights had a step of more than
+    `LARGEST_UPDATE`. Weights that have become inf or NaN are a warning if the steps of most had grown to `GROWN` times
+    those of the first measurement and more, and one of them above `LARGEST_UPDATE`: a logarithm of 0 comes without
+    that. *Nothing is learned* if the loss is positive, its mean over the last quarter of the measurements is at least
+    `STUCK_LOSS` of that over the second quarter, less the standard error of both, and at least `UNLEARNED_LOSS` of the
+    first or, for `cross_entropy`, `CHANCE_LOSS` of that of equal probabilities.
 
     *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
     much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
