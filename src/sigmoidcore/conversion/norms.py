@@ -128,6 +128,11 @@ def alpha_of(module: nn.Module) -> Tensor | None:
     return own.get("alpha") if alone and "weight" in own else None
 
 
+def is_dynamic_tanh(module: nn.Module) -> bool:
+    """Whether it has an alpha and one weight for each feature; a matrix is that of a layer with a bounded output."""
+    return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
+
+
 def _parameter(module: nn.Module, *names: str) -> nn.Parameter | None:
     own = dict(module.named_parameters(recurse=False))
     return next((own[name] for name in names if name in own), None)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from sigmoidcore._language import _
 from sigmoidcore._torch.modes import transforms_active, unfollowed
-from sigmoidcore.conversion.norms import alpha_of
+from sigmoidcore.conversion.norms import is_dynamic_tanh
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
@@ -28,11 +28,6 @@ from sigmoidcore.diagnosis.measure.strays import is_product, place_of
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin, sources_of, weights_of
 from sigmoidcore.diagnosis.measure.views import Shapes, swapped_shapes
 from sigmoidcore.nn.bounded_norm import BoundedNorm
-
-
-def _is_dynamic_tanh(module: nn.Module) -> bool:
-    """Whether it has an alpha and one weight for each feature; a matrix is that of a layer with a bounded output."""
-    return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
 
 
 class Tracker(TorchFunctionMode):
@@ -345,7 +340,7 @@ class Tracker(TorchFunctionMode):
         """The running module, or the one around it, if it stands in the place of a normalisation."""
         modules = [running.module for running in self._stack[-2:]]
         bounded = (module for module in modules[:1] if isinstance(module, BoundedNorm))
-        return next(bounded, next((module for module in modules[-1:] if _is_dynamic_tanh(module)), None))
+        return next(bounded, next((module for module in modules[-1:] if is_dynamic_tanh(module)), None))
 
     def _takes_strays(self, function: str, arguments: list[Tensor]) -> bool:
         """Whether a function takes weights that train and are not parameters of the model; notes where they are."""
