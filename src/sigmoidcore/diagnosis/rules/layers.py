@@ -306,9 +306,8 @@ def no_second_derivative(evidence: Evidence) -> Found | None:
         return None
     names = evidence.names(evidence.hidden)
     text = _(
-        "A derivative in the loss is 0 for all samples: {names} {verb} of straight pieces and {have} no second one.",
+        "A derivative in the loss is 0 for all samples: {names} {verb} of straight pieces, which do not bend.",
         names=evidence.listed(names, "activation", "activation"), verb=verb(names, "is made", "are made"),
-        have=verb(names, "has", "have"),
     )  # fmt: skip
     return Found(names, 0.0, 0.0, text)
 
