@@ -287,8 +287,9 @@ def test_a_finding_that_the_batch_does_not_show_is_reported():
     assert [(left.rule, left.why) for left in mending.left] == [("SC201", "this batch does not show it")]
 
 
-def test_updates_that_a_monitor_found_too_small_are_left_with_their_remedy():
-    model = mlp(nn.Tanh, 3)
+@pytest.mark.parametrize(("activation", "rates"), [(nn.Tanh, True), (nn.ReLU, False)])
+def test_updates_that_a_monitor_found_too_small_are_left_with_their_remedy(activation, rates):
+    model = mlp(activation, 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
     inputs, targets = batch()
     with sc.Monitor(model, every=5) as monitor:
@@ -299,7 +300,8 @@ def test_updates_that_a_monitor_found_too_small_are_left_with_their_remedy():
     mending = monitor.diagnosis().mend(inputs=inputs, targets=targets, loss_fn=CROSS_ENTROPY)
     assert mending.done == ()
     assert [left.rule for left in mending.left] == ["SC301"]
-    assert "sc.depth_scaled_lr(model) gives the rates" in mending.left[0].why
+    assert mending.left[0].why.startswith("Raise the learning rate")
+    assert ("sc.depth_scaled_lr(model) gives the rates" in mending.left[0].why) == rates
 
 
 def test_a_step_that_does_not_help_is_undone_with_the_structure_of_the_model():

@@ -116,6 +116,14 @@ def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> 
     return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.prepare({model}, {inputs})", optimizer)))
 
 
+def _rates(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, None] | None:
+    """Remedy for a rate that is too low or too high: a network of sigmoids has rates of its own."""
+    if not has_sigmoids(measurement):
+        return None
+    rates = _(" With Adam, sc.depth_scaled_lr({model}) gives the rates for these sigmoids.", model=subject.name("model"))
+    return finding.remedy + rates, None
+
+
 def _trace(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
     """The call that names the operation, unless it is known or an earlier step made the numbers."""
     if measurement.origin or measurement.input_nonfinite or any(weight.nonfinite for weight in measurement.weights):
@@ -142,6 +150,7 @@ def _affected(finding: Finding, measurement: Measurement) -> list[Layer]:
 
 _SUGGESTIONS = {
     **dict.fromkeys(("SC101", "SC102"), _level),
+    **dict.fromkeys(("SC301", "SC302"), _rates),
     "SC103": _level_through_time,
     "SC201": _open,
     "SC207": _enlarge,

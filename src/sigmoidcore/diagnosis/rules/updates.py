@@ -32,13 +32,12 @@ FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
 SPOILED_SPREAD, SPOILED_SHARE = 0.1, 0.5
 
-_RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
-FASTER = f"Raise the learning rate, check the scheduler, and check that the optimizer has these parameters; {_RATES}"
+FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
 KEEP_GRADIENTS = (
     "Call `optimizer.zero_grad()` before `loss.backward()`, not between it and `optimizer.step()`: with these rates "
     "and gradients, a step changes something."
 )
-SLOWER = f"Lower the learning rate and warm it up; {_RATES}"
+SLOWER = "Lower the learning rate and warm it up."
 
 
 def too_small(evidence: Evidence) -> Found | None:
