@@ -1,0 +1,142 @@
+"""`sigmoid-core watch` on every training script of six repositories, unmodified: does it name defects, does it accuse?
+
+Each script runs under `watch`, alone, in a new copy of its repository, until it ends or for `--limit` seconds; then it
+gets Ctrl-C, and the verdict follows. Scripts that cannot run here (they download, need another version of a library or
+a GPU) have `measured` 0 and are not counted. Fashion-MNIST stands in for MNIST. `found`: errors and
+warnings of the verdict. `defect`: what is wrong in the script, in words, if it is known to us that something is: read
+in its code, or seen in its output. `accused`: there is a finding, and no defect.
+
+The checkouts are not part of the project::
+
+    git clone https://github.com/eriklindernoren/PyTorch-GAN CHECKOUTS/PyTorch-GAN
+    git clone https://github.com/yunjey/pytorch-tutorial CHECKOUTS/pytorch-tutorial
+    git clone https://github.com/vwxyzjn/cleanrl CHECKOUTS/cleanrl
+    git clone https://github.com/jcjohnson/pytorch-examples CHECKOUTS/pytorch-examples
+    git clone https://github.com/MorvanZhou/PyTorch-Tutorial CHECKOUTS/PyTorch-Tutorial
+    git clone https://github.com/graykode/nlp-tutorial CHECKOUTS/nlp-tutorial
+    pip install torchvision matplotlib tensorboard tyro stable-baselines3 "gymnasium[classic-control]<1"
+    python benchmarks/watch_repositories.py --checkouts CHECKOUTS --images FASHION_MNIST --threads 1
+"""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from _report import Report, arguments
+
+TWO_SOFTMAXES = "a softmax before CrossEntropyLoss"
+NOT_TRAINED = "its loss ends near that of equal probabilities"
+DEFECTS = {
+    "acgan.py": (TWO_SOFTMAXES, "SC601"),
+    "sgan.py": (TWO_SOFTMAXES, "SC601"),
+    "504_batch_normalization.py": ("one of its networks is made to fail without normalisation", "SC302 SC101 SC201"),
+    "BERT.py": ("attention makes a new Linear in each forward pass", "SC504 SC203"),
+    "Transformer.py": (NOT_TRAINED, "SC101"),
+    "Transformer(Greedy_decoder).py": (NOT_TRAINED, "SC101"),
+}
+"""Known defects, by the script, with the rules that describe them."""
+ROLLOUTS = "c51 ddpg_continuous_action dqn ppo ppo_continuous_action pqn rpo_continuous_action sac_continuous_action"
+ROLLOUTS += " td3_continuous_action"
+IMAGES = {"PyTorch-GAN": "../../data/mnist", "pytorch-tutorial": "../../data", "PyTorch-Tutorial": "mnist"}
+"""Where the scripts of a repository look for MNIST."""
+
+
+def scripts(checkouts: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """The scripts that train on MNIST, on data that they make, or in simple environments, with their options."""
+    for path in sorted(checkouts.glob("PyTorch-GAN/implementations/*/*.py")):
+        if path.stem == path.parent.name and "mnist" in path.read_text():
+            yield path, ("--n_epochs", "1")
+    for path in sorted(checkouts.glob("pytorch-tutorial/tutorials/0[1-3]*/*/main.py")):
+        if "style" not in path.parent.name and path.parent.name != "pytorch_basics":
+            yield path, ()
+    for name in ROLLOUTS.split():
+        yield checkouts / f"cleanrl/cleanrl/{name}.py", ("--env-id", "Pendulum-v1") if "continuous" in name else ()
+    for path in sorted(checkouts.glob("pytorch-examples/nn/*.py")):
+        yield path, ()
+    for path in sorted(checkouts.glob("PyTorch-Tutorial/tutorial-contents/[345]*.py")):
+        yield path, ()
+    for path in sorted(checkouts.glob("nlp-tutorial/[1-5]*/*.py")):
+        yield path, ()
+
+
+def write_images(source: Path, folder: Path) -> None:
+    """Unpacked files in the layout of torchvision."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in source.glob("*-ubyte.gz"):
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+
+
+def watched(script: Path, options: tuple[str, ...], checkouts: Path, images: Path, limit: float) -> tuple[int, str]:
+    """Exit code and standard error of a script under `watch`; its diagnoses are in the folder of the copy."""
+    repository = script.relative_to(checkouts).parts[0]
+    root = Path(tempfile.gettempdir()) / "watched-repository"
+    shutil.rmtree(root, ignore_errors=True)
+    folder = root / script.parent.relative_to(checkouts)
+    kept = script.parent if repository != "cleanrl" else script.parents[1]
+    shutil.copytree(kept, root / kept.relative_to(checkouts), ignore=shutil.ignore_patterns(".git", "docs", "*.gif"))
+    if repository in IMAGES:
+        write_images(images, (folder / IMAGES[repository]).resolve())
+    source = Path(__file__).resolve().parent.parent / "src"
+    path = os.pathsep.join(map(str, (source, folder, root / repository)))
+    environment = dict(os.environ, PYTHONPATH=path, MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES="")
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    command = [sys.executable, "-m", "sigmoidcore", "watch", "--json", str(root / "found.json"), script.name, *options]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            _, error = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=limit)
+    return process.returncode, error
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--checkouts", type=Path, required=True, metavar="FOLDER", help="folder with the repositories")
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="FOLDER", help="folder with Fashion-MNIST's files"
+    )
+    parser.add_argument("--limit", type=float, default=45.0, metavar="SECONDS", help="for each script (default: 45)")
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
+    checkouts = options.checkouts.resolve()
+    settings = {"limit": options.limit}
+    report = Report("watch_repositories", options, key=("repository", "script"), seeds=[], settings=settings)
+    every = list(scripts(checkouts))
+    for path, choices in every[::10] if options.quick else every:
+        repository, *place = path.relative_to(checkouts).parts
+        name = "/".join(place[-2:]) if path.name == "main.py" else path.name
+        if not report.wants(repository=repository, script=name):
+            continue
+        code, error = watched(path, choices, checkouts, options.images, options.limit)
+        files = sorted((Path(tempfile.gettempdir()) / "watched-repository").glob("found*.json"))
+        diagnoses = [json.loads(file.read_text()) for file in files]
+        found = dict.fromkeys(f["rule"] for d in diagnoses for f in d["findings"] if f["severity"] != "note")
+        defect, rules = DEFECTS.get(path.name, ("", ""))
+        report.add(
+            repository=repository,
+            script=name,
+            code=code,
+            models=len(diagnoses),
+            measured=sum(1 + len(d["earlier"]) for d in diagnoses),
+            found=" ".join(found),
+            defect=defect,
+            accused=bool(set(found) - set(rules.split())),
+            mistakes="please report" in error or "not watched" in error,
+        )
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
