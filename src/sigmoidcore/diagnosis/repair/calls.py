@@ -120,8 +120,9 @@ def _rates(finding: Finding, measurement: Measurement, subject: Subject) -> tupl
     """Remedy for a rate that is too low or too high: a network of sigmoids has rates of its own."""
     if not has_sigmoids(measurement):
         return None
-    rates = _(" With Adam, sc.depth_scaled_lr({model}) gives the rates for these sigmoids.", model=subject.name("model"))
-    return finding.remedy + rates, None
+    model = subject.name("model")
+    more = _(" With Adam, sc.depth_scaled_lr({model}) gives the rates for these sigmoids.", model=model)
+    return finding.remedy + more, None
 
 
 def _trace(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
