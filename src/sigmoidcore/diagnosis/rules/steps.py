@@ -97,13 +97,16 @@ def uncleared(evidence: Evidence) -> Found | None:
     """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation.
 
     A parameter is named if its `.grad` was still that of the step before when the first backward pass after it began,
-    and was not emptied until the step; in `FEWEST_MEASUREMENTS` measurements of a `Monitor` or more, for at least half
-    of the parameters that move. Micro-batches, whose gradients are emptied once for each step, are healthy.
+    and was not emptied until the step; for at least half of the parameters that move, in `FEWEST_MEASUREMENTS`
+    measurements of a `Monitor` or more, and in the last one or half of those in which most layers have a gradient that
+    is not 0: once an epoch is too rare. Micro-batches, whose gradients are emptied once for each step, are healthy.
 
     *Source.* Arithmetic.
     """
-    found = [_uncleared(m) for m in evidence.measurements]
-    if not found[-1] or sum(map(bool, found)) < FEWEST_MEASUREMENTS:
+    every = [_uncleared(m) for m in evidence.measurements]
+    found = [names for names in every if names]
+    alive = sum(map(_mostly_alive, evidence.measurements))
+    if len(found) < FEWEST_MEASUREMENTS or not (every[-1] or 2 * len(found) >= alive):
         return None
     names = found[-1]
     text = _(
@@ -235,6 +238,12 @@ def _unheld_in_loss(evidence: Evidence) -> Found | None:
         names=listed(names),
     )  # fmt: skip
     return Found(names, len(names), 0, text, ADD_LOSS)
+
+
+def _mostly_alive(measurement: Measurement) -> bool:
+    """Whether most layers with weights have a gradient that is not 0, which could have been emptied."""
+    gradients = [bool(layer.gradient) for layer in measurement.weighted]
+    return 2 * sum(gradients) > len(gradients)
 
 
 def _uncleared(measurement: Measurement) -> tuple[str, ...]:
