@@ -184,3 +184,75 @@ def test_a_softmax_of_a_single_number_and_a_normalisation_of_nothing_are_passed_
         sgd(model).step()
     assert not [note for note in monitor.measurements[0].notes if "mistake" in note]
     assert [layer.name for layer in monitor.measurements[0].weighted] == ["first"]
+
+
+class Words(nn.Module):
+    """The mean over the words of each sentence."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, sentences):
+        return torch.stack([words.mean(0) for words in self.last(self.first(sentences).relu()).unbind()])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "error:Sigmoid Core cannot measure")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_a_model_of_nested_tensors_trains_under_a_monitor(layout):
+    model = Words()
+    before = model.first.weight.clone()
+    with Monitor(model, every=1):
+        sentences = torch.nested.nested_tensor([torch.randn(n, 6) for n in (2, 3, 4)], layout=layout)
+        nn.functional.cross_entropy(model(sentences), torch.tensor([0, 1, 2])).backward()
+        sgd(model).step()
+    assert not torch.equal(model.first.weight, before)
+
+
+class Complex(nn.Module):
+    """Two layers of complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16, dtype=torch.cfloat), nn.Linear(16, 3, dtype=torch.cfloat)
+
+    def forward(self, x):
+        z = self.first(x.to(torch.cfloat))
+        return self.last(torch.complex(z.real.relu(), z.imag.relu())).abs()
+
+
+def test_gradients_of_complex_layers_are_not_taken_for_uncleared():
+    model = Complex()
+    optimizer = sgd(model)
+    with Monitor(model, every=1) as monitor:
+        for _ in range(6):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randn(32, 6)), torch.randint(3, (32,))).backward()
+            optimizer.step()
+    assert "SC305" not in [found.rule for found in monitor.diagnosis().findings]
+
+
+def test_a_model_with_scripted_parts_may_have_activations_in_them():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return torch.relu(self.map(x))
+
+    traced = torch.jit.trace(Hidden(), torch.randn(2, 8))
+    model = nn.Sequential(nn.Linear(6, 8), traced, nn.Linear(8, 3))
+    found = diagnose(model, torch.randn(64, 6), torch.randint(3, (64,)), nn.functional.cross_entropy).findings
+    assert "SC507" not in [f.rule for f in found]
+
+
+def test_a_mistake_of_ours_before_a_pass_leaves_it_to_run_unmeasured(monkeypatch):
+    def mistaken(*_):
+        raise LookupError("a mistake")
+
+    monkeypatch.setattr("sigmoidcore.diagnosis.measure.recorder.Recorder.take_inputs", mistaken)
+    model = nn.Linear(6, 3)
+    with Monitor(model, every=1) as monitor, pytest.warns(RuntimeWarning, match=r"please report it .LookupError"):
+        model(torch.randn(4, 6)).sum().backward()
+    assert monitor.measurements == []

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sigmoidcore._language import _
+from sigmoidcore._language.warning import warn
 from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, gradient_state, in_transform
 from sigmoidcore._torch.modes import leave, lower, transforms_active
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
@@ -183,7 +185,11 @@ class Probe(Observer):
             self._begins()
             if not self.attached:
                 return
-            self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
+            try:
+                self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
+            except Exception as error:
+                self._give_up(error)
+                return
             name = self._names.get(id(layer), name)
         layers = len(self._recorders[-1].layers) if self._recorders else 0
         self._stack.append(RunningModule(layer, name, layers))
@@ -193,13 +199,24 @@ class Probe(Observer):
         if self._stack and self._stack[-1].module is layer:
             running = self._stack.pop()
             if self._running is not None:
-                self._running.leave(running, args, output)
+                try:
+                    self._running.leave(running, args, output)
+                except Exception as error:
+                    self._running.note_mistake(running.name or type(layer).__name__, error)
             if not self._stack:
                 if self._running is not None and not self._running.layers and torch.is_grad_enabled():
                     self._running.follow_outputs(output)
                 self._end_pass()
                 if output is None:  # it has raised an error
                     self.stop_following()
+
+    def _give_up(self, error: Exception) -> None:
+        """A mistake of ours: the model runs on, and is not measured."""
+        self.detach()
+        self.forget()
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warn(_("Sigmoid Core cannot measure this model, by a mistake of its own: please report it ({reason})",
+               reason=reason))  # fmt: skip
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
         """Hidden layers run one by one: each is measured."""
@@ -291,6 +308,6 @@ def batch_size(values: Any) -> int:
     if isinstance(values, PackedSequence):
         return int(values.batch_sizes[0])
     if isinstance(values, Tensor):
-        return len(values) if values.dim() else 0
+        return values.size(0) if values.dim() else 0  # also of a nested one
     children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
     return next((n for n in map(batch_size, children) if n), 0)

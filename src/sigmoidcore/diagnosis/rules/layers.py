@@ -130,7 +130,8 @@ def _linear_network(evidence: Evidence) -> Found | None:
     """Layers with weights in a row, with additions, means and normalisations of the batch between them at most."""
     hidden = [x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i]]
     recurs = len({x.weights for x in hidden}) < len(hidden)  # a recurrent network may be linear
-    if not evidence.latest.linear or recurs or not all(x.plain_kind.startswith(LINEAR_KINDS) for x in hidden):
+    unseen = evidence.latest.scripted or evidence.latest.quantized
+    if not evidence.latest.linear or unseen or recurs or not all(x.plain_kind.startswith(LINEAR_KINDS) for x in hidden):
         return None
     ends = [math.prod(evidence.layers[i].shape) for i in evidence.sinks]
     wide = [x for x in hidden if "embedding" not in x.plain_kind and ends and math.prod(x.shape) >= max(ends)]

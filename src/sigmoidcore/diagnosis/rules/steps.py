@@ -253,6 +253,6 @@ def _uncleared(measurement: Measurement) -> tuple[str, ...]:
     # What a custom function hides may, too.
     weighted = list(measurement.weighted)
     seen = {name for layer in weighted if layer.gradient is not None for name in layer.weights}
-    judged = [w for w in moving if w.name in seen or not weighted]
+    judged = [w for w in moving if w.name in seen or not measurement.layers]
     most = bool(judged) and 2 * sum(w.uncleared for w in judged) >= len(judged)
     return tuple(w.name for w in moving if w.uncleared) if most else ()
