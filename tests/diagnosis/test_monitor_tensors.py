@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.labelled import Labelled
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, prepare
 from sigmoidcore.diagnosis import rules
@@ -256,3 +257,24 @@ def test_a_mistake_of_ours_before_a_pass_leaves_it_to_run_unmeasured(monkeypatch
     with Monitor(model, every=1) as monitor, pytest.warns(RuntimeWarning, match=r"please report it .LookupError"):
         model(torch.randn(4, 6)).sum().backward()
     assert monitor.measurements == []
+
+
+class Count(TorchDispatchMode):
+    """Counts the operations of the user's program."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_measures_is_hidden_from_the_users_modes():
+    model, x = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 3)), torch.randn(32, 6)
+    with Count() as plain:
+        model(x)
+    with Monitor(model, every=1), Count() as measured:
+        model(x)
+    assert measured.count == plain.count

@@ -101,6 +101,7 @@ class Recorder(Tracker):
         self._batches.flush()
 
     @unfollowed
+    @hidden_from_modes
     @torch.no_grad()
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
