@@ -1,5 +1,6 @@
 """Losses of derivatives, and tensors that are no plain arrays: what of them is measured, and what is said."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -278,3 +279,67 @@ def test_what_measures_is_hidden_from_the_users_modes():
     with Monitor(model, every=1), Count() as measured:
         model(x)
     assert measured.count == plain.count
+
+
+def trained(model, inputs, loss, measured):
+    """The weights after three steps."""
+    optimizer = sgd(model)
+    monitor = Monitor(model, every=1) if measured else None
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss(model(inputs)).backward()
+        optimizer.step()
+    if monitor is not None:
+        monitor.remove()
+        assert not [note for m in monitor.measurements for note in m.notes if "mistake" in note]
+    return [p.detach() for p in model.parameters()]
+
+
+def test_functions_that_the_user_has_put_in_the_place_of_pytorchs_run_once(monkeypatch):
+    relu, cross_entropy, calls = nn.functional.relu, nn.functional.cross_entropy, []
+
+    def half(x, inplace=False):
+        calls.append(x)
+        return 0.5 * relu(x)
+
+    monkeypatch.setattr(nn.functional, "relu", half)
+    monkeypatch.setattr(nn.functional, "cross_entropy", lambda *a, **k: cross_entropy(*a, label_smoothing=0.1, **k))
+    model, x, y = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(32, 6), torch.arange(32) % 3
+    copies = [copy.deepcopy(model) for _ in range(2)]
+    results = [
+        trained(copied, x, lambda out: nn.functional.cross_entropy(out, y), measured)
+        for measured, copied in enumerate(copies)
+    ]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert len(calls) == 6
+
+
+class Cyclic(nn.Module):
+    """Its output contains itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        outputs = {"y": self.layer(inputs["x"])}
+        outputs["all"] = outputs
+        return outputs
+
+
+class Strange(dict):
+    """A batch that is read by its keys only."""
+
+    def values(self):
+        raise LookupError("no values")
+
+
+def test_dicts_may_contain_themselves_and_need_no_values():
+    cyclic = {"x": torch.randn(32, 6)}
+    cyclic["all"] = cyclic
+    with Monitor(Cyclic(), every=1) as monitor:
+        monitor.model(cyclic)["y"].square().mean().backward()
+        sgd(monitor.model).step()
+    assert monitor.measurements[0].samples == 32
+    with pytest.warns(RuntimeWarning, match="please report it .LookupError"):
+        trained(Cyclic(), Strange(cyclic), lambda out: out["y"].square().mean(), measured=True)

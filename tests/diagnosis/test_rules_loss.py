@@ -341,3 +341,9 @@ def test_a_log_softmax_that_is_certain_and_wrong_is_named(size, expected):
         model[0].weight.mul_(size)
     tokens = torch.randint(30, (256,))
     assert loud(sc.diagnose(model, tokens, tokens.roll(1), functional.nll_loss)) == expected
+
+
+def test_ignored_targets_are_no_labels():
+    model, ignored = nn.Linear(6, 3), torch.full((64,), -100)
+    found = sc.diagnose(model, torch.randn(64, 6), ignored, nn.functional.cross_entropy).findings
+    assert [f.rule for f in found if f.severity != "note"] == ["SC401"]

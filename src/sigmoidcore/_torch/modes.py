@@ -1,18 +1,25 @@
 """Modes and transforms that are active around the code that runs."""
 
+import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode, handle_torch_function
 from torch.utils._python_dispatch import _disable_current_modes
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _DEVICES = ("cpu", "cuda")
+_FOLDER = str(Path(torch.__file__).parent)
+_HANDLE = handle_torch_function.__code__
+_NEAR = 4
+"""Frames between a function of PyTorch and a mode that it calls."""
 
 
 def transforms_active() -> bool:
@@ -65,6 +72,27 @@ def _left() -> list[TorchFunctionMode]:
 def _enter_again(modes: list[TorchFunctionMode]) -> None:
     for mode in modes:
         _push_mode(mode)  # type: ignore[no-untyped-call]
+
+
+def original(function: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's function that has called a mode; `function` may be one that the user has put in its place.
+
+    PyTorch's functions name themselves to a mode as `torch.nn.functional.relu`, say, whatever has that name now: the
+    user's, which calls PyTorch's, would run once more. No public function tells which one it was.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_filename.startswith(_FOLDER):
+        return function
+    frame = sys._getframe(1)
+    for _time in range(_NEAR):
+        before = frame.f_back
+        if before is None:
+            break
+        if frame.f_code is _HANDLE:
+            own = before.f_code
+            return FunctionType(own, before.f_globals) if own.co_filename.startswith(_FOLDER) else function
+        frame = before
+    return function
 
 
 def unfollowed(function: Callable[_P, _R]) -> Callable[_P, _R]:

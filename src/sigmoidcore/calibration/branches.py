@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from sigmoidcore._torch.autograd import normalises, own_copy
+from sigmoidcore._torch.modes import original
 from sigmoidcore.calibration.attention import last_part, output_in
 from sigmoidcore.gain import gradient_size, root_mean_square
 from sigmoidcore.observation.observer import LayerObserver
@@ -157,7 +158,7 @@ class _Sums(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Run the function; take a sum of two tensors that both have a gradient."""
-        kwargs = kwargs or {}
+        kwargs, func = kwargs or {}, original(func)
         both = args[:2] if getattr(func, "__name__", "") in _SUMS and kwargs.keys() <= {"alpha"} else ()
         tensors = [t for t in both if isinstance(t, Tensor) and t.grad_fn is not None and t.is_floating_point()]
         found = _Sum(tensors[0], tensors[1], kwargs.get("alpha", 1)) if len(tensors) == 2 else None

@@ -102,7 +102,7 @@ def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
         by = _("trained by {optimizers}", optimizers=_(" and ").join(verdict.optimizers))
     yield from ("", *wrapped(_("sigmoid-core: {name}, {by}", name=verdict.name, by=by), columns), "")
     if verdict.diagnosis is None:
-        ran = _("no gradient came back to it before a step")
+        ran = _("no gradient of a backward() came back through its layers before a step")
         if verdict.unmoved:
             ran = _(
                 "gradients reach it, but no optimizer that made a step has its parameters: give them to one, or freeze "

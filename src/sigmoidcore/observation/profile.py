@@ -17,6 +17,8 @@ from sigmoidcore.observation.observer import LayerObserver
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 LossFn = Callable[[Any, Any], Tensor]
+MOST_DEPTH = 8
+"""Of nested tuples, lists and dicts that are looked through for tensors."""
 BARS = 12
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -199,21 +201,21 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
         if isinstance(inputs, Tensor):
             return model(inputs)
         return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-    except (RuntimeError, IndexError) as error:
-        tensors = floating_tensors(inputs, all_types=True)
+    except (RuntimeError, IndexError, ValueError) as error:
+        tensors = [t for t in floating_tensors(inputs, all_types=True) if not t.is_nested]
         kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
         error.add_note(f"the inputs have the shape {kinds}: give one batch as the model takes it in training")
         raise
 
 
-def floating_tensors(values: Any, all_types: bool = False) -> list[Tensor]:
-    """The floating-point tensors in nested tuples, lists, dicts and dataclasses, in order."""
+def floating_tensors(values: Any, all_types: bool = False, depth: int = MOST_DEPTH) -> list[Tensor]:
+    """The floating-point tensors in nested tuples, lists, dicts and dataclasses, in order, down to this depth."""
     if isinstance(values, Tensor):
         return [values] if all_types or values.is_floating_point() else []
     if is_dataclass(values) and not isinstance(values, type | Mapping):
         values = vars(values)
     children = values.values() if isinstance(values, Mapping) else values if isinstance(values, list | tuple) else ()
-    return [t for child in children for t in floating_tensors(child, all_types)]
+    return [t for child in children if depth for t in floating_tensors(child, all_types, depth - 1)]
 
 
 def check_batch(inputs: Any) -> list[Tensor]:

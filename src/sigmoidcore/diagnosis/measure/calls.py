@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.diagnosis.measure.tensor_origin import Origin
+from sigmoidcore.observation.profile import MOST_DEPTH
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 ATTENTION = "multi_head_attention_forward"
@@ -214,8 +215,8 @@ def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:
     return -1 if place == after.dim() - 1 else place
 
 
-def tensors(values: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order."""
+def tensors(values: Any, depth: int = MOST_DEPTH) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order, down to this depth: a dict may contain itself."""
     if isinstance(values, Tensor):
         yield values
         return
@@ -223,5 +224,5 @@ def tensors(values: Any) -> Iterator[Tensor]:
     for child in children:
         if isinstance(child, Tensor):
             yield child
-        elif isinstance(child, tuple | list | dict):
-            yield from tensors(child)
+        elif isinstance(child, tuple | list | dict) and depth:
+            yield from tensors(child, depth - 1)

@@ -25,6 +25,7 @@ from sigmoidcore.diagnosis.measure.unseen import Unseen, unseen
 from sigmoidcore.nn.fused import ListenerFactory
 from sigmoidcore.observation.observer import Observer
 from sigmoidcore.observation.process_group import Ranks
+from sigmoidcore.observation.profile import MOST_DEPTH
 
 MOST_PASSES = 256
 """Largest number of forward passes of one step."""
@@ -201,11 +202,11 @@ class Probe(Observer):
             if self._running is not None:
                 try:
                     self._running.leave(running, args, output)
+                    if not self._stack and not self._running.layers and torch.is_grad_enabled():
+                        self._running.follow_outputs(output)
                 except Exception as error:
                     self._running.note_mistake(running.name or type(layer).__name__, error)
             if not self._stack:
-                if self._running is not None and not self._running.layers and torch.is_grad_enabled():
-                    self._running.follow_outputs(output)
                 self._end_pass()
                 if output is None:  # it has raised an error
                     self.stop_following()
@@ -303,11 +304,11 @@ def _leave_all(recorders: list[Recorder], keep: int = 0) -> None:
         leave(recorders.pop(0))
 
 
-def batch_size(values: Any) -> int:
-    """Number of samples of a batch: the length of its first tensor; 0 if there is none."""
+def batch_size(values: Any, depth: int = MOST_DEPTH) -> int:
+    """Number of samples of a batch: the length of its first tensor, down to this depth; 0 if there is none."""
     if isinstance(values, PackedSequence):
         return int(values.batch_sizes[0])
     if isinstance(values, Tensor):
         return values.size(0) if values.dim() else 0  # also of a nested one
     children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
-    return next((n for n in map(batch_size, children) if n), 0)
+    return next((n for child in children if depth and (n := batch_size(child, depth - 1))), 0)

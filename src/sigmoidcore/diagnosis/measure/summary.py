@@ -28,6 +28,7 @@ from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
 from sigmoidcore.diagnosis.measure.tensor_origin import bits
+from sigmoidcore.diagnosis.wording import listed
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.observation.process_group import Alone, Ranks
 
@@ -52,11 +53,10 @@ def _differentiated() -> str:
 
 def _hidden(names: Sequence[str]) -> str:
     return _(
-        "the gradient at {count} layers whose weights have one, the first of them {name}: they also run without "
-        "gradients (torch.no_grad, detach), in reentrant activation checkpoints (use use_reentrant=False), or behind a "
-        "custom autograd function",
-        count=len(names),
-        name=names[0],
+        "the gradient at {names}, whose weights have one: it is hidden where layers also run without gradients "
+        "(torch.no_grad, detach), in reentrant activation checkpoints (use use_reentrant=False), and behind a custom "
+        "autograd function",
+        names=listed(names),
     )
 
 

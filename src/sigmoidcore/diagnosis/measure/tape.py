@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 import sigmoidcore
 from sigmoidcore._torch.autograd import NONE, backward_pass
-from sigmoidcore._torch.modes import leave, lower
+from sigmoidcore._torch.modes import leave, lower, original
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.one_batch import own_buffers
 from sigmoidcore.observation.observer import Observer
@@ -177,6 +177,7 @@ class _Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the function, and record it if it makes or changes a tensor."""
+        func = original(func)
         name = getattr(func, "__name__", "")
         if name == "backward":
             self._end(args[0])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sigmoidcore._language import _
-from sigmoidcore._torch.modes import transforms_active, unfollowed
+from sigmoidcore._torch.modes import original, transforms_active, unfollowed
 from sigmoidcore.conversion.norms import is_dynamic_tanh
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
@@ -100,7 +100,7 @@ class Tracker(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the function and follow its tensors."""
-        kwargs = kwargs or {}
+        kwargs, func = kwargs or {}, original(func)
         name = calls.name_of(func)
         if not name or self.paused or (self.ended and not torch.is_grad_enabled()):
             return func(*args, **kwargs)

@@ -257,7 +257,7 @@ def same_targets(evidence: Evidence) -> Found | None:
     *Source.* Arithmetic.
     """
     every = [c for m in evidence.measurements for c in m.comparisons]
-    labels = [c for c in every if c.function in CLASS_LOSSES]
+    labels = [c for c in every if c.function in CLASS_LOSSES and not c.high < 0]  # -100 is ignored
     numbers = not labels and not evidence.latest.differentiated
     labels = [c for c in every if c.function in REGRESSION_LOSSES] if numbers else labels
     known = [c for c in labels if c.reads is not None]
