@@ -54,6 +54,7 @@ def test_a_gain_of_three_is_not_named_without_large_weights():
     for name in ("0.weight", "2.weight", "4.weight", "6.weight"):
         steep = with_weight(steep, name, size=100.0)
     assert rules(steep) == ["SC102"]
+    assert rules(with_weight(steep, "0.weight", shape=(0, 5), size=0.0)) == ["SC102"]
 
 
 def test_a_batch_normalisation_of_few_samples_is_steep_and_not_an_explosion():

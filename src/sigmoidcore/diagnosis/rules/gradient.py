@@ -108,7 +108,7 @@ def _steep(evidence: Evidence) -> Found | None:
     """A gradient that large weights make grow in most layers, of which there are too few for it to explode."""
     gains = {i: gain for i in evidence.upper_level if (gain := _gain(evidence, i)) is not None}
     matrices = [w for i in evidence.upper_level for n in evidence.layers[i].weights if (w := evidence.weights.get(n))]
-    large = [w.size / usual_size(w) for w in matrices if len(w.shape) > 1 and w.trains]
+    large = [w.size / usual_size(w) for w in matrices if len(w.shape) > 1 and w.trains and w.size > 0]
     usual = median(gains.values()) if len(gains) >= FEWEST_GAINS else 0.0
     if usual < STEEPEST_GAIN or median(large or [0.0]) < LARGE_WEIGHTS:
         return None
