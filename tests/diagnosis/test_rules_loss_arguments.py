@@ -140,3 +140,18 @@ def test_cosines_of_pairs_need_a_temperature():
 
     assert found(contrast(0), outputs=16) == ["SC601"]
     assert found(contrast(0.1), outputs=16) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (lambda z: z.exp() / z.exp().sum(1, keepdim=True), ["SC601"]),
+        (lambda z: z.relu().add(0.01) / z.relu().add(0.01).sum(1, keepdim=True), ["SC601"]),
+        (lambda z: functional.gumbel_softmax(z, dim=1), ["SC601"]),
+        (lambda z: z / z.norm(dim=1, keepdim=True), []),
+        (lambda z: 10 * z.exp() / z.exp().sum(1, keepdim=True), []),
+    ],
+    ids=["softmax by hand", "shares", "gumbel", "unit vectors", "scaled"],
+)
+def test_probabilities_are_no_logits_whoever_computes_them(answer, expected):
+    assert found(lambda outputs: functional.cross_entropy(answer(outputs), LABELS % 3), outputs=3) == expected

@@ -155,6 +155,7 @@ class LossTerm:
     reconstructs: bool = False  # its targets are the model's inputs
     bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient
     cosines: int = 0  # how many it takes for the logits of a sample, unscaled; 0: it reads others
+    adds_up: bool = False  # the numbers that a cross-entropy takes for the logits of a sample are probabilities
     padding: float = 0.0  # share of the labels that are the padding of an embedding, and that it does not ignore
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class

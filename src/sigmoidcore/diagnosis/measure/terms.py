@@ -16,6 +16,7 @@ from sigmoidcore.diagnosis.measure.statistics import Number, fetch
 
 MOST_TERMS, MOST_CLASSES = 16, 256
 SHAPES_ONLY = 3
+FEWEST_SAMPLES, SUM_TOLERANCE = 4, 1e-3
 """Functions that only reshape a target, at most."""
 
 
@@ -29,6 +30,7 @@ class TermCall:
     reconstructs: bool
     bootstrapped: bool
     cosines: int = 0
+    adds_up: Tensor | float = 0.0
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
     padding: Number = 0.0
@@ -47,7 +49,7 @@ class TermCall:
     ) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
         weights = _class_weights(name, args, kwargs) or (None, None)
-        flags = _is_among(args, inputs), _is_bootstrapped(name, args), _cosines(name, args)
+        flags = _is_among(args, inputs), _is_bootstrapped(name, args), _cosines(name, args), _adds_up(name, args)
         call = cls(name, reads, value.detach().reshape(()), *flags, *weights)
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
@@ -134,6 +136,7 @@ def joined(
             reconstructs=all(call.reconstructs for call in own),
             bootstrapped=any(call.bootstrapped for call in own),
             cosines=max(call.cosines for call in own),
+            adds_up=min(fetch([call.adds_up for call in own])) > 0,
             padding=max(fetch([call.padding for call in own])),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
@@ -179,6 +182,14 @@ def _cosines(name: str, args: tuple[Any, ...]) -> int:
     logits = args[0] if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
     known = logits is not None and logits.dim() > 1 and is_cosine(logits)
     return logits.shape[1] if logits is not None and known else 0
+
+
+def _adds_up(name: str, args: tuple[Any, ...]) -> Tensor | float:
+    """Whether the numbers of each sample that a cross-entropy takes for logits are probabilities, which add up to 1."""
+    logits = args[0].detach() if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
+    if logits is None or logits.dim() < 2 or logits.shape[1] < 2 or len(logits) < FEWEST_SAMPLES:
+        return 0.0
+    return ((logits >= 0).all() & ((logits.sum(1) - 1).abs() < SUM_TOLERANCE).all()).double()
 
 
 def _adds_data(node: Node | None) -> bool:

@@ -22,6 +22,7 @@ from sigmoidcore.diagnosis.rules.loss_arguments import (
     constant_term,
     negative_divergence,
     no_distribution,
+    probabilities,
     unscaled_cosines,
 )
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -73,17 +74,17 @@ def wrong_input(evidence: Evidence) -> Found | None:
     r"""Nothing fails, but the network learns slowly, or the wrong thing.
 
     `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
-    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh), nor may the last softmax
-    or log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a
-    log-softmax after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs
-    and targets of 0 and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with
-    weights. A `binary_cross_entropy` of a softmax cannot learn several classes of a sample, nor can a
-    `cross_entropy`. A softmax of probabilities is nearly flat, also where `torch.distributions` takes it for logits,
-    and the negative of something that is not a logarithm has no lower bound. No loss can use a softmax of a single
-    number, which is always 1, and so is the probability in a `cross_entropy` of a single class. Labels, one-hot or
-    probabilities, that a loss of classes takes as outputs are an error: the arguments are swapped. A softmax that is
-    compared with classes by the squared difference is a note, and a warning if nothing is learned: its gradient is 0
-    where the answer is certain and wrong.
+    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh), nor may the last softmax or
+    log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a log-softmax
+    after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs and targets of 0
+    and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with weights. A
+    `binary_cross_entropy` of a softmax cannot learn several classes of a sample, nor can a `cross_entropy`. A softmax
+    of probabilities is nearly flat, also where `torch.distributions` takes it for logits, or a `cross_entropy` numbers
+    that add up to 1 for each sample, and the negative of something that is not a logarithm has no lower bound. No loss
+    can use a softmax of a single number, which is always 1, and so is the probability in a `cross_entropy` of a single
+    class. Labels, one-hot or probabilities, that a loss of classes takes as outputs are an error: the arguments are
+    swapped. A softmax that is compared with classes by the squared difference is a note, and a warning if nothing is
+    learned: its gradient is 0 where the answer is certain and wrong.
 
     Cosines lie between -1 and 1, and need a scale to serve as logits: the rule applies if $\log(1 + (C - 1) e^{-2})$,
     the smallest cross-entropy of $C$ cosines, is above `LEAST_SHARE` times $\log C$. A number without a gradient that
@@ -103,7 +104,7 @@ def wrong_input(evidence: Evidence) -> Found | None:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
             return found
-    of_arguments = constant_term, unscaled_cosines, no_distribution, negative_divergence
+    of_arguments = constant_term, probabilities, unscaled_cosines, no_distribution, negative_divergence
     rules = (*of_arguments, _single_class, _softmax_of_classes)
     return next((found for rule in rules if (found := rule(evidence)) is not None), None)
 

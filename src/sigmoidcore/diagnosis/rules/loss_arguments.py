@@ -32,6 +32,18 @@ def constant_term(evidence: Evidence) -> Found | None:
     return Found((), 1.0, 0.0, text, remedy)
 
 
+def probabilities(evidence: Evidence) -> Found | None:
+    """Probabilities as logits of a cross-entropy, whoever has computed them."""
+    for term in (term for term in evidence.latest.terms if term.adds_up):
+        text = _(
+            "{function} got numbers that add up to 1 for each sample: it expects logits, and has a softmax of its own.",
+            function=term.function,
+        )
+        names = () if term.reads is None else (evidence.layers[term.reads].name,)
+        return Found(names, 1.0, 0.0, text, _("Give it the logits, from which the probabilities are computed."))
+    return None
+
+
 def no_distribution(evidence: Evidence) -> Found | None:
     """Targets of `kl_div` of either sign, which are neither probabilities nor logarithms."""
     for c in evidence.latest.comparisons:
