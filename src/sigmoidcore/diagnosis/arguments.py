@@ -65,8 +65,8 @@ def _check_call(model: nn.Module, inputs: Inputs) -> None:
         kind = type(inputs).__name__ + (f" of {len(inputs)}" if isinstance(inputs, list | tuple) else "")
         raise TypeError(
             f"the model's forward does not accept these inputs ({error}): inputs is a {kind}; give a tensor for "
-            "forward(inputs), a tuple for forward(*inputs), a dict for forward(**inputs), and targets as a separate "
-            "argument: diagnose(model, inputs, targets, loss_fn)"
+            "forward(inputs), a tuple for forward(*inputs), a dict for forward(**inputs), a tuple of one dict for a "
+            "forward that takes it whole, and targets as a separate argument: diagnose(model, inputs, targets, loss_fn)"
         ) from error
 
 
