@@ -51,11 +51,12 @@ def diagnosed(program: Program, repaired: bool) -> tuple[list[Said], list[str]]:
 
     def ask(report: str, diagnose: Callable[[], sc.Diagnosis]) -> None:
         try:
-            findings = diagnose().findings
+            diagnosis = diagnose()
         except Exception as error:  # a diagnosis that falls over is a result
             errors.append(f"{report}: {type(error).__name__}: {error}".splitlines()[0][:160])
         else:
-            said.extend(Said(report, finding.rule, finding.severity) for finding in findings)
+            said.extend(Said(report, finding.rule, finding.severity) for finding in diagnosis.findings)
+            errors.extend(f"{report}: {note}" for note in diagnosis.measurement.notes if "please report" in note)
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")

@@ -70,12 +70,14 @@ def rows_of(group: str, network: Network) -> Iterator[Row]:
     seconds = round(time.perf_counter() - started, 2)
     for stage in STAGES:
         found = stages[stage].findings if stage in stages else ()
+        notes = stages[stage].measurement.notes if stage in stages else ()
+        bug = next((note for note in notes if "please report" in note), None)
         accusations = [f for f in found if f.severity is not Severity.NOTE]
         yield {
             "group": group,
             "network": network.name,
             "stage": stage,
-            "error": None if stage in stages else error,
+            "error": bug if stage in stages else error,
             "accused": any(f.rule not in network.true for f in accusations),
             "rules": " ".join(f.rule for f in accusations) or None,
             "first_loss": losses[0],

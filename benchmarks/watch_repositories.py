@@ -1,10 +1,11 @@
-"""`sigmoid-core watch` on every training script of six repositories, unmodified: does it name defects, does it accuse?
+"""`sigmoid-core watch` on the training scripts of six repositories, unmodified: are its findings true?
 
 Each script runs under `watch`, alone, in a new copy of its repository, until it ends or for `--limit` seconds; then it
 gets Ctrl-C, and the verdict follows. Scripts that cannot run here (they download, need another version of a library or
-a GPU) have `measured` 0 and are not counted. Fashion-MNIST stands in for MNIST. `found`: errors and
-warnings of the verdict. `defect`: what is wrong in the script, in words, if it is known to us that something is: read
-in its code, or seen in its output. `accused`: there is a finding, and no defect.
+a GPU) have `measured` 0 and are not counted. Fashion-MNIST stands in for MNIST. `found`: errors and warnings of the
+verdict. `defect`: what is wrong in the script, in words. We looked for it in the code and the output of the scripts
+that had a finding, and not in the others: it tells which findings are true, not what is missed. `accused`: there is a
+finding, and no defect that it describes.
 
 The checkouts are not part of the project::
 
@@ -43,7 +44,7 @@ DEFECTS = {
     "Transformer.py": (NOT_TRAINED, "SC101"),
     "Transformer(Greedy_decoder).py": (NOT_TRAINED, "SC101"),
 }
-"""Known defects, by the script, with the rules that describe them."""
+"""Defects by the script, with the rules that describe them."""
 ROLLOUTS = "c51 ddpg_continuous_action dqn ppo ppo_continuous_action pqn rpo_continuous_action sac_continuous_action"
 ROLLOUTS += " td3_continuous_action"
 IMAGES = {"PyTorch-GAN": "../../data/mnist", "pytorch-tutorial": "../../data", "PyTorch-Tutorial": "mnist"}
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--images", type=Path, required=True, metavar="FOLDER", help="folder with Fashion-MNIST's files"
     )
-    parser.add_argument("--limit", type=float, default=45.0, metavar="SECONDS", help="for each script (default: 45)")
+    parser.add_argument("--limit", type=float, default=40.0, metavar="SECONDS", help="for each script (default: 40)")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
     checkouts = options.checkouts.resolve()
@@ -133,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
             found=" ".join(found),
             defect=defect,
             accused=bool(set(found) - set(rules.split())),
-            mistakes="please report" in error or "not watched" in error,
+            bugs="please report" in error,
         )
     report.finish()
 

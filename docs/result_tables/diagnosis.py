@@ -78,10 +78,12 @@ def watch() -> Cells:
 
 @table
 def watch_repositories() -> Cells:
-    """For each repository: the scripts that trained, those of them with a defect and a finding, and those accused."""
+    """For each repository: the scripts that trained, those whose finding describes a defect, and those accused."""
     for repository in dict.fromkeys(row["repository"] for row in rows("watch_repositories")):
         trained = [row for row in select("watch_repositories", repository=repository) if row["measured"]]
-        named = [f"{row['script']} ({row['found'] or 'nothing'}): {row['defect']}" for row in trained if row["defect"]]
+        named = [
+            f"{row['script']} ({row['found']}): {row['defect']}" for row in trained if row["found"] and row["defect"]
+        ]
         accused = [f"{row['script']} ({row['found']})" for row in trained if row["accused"]]
         yield repository, str(len(trained)), "; ".join(named) or "-", "; ".join(accused) or "none"
 

@@ -227,7 +227,7 @@ def test_an_error_in_the_first_pass_has_no_frames_of_the_watch_and_the_verdict_s
     assert "no gradient of a backward() came back through its layers" in verdict
 
 
-def test_a_mistake_of_ours_ends_the_measurement_and_not_the_script(tmp_path, capfd, monkeypatch):
+def test_a_bug_of_ours_ends_the_measurement_and_not_the_script(tmp_path, capfd, monkeypatch):
     def mistaken(*_, **__):
         raise LookupError("a mistake")
 

@@ -109,8 +109,9 @@ def test_an_error_in_the_forward_pass_leaves_no_hooks(model, batch):
     assert not attached()
 
 
+@pytest.mark.with_bugs
 @pytest.mark.parametrize(("of", "method"), [(Recorder, "take_term"), (Recorder, "before"), (LayerGradient, "add")])
-def test_a_mistake_of_ours_is_noted_and_the_training_is_the_same(model, batch, of, method, monkeypatch):
+def test_a_bug_of_ours_is_noted_and_the_training_is_the_same(model, batch, of, method, monkeypatch):
     sound = getattr(of, method)
 
     def mistaken(*args):

@@ -25,6 +25,7 @@ from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.diagnosis.repair import findings_of
 from sigmoidcore.diagnosis.rules import find
 from sigmoidcore.diagnosis.surroundings import surroundings
+from sigmoidcore.diagnosis.wording import in_one_line
 from sigmoidcore.observation.process_group import Alone
 
 CADENCE = ((1, 1), (100, 10), (math.inf, 100))
@@ -152,7 +153,7 @@ class Watch:
         self._running.append(module)
 
     def _failed(self, kind: str, error: Exception) -> None:
-        self.problems[f"{kind} ({type(error).__name__}: {error})"] = None
+        self.problems[f"{kind} ({in_one_line(error)})"] = None
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
         if not self._running or self._running[-1] is not module:

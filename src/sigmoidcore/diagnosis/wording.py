@@ -98,6 +98,16 @@ def same_in(names: Sequence[str]) -> str:
     return _(" The same holds for {names}.", names=listed(names[1:])) if len(names) > 1 else ""
 
 
+def in_one_line(error: Exception) -> str:
+    """An error with its class.
+
+    Example:
+        >>> in_one_line(ValueError("no rows"))
+        'ValueError: no rows'
+    """
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def verb(names: Sequence[str], one: str, several: str) -> str:
     """The form of a verb that fits the number of names."""
     return one if len(names) == 1 else several

@@ -20,7 +20,7 @@ LAYERS = frozenset({"AddmmBackward0", "MmBackward0", "ConvolutionBackward0", "Li
 SUMS = frozenset({"AddBackward0", "SubBackward0", "RsubBackward0"})
 TERMS = SUMS | {"NegBackward0", "MeanBackward0", "MeanBackward1", "SumBackward0", "SumBackward1", "StackBackward0"}
 PASSED = SUMS | {"NegBackward0", "MeanBackward1", "SumBackward1"}
-"""Nodes on the way from an advantage to the data and the outputs that it is made of."""
+"""Nodes between an advantage and the data and outputs from which it is computed."""
 NORMS = frozenset({"LinalgVectorNormBackward0", "NormBackward0", "NormBackward1", "NormBackward2"})
 CHOICES = frozenset({"GatherBackward0", "IndexBackward0"})
 LOGS = frozenset({"LogBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0"})

@@ -22,6 +22,7 @@ from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.summary import summarize
 from sigmoidcore.diagnosis.measure.unseen import Unseen, unseen
+from sigmoidcore.diagnosis.wording import in_one_line
 from sigmoidcore.nn.fused import ListenerFactory
 from sigmoidcore.observation.observer import Observer
 from sigmoidcore.observation.process_group import Ranks
@@ -205,19 +206,18 @@ class Probe(Observer):
                     if not self._stack and not self._running.layers and torch.is_grad_enabled():
                         self._running.follow_outputs(output)
                 except Exception as error:
-                    self._running.note_mistake(running.name or type(layer).__name__, error)
+                    self._running.note_bug(running.name or type(layer).__name__, error)
             if not self._stack:
                 self._end_pass()
                 if output is None:  # it has raised an error
                     self.stop_following()
 
     def _give_up(self, error: Exception) -> None:
-        """A mistake of ours: the model runs on, and is not measured."""
+        """A bug of ours: the model runs on, and is not measured."""
         self.detach()
         self.forget()
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        warn(_("Sigmoid Core cannot measure this model, by a mistake of its own: please report it ({reason})",
-               reason=reason))  # fmt: skip
+        text = "A bug in Sigmoid Core keeps it from measuring this model: please report it ({reason})"
+        warn(_(text, reason=in_one_line(error)))
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
         """Hidden layers run one by one: each is measured."""
@@ -305,7 +305,7 @@ def _leave_all(recorders: list[Recorder], keep: int = 0) -> None:
 
 
 def batch_size(values: Any, depth: int = MOST_DEPTH) -> int:
-    """Number of samples of a batch: the length of its first tensor, down to this depth; 0 if there is none."""
+    """Number of samples in a batch: the length of its first tensor, so many levels deep at most; 0 without any."""
     if isinstance(values, PackedSequence):
         return int(values.batch_sizes[0])
     if isinstance(values, Tensor):

@@ -309,7 +309,7 @@ class Recorder(Tracker):
             if gradient is not None and self._comes_back():
                 of_layer.add(place, gradient, self.samples)
         except Exception as error:
-            self.note_mistake("backward", error)
+            self.note_bug("backward", error)
 
     def _comes_back(self) -> bool:
         """Whether the gradient that arrives counts: of one backward pass all gradients do, or none."""

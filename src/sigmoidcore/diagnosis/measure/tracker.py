@@ -27,6 +27,7 @@ from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.strays import is_product, place_of
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin, sources_of, weights_of
 from sigmoidcore.diagnosis.measure.views import Shapes, swapped_shapes
+from sigmoidcore.diagnosis.wording import in_one_line
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 
 
@@ -109,7 +110,7 @@ class Tracker(TorchFunctionMode):
             try:
                 self.take_loss(args[0])
             except Exception as error:
-                self.note_mistake(name, error)
+                self.note_bug(name, error)
             return func(*args, **kwargs)
         if transforms_active():
             self.notes[_("calls inside torch.func.vmap, grad and the like")] = None
@@ -120,19 +121,19 @@ class Tracker(TorchFunctionMode):
                 if read and isinstance(read[0], Tensor) and args[0] is not read[0]:
                     self._set_all([args[0]], self._origin(read[0]))  # the same numbers
             except Exception as error:
-                self.note_mistake(name, error)
+                self.note_bug(name, error)
         result = func(*args, **kwargs)
         try:
             self._take(name, args, kwargs, result)
         except Exception as error:
-            self.note_mistake(name, error)
+            self.note_bug(name, error)
         return result
 
-    def note_mistake(self, name: str, error: Exception) -> None:
+    def note_bug(self, name: str, error: Exception) -> None:
         """Something of ours has failed, at a call of the user's: the user's program runs on."""
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = in_one_line(error)
         note = _(
-            "a call of {name}, by a mistake of Sigmoid Core: please report it ({reason})", name=name, reason=reason
+            "a call of {name}, because of a bug in Sigmoid Core: please report it ({reason})", name=name, reason=reason
         )
         self.notes[note] = None
 

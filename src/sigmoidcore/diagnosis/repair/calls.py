@@ -117,7 +117,7 @@ def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> 
 
 
 def _rates(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, None] | None:
-    """Remedy for a rate that is too low or too high: a network of sigmoids has rates of its own."""
+    """Remedy for a learning rate that is too low or too high, with the call for networks of sigmoids."""
     if not has_sigmoids(measurement):
         return None
     model = subject.name("model")

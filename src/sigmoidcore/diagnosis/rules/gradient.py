@@ -90,7 +90,8 @@ def exploding(evidence: Evidence) -> Found | None:
     if evidence.latest.differentiated:
         return None
     if not risen:
-        return _steep(evidence) if _steep(Evidence(evidence.measurements[:1])) is not None else None
+        found = _steep(evidence)
+        return found if found is not None and _steep(Evidence(evidence.measurements[:1])) is not None else None
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
     level = evidence.lower_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=False)
@@ -182,11 +183,7 @@ def _underflows(evidence: Evidence, i: int) -> bool:
 def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[str, tuple[str, ...]]:
     """A sentence on where the gradient changes, and the names; the layer before a single bad segment comes first."""
     names = evidence.names(layers)
-    gains = []
-    for i in layers:
-        after = [evidence.gradient(c) for c in evidence.next_live(i)]
-        if after and max(after) > 0 and evidence.gradient(i) > 0:
-            gains.append((evidence.gradient(i) / max(after), i))
+    gains = [(gain, i) for i in layers if (gain := _gain(evidence, i))]
     if not gains:
         return "", names
     usual = median(gain for gain, _ in gains)
