@@ -216,8 +216,8 @@ class Probe(Observer):
         """A bug of ours: the model runs on, and is not measured."""
         self.detach()
         self.forget()
-        text = "A bug in Sigmoid Core keeps it from measuring this model: please report it ({reason})"
-        warn(_(text, reason=in_one_line(error)))
+        warn(_("A bug in Sigmoid Core keeps it from measuring this model: please report it ({reason})",
+               reason=in_one_line(error)))  # fmt: skip
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
         """Hidden layers run one by one: each is measured."""
