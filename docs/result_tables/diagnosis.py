@@ -82,7 +82,9 @@ def watch_repositories() -> Cells:
     for repository in dict.fromkeys(row["repository"] for row in rows("watch_repositories")):
         trained = [row for row in select("watch_repositories", repository=repository) if row["measured"]]
         named = [
-            f"{row['script']} ({row['found']}): {row['defect']}" for row in trained if row["found"] and row["defect"]
+            f"{row['script']} ({row['found']}): {row['defect']}"
+            for row in trained
+            if row["defect"] and not row["accused"]
         ]
         accused = [f"{row['script']} ({row['found']})" for row in trained if row["accused"]]
         yield repository, str(len(trained)), "; ".join(named) or "-", "; ".join(accused) or "none"

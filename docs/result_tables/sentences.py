@@ -80,7 +80,7 @@ def readme() -> Iterator[str]:
     yield "torchmortem {} of {}, SageMaker's rules {} of {}.".format(*torchmortem, *sagemaker)
     scripts, defects, accused = _repositories()
     yield f"In {scripts} unmodified scripts of six public repositories, `watch`"
-    yield f"{defects} real defects and accuses {accused} sound ones."
+    yield f"{defects} real defects and accuses {accused} others."
 
 
 @sentences("README.zh-CN.md")
@@ -102,7 +102,7 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"SageMaker 的规则找出 {asked} 个中的 {by_sagemaker} 个。"
     scripts, defects, accused = _repositories()
     yield f"在六个公开仓库的 {scripts} 个未改动的脚本中，`watch`"
-    yield f"了 {defects} 处真实缺陷，另有 {accused} 个没有问题的脚本被误报。"
+    yield f"了 {defects} 处真实缺陷，另有 {accused} 个脚本被误报。"
 
 
 @sentences("docs/benchmarks.md")

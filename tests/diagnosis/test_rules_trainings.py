@@ -1,4 +1,4 @@
-"""SC103, SC204, SC301, SC302, SC307, SC507, SC510, SC608: what several measurements of a training tell."""
+"""SC103, SC203, SC204, SC301, SC302, SC307, SC507, SC510, SC608: what several measurements of a training tell."""
 
 import math
 from dataclasses import replace
@@ -231,3 +231,18 @@ def test_a_logarithm_of_0_is_no_large_step():
     found = descent(model, loss, 0.05, steps=96)
     assert "SC401" in found
     assert "SC302" not in found
+
+
+@pytest.mark.parametrize(("always", "expected"), [(True, ["SC203"]), (False, [])])
+def test_a_batch_of_one_sample_twice_is_chance_if_others_differ(always, expected):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sc.Monitor(model, every=1) as monitor:
+        for step in range(6):
+            x = torch.randn(2, 4)
+            if always or step == 5:
+                x[1] = x[0]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), torch.tensor([0, 1])).backward()
+            optimizer.step()
+    assert [f.rule for f in monitor.diagnosis().findings if f.severity != "note"] == expected

@@ -43,15 +43,15 @@ def collapse(evidence: Evidence) -> Found | None:
     for outputs, which may vary little beside their mean, below `EQUAL_SPREAD`. The spread is the standard deviation
     across samples over the root mean square. Paths that are the same for all samples by design (embeddings of
     positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
-    thresholds. If all inputs are identical, no layer is named. An activation that returns its value at 0, and reads
-    layers that differ, is left out: it reads the difference to a copy, as of DPO's policy to its reference, which the
-    first step ends. Outputs that join others that differ, before a loss reads them, are a note, and layers behind a
-    step that has no derivative in evaluation mode only (see SC502). In a training whose loss reads no targets, such as
-    that of triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
-    `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation, too). In a training, an embedding or a
-    product that reads no other layer is named, too, if what it returned differed between the samples by more than
-    `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the measurements, `FEWEST_COLLAPSED`
-    or more: the samples share one code of a codebook.
+    thresholds. If all inputs are identical, no layer is named, and in a training they have to be in all measurements.
+    An activation that returns its value at 0, and reads layers that differ, is left out: it reads the difference to a
+    copy, as of DPO's policy to its reference, which the first step ends. Outputs that join others that differ, before a
+    loss reads them, are a note, and layers behind a step that has no derivative in evaluation mode only (see SC502). In
+    a training whose loss reads no targets, such as that of triplets, outputs are named if the loss stands still (see
+    SC302) and their spread has fallen below `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation,
+    too). In a training, an embedding or a product that reads no other layer is named, too, if what it returned differed
+    between the samples by more than `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the
+    measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a codebook.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -62,6 +62,8 @@ def collapse(evidence: Evidence) -> Found | None:
     if not found:
         return _drawn_together(evidence) or _single_code(evidence)
     if latest.input_spread == 0:
+        if any(m.input_spread for m in evidence.measurements):
+            return None  # a small batch may have one sample twice
         text = _("All samples of the inputs are identical, so every layer returns the same for all.")
         return Found((), 0.0, COLLAPSED_SPREAD, text, CHECK_LOADING)
     if _differ_beside(evidence, found):
