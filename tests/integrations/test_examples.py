@@ -1,14 +1,12 @@
 """The scripts of examples/ run, and continue from their own checkpoints."""
 
 import csv
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from support.launched import launched
 
 from sigmoidcore.integrations.sinks import CSV
 
@@ -58,10 +56,8 @@ def test_resume_without_a_checkpoint_is_an_error(name, example, tmp_path):
 
 
 def test_two_processes_of_accelerate_train_one_network(root, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "examples/accelerate_loop.py"]
-    command += ["--cpu", "--depth", "5", "--epochs", "1", "--folder", str(tmp_path)]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=180)
+    options = ["--cpu", "--depth", "5", "--epochs", "1", "--folder", str(tmp_path)]
+    done = launched("examples/accelerate_loop.py", *options, folder=root)
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert done.stdout.count("epoch 1: ") == 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support.launched import launched
 
 pytestmark = [pytest.mark.integration]
 
@@ -92,6 +93,7 @@ for _ in range(24):
     optimizer.step()
 dist.barrier()  # a process that ends while the other one sends aborts it
 dist.destroy_process_group()
+del wrapped  # the last reference to the group: see clean_exit
 """
 
 END = """
@@ -100,11 +102,12 @@ if os.environ.get("RANK", "0") == "0":
 """
 
 FRAMEWORKS = {"lightning": LIGHTNING, "transformers": TRAINER, "accelerate": ACCELERATE}
-LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+WATCH = ["-m", "sigmoidcore", "watch", "--json", "found.json"]
 
 
-def result(folder, command):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+def result(folder, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
@@ -120,11 +123,10 @@ def findings(folder):
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_framework_trains_as_without_it_and_its_model_is_judged(tmp_path, name, depth, expected):
     (tmp_path / "train.py").write_text(BEGIN + FRAMEWORKS[name] + END)
-    plain = result(tmp_path, [sys.executable, "train.py", depth])
-    watched = result(
-        tmp_path, [sys.executable, "-m", "sigmoidcore", "watch", "--json", "found.json", "train.py", depth]
-    )
-    assert watched.returncode == plain.returncode == 0, watched.stderr
+    plain = result(tmp_path, "train.py", depth)
+    watched = result(tmp_path, *WATCH, "train.py", depth)
+    assert plain.returncode == 0, plain.stderr
+    assert watched.returncode == 0, watched.stderr
     assert weights(watched.stdout) == weights(plain.stdout) != []
     assert "sigmoid-core: Network, trained by" in watched.stderr
     assert findings(tmp_path) == expected
@@ -133,9 +135,10 @@ def test_a_framework_trains_as_without_it_and_its_model_is_judged(tmp_path, name
 @pytest.mark.parametrize("depth", ["2", "30"])
 def test_under_torchrun_the_first_process_speaks_and_the_results_are_those_without_it(tmp_path, depth):
     (tmp_path / "train.py").write_text(BEGIN + RANKS + END)
-    plain = result(tmp_path, [*LAUNCHED, "train.py", depth])
-    watched = result(tmp_path, [*LAUNCHED, "-m", "sigmoidcore", "watch", "--json", "found.json", "train.py", depth])
-    assert watched.returncode == plain.returncode == 0, watched.stderr
+    plain = launched("train.py", depth, folder=tmp_path)
+    watched = launched(*WATCH, "train.py", depth, folder=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    assert watched.returncode == 0, watched.stderr
     assert weights(watched.stdout) == weights(plain.stdout) != []
     assert watched.stderr.count("sigmoid-core: Network, trained by Adam") == 1
     assert findings(tmp_path) == (["SC101"] if depth == "30" else [])
