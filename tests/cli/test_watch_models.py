@@ -124,8 +124,8 @@ def test_models_whose_optimizers_have_the_parameters_of_the_first_are_named(tmp_
                 train(each, optimizer, 12)
     """
     _, error = watched(capfd, written(tmp_path, script))
-    nothing, first = error.split("sigmoid-core: Sequential, trained by SGD")
-    assert nothing.strip().startswith("sigmoid-core: Sequential 2, moved by no optimizer")
+    first, nothing = error.split("sigmoid-core: Sequential 2, moved by no optimizer")
+    assert first.strip().startswith("sigmoid-core: Sequential, trained by SGD")
     assert "give them to one, or freeze the model\nthe same result: Sequential 3\n" in nothing
     assert "no layers" not in first
 

@@ -95,7 +95,8 @@ class Watch:
         self._every = every
         self._traces = trace_nonfinite
         self._owner = os.getpid(), threading.get_ident()
-        self._names: Counter[str] = Counter()
+        self._classes: Counter[str] = Counter()  # how many models of each
+        self._names: list[str] = []
         self._brief: Counter[str] = Counter()  # models that took few steps, by class
         self._trained: WeakSet[nn.Module] = WeakSet()  # whose training is over
         self._models: list[_Model] = []
@@ -112,7 +113,8 @@ class Watch:
 
     def verdicts(self) -> list[Verdict]:
         """The result for each model so far, in the order in which they began."""
-        return self._past + [model.verdict() for model in self._models if not self._is_known(model)]
+        verdicts = self._past + [model.verdict() for model in self._models if not self._is_known(model)]
+        return sorted(verdicts, key=lambda verdict: self._names.index(verdict.name))
 
     def remove(self, error: BaseException | None = None) -> None:
         """Stop watching, at the end or after an error."""
@@ -203,8 +205,9 @@ class Watch:
                 self._past = [verdict for verdict in self._past if verdict.name != name]
                 return name
         kind = type(model).__name__
-        self._names[kind] += 1
-        return f"{kind} {self._names[kind]}" if self._names[kind] > 1 else kind
+        self._classes[kind] += 1
+        self._names.append(f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind)
+        return self._names[-1]
 
     def _is_known(self, model: "_Model") -> bool:
         """Whether a model only runs beside others, and was trained before."""
