@@ -22,8 +22,8 @@ def mlp(*between, outputs=10):
     return nn.Sequential(nn.Linear(64, 64), *between, nn.Linear(64, outputs))
 
 
-def trained(model, inputs=X, steps=5, **options):
-    optimizer = torch.optim.SGD(model.parameters(), **{"lr": 0.01} | options)
+def trained(model, inputs=X, steps=5, parameters=None, **options):
+    optimizer = torch.optim.SGD(parameters or model.parameters(), **{"lr": 0.01} | options)
     with sc.Monitor(model, every=1) as monitor:
         for i in range(steps):
             optimizer.zero_grad()
@@ -42,6 +42,14 @@ def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
     model[2].requires_grad_(False)
     (finding,) = diagnosed(model).findings
     assert (finding.rule, finding.severity, finding.layers) == ("SC505", Severity.WARNING, ("2.weight",))
+
+
+@pytest.mark.parametrize(("held", "severity"), [(True, Severity.WARNING), (False, Severity.NOTE)])
+def test_fresh_frozen_weights_that_an_optimizer_holds_are_meant_to_be_trained(held, severity):
+    model = mlp(nn.ReLU())
+    model[0].requires_grad_(False)
+    found = trained(model, parameters=(model if held else model[2]).parameters()).findings
+    assert [(f.severity, f.layers) for f in found if f.rule == "SC505"] == [(severity, ("0.weight",))]
 
 
 def test_fresh_frozen_weights_behind_trained_ones_are_a_note():

@@ -106,6 +106,8 @@ def test_labels_that_are_all_the_same():
     assert rules(compared(replace(same, low=2))) == []
     assert rules(compared(replace(same, reads=None))) == []
     assert rules(compared(same), compared(replace(same, low=2, high=2))) == []
+    judged = compared(same, of(varied=True))  # by another network, beside a regression
+    assert only(judged).severity is Severity.NOTE
     rare = of("binary_cross_entropy", 0, 0)
     assert only(compared(rare)).severity is Severity.NOTE
     assert rules(*[compared(rare)] * 4) == ["SC605"]

@@ -252,8 +252,9 @@ def same_targets(evidence: Evidence) -> Found | None:
 
     The rule applies if all targets of the classification losses that read the model's outputs are one number, in all
     measurements, and there are `FEWEST_LABELS` or more; without a classification, all targets of regressions. Fewer
-    than `FEWEST_BINARY_LABELS` binary labels, or targets of a regression, are a note: others may be rare. Targets of 0
-    beside another loss are a penalty, and losses that contain derivatives are not judged.
+    than `FEWEST_BINARY_LABELS` binary labels, or targets of a regression, are a note: others may be rare. So are labels
+    beside a regression that has different targets: another network may judge its outputs. Targets of 0 beside another
+    loss are a penalty, and losses that contain derivatives are not judged.
 
     *Source.* Arithmetic.
     """
@@ -273,7 +274,9 @@ def same_targets(evidence: Evidence) -> Found | None:
         "All {count} targets are {value}: there is nothing to tell apart.", count=f"{count:,}", value=number(value)
     )
     binary = numbers or all(c.function in BINARY_LOSSES for c in labels)
-    severity = Severity.NOTE if binary and count < FEWEST_BINARY_LABELS else None
+    judged = any(c.function in REGRESSION_LOSSES and c.varied for c in every)
+    few = binary and count < FEWEST_BINARY_LABELS
+    severity = Severity.NOTE if few or judged else None
     return Found(_layers(evidence, known[-1]), count, FEWEST_LABELS, text, severity=severity)
 
 
