@@ -201,7 +201,7 @@ diagnosis = monitor.diagnosis()
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=5.0)
 with sc.Monitor(model, every=1) as monitor:
-    for _ in range(5):
+    for _ in range(6):
         optimizer.zero_grad()
         loss_fn(model(inputs), targets).backward()
         optimizer.step()

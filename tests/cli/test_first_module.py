@@ -3,6 +3,7 @@
 import pickle
 import sys
 import threading
+from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 
 import pytest
@@ -70,6 +71,21 @@ def test_a_function_that_another_thread_compiles_stays_one_graph():
     thread.join()
     first.remove()
     assert len(results) == 1
+
+
+def test_another_finder_may_replace_the_loaders_function(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    calls = []
+    monkeypatch.setattr(SourceFileLoader, "exec_module", lambda _loader, module: calls.append(module))
+    first = FirstModule(print)
+    try:
+        loader = first.find_spec("torch", None).loader
+        execute = loader.exec_module
+        del loader.exec_module  # the other one has put its own there before, and takes it away
+        execute("module")
+        assert calls == ["module"]
+    finally:
+        first.remove()
 
 
 def test_two_that_wait_ask_only_the_finders_behind_them(monkeypatch):

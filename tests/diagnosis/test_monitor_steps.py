@@ -329,3 +329,26 @@ def test_the_loss_of_a_model_that_is_called_twice_counts_once():
         loss.backward()
         optimizer.step()
     assert monitor.measurements[0].loss == pytest.approx(loss.item())
+
+
+def test_many_passes_without_a_backward_pass_are_not_measured(model, batch):
+    """An agent that collects experience, or an evaluation with gradients: the first step after it is not measured."""
+    seen = []
+    with Monitor(model, every=100, sinks=[seen.append]) as monitor:
+        for _ in range(100):
+            model(batch[0]).argmax(1)
+        hooks = [len(layer._forward_hooks) for layer in model]
+        for _ in range(3):
+            step(model, sgd(model), batch)
+    assert set(hooks) == {0}
+    assert [m.step for m in monitor.measurements] == [m.step for m in seen] == [1]
+
+
+def test_passes_whose_outputs_are_kept_are_measured_however_many(model, batch):
+    """An episode of an agent has one loss for all."""
+    with Monitor(model) as monitor:
+        loss = torch.stack([model(batch[0]).square().mean() for _ in range(100)]).mean()
+        loss.backward()
+        sgd(model).step()
+    (measurement,) = monitor.measurements
+    assert measurement.samples == 100 * ROWS

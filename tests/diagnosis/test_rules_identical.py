@@ -56,6 +56,26 @@ def test_deviations_of_a_bayesian_layer_may_be_identical():
     assert rules(with_weight(both, "0.mean", alike=True)) == ["SC503"]
 
 
+class Noisy(nn.Module):
+    """The mean of a Bayesian layer and its deviation, as two layers whose outputs are added."""
+
+    def __init__(self, same):
+        super().__init__()
+        self.mean, self.deviation, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        nn.init.constant_(self.deviation.weight, 0.1)
+        if same:
+            nn.init.constant_(self.mean.weight, 0.2)
+
+    def forward(self, x):
+        return self.last((self.mean(x) + self.deviation(x) * 0.1).tanh())
+
+
+@pytest.mark.parametrize(("same", "expected"), [(False, []), (True, ["SC503"])])
+def test_neurons_may_be_identical_if_others_are_added(same, expected):
+    found = sc.diagnose(Noisy(same), torch.randn(64, 8), torch.randn(64, 3), nn.functional.mse_loss)
+    assert loud(found) == expected
+
+
 class Experts(nn.Module):
     """The mean of several networks."""
 

@@ -246,6 +246,30 @@ def test_dropout_that_leaves_a_tenth(shares, expected):
     assert loud(diagnosed(model)) == [], "evaluation drops nothing"
 
 
+class Heads(nn.Module):
+    """Drops in each of several branches, in series or side by side, and in the attention between samples."""
+
+    def __init__(self, count, in_series):
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(64, 64) for _ in range(count))
+        self.last, self.drop, self.in_series = nn.Linear(64, 10), nn.Dropout(0.6), in_series
+
+    def forward(self, x):
+        total = torch.zeros_like(x)
+        for head in self.heads:
+            weights = self.drop((x @ x.T / 64).softmax(-1))
+            out = weights @ head(self.drop(x)).relu()
+            total = total + out
+            x = out if self.in_series else x
+        return self.last(total)
+
+
+@pytest.mark.parametrize(("in_series", "expected"), [(True, ["SC510"]), (False, [])])
+def test_dropout_in_branches_side_by_side_leaves_the_other_ways(in_series, expected):
+    found = diagnosed(Heads(4, in_series), training=True)
+    assert [rule for rule in loud(found) if rule == "SC510"] == expected
+
+
 @pytest.mark.parametrize(("size", "expected"), [(1.0, []), (200.0, ["SC201"])])
 def test_saturated_outputs_are_named_if_they_are_wrong(size, expected):
     model = nn.Sequential(*mlp(nn.ReLU(), outputs=1), nn.Tanh())
@@ -264,12 +288,16 @@ def test_a_network_of_many_layers_without_activations_is_an_experiment():
     assert [(f.rule, f.severity) for f in diagnosed(model).findings] == [("SC507", Severity.NOTE)]
 
 
-@pytest.mark.parametrize("norm", [nn.LayerNorm(1), nn.GroupNorm(1, 1)])
-def test_a_normalisation_of_single_numbers_leaves_0(norm):
-    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), norm)
+@pytest.mark.parametrize(
+    ("of_one", "of_two"), [(nn.LayerNorm(1), nn.LayerNorm(2)), (nn.GroupNorm(1, 1), nn.GroupNorm(1, 2))]
+)
+def test_a_normalisation_of_one_or_two_numbers_leaves_little(of_one, of_two):
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), of_one)
     findings = sc.diagnose(model, X, torch.randn(128, 1), functional.mse_loss).findings
     assert ("SC509", Severity.ERROR) in [(f.rule, f.severity) for f in findings]
-    wide = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 10), nn.GroupNorm(5, 10))
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2), of_two)
+    assert "SC509" in loud(sc.diagnose(model, X, torch.randn(128, 2), functional.mse_loss))
+    wide = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 10), nn.GroupNorm(2, 10))
     assert loud(diagnosed(wide)) == []
 
 

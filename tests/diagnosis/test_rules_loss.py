@@ -75,6 +75,26 @@ def test_a_sigmoid_behind_a_relu_never_says_no(before, expected, loss):
     assert loud(sc.diagnose(model, torch.randn(64, 4), labels, loss)) == expected
 
 
+class Cell(nn.Module):
+    """The states of an LSTM after each step, and a layer behind them or not."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.cell, self.last = nn.LSTMCell(1, 4), last
+
+    def forward(self, x):
+        states = [self.cell(x[:, 0])]
+        for step in x.unbind(1)[1:]:
+            states.append(self.cell(step, states[-1]))
+        return self.last(torch.stack([state for state, _ in states], 1))
+
+
+@pytest.mark.parametrize(("last", "expected"), [(nn.Identity(), ["SC603"]), (nn.Linear(4, 4), [])])
+def test_states_of_an_lstm_are_between_minus_1_and_1(last, expected):
+    x = torch.randn(64, 5, 1)
+    assert loud(sc.diagnose(Cell(last), x, 1.5 * x.sin().expand(-1, -1, 4), functional.mse_loss)) == expected
+
+
 @pytest.mark.parametrize("function", ["binary_cross_entropy", "binary_cross_entropy_with_logits"])
 @pytest.mark.parametrize(
     ("low", "high", "expected"), [(0, 1, []), (0.1, 0.9, []), (-1, 1, ["SC603"]), (0, 255, ["SC603"])]

@@ -219,7 +219,7 @@ def test_an_optimizer_that_evaluates_a_closure_several_times_uses_all_gradients(
     ],
 )
 def test_a_weight_decay_that_is_stronger_than_the_gradient(model, make, decay, expected):
-    assert rules(model, usual(model, make(model.parameters(), lr=1e-3, weight_decay=decay))) == expected
+    assert rules(model, usual(model, make(model.parameters(), lr=1e-3, weight_decay=decay)), times=6) == expected
 
 
 def test_an_optimizer_of_each_epoch_is_named_if_it_has_a_state():

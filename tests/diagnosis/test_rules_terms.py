@@ -1,5 +1,7 @@
 """SC309, SC609 to SC611: the terms of a loss, their signs, the weights of classes and the gradient of targets."""
 
+import copy
+
 import pytest
 import torch
 from support.layers import loud
@@ -57,6 +59,9 @@ def test_a_bootstrapped_target_has_no_gradient(target, expected):
         return functional.mse_loss(values, target(model(following)))
 
     assert loud(sc.diagnose(model, (X,), X.roll(1, 0), loss)) == expected
+    copied = copy.deepcopy(model)
+    beside = sc.diagnose(model, (X,), X.roll(1, 0), lambda o, x: functional.mse_loss(o, target(copied(x))))
+    assert loud(beside) == [], "no optimizer moves the target"
 
 
 @pytest.mark.parametrize(

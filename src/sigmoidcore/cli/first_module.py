@@ -41,7 +41,8 @@ class FirstModule(MetaPathFinder):
         execute = loader.exec_module
 
         def execute_and_listen(module: ModuleType) -> None:
-            del loader.exec_module  # that of its class is there again
+            if vars(loader).get("exec_module") is execute_and_listen:  # nobody has put another in its place
+                del loader.exec_module  # that of its class is there again
             execute(module)
             self._listen()
 

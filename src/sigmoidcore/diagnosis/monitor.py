@@ -357,7 +357,8 @@ class Monitor:
         self._probe.forget()
 
     def _attach_if_due(self) -> None:
-        if self._step % self.every == 0 or (self._tracer is not None and self._tracer.found_in == self._step - 1):
+        traced = self._tracer is not None and self._tracer.found_in == self._step - 1
+        if self._step % self.every == 0 or self._probe.rests or traced:
             self._probe.attach()
 
     def _all(self, flag: bool) -> bool:

@@ -115,14 +115,12 @@ def clamps_probabilities(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
     return isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
 
 
-def normalises_single_numbers(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a normalisation takes the mean and the deviation of one number, so that 0 is left of it."""
-    if name not in ("layer_norm", "group_norm") or not args:
-        return False
+def normalised_together(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Of how many numbers a layer or group normalisation takes the mean and the deviation; 0 for other functions."""
     size = args[1] if len(args) > 1 else kwargs.get("normalized_shape", kwargs.get("num_groups"))
-    if name == "layer_norm":
-        return isinstance(size, tuple | list) and math.prod(size) == 1
-    return isinstance(size, int) and args[0][0].numel() == size
+    if name == "layer_norm" and isinstance(size, tuple | list):
+        return math.prod(size)
+    return args[0][0].numel() // size if name == "group_norm" and isinstance(size, int) else 0
 
 
 def padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -37,7 +37,7 @@ class LossCalls:
             if not isinstance(tensor, nn.Parameter) or not tensor.requires_grad or id(tensor) in known:
                 continue
             if id(tensor) not in {id(own()) for own in self.parameters.values()}:
-                place = f"{name} {list(tensor.shape)}"
+                place = f"{name} {list(tensor.shape)}" if tensor.dim() else name
                 place += f" ({len(self.parameters)})" if place in self.parameters else ""
                 self.parameters[place] = weakref.ref(tensor)
                 self.gradients[place] = gradient_state(tensor)

@@ -202,13 +202,14 @@ class Measurement:
     replaced: int = 0  # optimizers that made a step of the model, had a state and are gone
     ranks: int = 1  # processes that trained together
     notes: tuple[str, ...] = ()  # what was not measured, in words
-    dropouts: tuple[float, ...] = ()  # shares that calls of dropout in training mode drop
+    dropouts: tuple[float, ...] = ()  # shares that calls of dropout drop; in training mode one of branches side by side
     output_dropout: float = 0.0  # the share that a dropout right before the loss drops
     evaluating: bool = False  # the model was in evaluation mode, as `diagnose` runs it
     reads_mode: bool = False  # and code of the model reads `training`: parts may run in training mode only
     # parameters without a gradient, or with one of 0, in evaluation mode, that get one in training mode
     training_only: tuple[str, ...] = ()
     single_norms: tuple[str, ...] = ()  # modules that normalise single numbers, of which 0 is left
+    pair_norms: tuple[str, ...] = ()  # modules that normalise two numbers together, of which 1 and -1 are left
     loss_weights: tuple[Weight, ...] = ()  # parameters that train, that the loss takes and the model lacks
     batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode
     resting_norms: tuple[str, ...] = ()  # modules of those that ran in evaluation mode, as the whole model did

@@ -30,6 +30,8 @@ from sigmoidcore.observation.profile import MOST_DEPTH
 
 MOST_PASSES = 256
 """Largest number of forward passes of one step."""
+MOST_IDLE = 32
+"""Forward passes in a row to which no gradient can come back, after which none is measured until the next step."""
 FOLLOWED = 4
 """Passes whose outputs are followed into the loss at the same time: the latest."""
 
@@ -51,6 +53,7 @@ class Probe(Observer):
         self.named_inputs: Any = None  # which hooks do not show
         self.skipped = 0  # steps in a row whose gradients no optimizer has used
         self.discarded = 0  # passes since `attach` whose gradients were emptied
+        self.rests = False  # too many passes had no backward pass: an evaluation, or an agent that collects experience
         self.computed_weights = False  # others than parameters, which no optimizer holds
         self.parameters = Parameters(dict(model.named_parameters()))
         self._most = most
@@ -63,6 +66,7 @@ class Probe(Observer):
         self._followed: list[Recorder] = []  # passes that are over, and whose loss is being computed
         self._recorders: list[Recorder] = []
         self._fresh: list[Recorder] = []
+        self._idle = 0
         self._backward_pass = NONE
         self._transformed = False
         self._loss_parameters: dict[str, weakref.ref[nn.Parameter]] = {}
@@ -86,6 +90,7 @@ class Probe(Observer):
         """Measure from the next forward pass on."""
         if not self.attached:
             self.discarded = 0
+            self.rests = False
             self.parameters = Parameters(self.parameters.named)
             if not self.layers:
                 self._read_names()
@@ -104,7 +109,7 @@ class Probe(Observer):
 
     def forget(self) -> None:
         """Drop all passes."""
-        self._recorders, self._fresh = [], []
+        self._recorders, self._fresh, self._idle = [], [], 0
         self._backward_pass, self._transformed = NONE, False
         self.parameters.forget_gradients()
 
@@ -185,6 +190,7 @@ class Probe(Observer):
             # The backward passes of fresh ones ended with an error.
             self._recorders, self._fresh = [r for r in self._recorders if r not in self._fresh], []
             self._begins()
+            self._drop_idle()
             if not self.attached:
                 return
             try:
@@ -222,6 +228,19 @@ class Probe(Observer):
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
         """Hidden layers run one by one: each is measured."""
         return None
+
+    def _drop_idle(self) -> None:
+        """Drop the last pass if nothing can come back to it; rest after many such passes."""
+        last = self._recorders[-1] if self._recorders else None
+        if last is None or last.counts or not last.is_over:
+            self._idle = 0
+            return
+        self._idle += 1
+        self._recorders.pop()
+        if self._idle >= MOST_IDLE:
+            self.detach()
+            self.forget()
+            self.rests = True
 
     def _begin_pass(self, args: Any, name: str) -> None:
         last = self._recorders[-1] if self._recorders else None

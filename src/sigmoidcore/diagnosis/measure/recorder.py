@@ -19,10 +19,10 @@ from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention, ad
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
 from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compared
-from sigmoidcore.diagnosis.measure.layer_call import LayerCall
+from sigmoidcore.diagnosis.measure.layer_call import LayerCall, depth_of
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
-from sigmoidcore.diagnosis.measure.tensor_origin import bits
+from sigmoidcore.diagnosis.measure.tensor_origin import Origin, bits
 from sigmoidcore.diagnosis.measure.terms import Differences, TermCall
 from sigmoidcore.diagnosis.measure.tracker import Tracker
 
@@ -57,6 +57,7 @@ class Recorder(Tracker):
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
         self.dropouts: list[float] = []
+        self._dropped_at: set[int] = set()  # how many layers were before them
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
@@ -75,6 +76,12 @@ class Recorder(Tracker):
         self._input: Tensor | None = None  # of the activation that is running
         self._next: LayerGradient | None = None  # of the recurrent layer that is running
         self._gradients: list[LayerGradient] = []
+        self._hooks: list[weakref.ref[Any]] = []  # the graph holds them
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the graph is gone, and no gradient will come back."""
+        return bool(self._hooks) and all(hook() is None for hook in reversed(self._hooks))
 
     @property
     def counts(self) -> bool:
@@ -84,8 +91,12 @@ class Recorder(Tracker):
     def follow_outputs(self, outputs: Any) -> None:
         """Wait for the gradient of a model's outputs: it has no layers."""
         for output in calls.tensors(outputs):
-            if output.requires_grad:
-                output.register_hook(self._return)  # type: ignore[no-untyped-call]
+            self._await(output, self._return)
+
+    def _await(self, output: Tensor, arrive: Callable[[Tensor | None], None]) -> None:
+        if output.requires_grad:
+            self._hooks.append(weakref.ref(arrive))
+            output.register_hook(arrive)  # type: ignore[no-untyped-call]
 
     def _return(self, gradient: Tensor | None) -> None:
         self._returned |= gradient is not None and self._comes_back()
@@ -155,10 +166,15 @@ class Recorder(Tracker):
         drift = ((mean - running).square() / (var + float(given.get("eps", 1e-5)))).mean()
         self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, evaluating))
 
-    def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Take the share that dropout drops."""
-        if share := calls.dropped(args, kwargs):
+    def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], origin: Origin | None) -> None:
+        """Take the share that dropout drops; of attention (None), and of branches side by side, other ways are left."""
+        share = calls.dropped(args, kwargs)
+        attention = origin is None or (origin.producer >= 0 and self.layers[origin.producer].function == "softmax")
+        depth = depth_of(origin.sources, self.layers) if origin is not None else 0
+        aside = attention or (depth in self._dropped_at and origin is not None and not origin.dropped)
+        if share and not (aside and self._stack and self._stack[0].module.training):
             self.dropouts.append(share)
+            self._dropped_at.add(depth)
 
     @hidden_from_modes
     @without_gradients
@@ -175,7 +191,7 @@ class Recorder(Tracker):
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
             reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
-            call = TermCall.of(name, reads, args, kwargs, value, self._living_inputs)
+            call = TermCall.of(name, reads, args, kwargs, value, self._living_inputs, self._names_of_parameters)
             call.take_padding(args, kwargs, self._paddings)
             self.terms.append(call)
 
@@ -250,8 +266,7 @@ class Recorder(Tracker):
                 self.notes[_("the attention weights of {name}: {reason}", name=layer.name, reason=reason)] = None
         self._gradients.append(gradient)
         for place, value in enumerate(outputs):
-            if value.requires_grad:
-                value.register_hook(partial(self._arrive, gradient, place))  # type: ignore[no-untyped-call]
+            self._await(value, partial(self._arrive, gradient, place))
 
     def _take_read(self, layer: LayerCall, args: tuple[Any, ...]) -> None:
         """Take the size of what a layer reads, if that are the model's inputs, or embeddings beside them."""

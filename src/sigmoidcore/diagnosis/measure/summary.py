@@ -113,7 +113,8 @@ def summarize(
         notes=tuple(notes),
         dropouts=tuple(share for r in recorders for share in r.dropouts),
         output_dropout=max((r.dropped_outputs for r in recorders), default=0.0),
-        single_norms=tuple(dict.fromkeys(name for r in recorders for name in r.single_norms)),
+        single_norms=_narrow_norms(recorders, 1),
+        pair_norms=_narrow_norms(recorders, 2),
         batch_norms=tuple(_batch_norms(recorders)),
         resting_norms=tuple(dict.fromkeys(name for r in recorders for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
@@ -166,6 +167,11 @@ def _spread_of_tokens(recorders: Sequence[Recorder]) -> float | None:
     """0 if all inputs are whole numbers, the same for all samples of a pass; else None."""
     alike = fetch([flag for r in recorders for flag in r.alike])
     return 0.0 if alike and all(alike) else None
+
+
+def _narrow_norms(recorders: Sequence[Recorder], count: int) -> tuple[str, ...]:
+    """Modules that normalise so many numbers together."""
+    return tuple(dict.fromkeys(name for r in recorders for name, of in r.narrow_norms.items() if of == count))
 
 
 def _batch_norms(recorders: Sequence[Recorder]) -> Iterator[BatchNorm]:

@@ -1,7 +1,7 @@
 """The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from sigmoidcore._torch.autograd import nodes_behind
 from sigmoidcore.diagnosis.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES, named
 from sigmoidcore.diagnosis.measure.loss_graph import is_cosine
 from sigmoidcore.diagnosis.measure.measurement import LossTerm
@@ -46,11 +47,12 @@ class TermCall:
         kwargs: Mapping[str, Any],
         value: Tensor,
         inputs: Sequence[Tensor],
+        parameters: Container[int],  # of the model, by identity
     ) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
         weights = _class_weights(name, args, kwargs) or (None, None)
-        flags = _is_among(args, inputs), _is_bootstrapped(name, args), _cosines(name, args), _adds_up(name, args)
-        call = cls(name, reads, value.detach().reshape(()), *flags, *weights)
+        flags = _is_among(args, inputs), _is_bootstrapped(name, args, parameters), _cosines(name, args)
+        call = cls(name, reads, value.detach().reshape(()), *flags, _adds_up(name, args), *weights)
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
@@ -171,10 +173,16 @@ def _is_among(args: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
     return any(x.layout == torch.strided and torch.equal(x.detach().flatten(), targets.flatten()) for x in alike)
 
 
-def _is_bootstrapped(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient."""
+def _is_bootstrapped(name: str, args: tuple[Any, ...], parameters: Container[int]) -> bool:
+    """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient.
+
+    That of a copy of the model, which no optimizer moves, does not count.
+    """
     pair = [value for value in args[:2] if isinstance(value, Tensor) and value.requires_grad]
-    return name in REGRESSION_LOSSES and len(pair) == 2 and any(_adds_data(value.grad_fn) for value in pair)
+    sums = [value for value in pair if _adds_data(value.grad_fn)]
+    if name not in REGRESSION_LOSSES or len(pair) < 2 or not sums:
+        return False
+    return all(any(id(getattr(n, "variable", None)) in parameters for n in nodes_behind(value)) for value in sums)
 
 
 def _cosines(name: str, args: tuple[Any, ...]) -> int:

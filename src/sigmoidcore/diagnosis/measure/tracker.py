@@ -20,7 +20,7 @@ from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.constant_terms import ConstantTerms
-from sigmoidcore.diagnosis.measure.layer_call import LayerCall, place_in_memory
+from sigmoidcore.diagnosis.measure.layer_call import LayerCall, joins_steps, place_in_memory
 from sigmoidcore.diagnosis.measure.loss_calls import LossCalls
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
@@ -46,7 +46,7 @@ class Tracker(TorchFunctionMode):
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
         self.normalised: dict[str, str] = {}  # by the layer that it reads: a softmax or log-softmax
         self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
-        self.single_norms: dict[str, None] = {}  # modules that normalise single numbers
+        self.narrow_norms: dict[str, int] = {}  # modules that normalise one or two numbers together
         self.dropped_outputs = 0.0  # the share that a dropout right before the loss drops
         self.loss_calls, self.constant_terms = LossCalls(), ConstantTerms()
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
@@ -70,8 +70,8 @@ class Tracker(TorchFunctionMode):
     def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor, swapped: bool) -> None:
         """A loss compares outputs, of the layer at a position or of none (-1), with targets."""
 
-    def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Dropout has run in a module."""
+    def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], origin: Origin | None) -> None:
+        """Dropout has run in a module, on a tensor of this origin or on attention weights."""
 
     def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Batch normalisation has run in a module."""
@@ -209,7 +209,8 @@ class Tracker(TorchFunctionMode):
         if name in calls.SOFTMAXES and origins[0].producer >= 0:
             self._read_by_softmax(name, origins[0], calls.softmax_dim(args, kwargs, outputs[0]), outputs[0])
         self._mark(name, args, kwargs, origins, outputs[0])
-        keeps_producer = self._scales_core(name, args, origins) or name in calls.MOVES
+        keeps_producer = name in calls.MOVES or self._scales_core(name, args, origins)
+        keeps_producer = keeps_producer or joins_steps(name, origins, self.layers)
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             if name == "softmax":
@@ -270,13 +271,13 @@ class Tracker(TorchFunctionMode):
         if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
         if name == "dropout" and self._stack:
-            self.take_dropout(args, kwargs)
+            self.take_dropout(args, kwargs, origins[0])
         if name == calls.DOT_PRODUCT and kwargs.get("dropout_p"):
-            self.take_dropout((None, kwargs["dropout_p"]), {})
+            self.take_dropout((None, kwargs["dropout_p"]), {}, None)
         if name == "batch_norm" and self._stack:
             self.take_batch_norm(self._stack[-1].name, args, kwargs)
-        if self._stack and calls.normalises_single_numbers(name, args, kwargs):
-            self.single_norms[self._stack[-1].name] = None
+        if self._stack and (count := calls.normalised_together(name, args, kwargs)) in (1, 2):
+            self.narrow_norms[self._stack[-1].name] = count
         if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
             compared = self.loss_calls.difference(name, args, kwargs, self._origin)
             self.dropped_outputs = max([self.dropped_outputs, *(o.dropped for o in origins)])

@@ -16,15 +16,22 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     """The layer is worth one neuron, because equal neurons with equal gradients stay equal.
 
     A trainable weight is named if all its rows are the same and not 0, and its layer feeds another one. Embeddings and
-    convolutions of single channels are left out, because their rows read different things. Modules of several
-    parameters, such as copies of an expert, are named if they read the same and have the same sizes and gradients: they
-    stay equal. Layers whose weights are all 0 are named if those of the next ones are, too, with one activation in
-    between, and the next ones read nothing else: a signal that is added to the neurons, or multiplied as by a gate,
-    makes them differ, and so does a factor of the weight that is not 0 (LoRA).
+    convolutions of single channels are left out, because their rows read different things, and layers that are read
+    only together with others, which make the neurons differ. Modules of several parameters, such as copies of an
+    expert, are named if they read the same and have the same sizes and gradients: they stay equal. Layers whose weights
+    are all 0 are named if those of the next ones are, too, with one activation in between, and the next ones read
+    nothing else: a signal that is added to the neurons, or multiplied as by a gate, makes them differ, and so does a
+    factor of the weight that is not 0 (LoRA).
     """
-    layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
-    used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))
-    names = list(dict.fromkeys(name for x, name in used if _identical(evidence, x, evidence.weights.get(name))))
+    alike = {
+        i: names
+        for i, x in enumerate(evidence.layers)
+        if x.role == "weights" and evidence.feeds_weights[i] and not x.kind.lower().startswith("embedding")
+        if (names := [n for n in x.weights if _identical(evidence, x, evidence.weights.get(n))])
+    }
+    # What is added to the neurons may make them differ.
+    alone = (i for i in alike if any(alike.keys() >= set(evidence.layers[k].sources) for k in evidence.consumers[i]))
+    names = list(dict.fromkeys(name for i in alone for name in alike[i]))
     names = names or _zeros_in_series(evidence)
     text = _(
         "All rows of {names} are identical: these neurons compute the same and stay the same.", names=listed(names)

@@ -207,15 +207,15 @@ def normalisation(evidence: Evidence) -> Found | None:
     r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
 
     A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
-    to the first layers, and a note in a branch that the network can do without. Apart from this, the rule judges a
-    `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
-    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample
-    (a note if in the second half the running means are less than `LARGEST_DRIFT_OF_ONE` away, see below),
-    if the momentum is 0, so that running statistics never change, or (a note) above `LARGEST_MOMENTUM`, if a trained
-    normalisation runs in evaluation mode and its statistics have seen no data, so that it normalises nothing, or if
-    after `STEPS_TO_SETTLE` steps the running means are far from those of the batch: the mean over the channels of
-    the squared difference over the variance of the batch is above `LARGEST_DRIFT`. This happens if one
-    normalisation serves several places.
+    to the first layers, and a note in a branch that the network can do without. Of two numbers only their order is
+    left: a warning. Apart from this, the rule judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It
+    applies if batch normalisations that ran in training mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`,
+    as the whole model does, if batches have one sample (a note if in the second half the running means are less than
+    `LARGEST_DRIFT_OF_ONE` away, see below), if the momentum is 0, so that running statistics never change, or (a note)
+    above `LARGEST_MOMENTUM`, if a trained normalisation runs in evaluation mode and its statistics have seen no data,
+    so that it normalises nothing, or if after `STEPS_TO_SETTLE` steps the running means are far from those of the
+    batch: the mean over the channels of the squared difference over the variance of the batch is above
+    `LARGEST_DRIFT`. This happens if one normalisation serves several places.
 
     *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
     batches.
@@ -224,7 +224,11 @@ def normalisation(evidence: Evidence) -> Found | None:
         text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
                  names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
         cut = _little_comes_through(evidence, names)
-        return Found(names, 1.0, 2.0, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
+        return Found(names, 1.0, 3.0, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
+    if names := evidence.latest.pair_norms:
+        text = _("{names} {verb} two numbers at a time, of which only the order is left.",
+                 names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
+        return Found(names, 2.0, 3.0, text, SEVERAL_NUMBERS)
     steps = [m for m in evidence.measurements if m.batch_norms]
     if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
         return found

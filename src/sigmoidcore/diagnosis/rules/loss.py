@@ -53,7 +53,7 @@ ONE_SIGMOID_EACH = "Use a sigmoid in its place: each class is a question of yes 
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
 RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
-SCALE = "Scale the targets into the range of the outputs, or remove the last activation."
+SCALE = "Scale the targets into the range of the outputs, or end with a linear layer."
 STANDARDISE = (
     "Subtract the mean of the targets over the training set and divide by their standard deviation; multiply the "
     "predictions back."
@@ -191,9 +191,9 @@ def out_of_reach(evidence: Evidence) -> Found | None:
 
     The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
     `TOLERATED_MISS` of their range or, if all are the same, of their size. A sigmoid right behind a ReLU returns 0.5 or
-    more. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum. Those of
-    `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1: a 0
-    counts as nothing.
+    more, an LSTM or a GRU -1 to 1. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
+    Those of `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1:
+    a 0 counts as nothing.
 
     *Source.* Arithmetic.
     """
@@ -378,7 +378,8 @@ def _range(layer: Layer | None) -> tuple[float, float]:
     activation = None if layer is None else activation_of(layer)
     if activation is not None:
         return activation.low, activation.high
-    return (0.0, 1.0) if layer is not None and layer.plain_kind in SOFTMAX else ANYTHING
+    kind = "" if layer is None else layer.plain_kind.removesuffix("cell")
+    return (0.0, 1.0) if kind in SOFTMAX else (-1.0, 1.0) if kind in ("lstm", "gru") else ANYTHING
 
 
 def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ UNUSED_PASSES = 3
 DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
 STRONG_DECAY, MODERATE_DECAY, FAST_DECAY, SHRUNK = 2.0, 0.5, 0.01, 0.2
+FEWEST_OF_DECAY = 6
 FEW_PARAMETERS = 4
 """Parameters of a loss, at most, if they may be trained; a pretrained network that compares features has more."""
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 20
@@ -140,12 +141,12 @@ def strong_decay(evidence: Evidence) -> Found | None:
     r"""The weights shrink towards 0 faster than the gradient can build them up.
 
     A weight with two dimensions or more is named if the median over the measurements of a `Monitor`, of which there
-    must be `FEWEST_MEASUREMENTS` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
-    `STRONG_DECAY`. For a decay that is decoupled from the gradient (AdamW), the two parts of the step are compared. The
-    rule applies if this holds for at least half of the weights. It applies, too, if decay is above `MODERATE_DECAY`
-    times the gradient and takes more than `FAST_DECAY` of the weights in a step; and if nothing is learned (see SC302)
-    while at least half of the weights have shrunk to less than `SHRUNK` of their first size, as by a penalty in the
-    loss; what loss functions add to the loss may stand still alone.
+    must be `FEWEST_OF_DECAY` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
+    `STRONG_DECAY`, and it has not grown. For a decay that is decoupled from the gradient (AdamW), the two parts of the
+    step are compared. The rule applies if this holds for at least half of the weights. It applies, too, if decay is
+    above `MODERATE_DECAY` times the gradient and takes more than `FAST_DECAY` of the weights in a step; and if nothing
+    is learned (see SC302) while at least half of the weights have shrunk to less than `SHRUNK` of their first size, as
+    by a penalty in the loss; what loss functions add to the loss may stand still alone.
 
     *Source.* Arithmetic: where decay and gradient are equal, the weights stand still; a decay that is twice as strong
     halves them until the outputs are constant.
@@ -153,7 +154,10 @@ def strong_decay(evidence: Evidence) -> Found | None:
     history = {name: weights for name, weights in _history(evidence).items() if len(weights[0].shape) > 1}
     pulls = {n: median(w.decay or 0.0 for w in weights) for n, weights in history.items() if weights[-1].trains}
     fast = {n for n in pulls if pulls[n] > MODERATE_DECAY and median(map(_decayed, history[n])) > FAST_DECAY}
-    found = sorted((n for n, pull in pulls.items() if pull > STRONG_DECAY or n in fast), key=lambda n: -pulls[n])
+    strong = [n for n, pull in pulls.items() if pull > STRONG_DECAY or n in fast]
+    long = len(evidence.measurements) >= FEWEST_OF_DECAY
+    kept = (n for n in strong if long and history[n][-1].size <= history[n][0].size)
+    found = sorted(kept, key=lambda n: -pulls[n])
     if not found or 2 * len(found) < len(pulls):
         return _shrunk(evidence, {name: history[name] for name in pulls})
     value = pulls[found[0]]
