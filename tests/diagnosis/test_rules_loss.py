@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -369,3 +370,27 @@ def test_ignored_targets_are_no_labels():
     model, ignored = nn.Linear(6, 3), torch.full((64,), -100)
     found = sc.diagnose(model, torch.randn(64, 6), ignored, nn.functional.cross_entropy).findings
     assert [f.rule for f in found if f.severity != "note"] == ["SC401"]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (partial(nn.LSTM, 8, 3), ["SC601"]),
+        (partial(nn.GRU, 8, 3), ["SC601"]),
+        (partial(nn.RNN, 8, 3), ["SC601"]),
+        (partial(nn.LSTM, 8, 12, proj_size=3), []),
+    ],
+    ids=["LSTM", "GRU", "RNN", "projected"],
+)
+def test_states_of_a_recurrent_layer_are_no_logits(make, expected):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = make(batch_first=True)
+
+        def forward(self, x):
+            return self.body(x)[0][:, -1]
+
+    labels = torch.arange(64) % 3
+    assert loud(sc.diagnose(Last(), torch.randn(64, 5, 8), labels, functional.cross_entropy)) == expected

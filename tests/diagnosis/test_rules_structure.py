@@ -376,3 +376,35 @@ def test_an_output_that_the_loss_always_multiplies_by_0_is_named(factor, expecte
             ((pitch - y).square().mean() + factor * width.mean()).backward()
             optimizer.step()
     assert loud(monitor.diagnosis()) == expected
+
+
+class Sentence(nn.Module):
+    """Reads a sentence in both directions, and answers by some of the states."""
+
+    def __init__(self, kind, answer):
+        super().__init__()
+        self.answer = answer
+        self.body, self.head = kind(8, 16, num_layers=2, bidirectional=True, batch_first=True), nn.LazyLinear(3)
+
+    def forward(self, x):
+        outputs, states = self.body(x)
+        return self.head(self.answer(outputs, states[0] if isinstance(states, tuple) else states))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (lambda outputs, states: states[-1], ["body.weight_ih_l1", "body.weight_hh_l1"]),
+        (lambda outputs, states: outputs[:, -1], ["body.weight_hh_l1_reverse"]),
+        (lambda outputs, states: torch.cat([states[-2], states[-1]], 1), []),
+        (lambda outputs, states: outputs.mean(1), []),
+    ],
+    ids=["last state", "last step", "both", "mean"],
+)
+def test_of_two_directions_both_are_used(kind, answer, expected):
+    model, x = Sentence(kind, answer), torch.randn(32, 6, 8)
+    model(x)
+    found = sc.diagnose(model, x, torch.arange(32) % 3, nn.functional.cross_entropy).findings
+    named = [layer for f in found if f.rule == "SC502" and f.severity is Severity.WARNING for layer in f.layers]
+    assert named == expected

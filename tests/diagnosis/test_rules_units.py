@@ -169,14 +169,15 @@ def test_a_zero_normalisation_weight_before_dead_units_is_named():
 
 
 def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():
-    def watched(spread, losses):
+    def watched(spread, losses, size=1.0):
         first = chain(1.0, 1.0)
-        layers = (*first.layers[:-1], replace(first.layers[-1], spread=spread))
+        layers = (*first.layers[:-1], replace(first.layers[-1], spread=spread, rms=size))
         return [replace(first, loss=losses[0]), *[replace(first, layers=layers, loss=loss) for loss in losses[1:]]]
 
     flat, falling = [1.0] * 8, [1.0 * 0.5**i for i in range(8)]
     assert rules(*watched(0.1, flat)) == ["SC203"]
     assert rules(*watched(0.1, falling)) == rules(*watched(0.9, flat)) == []
+    assert rules(*watched(0.1, flat, size=1e3)) == [], "they differ more than at first, beside a large mean"
 
 
 def test_tokens_that_are_the_same_for_all_samples_are_the_cause_of_dead_units():

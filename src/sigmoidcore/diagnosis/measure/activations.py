@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from sigmoidcore.diagnosis.measure.measurement import Layer
 
+SOFTMAX = ("softmax", "softmax2d")
 Options = Mapping[str, Any]
 Slope = Callable[[Tensor, Options], Tensor]
 """Relative slopes of inputs or outputs, [tensors, rows, ...], from these and the options of the call."""
@@ -147,3 +148,14 @@ _BY_KIND = {name.replace("_", ""): activation for name, activation in ACTIVATION
 def activation_of(layer: Layer) -> MeasuredActivation | None:
     """The activation that a measured layer is, as a module or as a function; None if it is another kind of layer."""
     return _BY_KIND.get(layer.plain_kind)
+
+
+def range_of(layer: Layer | None) -> tuple[float, float]:
+    """Smallest and largest output of a layer, as far as its kind tells."""
+    kind = "" if layer is None else layer.plain_kind
+    activation = _BY_KIND.get(kind)
+    if activation is not None:
+        return activation.low, activation.high
+    projected = layer is not None and any("weight_hr_" in name for name in layer.weights)
+    bounded = kind.removesuffix("cell") in ("lstm", "gru") and not projected
+    return (0.0, 1.0) if kind in SOFTMAX else (-1.0, 1.0) if bounded else (-math.inf, math.inf)

@@ -192,11 +192,7 @@ class Probe(Observer):
             self._begins()
             if not self.attached:
                 return
-            try:
-                self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
-            except Exception as error:
-                self._give_up(error)
-            if not self.attached:
+            if not self._begins_pass(args if args or self.named_inputs is None else self.named_inputs, name):
                 return
             name = self._names.get(id(layer), name)
         layers = len(self._recorders[-1].layers) if self._recorders else 0
@@ -228,6 +224,14 @@ class Probe(Observer):
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
         """Hidden layers run one by one: each is measured."""
         return None
+
+    def _begins_pass(self, args: Any, name: str) -> bool:
+        """Begin a pass, or continue the last; returns whether it is measured."""
+        try:
+            self._begin_pass(args, name)
+        except Exception as error:
+            self._give_up(error)
+        return self.attached
 
     def _drop_idle(self) -> None:
         """Drop the last pass if nothing can come back to it; rest after many such passes."""

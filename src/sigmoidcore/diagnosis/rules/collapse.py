@@ -49,15 +49,18 @@ def collapse(evidence: Evidence) -> Found | None:
     loss reads them, are a note, and layers behind a step that has no derivative in evaluation mode only (see SC502). In
     a training whose loss reads no targets, such as that of triplets, outputs are named if the loss stands still (see
     SC302) and their spread has fallen below `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation,
-    too). In a training, an embedding or a product that reads no other layer is named, too, if what it returned differed
-    between the samples by more than `CHOSEN_SPREAD` of its size at first, and is the same for all in a quarter of the
-    measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a codebook.
+    too), and their deviation has not grown. In a training, an embedding or a product that reads no other layer is
+    named, too, if what it returned differed between the samples by more than `CHOSEN_SPREAD` of its size at first, and
+    is the same for all in a quarter of the measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a
+    codebook.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
     default weights, which train, come near it.
     """
     latest = evidence.latest
+    if not any(latest.weighted):
+        return None
     found = _collapsed(evidence) if latest.samples > 1 else []
     if not found:
         return _drawn_together(evidence) or _single_code(evidence)
@@ -93,7 +96,9 @@ def _drawn_together(evidence: Evidence) -> Found | None:
     # An offset that a few outputs learn, as of a distribution, makes their spread smaller, too.
     growths = {x.name: max(1.0, x.rms / a.rms) if math.prod(x.shape[1:]) <= FEW_OUTPUTS else 1.0 for x, a in pairs}
     shares = {x.name: growths[x.name] * (x.spread or 0.0) / (a.spread or 1.0) for x, a in pairs}
-    if not shares or evidence.latest.comparisons or not stalled(evidence) or max(shares.values()) > SHRUNK_SPREAD:
+    grown = any((x.spread or 0.0) * x.rms > (a.spread or 0.0) * a.rms for x, a in pairs)  # beside a larger mean
+    still = not evidence.latest.comparisons and stalled(evidence)
+    if not shares or grown or not still or max(shares.values()) > SHRUNK_SPREAD:
         return None
     worst = min(shares, key=lambda name: shares[name])
     text = _(

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measure.activations import activation_of
+from sigmoidcore.diagnosis.measure.activations import SOFTMAX, range_of
 from sigmoidcore.diagnosis.measure.calls import (
     BINARY_LOSSES,
     CLASS_LOSSES,
@@ -36,8 +36,6 @@ READS_LOGITS = (
 READS_LOGARITHMS = ("nll_loss", "kl_div", "ctc_loss")
 READS_PROBABILITIES = (OVERLAP, "clamp", "log")
 SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
-SOFTMAX = ("softmax", "softmax2d")
-ANYTHING = -math.inf, math.inf
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
@@ -74,10 +72,10 @@ def wrong_input(evidence: Evidence) -> Found | None:
     r"""Nothing fails, but the network learns slowly, or the wrong thing.
 
     `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
-    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh), nor may the last softmax or
-    log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a log-softmax
-    after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs and targets of 0
-    and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with weights. A
+    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh, LSTM), nor may the last
+    softmax or log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a
+    log-softmax after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs and
+    targets of 0 and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with weights. A
     `binary_cross_entropy` of a softmax cannot learn several classes of a sample, nor can a `cross_entropy`. A softmax
     of probabilities is nearly flat, also where `torch.distributions` takes it for logits, or a `cross_entropy` numbers
     that add up to 1 for each sample, and the negative of something that is not a logarithm has no lower bound. No loss
@@ -326,18 +324,20 @@ def _steps_to_shrink(evidence: Evidence, comparison: Comparison) -> float:
 
 def _misread(function: str, layer: Layer) -> Found | None:
     """What is wrong with a layer as the input of a loss function."""
-    low, high = _range(layer)
+    low, high = range_of(layer)
     weighted, never_negative = layer.role == "weights", low == 0 or layer.plain_kind == "sigmoidcore"
     if layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1:
         text = _("The loss reads {name}, a softmax of a single number: it is always 1.", name=named(layer.name))
         return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
     values = {"name": named(layer.name), "function": function}
-    bounded = -math.inf < low < high < math.inf
+    bounded = -math.inf < low < high < math.inf or (weighted and layer.plain_kind.startswith("rnn"))
     again = function == "logsumexp" and layer.plain_kind in SOFTMAX
     if again or (function in READS_LOGITS and (never_negative or bounded)):
         expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
         if (low, high) == (0, math.inf):
             remedy = _("Remove {name}: logits may be negative.", **values)
+        elif weighted:
+            remedy = _("Put a linear layer behind {name}: bounded logits are never certain.", **values)
         elif low < 0:
             remedy = _("Remove {name}: bounded logits are never certain.", **values)
     elif function in READS_PROBABILITIES and weighted:
@@ -350,8 +350,8 @@ def _misread(function: str, layer: Layer) -> Found | None:
             remedy = _("Use {right} on the output of {name}.", **values)
     else:
         return None
-    source = _("a {kind}", kind=layer.kind.removesuffix("()"))
-    if weighted:
+    source = _("a recurrent layer") if weighted else _("a {kind}", kind=layer.kind.removesuffix("()"))
+    if weighted and not bounded:
         source = (
             _("a layer without log_softmax") if function in READS_LOGARITHMS else _("a layer without an activation")
         )
@@ -367,19 +367,10 @@ def _missed(comparison: Comparison, low: float, high: float) -> bool:
 
 def _reach(evidence: Evidence, layer: Layer | None) -> tuple[float, float]:
     """Smallest and largest output of a layer, with that of the activation that a sigmoid reads unchanged."""
-    low, high = _range(layer)
+    low, high = range_of(layer)
     if layer is None or layer.plain_kind != "sigmoid" or layer.reads is None:
         return low, high
-    return (0.5 if _range(evidence.layers[layer.reads])[0] >= 0 else low), high
-
-
-def _range(layer: Layer | None) -> tuple[float, float]:
-    """Smallest and largest output of a layer, as far as its kind tells."""
-    activation = None if layer is None else activation_of(layer)
-    if activation is not None:
-        return activation.low, activation.high
-    kind = "" if layer is None else layer.plain_kind.removesuffix("cell")
-    return (0.0, 1.0) if kind in SOFTMAX else (-1.0, 1.0) if kind in ("lstm", "gru") else ANYTHING
+    return (0.5 if range_of(evidence.layers[layer.reads])[0] >= 0 else low), high
 
 
 def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:

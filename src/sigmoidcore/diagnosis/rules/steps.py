@@ -165,7 +165,7 @@ def strong_decay(evidence: Evidence) -> Found | None:
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
         names=listed(found, tuple(pulls), "weight"), times=number(value),
     )  # fmt: skip
-    return Found(tuple(found), value, STRONG_DECAY, text)
+    return Found(tuple(found), value, STRONG_DECAY if value > STRONG_DECAY else MODERATE_DECAY, text)
 
 
 def _decayed(weight: Weight) -> float:

@@ -41,6 +41,10 @@ CHECK_MASKS = (
 )
 EXPECTED_ZERO = "Nothing to do if this batch is fitted exactly; otherwise check the loss function."
 START_ONE = "Two factors that both start at 0 block each other: start only one of them at 0."
+BOTH_DIRECTIONS = (
+    "Use the last states of both directions, `torch.cat([h_n[-2], h_n[-1]], 1)`, or the mean over the steps; or leave "
+    "out `bidirectional=True`."
+)
 WAIT_A_STEP = "Nothing to do if a weight starts at 0 on purpose, or this batch does not use these weights."
 REGISTER = (
     "Make them in `__init__`, keep modules in nn.ModuleList or nn.ModuleDict and tensors in nn.Parameter, and make the "
@@ -174,7 +178,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     gradient, too. It is a note for weights behind one that starts at 0 and has a gradient, which lasts one step, for
     parts that this batch does not use, and for weights that get a gradient in training mode (see SC501): before a
     rounding of the evaluation mode. It is a warning if those of an output are 0 in `PATIENT_MEASUREMENTS` measurements
-    or more.
+    or more, or those of one direction of a recurrent layer whose other direction has a gradient.
     """
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
@@ -214,6 +218,13 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     if starting:
         values = {"names": listed(names), "zeros": listed(starting), "verb": verb(starting, "starts", "start")}
         text = _("The gradient of {names} is exactly 0: {zeros} {verb} at 0.", **values)
+    if half := [name for name in names if _of_one_direction(evidence, name)]:
+        text = _(
+            "The gradient of {names} is exactly 0: of a layer with two directions, the outputs use one, or of the "
+            "other the first step only.",
+            names=listed(half),
+        )  # fmt: skip
+        return Found(tuple(half), 0.0, 0.0, text, BOTH_DIRECTIONS)
     heads = {name for i in evidence.sinks for name in evidence.layers[i].weights}
     never = [n for n in names if n in heads and all(w.gradient == 0 for w in evidence.moved_weights.get(n, ()))]
     if never and not starting and len(evidence.measurements) >= PATIENT_MEASUREMENTS:
@@ -224,6 +235,12 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found(tuple(never), 0.0, 0.0, text)
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
+
+
+def _of_one_direction(evidence: Evidence, name: str) -> bool:
+    """Whether a parameter belongs to one direction of a recurrent layer, and that of the other one has a gradient."""
+    other = name.removesuffix("_reverse") if name.endswith("_reverse") else f"{name}_reverse"
+    return other in evidence.weights and bool(evidence.weights[other].gradient)
 
 
 def unregistered(evidence: Evidence) -> Found | None:
