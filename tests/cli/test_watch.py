@@ -90,7 +90,7 @@ def test_the_script_finds_itself_where_python_would_run_it(tmp_path, place):
     assert plain[0] == 0
     code, output, error = processes.finished(["watch", *program])
     assert (code, output) == plain[:2]
-    assert "no model trained in this process" in error
+    assert "nothing to watch in this process" in error
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ class _Session:
             return False
         failed = self._commentary is not None and self._commentary.conclude(error)
         if self._commentary is None or not self._commentary.models:
-            what = _("sigmoid-core: no model trained in this process: nothing with parameters ran with gradients")
+            what = _("sigmoid-core: nothing to watch in this process: no module with parameters ran with gradients")
             if self._first.elsewhere:
                 what = _("sigmoid-core: no model trained in the main thread, and others are not watched")
             say(self._stream, what)

@@ -175,7 +175,7 @@ class Watch:
         """The outermost module of a forward pass is about to run."""
         if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
             return
-        kind = type(module).__name__
+        kind = _class_of(module)
         if self._brief[kind] >= OFTEN:
             problem = _(
                 "more models of the class {kind}, after {count} that took few steps each; if they are meant to be one, "
@@ -204,7 +204,7 @@ class Watch:
             if idle() is model:  # its optimizer comes late
                 self._past = [verdict for verdict in self._past if verdict.name != name]
                 return name
-        kind = type(model).__name__
+        kind = _class_of(model)
         self._classes[kind] += 1
         self._names.append(f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind)
         return self._names[-1]
@@ -357,6 +357,13 @@ class _Model:
             if finding.rule in new:
                 self._found[finding.rule] = step, finding
                 self._on_finding(self.name, step, finding)
+
+
+def _class_of(model: nn.Module) -> str:
+    """The class that a user knows: that of the only module in a private wrapper, such as torchdiffeq's."""
+    while type(model).__name__.startswith("_") and len(inside := list(model.children())) == 1:
+        (model,) = inside
+    return type(model).__name__
 
 
 def kind_of(name: str) -> str:
