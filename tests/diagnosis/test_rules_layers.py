@@ -288,15 +288,11 @@ def test_a_network_of_many_layers_without_activations_is_an_experiment():
     assert [(f.rule, f.severity) for f in diagnosed(model).findings] == [("SC507", Severity.NOTE)]
 
 
-@pytest.mark.parametrize(
-    ("of_one", "of_two"), [(nn.LayerNorm(1), nn.LayerNorm(2)), (nn.GroupNorm(1, 1), nn.GroupNorm(1, 2))]
-)
-def test_a_normalisation_of_one_or_two_numbers_leaves_little(of_one, of_two):
-    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), of_one)
+@pytest.mark.parametrize("norm", [nn.LayerNorm(1), nn.GroupNorm(1, 1)])
+def test_a_normalisation_of_single_numbers_leaves_0(norm):
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), norm)
     findings = sc.diagnose(model, X, torch.randn(128, 1), functional.mse_loss).findings
     assert ("SC509", Severity.ERROR) in [(f.rule, f.severity) for f in findings]
-    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2), of_two)
-    assert "SC509" in loud(sc.diagnose(model, X, torch.randn(128, 2), functional.mse_loss))
     wide = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 10), nn.GroupNorm(2, 10))
     assert loud(diagnosed(wide)) == []
 
@@ -336,22 +332,32 @@ def test_dropout_between_the_outputs_and_the_loss_is_named():
 
 
 class Residual(nn.Module):
-    """A perceptron beside a branch that normalises single numbers."""
+    """A perceptron beside a branch that normalises so many numbers together."""
 
-    def __init__(self):
+    def __init__(self, count):
         super().__init__()
-        self.inner, self.norm, self.outer = nn.Linear(64, 64), nn.LayerNorm(1), nn.Linear(64, 64)
+        self.inner, self.norm, self.outer = nn.Linear(64, 64), nn.LayerNorm(count), nn.Linear(64, 64)
 
     def forward(self, x):
-        return x + self.outer(self.norm(self.inner(x)[..., None]).flatten(1))
+        return x + self.outer(self.norm(self.inner(x).unflatten(1, (-1, self.norm.weight.numel()))).flatten(1))
 
 
-def test_a_normalisation_of_single_numbers_is_a_note_in_a_branch_and_an_error_in_a_chain():
+@pytest.mark.parametrize(
+    ("part", "size", "severity"),
+    [
+        (Residual(1), 1.0, Severity.NOTE),
+        (nn.GroupNorm(64, 64), 1.0, Severity.ERROR),
+        (Residual(2), 1.0, Severity.NOTE),
+        (nn.Sequential(nn.Linear(64, 2), nn.LayerNorm(2), nn.Linear(2, 64)), 1e4, Severity.WARNING),
+    ],
+    ids=["one, beside", "one", "two, beside", "two"],
+)
+def test_a_normalisation_of_one_or_two_numbers_is_a_note_in_a_branch(part, size, severity):
     torch.manual_seed(0)
-    for part, severity in ((Residual(), Severity.NOTE), (nn.GroupNorm(64, 64), Severity.ERROR)):
-        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), part, nn.ReLU(), nn.Linear(64, 10))
-        findings = sc.diagnose(model, X, Y, functional.cross_entropy).findings
-        assert {f.rule: f.severity for f in findings}.get("SC509") is severity
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), part, nn.ReLU(), nn.Linear(64, 10))
+    nn.init.normal_(model[2].weight, std=size)
+    findings = sc.diagnose(model, X, Y, functional.cross_entropy).findings
+    assert {f.rule: f.severity for f in findings}.get("SC509") is severity
 
 
 @pytest.mark.parametrize(

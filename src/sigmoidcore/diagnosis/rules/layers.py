@@ -14,7 +14,7 @@ from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
 LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE, LARGEST_MOMENTUM = 1.0, 0.2, 20, 0.5
-ROUNDING = 1e-3
+ROUNDING, SLIGHT = 1e-3, 0.1
 """The gradient that may come through a normalisation of single numbers, beside that of its bias: 0, rounded."""
 LINEAR_ON_PURPOSE = 10
 FEWEST_SHARES = 8
@@ -195,12 +195,12 @@ def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tupl
     return any(a > 1 and b > 1 for a, b in zip(first[2:], second[2:], strict=True))
 
 
-def _little_comes_through(evidence: Evidence, norms: tuple[str, ...]) -> bool:
-    """Whether the weights of the first layers have nearly no gradient beside those of some normalisations."""
+def _little_comes_through(evidence: Evidence, norms: tuple[str, ...], share: float) -> bool:
+    """Whether the gradient of the weights of the first layers is below a share of that of some normalisations."""
     firsts = {name for x in evidence.layers if x.role == "weights" and not x.sources for name in x.weights}
     sizes = {w.name: w.gradient or 0.0 for w in evidence.latest.weights}
     own = max((size for name, size in sizes.items() if name.rpartition(".")[0] in norms), default=0.0)
-    return all(sizes.get(name, 0.0) <= ROUNDING * own for name in firsts)
+    return all(sizes.get(name, 0.0) <= share * own for name in firsts)
 
 
 def normalisation(evidence: Evidence) -> Found | None:
@@ -208,14 +208,15 @@ def normalisation(evidence: Evidence) -> Found | None:
 
     A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
     to the first layers, and a note in a branch that the network can do without. Of two numbers only their order is
-    left: a warning. Apart from this, the rule judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It
-    applies if batch normalisations that ran in training mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`,
-    as the whole model does, if batches have one sample (a note if in the second half the running means are less than
-    `LARGEST_DRIFT_OF_ONE` away, see below), if the momentum is 0, so that running statistics never change, or (a note)
-    above `LARGEST_MOMENTUM`, if a trained normalisation runs in evaluation mode and its statistics have seen no data,
-    so that it normalises nothing, or if after `STEPS_TO_SETTLE` steps the running means are far from those of the
-    batch: the mean over the channels of the squared difference over the variance of the batch is above
-    `LARGEST_DRIFT`. This happens if one normalisation serves several places.
+    left: a warning if less than `SLIGHT` of the gradient comes back, else a note. Apart from this, the rule judges a
+    `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
+    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample
+    (a note if in the second half the running means are less than `LARGEST_DRIFT_OF_ONE` away, see below), if the
+    momentum is 0, so that running statistics never change, or (a note) above `LARGEST_MOMENTUM`, if a trained
+    normalisation runs in evaluation mode and its statistics have seen no data, so that it normalises nothing, or if
+    after `STEPS_TO_SETTLE` steps the running means are far from those of the batch: the mean over the channels of the
+    squared difference over the variance of the batch is above `LARGEST_DRIFT`. This happens if one normalisation serves
+    several places.
 
     *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
     batches.
@@ -223,12 +224,13 @@ def normalisation(evidence: Evidence) -> Found | None:
     if names := evidence.latest.single_norms:
         text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
                  names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
-        cut = _little_comes_through(evidence, names)
+        cut = _little_comes_through(evidence, names, ROUNDING)
         return Found(names, 1.0, 3.0, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
     if names := evidence.latest.pair_norms:
         text = _("{names} {verb} two numbers at a time, of which only the order is left.",
                  names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
-        return Found(names, 2.0, 3.0, text, SEVERAL_NUMBERS)
+        cut = _little_comes_through(evidence, names, SLIGHT)
+        return Found(names, 2.0, 3.0, text, SEVERAL_NUMBERS, None if cut else Severity.NOTE)
     steps = [m for m in evidence.measurements if m.batch_norms]
     if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
         return found
