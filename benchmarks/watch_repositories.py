@@ -1,4 +1,4 @@
-"""`sigmoid-core watch` on the training scripts of six repositories, unmodified: are its findings true?
+"""`sigmoid-core watch` on the training scripts of fifteen repositories, unmodified: are its findings true?
 
 Each script runs under `watch`, alone, in a new copy of its repository, until it ends or for `--limit` seconds; then it
 gets Ctrl-C, and the verdict follows. Scripts that cannot run here (they download, need another version of a library or
@@ -15,7 +15,16 @@ The checkouts are not part of the project::
     git clone https://github.com/jcjohnson/pytorch-examples CHECKOUTS/pytorch-examples
     git clone https://github.com/MorvanZhou/PyTorch-Tutorial CHECKOUTS/PyTorch-Tutorial
     git clone https://github.com/graykode/nlp-tutorial CHECKOUTS/nlp-tutorial
-    pip install torchvision matplotlib tensorboard tyro stable-baselines3 "gymnasium[classic-control]<1"
+    git clone https://github.com/hunkim/PyTorchZeroToAll CHECKOUTS/PyTorchZeroToAll
+    git clone https://github.com/spro/practical-pytorch CHECKOUTS/practical-pytorch
+    git clone https://github.com/karpathy/makemore CHECKOUTS/makemore
+    git clone https://github.com/locuslab/TCN CHECKOUTS/TCN
+    git clone https://github.com/rtqichen/torchdiffeq CHECKOUTS/torchdiffeq
+    git clone https://github.com/tonyduan/normalizing-flows CHECKOUTS/normalizing-flows
+    git clone https://github.com/greydanus/hamiltonian-nn CHECKOUTS/hamiltonian-nn
+    git clone https://github.com/philipperemy/n-beats CHECKOUTS/n-beats
+    git clone https://github.com/tanelp/tiny-diffusion CHECKOUTS/tiny-diffusion
+    pip install torchvision matplotlib tensorboard tyro stable-baselines3 "gymnasium[classic-control]<1" autograd
     python benchmarks/watch_repositories.py --checkouts CHECKOUTS --images FASHION_MNIST --threads 1
 """
 
@@ -47,7 +56,29 @@ DEFECTS = {
 """Defects by the script, with the rules that describe them."""
 ROLLOUTS = "c51 ddpg_continuous_action dqn ppo ppo_continuous_action pqn rpo_continuous_action sac_continuous_action"
 ROLLOUTS += " td3_continuous_action"
-IMAGES = {"PyTorch-GAN": "../../data/mnist", "pytorch-tutorial": "../../data", "PyTorch-Tutorial": "mnist"}
+MAKEMORE = ("transformer", "rnn", "gru", "mlp", "bow", "bigram")
+OTHERS = (
+    ("PyTorchZeroToAll", "0[5-9]*.py", ""),
+    ("PyTorchZeroToAll", "1[0-4]*.py", ""),
+    ("practical-pytorch", "char-rnn-classification/train.py", ""),
+    *(("makemore", "makemore.py", f"--type {kind} -n 0 -o made") for kind in MAKEMORE),
+    ("TCN", "TCN/adding_problem/add_test.py", "--cuda"),  # which turns CUDA off
+    ("TCN", "TCN/copy_memory/copymem_test.py", "--cuda"),
+    ("TCN", "TCN/poly_music/music_test.py", "--cuda --data Nott"),
+    *(("torchdiffeq", f"examples/{name}.py", "") for name in ("ode_demo", "latent_ode", "cnf")),
+    ("normalizing-flows", "examples/ex_*d.py", ""),
+    ("hamiltonian-nn", "experiment-spring/train.py", "--verbose"),
+    ("n-beats", "examples/trainer_pytorch.py", "--task dummy --disable-plot"),
+    ("tiny-diffusion", "ddpm.py", ""),
+)
+"""Repositories that are copied as a whole: their scripts, and the options of these."""
+WHOLE = {"cleanrl", *(repository for repository, _scripts, _options in OTHERS)}
+IMAGES = {
+    "PyTorch-GAN": ("../../data/mnist",),
+    "pytorch-tutorial": ("../../data",),
+    "PyTorch-Tutorial": ("mnist",),
+    "PyTorchZeroToAll": ("data", "mnist_data"),
+}
 """Where the scripts of a repository look for MNIST."""
 
 
@@ -67,6 +98,9 @@ def scripts(checkouts: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
         yield path, ()
     for path in sorted(checkouts.glob("nlp-tutorial/[1-5]*/*.py")):
         yield path, ()
+    for repository, names, options in OTHERS:
+        for path in sorted((checkouts / repository).glob(names)):
+            yield path, tuple(options.split())
 
 
 def write_images(source: Path, folder: Path) -> None:
@@ -83,12 +117,12 @@ def watched(script: Path, options: tuple[str, ...], checkouts: Path, images: Pat
     root = Path(tempfile.gettempdir()) / "watched-repository"
     shutil.rmtree(root, ignore_errors=True)
     folder = root / script.parent.relative_to(checkouts)
-    kept = script.parent if repository != "cleanrl" else script.parents[1]
+    kept = checkouts / repository if repository in WHOLE else script.parent
     shutil.copytree(kept, root / kept.relative_to(checkouts), ignore=shutil.ignore_patterns(".git", "docs", "*.gif"))
-    if repository in IMAGES:
-        write_images(images, (folder / IMAGES[repository]).resolve())
+    for place in IMAGES.get(repository, ()):
+        write_images(images, (folder / place).resolve())
     source = Path(__file__).resolve().parent.parent / "src"
-    path = os.pathsep.join(map(str, (source, folder, root / repository)))
+    path = os.pathsep.join(map(str, (source, folder, root / repository, root / repository / "src")))
     environment = dict(os.environ, PYTHONPATH=path, MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES="")
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     command = [sys.executable, "-m", "sigmoidcore", "watch", "--json", str(root / "found.json"), script.name, *options]
@@ -117,7 +151,8 @@ def main(argv: list[str] | None = None) -> None:
     every = list(scripts(checkouts))
     for path, choices in every[::10] if options.quick else every:
         repository, *place = path.relative_to(checkouts).parts
-        name = "/".join(place[-2:]) if path.name == "main.py" else path.name
+        name = "/".join(place[-2:]) if path.name in ("main.py", "train.py") else path.name
+        name += f" {choices[1]}" if repository == "makemore" else ""
         if not report.wants(repository=repository, script=name):
             continue
         code, error = watched(path, choices, checkouts, options.images, options.limit)
