@@ -79,18 +79,19 @@ def test_a_target_network_that_no_optimizer_moves_is_a_note():
     assert loud(monitored(model, bootstrapped)) == ["SC501"]
 
 
+@pytest.mark.parametrize("stacks", [False, True])
 @pytest.mark.parametrize(("cut", "expected"), [(torch.detach, ["SC103"]), (torch.clone, [])])
-def test_a_state_that_is_cut_between_the_steps(cut, expected):
+def test_a_state_that_is_cut_between_the_steps(cut, expected, stacks):
     class Steps(nn.Module):
         def __init__(self):
             super().__init__()
             self.cell, self.head = nn.GRUCell(8, 32), nn.Linear(32, 10)
 
         def forward(self, x):
-            state = torch.zeros(len(x), 32)
+            states = [torch.zeros(len(x), 32)]
             for step in x.view(len(x), 8, 8).unbind(1):
-                state = self.cell(step, cut(state))
-            return self.head(state)
+                states.append(self.cell(step, cut(states[-1])))
+            return self.head(torch.stack(states)[-1] if stacks else states[-1])
 
     assert loud(sc.diagnose(Steps(), (X,), Y, functional.cross_entropy)) == expected
 

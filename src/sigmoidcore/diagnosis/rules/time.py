@@ -61,7 +61,7 @@ def _cut(evidence: Evidence) -> Found | None:
         if layer.plain_kind.endswith("cell"):
             calls.setdefault(layer.weights, []).append(i)
     for first, *middle, last in (places for places in calls.values() if len(places) >= CALLS_IN_A_ROW):
-        if evidence.live[last] and all(evidence.layers[i].gradient is None for i in (first, *middle)):
+        if evidence.live[last] and not any(evidence.layers[i].gradient for i in (first, *middle)):
             name, count = evidence.layers[first].name, len(middle) + 2
             text = _(
                 "Only the last of {count} calls of {name} has a gradient: its state is cut between the steps.",
