@@ -72,6 +72,21 @@ def test_weights_that_are_updated_by_hand_are_measured_all_along(tmp_path, capfd
     assert measured[-1]["step"] > 90
 
 
+def test_gradients_that_add_up_beside_updates_by_hand_are_named(tmp_path, capfd):
+    script = """
+        for _ in range(60):
+            (model(inputs) - targets).square().mean().backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.01 * parameter.grad
+    """
+    _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+    assert "SC305 warning: gradients are not cleared" in error
+    found, measured = verdict_of(tmp_path)
+    assert [finding["rule"] for finding in found["findings"]] == ["SC305"]
+    assert {m["samples"] for m in measured} == {found["measurement"]["samples"]}, "of one pass each"
+
+
 def test_a_private_wrapper_has_the_name_of_its_module(tmp_path, capfd):
     script = """
         class _Wrapper(nn.Module):

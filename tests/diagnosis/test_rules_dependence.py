@@ -157,6 +157,22 @@ def test_tokens_become_an_image_by_a_transpose(move, expected):
 
 @pytest.mark.parametrize(
     ("move", "expected"),
+    [
+        (lambda x: x.view(64, 20, 6).mT, MIXED),  # channels and steps of 5 frequencies, in rows of 6
+        (lambda x: x.permute(0, 2, 1, 3).reshape(64, 6, 20), []),
+        (lambda x: x.view(64, 4, 30), []),
+        (lambda x: x.view(64 * 4, 6, 5), []),
+        (lambda x: x.view(64, 2, 2, 3, 10).flatten(1), []),
+    ],
+    ids=["crossed", "transposed", "merged", "samples and channels", "split and merged"],
+)
+def test_rows_of_a_view_that_begin_inside_of_other_rows_mix_axes(move, expected):
+    model = Forward(lambda net, x: net.last(move(net.first(x))), first=nn.Conv2d(1, 4, 1), last=nn.LazyLinear(2))
+    assert mixed_axes(model, torch.randn(64, 1, 6, 5)) == expected
+
+
+@pytest.mark.parametrize(
+    ("move", "expected"),
     [(lambda x: x.view(64, 16, 6), MIXED), (lambda x: x.flatten(2).mT, []), (lambda x: x.flatten(2), [])],
 )
 def test_pixels_become_tokens_by_a_transpose(move, expected):

@@ -222,6 +222,19 @@ def test_a_weight_decay_that_is_stronger_than_the_gradient(model, make, decay, e
     assert rules(model, usual(model, make(model.parameters(), lr=1e-3, weight_decay=decay)), times=6) == expected
 
 
+@pytest.mark.parametrize(("clears", "expected"), [(False, ["SC305"]), (True, [])])
+def test_gradients_that_add_up_beside_updates_by_hand(model, clears, expected):
+    def by_hand():
+        loss_of(model).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.01 * parameter.grad
+                if clears:
+                    parameter.grad.zero_()
+
+    assert rules(model, by_hand, times=12) == expected
+
+
 def test_an_optimizer_of_each_epoch_is_named_if_it_has_a_state():
     def epoch(model, make):
         optimizer = make(model.parameters())

@@ -216,6 +216,13 @@ class Monitor:
             self._optimizers.stepped.clear()
         elif self._probe.drop_emptied() or (self._probe.has_gradients and self._probe.skipped >= PATIENCE - 1):
             self._skip()
+        elif self._probe.has_gradients and not self._optimizers.have_stepped and self._probe.parameters.changed:
+            self._end_step_by_hand()
+
+    def _end_step_by_hand(self) -> None:
+        """The weights were changed without an optimizer, and their gradients are still there."""
+        self._record()
+        self.count_step()
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._seen.add(optimizer)

@@ -283,6 +283,9 @@ class _Monitor(Monitor):
         if not runs:
             self.on_missing()
 
+    def _end_step_by_hand(self) -> None:
+        self._record()  # a step is counted where its forward pass ends
+
     def _record(self, *notes: str, unused: int = 0) -> None:
         try:
             super()._record(*notes, unused=unused)

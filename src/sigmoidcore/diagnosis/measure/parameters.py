@@ -128,6 +128,7 @@ class Parameters:
         sizes, gradients, updates = map(parts.join, (self._sizes, self._gradients, self._moves))
         several = {n for n, p in self.named.items() if p.dim() > 1 and len(_local(p)) > 1 and self._sizes[n].norm != 0}
         taken, differ, shown = parts.agree(used | set(self._gradients), self._rows_differ, several)
+        moved = updates.keys() or (sizes.keys() if self.changed else ())
         return tuple(
             Weight(
                 name=name,
@@ -139,7 +140,7 @@ class Parameters:
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
                 rate=self._groups[name].rate if name in self._groups else None,
                 decay=self._decay(name, sizes, gradients, updates),
-                uncleared=name in self._uncleared and name in updates,
+                uncleared=name in self._uncleared and name in moved,
                 nonfinite=round(sizes[name].nonfinite),
                 nonfinite_gradient=round(gradients.get(name, _NOTHING).nonfinite),
                 fresh=not parameter.requires_grad and is_fresh(_local(parameter)),

@@ -1,6 +1,7 @@
 """Views and reshapes that take dimensions for others, by their shapes."""
 
 import math
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -13,8 +14,8 @@ def swapped_shapes(name: str, arguments: list[Tensor], features: int, output: Te
     """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
 
     It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
-    an image of tokens or patches, tokens of pixels, or rows of channels. Dimension `features` of its argument counts
-    features.
+    an image of tokens or patches, tokens of pixels, or rows of channels, or its rows begin inside of the rows before.
+    Dimension `features` of its argument counts features.
     """
     if name not in ("view", "reshape") or not arguments:
         return None
@@ -24,7 +25,20 @@ def swapped_shapes(name: str, arguments: list[Tensor], features: int, output: Te
     rows = features == 1 and len(before) > 2 and len(after) == 2 and after[1] == before[1] not in (1, before[-1])
     heads = _heads(before, after) or _heads(after, before)
     places = _tokens(after, before) if features in (-1, 2) else features == 1 and _pixels(before, after)
-    return (before, after) if swaps or rows or heads or places or _columns(before, after) else None
+    crosses = _crosses(before, after) or _columns(before, after)
+    return (before, after) if swaps or rows or heads or places or crosses else None
+
+
+def _crosses(before: Shape, after: Shape) -> bool:
+    """Whether dimensions are neither split nor merged: rows of one size begin inside of rows of the other.
+
+    The lengths of the rows of all dimensions, of both shapes, then do not all divide each other.
+    """
+    if 0 in before:
+        return False
+    lengths = {math.prod(shape[i:]) for shape in (before, after) for i in range(len(shape))}
+    ordered = sorted(lengths)
+    return any(long % short for short, long in pairwise(ordered))
 
 
 def _pixels(image: Shape, tokens: Shape) -> bool:
