@@ -368,7 +368,7 @@ def networks() -> Iterator[Network]:
     yield Network("WaveNet", lambda: (Dilated(), *sequences(32), cross_entropy), true=true)
     yield Network("recommender", recommender)
     yield Network("physics-informed", lambda: (Physics(), torch.rand(64, 1) * math.pi, None, lambda out, _: out))
-    yield Network("frozen body", tuned)
+    yield Network("frozen body", tuned, true={"SC505": "nothing is pretrained here: the body is random"})
     yield Network("weight and spectral normalisation", normalised)
     yield Network("L-BFGS", curve, optimizer=lbfgs)
     yield Network("Fixup", fixup)
