@@ -24,7 +24,7 @@ The checkouts are not part of the project::
     git clone https://github.com/greydanus/hamiltonian-nn CHECKOUTS/hamiltonian-nn
     git clone https://github.com/philipperemy/n-beats CHECKOUTS/n-beats
     git clone https://github.com/tanelp/tiny-diffusion CHECKOUTS/tiny-diffusion
-    pip install torchvision matplotlib tensorboard tyro stable-baselines3 "gymnasium[classic-control]<1" autograd
+    pip install torchvision matplotlib tensorboard tyro stable-baselines3 "gymnasium[classic-control]<1" autograd imageio
     python benchmarks/watch_repositories.py --checkouts CHECKOUTS --images FASHION_MNIST --threads 1
 """
 
@@ -44,10 +44,16 @@ import torch
 from _report import Report, arguments
 
 TWO_SOFTMAXES = "a softmax before CrossEntropyLoss"
+TANH_LOGITS = "CrossEntropyLoss reads the states of an RNN, which are between -1 and 1"
 NOT_TRAINED = "its loss ends near that of equal probabilities"
 DEFECTS = {
     "acgan.py": (TWO_SOFTMAXES, "SC601"),
     "sgan.py": (TWO_SOFTMAXES, "SC601"),
+    "07_diabets_logistic.py": ("its loss ends at that of a constant answer", "SC301"),
+    "11_1_toy_inception_mnist.py": ("two convolutions without an activation between them, twice", "SC507"),
+    "12_2_hello_rnn.py": (TANH_LOGITS, "SC601"),
+    "12_3_hello_rnn_seq.py": (TANH_LOGITS, "SC601"),
+    "latent_ode.py": ("the gradient of its encoder fades to 0 through time", "SC103 SC201"),
     "504_batch_normalization.py": ("one of its networks is made to fail without normalisation", "SC302 SC101 SC201"),
     "BERT.py": ("attention makes a new Linear in each forward pass", "SC504 SC203"),
     "Transformer.py": (NOT_TRAINED, "SC101"),

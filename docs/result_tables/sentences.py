@@ -55,11 +55,12 @@ def _held_out() -> Iterator[tuple[int, int]]:
         yield outcomes.count("first") + outcomes.count("named"), len(outcomes)
 
 
-def _repositories() -> tuple[int, int, int]:
-    """Scripts of others that trained under `watch`, those with a finding that describes a defect, and those accused."""
+def _repositories() -> tuple[int, int, int, int]:
+    """Scripts of others that trained under `watch`, their repositories, scripts with a true finding, those accused."""
     trained = [row for row in rows("watch_repositories") if row["measured"]]
     accused = sum(row["accused"] for row in trained)
-    return len(trained), sum(bool(row["found"]) for row in trained) - accused, accused
+    defects = sum(bool(row["found"]) for row in trained) - accused
+    return len(trained), len({row["repository"] for row in trained}), defects, accused
 
 
 @sentences("README.md")
@@ -78,8 +79,8 @@ def readme() -> Iterator[str]:
     ours, torchmortem, sagemaker = _held_out()
     yield "the cause of {} of {} programs of real people that no rule was written for".format(*ours)
     yield "torchmortem {} of {}, SageMaker's rules {} of {}.".format(*torchmortem, *sagemaker)
-    scripts, defects, accused = _repositories()
-    yield f"In {scripts} unmodified scripts of six public repositories, `watch`"
+    scripts, repositories, defects, accused = _repositories()
+    yield f"In {scripts} unmodified scripts of {repositories} public repositories, `watch`"
     yield f"{defects} real defects and accuses {accused} others."
 
 
@@ -100,8 +101,8 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"{count} 个真实的失败程序（没有哪条规则是为它们写的）中"
     yield f"{named} 个的原因；torchmortem 找出 {count} 个中的 {by_torchmortem} 个"
     yield f"SageMaker 的规则找出 {asked} 个中的 {by_sagemaker} 个。"
-    scripts, defects, accused = _repositories()
-    yield f"在六个公开仓库的 {scripts} 个未改动的脚本中，`watch`"
+    scripts, repositories, defects, accused = _repositories()
+    yield f"在 {repositories} 个公开仓库的 {scripts} 个未改动的脚本中，`watch`"
     yield f"了 {defects} 处真实缺陷，另有 {accused} 个脚本被误报。"
 
 

@@ -39,7 +39,9 @@ class Monitor:
     Under `torch.distributed`, numbers are those of all ranks together.
 
     Steps that a gradient scaler skips, or whose gradients are emptied before an optimizer uses them, are not measured.
-    After ten of them in a row, one is measured all the same: it shows gradients that are never finite.
+    After ten of them in a row, one is measured all the same: it shows gradients that are never finite. After 32 forward
+    passes in a row whose graphs are gone, as of an agent that collects experience, none is measured until the next step
+    has been made. Weights that are changed by hand while their gradients stay are a step, too.
 
     Memory is bounded: from `keep` measurements on, every second one is dropped and later ones are kept half as often.
 
