@@ -54,12 +54,16 @@ DEFECTS = {
     "12_2_hello_rnn.py": (TANH_LOGITS, "SC601"),
     "12_3_hello_rnn_seq.py": (TANH_LOGITS, "SC601"),
     "latent_ode.py": ("the gradient of its encoder fades to 0 through time", "SC103 SC201"),
+    "bidirectional_recurrent_neural_network/main.py": (
+        "of the backward direction it uses the first step only",
+        "SC502",
+    ),
     "504_batch_normalization.py": ("one of its networks is made to fail without normalisation", "SC302 SC101 SC201"),
     "BERT.py": ("attention makes a new Linear in each forward pass", "SC504 SC203"),
     "Transformer.py": (NOT_TRAINED, "SC101"),
     "Transformer(Greedy_decoder).py": (NOT_TRAINED, "SC101"),
 }
-"""Defects by the script, with the rules that describe them."""
+"""Defects by the name of the script, with the rules that describe them."""
 ROLLOUTS = "c51 ddpg_continuous_action dqn ppo ppo_continuous_action pqn rpo_continuous_action sac_continuous_action"
 ROLLOUTS += " td3_continuous_action"
 MAKEMORE = ("transformer", "rnn", "gru", "mlp", "bow", "bigram")
@@ -165,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         files = sorted((Path(tempfile.gettempdir()) / "watched-repository").glob("found*.json"))
         diagnoses = [json.loads(file.read_text()) for file in files]
         found = dict.fromkeys(f["rule"] for d in diagnoses for f in d["findings"] if f["severity"] != "note")
-        defect, rules = DEFECTS.get(path.name, ("", ""))
+        defect, rules = DEFECTS.get(name, ("", ""))
         report.add(
             repository=repository,
             script=name,
