@@ -24,7 +24,8 @@ The checkouts are not part of the project::
     git clone https://github.com/greydanus/hamiltonian-nn CHECKOUTS/hamiltonian-nn
     git clone https://github.com/philipperemy/n-beats CHECKOUTS/n-beats
     git clone https://github.com/tanelp/tiny-diffusion CHECKOUTS/tiny-diffusion
-    pip install torchvision matplotlib tensorboard tyro stable-baselines3 "gymnasium[classic-control]<1" autograd imageio
+    pip install torchvision matplotlib tensorboard tyro stable-baselines3 autograd imageio
+    pip install "gymnasium[classic-control]<1"
     python benchmarks/watch_repositories.py --checkouts CHECKOUTS --images FASHION_MNIST --threads 1
 """
 
@@ -55,7 +56,7 @@ DEFECTS = {
     "12_3_hello_rnn_seq.py": (TANH_LOGITS, "SC601"),
     "latent_ode.py": ("the gradient of its encoder fades to 0 through time", "SC103 SC201"),
     "bidirectional_recurrent_neural_network/main.py": (
-        "of the backward direction it uses the first step only",
+        "it uses the first step of one direction only",
         "SC502",
     ),
     "504_batch_normalization.py": ("one of its networks is made to fail without normalisation", "SC302 SC101 SC201"),
