@@ -344,6 +344,57 @@ def test_many_passes_without_a_backward_pass_are_not_measured(model, batch):
     assert [m.step for m in monitor.measurements] == [m.step for m in seen] == [1]
 
 
+def test_collecting_before_each_step_is_measured_from_the_second_step_on(model, batch):
+    with Monitor(model, every=1) as monitor:
+        optimizer = sgd(model)
+        for _ in range(4):
+            for _ in range(40):
+                kept = model(batch[0])  # as a loop does that uses it later
+                kept.argmax(1)
+            step(model, optimizer, batch)
+    assert [m.step for m in monitor.measurements] == [1, 2, 3]
+
+
+def test_a_caller_who_counts_steps_by_hand_counts_each_once(model, batch):
+    with Monitor(model, every=5) as monitor:
+        for _ in range(20):
+            loss = loss_of(model, batch)
+            model.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.1 * parameter.grad
+            monitor.count_step()
+    assert monitor.state_dict()["step"] == 20
+
+
+@pytest.mark.parametrize("kind", ["a copy moves", "an embedding is scaled", "not finite"])
+def test_weights_that_change_in_the_forward_pass_are_no_step(kind):
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(9, 8, max_norm=1.0 if kind == "an embedding is scaled" else None)
+            self.head, self.copy = nn.Linear(8, 3), nn.Linear(8, 3).requires_grad_(False)
+            if kind == "not finite":
+                nn.init.constant_(self.head.bias, math.nan)
+
+        def forward(self, tokens):
+            if kind == "a copy moves":
+                with torch.no_grad():
+                    self.copy.weight.lerp_(self.head.weight, 0.1)
+            return self.head(self.embedding(tokens).mean(1))
+
+    model = Changing()
+    optimizer = sgd(model)
+    with Monitor(model, every=1) as monitor:
+        for i in range(1, 33):
+            nn.functional.cross_entropy(model(torch.randint(9, (16, 5))), torch.arange(16) % 3).backward()
+            if i % 8 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert [m.step for m in monitor.measurements] == [0, 1, 2, 3]
+
+
 def test_passes_whose_outputs_are_kept_are_measured_however_many(model, batch):
     """An episode of an agent has one loss for all."""
     with Monitor(model) as monitor:

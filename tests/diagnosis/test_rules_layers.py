@@ -44,12 +44,16 @@ def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
     assert (finding.rule, finding.severity, finding.layers) == ("SC505", Severity.WARNING, ("2.weight",))
 
 
-@pytest.mark.parametrize(("held", "severity"), [(True, Severity.WARNING), (False, Severity.NOTE)])
-def test_fresh_frozen_weights_that_an_optimizer_holds_are_meant_to_be_trained(held, severity):
-    model = mlp(nn.ReLU())
-    model[0].requires_grad_(False)
-    found = trained(model, parameters=(model if held else model[2]).parameters()).findings
-    assert [(f.severity, f.layers) for f in found if f.rule == "SC505"] == [(severity, ("0.weight",))]
+@pytest.mark.parametrize(
+    ("frozen", "held", "severity"),
+    [(3, True, Severity.WARNING), (3, False, Severity.NOTE), (1, True, Severity.NOTE)],
+    ids=["held", "not held", "random features"],
+)
+def test_several_fresh_frozen_layers_that_an_optimizer_holds_are_meant_to_be_trained(frozen, held, severity):
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    model[:frozen].requires_grad_(False)
+    found = trained(model, parameters=(model if held else model[4]).parameters()).findings
+    assert [f.severity for f in found if f.rule == "SC505"] == [severity]
 
 
 def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
@@ -262,6 +266,11 @@ class Heads(nn.Module):
             total = total + out
             x = out if self.in_series else x
         return self.last(total)
+
+
+def test_dropouts_with_no_layer_between_them_are_in_series():
+    model = mlp(nn.ReLU(), nn.Dropout(0.8), nn.LayerNorm(64), nn.Dropout(0.8))
+    assert [rule for rule in loud(diagnosed(model, training=True)) if rule == "SC510"] == ["SC510"]
 
 
 @pytest.mark.parametrize(("in_series", "expected"), [(True, ["SC510"]), (False, [])])

@@ -39,9 +39,9 @@ class Monitor:
     Under `torch.distributed`, numbers are those of all ranks together.
 
     Steps that a gradient scaler skips, or whose gradients are emptied before an optimizer uses them, are not measured.
-    After ten of them in a row, one is measured all the same: it shows gradients that are never finite. After 32 forward
-    passes in a row whose graphs are gone, as of an agent that collects experience, none is measured until the next step
-    has been made. Weights that are changed by hand while their gradients stay are a step, too.
+    After ten of them in a row, one is measured all the same: it shows gradients that are never finite. If 32 forward
+    passes before the first step have no backward pass, as those of an agent that collects experience, the first step is
+    not measured. Weights that are moved by hand while their gradients stay are a step, too.
 
     Memory is bounded: from `keep` measurements on, every second one is dropped and later ones are kept half as often.
 
@@ -113,6 +113,7 @@ class Monitor:
         self._optimizers = ModelOptimizers(model)
         self._seen: WeakSet[torch.optim.Optimizer] = WeakSet()  # all that made a step, of whatever model
         self._in_step = False
+        self._may_be_by_hand = self._ranks.count == 1
         self._discarded = 0  # passes before the step that is running
         self._stepped: int | None = None
         self._counted = False
@@ -144,8 +145,8 @@ class Monitor:
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""
-        self._step += 1
-        self._attach_if_due()
+        self._may_be_by_hand = False  # the caller knows
+        self._count_step()
 
     def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Measure a forward pass that has begun: for a hook before a module of the model that makes the Monitor."""
@@ -218,13 +219,13 @@ class Monitor:
             self._optimizers.stepped.clear()
         elif self._probe.drop_emptied() or (self._probe.has_gradients and self._probe.skipped >= PATIENCE - 1):
             self._skip()
-        elif self._probe.has_gradients and not self._optimizers.have_stepped and self._probe.parameters.changed:
+        elif self._may_be_by_hand and not self._optimizers.have_stepped and self._probe.parameters.moved_by_hand:
             self._end_step_by_hand()
 
     def _end_step_by_hand(self) -> None:
-        """The weights were changed without an optimizer, and their gradients are still there."""
+        """The weights were moved without an optimizer, and their gradients are still there."""
         self._record()
-        self.count_step()
+        self._count_step()
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._seen.add(optimizer)
@@ -249,6 +250,7 @@ class Monitor:
             self._probe.discarded = min(self._discarded, self._probe.discarded)
         self._in_step = False
         counts = self._optimizers.count(optimizer)
+        self._probe.may_rest = False
         self._counted |= counts
         if self._probe.attached:
             if bool(getattr(optimizer, "found_inf", False)):  # a fused optimizer skips the step by itself
@@ -364,6 +366,10 @@ class Monitor:
         self._foreign_steps = 0
         self._optimizers.stepped.clear()
         self._probe.forget()
+
+    def _count_step(self) -> None:
+        self._step += 1
+        self._attach_if_due()
 
     def _attach_if_due(self) -> None:
         traced = self._tracer is not None and self._tracer.found_in == self._step - 1

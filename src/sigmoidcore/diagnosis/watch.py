@@ -164,7 +164,7 @@ class Watch:
         if not self._running and torch.is_grad_enabled():
             model = self._find(module)
             if model is not None and not model.optimizers and model.monitor.measurements:
-                model.monitor.count_step()  # it was measured although no optimizer moves it
+                model.monitor.count_pass()  # it was measured although no optimizer moves it
 
     def _find(self, module: nn.Module) -> "_Model | None":
         """The model that a module is a part of, or the wrapper of."""
@@ -279,12 +279,17 @@ class _Monitor(Monitor):
     on_missing: Callable[[], object]  # is called if optimizers of the model step and the model does not run
     on_error: Callable[[Exception], object]  # is called if a measurement fails
 
+    def count_pass(self) -> None:
+        """A forward pass of a model that no optimizer moves is a step."""
+        self._count_step()
+
     def _missing(self, runs: bool) -> None:
         if not runs:
             self.on_missing()
 
     def _end_step_by_hand(self) -> None:
-        self._record()  # a step is counted where its forward pass ends
+        self._record()
+        self._attach_if_due()  # a step is counted where its forward pass ends
 
     def _record(self, *notes: str, unused: int = 0) -> None:
         try:
@@ -363,10 +368,15 @@ class _Model:
 
 
 def _class_of(model: nn.Module) -> str:
-    """The class that a user knows: that of the only module in a private wrapper, such as torchdiffeq's."""
-    while type(model).__name__.startswith("_") and len(inside := list(model.children())) == 1:
+    """The class that a user knows: that of the only module in a library's private wrapper, such as torchdiffeq's."""
+    while _is_private(model) and len(inside := list(model.children())) == 1:
         (model,) = inside
     return type(model).__name__
+
+
+def _is_private(model: nn.Module) -> bool:
+    of_script = type(model).__module__ == "__main__"
+    return type(model).__name__.startswith("_") and not of_script and not any(True for _p in model.parameters(False))
 
 
 def kind_of(name: str) -> str:

@@ -157,5 +157,5 @@ def range_of(layer: Layer | None) -> tuple[float, float]:
     if activation is not None:
         return activation.low, activation.high
     projected = layer is not None and any("weight_hr_" in name for name in layer.weights)
-    bounded = kind.removesuffix("cell") in ("lstm", "gru") and not projected
+    bounded = kind.removesuffix("cell") == "lstm" and not projected  # a GRU starts at any state
     return (0.0, 1.0) if kind in SOFTMAX else (-1.0, 1.0) if bounded else (-math.inf, math.inf)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
-from sigmoidcore.diagnosis.measure.tensor_origin import Origin, bits
+from sigmoidcore.diagnosis.measure.tensor_origin import Origin
 
 
 @dataclass
@@ -38,7 +38,6 @@ class LayerCall:
     in_loss: bool = False  # the loss reads it, moved or reshaped at most
     dtype: torch.dtype = torch.float32
     place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
-    depth: int = 0  # the largest number of layers on the ways to its output; 0: it was not counted
     sums: Sums = field(default_factory=Sums)
 
 
@@ -47,13 +46,6 @@ def joins_steps(name: str, origins: Sequence[Origin], layers: Sequence[LayerCall
     cells = {layers[o.producer].module if o.producer >= 0 else "" for o in origins}
     known = all(o.producer >= 0 and layers[o.producer].function.endswith("_cell") for o in origins)
     return name in ("stack", "cat", "concat") and len(cells) == 1 and known
-
-
-def depth_of(sources: int, layers: Sequence[LayerCall]) -> int:
-    """The largest number of layers on the ways to a tensor, whose last layers are given as bits."""
-    for layer in layers:  # in order: the sources of each are before it
-        layer.depth = layer.depth or 1 + max((layers[i].depth for i in bits(layer.sources)), default=0)
-    return max((layers[i].depth for i in bits(sources)), default=0)
 
 
 def place_in_memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:

@@ -82,6 +82,17 @@ class Parameters:
         """Whether any parameter has another size than after the first backward pass."""
         return bool(self._sizes) and _sizes({name: _local(p) for name, p in self.named.items()}) != self._sizes
 
+    @property
+    @unfollowed
+    @torch.no_grad()
+    def moved_by_hand(self) -> set[str]:
+        """Parameters that have a gradient, and another size than after the first backward pass, if they are most."""
+        own = {name: p for name, p in self.named.items() if name in self._gradients and p.grad is not None}
+        before = {name: self._sizes[name].norm for name in own} if self._sizes else {}
+        now = _sizes({name: _local(p) for name, p in own.items()}) if before else {}
+        moved = {name for name in now if now[name].norm != before[name] and math.isfinite(now[name].norm)}
+        return moved if 2 * len(moved) > len(own) else set()
+
     def forget_gradients(self) -> None:
         """Drop the sizes of the gradients: they were emptied."""
         self._gradients, self._used_up = {}, set()
@@ -128,7 +139,7 @@ class Parameters:
         sizes, gradients, updates = map(parts.join, (self._sizes, self._gradients, self._moves))
         several = {n for n, p in self.named.items() if p.dim() > 1 and len(_local(p)) > 1 and self._sizes[n].norm != 0}
         taken, differ, shown = parts.agree(used | set(self._gradients), self._rows_differ, several)
-        moved = updates.keys() or (sizes.keys() if self.changed else ())
+        moved = updates.keys() or self.moved_by_hand
         return tuple(
             Weight(
                 name=name,

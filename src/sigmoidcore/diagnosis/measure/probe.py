@@ -31,7 +31,7 @@ from sigmoidcore.observation.profile import MOST_DEPTH
 MOST_PASSES = 256
 """Largest number of forward passes of one step."""
 MOST_IDLE = 32
-"""Forward passes in a row to which no gradient can come back, after which none is measured until the next step."""
+"""Forward passes to which no gradient can come back, after which none is measured until the first step."""
 FOLLOWED = 4
 """Passes whose outputs are followed into the loss at the same time: the latest."""
 
@@ -53,6 +53,7 @@ class Probe(Observer):
         self.named_inputs: Any = None  # which hooks do not show
         self.skipped = 0  # steps in a row whose gradients no optimizer has used
         self.discarded = 0  # passes since `attach` whose gradients were emptied
+        self.may_rest = ranks.count == 1  # before the first step; ranks measure the same steps
         self.rests = False  # too many passes had no backward pass: an evaluation, or an agent that collects experience
         self.computed_weights = False  # others than parameters, which no optimizer holds
         self.parameters = Parameters(dict(model.named_parameters()))
@@ -233,14 +234,13 @@ class Probe(Observer):
             self._give_up(error)
         return self.attached
 
-    def _drop_idle(self) -> None:
-        """Drop the last pass if nothing can come back to it; rest after many such passes."""
-        last = self._recorders[-1] if self._recorders else None
-        if last is None or last.counts or not last.is_over:
-            self._idle = 0
+    def _rest_if_idle(self) -> None:
+        """Drop passes to which nothing can come back; rest after many of them."""
+        if not self.may_rest or self.has_gradients:
             return
-        self._idle += 1
-        self._recorders.pop()
+        kept = [recorder for recorder in self._recorders if not recorder.is_over]
+        self._idle += len(self._recorders) - len(kept)
+        self._recorders = kept
         if self._idle >= MOST_IDLE:
             self.detach()
             self.forget()
@@ -253,7 +253,7 @@ class Probe(Observer):
         if any(recorder.differentiated_loss for recorder in self._followed):
             self.stop_following()
         if last is None or not last.continues(args, name):
-            self._drop_idle()
+            self._rest_if_idle()
             if self.rests:
                 return
             if len(self._recorders) >= MOST_PASSES:

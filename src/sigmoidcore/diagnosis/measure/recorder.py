@@ -19,7 +19,7 @@ from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention, ad
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
 from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compared
-from sigmoidcore.diagnosis.measure.layer_call import LayerCall, depth_of
+from sigmoidcore.diagnosis.measure.layer_call import LayerCall
 from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.tensor_origin import Origin, bits
@@ -57,7 +57,7 @@ class Recorder(Tracker):
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
         self.dropouts: list[float] = []
-        self._dropped_at: set[int] = set()  # how many layers were before them
+        self._dropped: list[weakref.ref[Tensor]] = []  # what they read
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
@@ -167,14 +167,18 @@ class Recorder(Tracker):
         self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, evaluating))
 
     def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], origin: Origin | None) -> None:
-        """Take the share that dropout drops; of attention (None), and of branches side by side, other ways are left."""
+        """Take the share that dropout drops.
+
+        In training mode not that of attention, whose weights come from a softmax or have no origin, nor of a tensor
+        that was dropped before, as by branches side by side: what one drops, others read.
+        """
         share = calls.dropped(args, kwargs)
         attention = origin is None or (origin.producer >= 0 and self.layers[origin.producer].function == "softmax")
-        depth = depth_of(origin.sources, self.layers) if origin is not None else 0
-        aside = attention or (depth in self._dropped_at and origin is not None and not origin.dropped)
-        if share and not (aside and self._stack and self._stack[0].module.training):
+        again = any(dropped() is args[0] for dropped in self._dropped)
+        if share and not ((attention or again) and self._stack and self._stack[0].module.training):
             self.dropouts.append(share)
-            self._dropped_at.add(depth)
+            if isinstance(args[0], Tensor):
+                self._dropped.append(weakref.ref(args[0]))
 
     @hidden_from_modes
     @without_gradients

@@ -203,7 +203,7 @@ class Tracker(TorchFunctionMode):
             self._set_all(outputs, Origin(sources, dim=dim, beyond=True))
             return
         role = None if beyond else self._role(name, arguments, weights, constant, outputs[0].is_complex())
-        swapped = swapped_shapes(name, arguments, origins[0].dim if origins else -1, outputs[0])
+        swapped = None if constant else swapped_shapes(name, arguments, origins[0].dim if origins else -1, outputs[0])
         swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
         shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in calls.SOFTMAXES and origins[0].producer >= 0:

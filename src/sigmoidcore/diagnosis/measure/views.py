@@ -30,11 +30,11 @@ def swapped_shapes(name: str, arguments: list[Tensor], features: int, output: Te
 
 
 def _crosses(before: Shape, after: Shape) -> bool:
-    """Whether dimensions are neither split nor merged: rows of one size begin inside of rows of the other.
+    """Whether features are neither split nor merged: rows of one size begin inside of rows of the other.
 
     The lengths of the rows of all dimensions, of both shapes, then do not all divide each other.
     """
-    if 0 in before:
+    if 0 in before or before[-1:] == after[-1:]:
         return False
     lengths = {math.prod(shape[i:]) for shape in (before, after) for i in range(len(shape))}
     ordered = sorted(lengths)

@@ -42,10 +42,10 @@ def frozen(evidence: Evidence) -> Found | None:
     Weights with two dimensions or more and without `requires_grad` are a note, and an error if an optimizer that makes
     steps holds no others in all measurements. They are a warning if they are uniform within $\pm
     1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights are not (a new
-    layer was frozen together with a pretrained part) or an optimizer that makes steps holds them. Layers that no layer
-    that trains reads are left out if they belong to a teacher or a target: a part that is built like one that trains,
-    layers beside such a part, and weights that start as a copy of a trained one. So are weights that move in a
-    training, as a running mean of others does.
+    layer was frozen together with a pretrained part) or an optimizer that makes steps holds those of several layers.
+    Layers that no layer that trains reads are left out if they belong to a teacher or a target: a part that is built
+    like one that trains, layers beside such a part, and weights that start as a copy of a trained one. So are weights
+    that move in a training, as a running mean of others does.
 
     *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
     """
@@ -66,7 +66,8 @@ def frozen(evidence: Evidence) -> Found | None:
     aside = _of_a_teacher(evidence, first) | moved(evidence)
     fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed and w.name not in aside)
     known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
-    meant = long and {w.name for w in held}.issuperset(fresh)  # to be trained
+    several = len({name.rpartition(".")[0] for name in fresh}) > 1  # a single layer may have random features
+    meant = long and several and {w.name for w in held}.issuperset(fresh)  # to be trained
     if fresh and (len(known) > 1 or meant) and any(w.trains for w in latest.weights):
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)

@@ -38,6 +38,8 @@ READS_PROBABILITIES = (OVERLAP, "clamp", "log")
 SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
+STATES = ("gru", "rnn")
+"""Layers whose outputs are no larger than the largest of 1 and their first state, or not negative."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
 MASK = 1e6
 """Larger numbers are masks."""
@@ -189,7 +191,7 @@ def out_of_reach(evidence: Evidence) -> Found | None:
 
     The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
     `TOLERATED_MISS` of their range or, if all are the same, of their size. A sigmoid right behind a ReLU returns 0.5 or
-    more, an LSTM or a GRU -1 to 1. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
+    more, an LSTM -1 to 1. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
     Those of `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1:
     a 0 counts as nothing.
 
@@ -330,14 +332,14 @@ def _misread(function: str, layer: Layer) -> Found | None:
         text = _("The loss reads {name}, a softmax of a single number: it is always 1.", name=named(layer.name))
         return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
     values = {"name": named(layer.name), "function": function}
-    bounded = -math.inf < low < high < math.inf or (weighted and layer.plain_kind.startswith("rnn"))
+    bounded = -math.inf < low < high < math.inf or layer.plain_kind.removesuffix("cell") in STATES
     again = function == "logsumexp" and layer.plain_kind in SOFTMAX
     if again or (function in READS_LOGITS and (never_negative or bounded)):
         expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
         if (low, high) == (0, math.inf):
             remedy = _("Remove {name}: logits may be negative.", **values)
         elif weighted:
-            remedy = _("Put a linear layer behind {name}: bounded logits are never certain.", **values)
+            remedy = _("Put a linear layer behind {name}: its states are no logits.", **values)
         elif low < 0:
             remedy = _("Remove {name}: bounded logits are never certain.", **values)
     elif function in READS_PROBABILITIES and weighted:

@@ -1,6 +1,7 @@
 """Parameters without a gradient or not registered, gradients of exactly 0."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -239,8 +240,11 @@ def zero_gradient(evidence: Evidence) -> Found | None:
 
 def _of_one_direction(evidence: Evidence, name: str) -> bool:
     """Whether a parameter belongs to one direction of a recurrent layer, and that of the other one has a gradient."""
+    if not re.search(r"weight_[ih]h_l\d+(_reverse)?$", name):
+        return False
     other = name.removesuffix("_reverse") if name.endswith("_reverse") else f"{name}_reverse"
-    return other in evidence.weights and bool(evidence.weights[other].gradient)
+    never = all(weight.gradient == 0 for weight in evidence.moved_weights.get(name, ()))
+    return never and other in evidence.weights and bool(evidence.weights[other].gradient)
 
 
 def unregistered(evidence: Evidence) -> Found | None:
