@@ -113,8 +113,6 @@ def summarize(
         notes=tuple(notes),
         dropouts=tuple(share for r in recorders for share in r.dropouts),
         output_dropout=max((r.dropped_outputs for r in recorders), default=0.0),
-        single_norms=_narrow_norms(recorders, 1),
-        pair_norms=_narrow_norms(recorders, 2),
         batch_norms=tuple(_batch_norms(recorders)),
         resting_norms=tuple(dict.fromkeys(name for r in recorders for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
@@ -130,6 +128,8 @@ def _of_all(recorders: Sequence[Recorder]) -> dict[str, Any]:
         "moves_value": any(r.moves_value for r in recorders),
         "classes_over": next((over for r in recorders if (over := r.loss_calls.classes_over) is not None), None),
         "flat_derivatives": any(fetch([flat.double() for r in recorders for flat in r.flat_derivatives])),
+        "single_norms": _narrow_norms(recorders, 1),
+        "pair_norms": _narrow_norms(recorders, 2),
         "linear": bool(recorders) and all(r.linear for r in recorders),
     }
 
