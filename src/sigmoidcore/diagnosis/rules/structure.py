@@ -219,13 +219,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     if starting:
         values = {"names": listed(names), "zeros": listed(starting), "verb": verb(starting, "starts", "start")}
         text = _("The gradient of {names} is exactly 0: {zeros} {verb} at 0.", **values)
-    if half := [name for name in names if _of_one_direction(evidence, name)]:
-        text = _(
-            "The gradient of {names} is exactly 0: of a layer with two directions, the outputs use one, or of the "
-            "other the first step only.",
-            names=listed(half),
-        )  # fmt: skip
-        return Found(tuple(half), 0.0, 0.0, text, BOTH_DIRECTIONS)
+    if found := _one_direction(evidence, names):
+        return found
     heads = {name for i in evidence.sinks for name in evidence.layers[i].weights}
     never = [n for n in names if n in heads and all(w.gradient == 0 for w in evidence.moved_weights.get(n, ()))]
     if never and not starting and len(evidence.measurements) >= PATIENT_MEASUREMENTS:
@@ -236,6 +231,17 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found(tuple(never), 0.0, 0.0, text)
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
+
+
+def _one_direction(evidence: Evidence, names: Sequence[str]) -> Found | None:
+    """Those of the parameters that belong to a direction of a recurrent layer that the outputs do not use."""
+    half = tuple(name for name in names if _of_one_direction(evidence, name))
+    text = _(
+        "The gradient of {names} is exactly 0: of a layer with two directions, the outputs use one, or of the other "
+        "the first step only.",
+        names=listed(half),
+    )  # fmt: skip
+    return Found(half, 0.0, 0.0, text, BOTH_DIRECTIONS) if half else None
 
 
 def _of_one_direction(evidence: Evidence, name: str) -> bool:
