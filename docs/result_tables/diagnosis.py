@@ -84,7 +84,7 @@ def watch_repositories() -> Cells:
         named = [
             f"{row['script']} ({row['found']}): {row['defect']}"
             for row in trained
-            if row["defect"] and not row["accused"]
+            if row["found"] and not row["accused"]
         ]
         accused = [f"{row['script']} ({row['found']})" for row in trained if row["accused"]]
         yield repository, str(len(trained)), "; ".join(named) or "-", "; ".join(accused) or "none"
