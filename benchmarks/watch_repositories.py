@@ -4,8 +4,8 @@ Each script runs under `watch`, alone, in a new copy of its repository, until it
 gets Ctrl-C, and the verdict follows. Scripts that cannot run here (they download, need another version of a library or
 a GPU) have `measured` 0 and are not counted. Fashion-MNIST stands in for MNIST. `found`: errors and warnings of the
 verdict. `defect`: what is wrong in the script, in words. We looked for it in the code and the output of the scripts
-that had a finding, and not in the others: it tells which findings are true, not what is missed. `accused`: there is a
-finding, and no defect that it describes.
+that had a finding, and not in the others: the file tells which findings are true, and not which defects are missed.
+`accused`: there is a finding, and no defect that it describes.
 
 The checkouts are not part of the project::
 

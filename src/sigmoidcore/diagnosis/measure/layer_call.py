@@ -43,9 +43,10 @@ class LayerCall:
 
 def joins_steps(name: str, origins: Sequence[Origin], layers: Sequence[LayerCall]) -> bool:
     """Whether a function joins the states of one recurrent cell, after several steps."""
-    cells = {layers[o.producer].module if o.producer >= 0 else "" for o in origins}
-    known = all(o.producer >= 0 and layers[o.producer].function.endswith("_cell") for o in origins)
-    return name in ("stack", "cat", "concat") and len(cells) == 1 and known
+    if name not in ("stack", "cat", "concat") or any(origin.producer < 0 for origin in origins):
+        return False
+    joined = [layers[origin.producer] for origin in origins]
+    return len({layer.module for layer in joined}) == 1 and all(layer.function.endswith("_cell") for layer in joined)
 
 
 def place_in_memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:

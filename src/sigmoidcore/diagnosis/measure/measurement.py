@@ -202,7 +202,7 @@ class Measurement:
     replaced: int = 0  # optimizers that made a step of the model, had a state and are gone
     ranks: int = 1  # processes that trained together
     notes: tuple[str, ...] = ()  # what was not measured, in words
-    dropouts: tuple[float, ...] = ()  # shares that calls of dropout drop; in training mode one of branches side by side
+    dropouts: tuple[float, ...] = ()  # shares that calls of dropout drop; in training mode once for each tensor
     output_dropout: float = 0.0  # the share that a dropout right before the loss drops
     evaluating: bool = False  # the model was in evaluation mode, as `diagnose` runs it
     reads_mode: bool = False  # and code of the model reads `training`: parts may run in training mode only

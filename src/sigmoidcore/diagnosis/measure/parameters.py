@@ -139,7 +139,7 @@ class Parameters:
         sizes, gradients, updates = map(parts.join, (self._sizes, self._gradients, self._moves))
         several = {n for n, p in self.named.items() if p.dim() > 1 and len(_local(p)) > 1 and self._sizes[n].norm != 0}
         taken, differ, shown = parts.agree(used | set(self._gradients), self._rows_differ, several)
-        moved = updates.keys() or self.moved_by_hand
+        moved = updates.keys() or (self.moved_by_hand if self._uncleared else set())
         return tuple(
             Weight(
                 name=name,

@@ -15,7 +15,9 @@ from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
 LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE, LARGEST_MOMENTUM = 1.0, 0.2, 20, 0.5
 ROUNDING, SLIGHT = 1e-3, 0.1
-"""The gradient that may come through a normalisation of single numbers, beside that of its bias: 0, rounded."""
+"""The gradient that may come through a normalisation of one or two numbers, beside that of its bias: 0, rounded."""
+FEWEST_TOGETHER = 3.0
+"""Numbers that a normalisation needs to leave more than their order."""
 LINEAR_ON_PURPOSE = 10
 FEWEST_SHARES = 8
 LINEAR_KINDS = ("linear", "conv", "embedding", "addmm", "matmul")
@@ -226,12 +228,12 @@ def normalisation(evidence: Evidence) -> Found | None:
         text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
                  names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
         cut = _little_comes_through(evidence, names, ROUNDING)
-        return Found(names, 1.0, 3.0, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
+        return Found(names, 1.0, FEWEST_TOGETHER, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
     if names := evidence.latest.pair_norms:
         text = _("{names} {verb} two numbers at a time, of which only the order is left.",
                  names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
         cut = _little_comes_through(evidence, names, SLIGHT)
-        return Found(names, 2.0, 3.0, text, SEVERAL_NUMBERS, None if cut else Severity.NOTE)
+        return Found(names, 2.0, FEWEST_TOGETHER, text, SEVERAL_NUMBERS, None if cut else Severity.NOTE)
     steps = [m for m in evidence.measurements if m.batch_norms]
     if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
         return found

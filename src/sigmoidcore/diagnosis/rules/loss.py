@@ -39,7 +39,7 @@ SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_lo
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
 STATES = ("gru", "rnn")
-"""Layers whose outputs are no larger than the largest of 1 and their first state, or not negative."""
+"""Recurrent layers, beside the LSTM, whose states cannot be as large as logits, or never negative."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
 MASK = 1e6
 """Larger numbers are masks."""
@@ -339,7 +339,7 @@ def _misread(function: str, layer: Layer) -> Found | None:
         if (low, high) == (0, math.inf):
             remedy = _("Remove {name}: logits may be negative.", **values)
         elif weighted:
-            remedy = _("Put a linear layer behind {name}: its states are no logits.", **values)
+            remedy = _("Put a linear layer behind {name}: its states are not logits.", **values)
         elif low < 0:
             remedy = _("Remove {name}: bounded logits are never certain.", **values)
     elif function in READS_PROBABILITIES and weighted:

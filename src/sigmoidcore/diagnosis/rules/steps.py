@@ -100,8 +100,8 @@ def uncleared(evidence: Evidence) -> Found | None:
     A parameter is named if its `.grad` was still that of the step before when the first backward pass after it began,
     and was not emptied until the step; for at least half of the parameters that move, in `FEWEST_MEASUREMENTS`
     measurements of a `Monitor` or more, and in the last one or half of those in which most layers have a gradient that
-    is not 0: once an epoch is too rare. Micro-batches, whose gradients are emptied once for each step, are healthy. So
-    are parameters named that are changed by hand.
+    is not 0: once an epoch is too rare. Parameters that are moved by hand are judged, too. Micro-batches, whose
+    gradients are emptied once for each step, are healthy.
 
     *Source.* Arithmetic.
     """
@@ -253,7 +253,7 @@ def _mostly_alive(measurement: Measurement) -> bool:
 
 def _uncleared(measurement: Measurement) -> tuple[str, ...]:
     """Names of the parameters whose gradients were not emptied, if they are most of those that move."""
-    moving = [w for w in measurement.weights if w.update is not None or w.uncleared]  # by hand there is no update
+    moving = [w for w in measurement.weights if w.update is not None or w.uncleared]  # a move by hand has no update
     # Parameters that are added to a layer or multiply it may get their gradients before the first layer does.
     # What a custom function hides may, too.
     weighted = list(measurement.weighted)
