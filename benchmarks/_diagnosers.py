@@ -32,7 +32,7 @@ import sigmoidcore as sc
 from _sagemaker_rules import fired, recorded
 from catalogue.case import Case
 from real_failures.program import Training
-from sigmoidcore.diagnosis.findings import Severity
+from unstuck.findings import Severity
 
 STEPS = 20
 """Enough for every detector of torchmortem but the one for plateaus of the loss, which are no fault on one batch."""
@@ -76,21 +76,21 @@ def sigmoid_core(case: Case) -> list[Said]:
     return [Said(f.rule, frozenset({f.rule}), f.layers) for f in counted]
 
 
-_GONE = ("SC101", "SC103", "SC501", "SC403")
+_GONE = ("US101", "US103", "US501", "US403")
 _TORCH_AUDIT = {
-    "TA100": {"SC401"},
-    "TA102": {"SC102", "SC104", "SC302"},
-    "TA103": {*_GONE, "SC502", "SC202"},
-    "TA104": {"SC501"},
-    "TA105": {"SC202"},
+    "TA100": {"US401"},
+    "TA102": {"US102", "US104", "US302"},
+    "TA103": {*_GONE, "US502", "US202"},
+    "TA104": {"US501"},
+    "TA105": {"US202"},
     "TA300": set(),
-    "TA301": {"SC201", "SC401"},
-    "TA302": {"SC203"},
+    "TA301": {"US201", "US401"},
+    "TA302": {"US203"},
     "TA303": set(),
     "TA304": set(),
     "TA305": set(),
-    "TA405": {"SC202"},
-    "TA500": {"SC501"},
+    "TA405": {"US202"},
+    "TA500": {"US501"},
     "TA501": set(),
 }
 """The rules that count, and what they may stand for: `torch-audit --list-rules`."""
@@ -119,18 +119,18 @@ def torch_audit(training: Training, steps: int) -> list[Said]:
 
 
 _TORCHMORTEM = {
-    "Vanishing gradients detected": {*_GONE, "SC502"},
-    "Exploding gradients detected": {"SC102", "SC104"},
-    "Gradient stalling": {*_GONE, "SC502", "SC202"},
-    "Dead units": {"SC202"},
-    "Activation saturation": {"SC201", "SC204"},
-    "Update ratio too low": {"SC301", "SC101"},
-    "Update ratio too high": {"SC302"},
-    "Weight norm explosion": {"SC302", "SC102"},
-    "Stagnant weight norms": {"SC301", "SC501"},
-    "Training divergence detected": {"SC302", "SC401"},
-    "Loss plateau detected": {"SC301"},
-    "Rank collapse": {"SC203", "SC503"},
+    "Vanishing gradients detected": {*_GONE, "US502"},
+    "Exploding gradients detected": {"US102", "US104"},
+    "Gradient stalling": {*_GONE, "US502", "US202"},
+    "Dead units": {"US202"},
+    "Activation saturation": {"US201", "US204"},
+    "Update ratio too low": {"US301", "US101"},
+    "Update ratio too high": {"US302"},
+    "Weight norm explosion": {"US302", "US102"},
+    "Stagnant weight norms": {"US301", "US501"},
+    "Training divergence detected": {"US302", "US401"},
+    "Loss plateau detected": {"US301"},
+    "Rank collapse": {"US203", "US503"},
 }
 """By the beginning of the title; what is not here calls the network broken without saying why."""
 
@@ -166,14 +166,14 @@ def torchmortem(training: Training, steps: int) -> list[Said]:
 
 
 _SAGEMAKER = {
-    "VanishingGradient": {*_GONE, "SC502", "SC202"},
-    "ExplodingTensor": {"SC401"},
-    "SaturatedActivation": {"SC201"},
-    "DeadRelu": {"SC202"},
-    "PoorWeightInitialization": {"SC101", "SC102", "SC103", "SC104", "SC503", "SC203"},
-    "WeightUpdateRatio": {"SC301", "SC302"},
-    "UnchangedTensor": {"SC301", "SC501"},
-    "LossNotDecreasing": {"SC301", "SC302"},
+    "VanishingGradient": {*_GONE, "US502", "US202"},
+    "ExplodingTensor": {"US401"},
+    "SaturatedActivation": {"US201"},
+    "DeadRelu": {"US202"},
+    "PoorWeightInitialization": {"US101", "US102", "US103", "US104", "US503", "US203"},
+    "WeightUpdateRatio": {"US301", "US302"},
+    "UnchangedTensor": {"US301", "US501"},
+    "LossNotDecreasing": {"US301", "US302"},
 }
 
 

@@ -92,56 +92,56 @@ class Violated:
 ORDER = ("FunctionLeadRelation", "FunctionCoverRelation")
 """Orders of calls, which overfit: "Ignore these", says the tutorial of TrainCheck."""
 
-_NO_GRADIENT = {"SC303", "SC304", "SC305", "SC306", "SC501", "SC502", "SC504", "SC505"}
+_NO_GRADIENT = {"US303", "US304", "US305", "US306", "US501", "US502", "US504", "US505"}
 """`zero_grad` has nothing to clear, or clears nothing: "no gradients were ever populated or zeroing failed"."""
-_NO_UPDATE = {*_NO_GRADIENT, "SC301", "SC403"}
+_NO_UPDATE = {*_NO_GRADIENT, "US301", "US403"}
 """`step` "did not update any parameters", or "invoked none of the expected operations on them"."""
 _ATTRIBUTES: dict[str, set[str]] = {
-    "requires_grad": {"SC501", "SC505"},
-    "grad_fn": {"SC501", "SC309"},
-    "is_leaf": {"SC501", "SC504"},
-    "dtype": {"SC402", "SC403"},
-    "grad_dtype": {"SC402", "SC403"},
-    "itemsize": {"SC402", "SC403"},
-    "nbytes": {"SC402", "SC403"},
-    "shape": {"SC506", "SC602"},
-    "ndim": {"SC506", "SC602"},
-    "training": {"SC509"},
+    "requires_grad": {"US501", "US505"},
+    "grad_fn": {"US501", "US309"},
+    "is_leaf": {"US501", "US504"},
+    "dtype": {"US402", "US403"},
+    "grad_dtype": {"US402", "US403"},
+    "itemsize": {"US402", "US403"},
+    "nbytes": {"US402", "US403"},
+    "shape": {"US506", "US602"},
+    "ndim": {"US506", "US602"},
+    "training": {"US509"},
 }
 """What a wrong value of an attribute may mean."""
 _FUNCTIONS: dict[str, set[str]] = {
-    ".zero_grad": {"SC305", "SC306"},
-    ".backward": {"SC304", "SC501"},
-    "lr_scheduler": {"SC301", "SC302"},
-    "clip_grad": {"SC102", "SC104", "SC302"},
-    "Module.train Module.eval": {"SC509"},
-    "requires_grad_ Module.requires_grad": {"SC505"},
-    "no_grad enable_grad set_grad_enabled .detach": {"SC309", "SC501"},
-    "add_param_group Optimizer.__init__": {"SC303", "SC308"},
-    "autocast GradScaler amp .half .bfloat16": {"SC402", "SC403"},
-    "isnan isfinite isinf nan_to_num": {"SC401"},
+    ".zero_grad": {"US305", "US306"},
+    ".backward": {"US304", "US501"},
+    "lr_scheduler": {"US301", "US302"},
+    "clip_grad": {"US102", "US104", "US302"},
+    "Module.train Module.eval": {"US509"},
+    "requires_grad_ Module.requires_grad": {"US505"},
+    "no_grad enable_grad set_grad_enabled .detach": {"US309", "US501"},
+    "add_param_group Optimizer.__init__": {"US303", "US308"},
+    "autocast GradScaler amp .half .bfloat16": {"US402", "US403"},
+    "isnan isfinite isinf nan_to_num": {"US401"},
     "batchnorm batch_norm BatchNorm layer_norm LayerNorm GroupNorm group_norm InstanceNorm instance_norm": {
-        "SC506",
-        "SC509",
+        "US506",
+        "US509",
     },
-    "ropout": {"SC510", "SC509"},
+    "ropout": {"US510", "US509"},
     "softmax Softmax igmoid cross_entropy CrossEntropy nll_loss NLLLoss loss Loss": {
-        "SC601",
-        "SC602",
-        "SC603",
-        "SC604",
-        "SC609",
-        "SC610",
+        "US601",
+        "US602",
+        "US603",
+        "US604",
+        "US609",
+        "US610",
     },
-    "relu ReLU elu ELU tanh Tanh igmoid": {"SC201", "SC202", "SC507"},
-    "nn.init": {"SC101", "SC102", "SC201", "SC203", "SC204", "SC503"},
-    "ttention mask": {"SC204", "SC511"},
-    "rnn RNN lstm LSTM gru GRU": {"SC103", "SC104"},
-    "register_parameter register_buffer ModuleList ParameterList": {"SC504"},
-    "broadcast expand squeeze": {"SC602"},
-    "flatten reshape view permute transpose": {"SC506"},
-    "mbedding": {"SC508"},
-    "shuffle randperm DataLoader Sampler": {"SC605", "SC606", "SC608"},
+    "relu ReLU elu ELU tanh Tanh igmoid": {"US201", "US202", "US507"},
+    "nn.init": {"US101", "US102", "US201", "US203", "US204", "US503"},
+    "ttention mask": {"US204", "US511"},
+    "rnn RNN lstm LSTM gru GRU": {"US103", "US104"},
+    "register_parameter register_buffer ModuleList ParameterList": {"US504"},
+    "broadcast expand squeeze": {"US602"},
+    "flatten reshape view permute transpose": {"US506"},
+    "mbedding": {"US508"},
+    "shuffle randperm DataLoader Sampler": {"US605", "US606", "US608"},
 }
 """What a function that an invariant names may mean, by parts of its name. Written before anything was checked."""
 

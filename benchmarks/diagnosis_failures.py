@@ -28,7 +28,7 @@ import torch
 import sigmoidcore as sc
 from _report import Report, Row, arguments, table
 from real_failures import PROGRAMS, RULES, Program
-from sigmoidcore.diagnosis.findings import Severity
+from unstuck.findings import Severity
 
 MEASUREMENTS = 20
 """Of each training, at least."""

@@ -22,9 +22,9 @@ import torch
 
 import sigmoidcore as sc
 from _report import Report, Row, arguments, table
-from sigmoidcore.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.observation.profile import run
+from unstuck import Diagnosis
+from unstuck.findings import Severity
+from unstuck.observation import run
 from zoo import GROUPS, Network
 
 STAGES = ("initial", "monitor", "trained")

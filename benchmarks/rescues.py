@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from _report import Report, arguments, table
-from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.training import digits
+from unstuck.findings import Severity
 
 STEPS, BATCH, PROBE, RATE = 300, 128, 256, 0.001
 TOLERANCE = 3.0

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from svg import svg
 
 import sigmoidcore as sc
-from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.report.text import finding_lines
 from sigmoidcore.plots.style import PALETTE, legend_below, new_figure, style_axes
+from unstuck.findings import Finding, Severity
+from unstuck.report.text import finding_lines
 
 DOCS = Path(__file__).parent
 PAGE, WORDS, FIGURES = DOCS / "gallery.md", DOCS / "gallery.toml", DOCS / "figures" / "gallery"

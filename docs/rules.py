@@ -5,15 +5,15 @@ import re
 from collections import ChainMap
 from pathlib import Path
 
-from sigmoidcore.diagnosis.rules import RULES, Rule, standstill
+from unstuck.rules import RULES, Rule, standstill
 
 GROUPS = {
-    "SC1": "The gradient on its way",
-    "SC2": "Neurons",
-    "SC3": "Updates",
-    "SC4": "Numbers",
-    "SC5": "Structure",
-    "SC6": "The loss",
+    "US1": "The gradient on its way",
+    "US2": "Neurons",
+    "US3": "Updates",
+    "US4": "Numbers",
+    "US5": "Structure",
+    "US6": "The loss",
 }
 
 HEAD = """# What a diagnosis can find
@@ -27,9 +27,9 @@ to a healthy network.
 
 **Errors** and **warnings** mean that a network is broken; **notes** are facts worth knowing. A rule gives at most one
 finding, which names all its layers. A finding is left out if an error or a warning of another rule explains it (column
-"explained by"). Findings of SC101 to SC104, SC201 to SC204, SC307 and SC507 are notes if the loss is small
+"explained by"). Findings of US101 to US104, US201 to US204, US307 and US507 are notes if the loss is small
 nevertheless: below a tenth of that of a constant answer or, if that is not known, below a fiftieth of the first one. In
-networks of sigmoids, findings of SC101, SC102, SC103 and SC201 also have the exact call that repairs them, if one works
+networks of sigmoids, findings of US101, US102, US103 and US201 also have the exact call that repairs them, if one works
 for the model.
 
 The words are those of [the method](method.md). A *layer* is one call of a function with weights, of an activation or of
@@ -57,16 +57,16 @@ unless it changes these, or makes its own `diagnosis` from a training.
 """
 
 EXAMPLES = {
-    "SC101": """
+    "US101": """
 model = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(64, 64), nn.Sigmoid())), nn.Linear(64, 10))
 """,
-    "SC102": """
+    "US102": """
 model = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, 10))
 with torch.no_grad():
     for p in model.parameters():
         p.mul_(6)
 """,
-    "SC103": """
+    "US103": """
 class Last(nn.Module):
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class Last(nn.Module):
 
 model, inputs = Last(), torch.randn(128, 100, 8)
 """,
-    "SC104": """
+    "US104": """
 class Last(nn.Module):
     def __init__(self):
         super().__init__()
@@ -89,22 +89,22 @@ class Last(nn.Module):
 
 model, inputs = Last(), torch.randn(128, 50, 8)
 """,
-    "SC201": """
+    "US201": """
 model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
 with torch.no_grad():
     model[2].bias.add_(20)
 """,
-    "SC202": """
+    "US202": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 with torch.no_grad():
     model[2].bias.sub_(20)
 """,
-    "SC203": """
+    "US203": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 with torch.no_grad():
     model[0].bias.add_(10_000)
 """,
-    "SC204": """
+    "US204": """
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -117,16 +117,16 @@ class Attention(nn.Module):
 
 model, inputs = Attention(), torch.randn(128, 24, 16)
 """,
-    "SC205": """
+    "US205": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 inputs = inputs + 1000
 """,
-    "SC206": """
+    "US206": """
 model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
 inputs = 255 * torch.rand(128, 64)
 targets, loss_fn = inputs / 255, nn.functional.mse_loss
 """,
-    "SC207": """
+    "US207": """
 class DynamicTanh(nn.Module):
     def __init__(self, features, alpha=0.5):
         super().__init__()
@@ -138,7 +138,7 @@ class DynamicTanh(nn.Module):
 
 model = nn.Sequential(nn.Linear(64, 64), DynamicTanh(64, alpha=0.02), nn.Linear(64, 10))
 """,
-    "SC301": """
+    "US301": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
 with sc.Monitor(model, every=1) as monitor:
@@ -148,7 +148,7 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC302": """
+    "US302": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
 with sc.Monitor(model, every=1) as monitor:
@@ -158,7 +158,7 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC303": """
+    "US303": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
 with sc.Monitor(model, every=1) as monitor:
@@ -168,14 +168,14 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC304": """
+    "US304": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 with sc.Monitor(model, every=1) as monitor:
     for _ in range(5):
         loss_fn(model(inputs), targets).backward()
 diagnosis = monitor.diagnosis()
 """,
-    "SC305": """
+    "US305": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 with sc.Monitor(model, every=1) as monitor:
@@ -184,7 +184,7 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC306": """
+    "US306": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 with sc.Monitor(model, every=1) as monitor:
@@ -197,7 +197,7 @@ with sc.Monitor(model, every=1) as monitor:
             optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC307": """
+    "US307": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=5.0)
 with sc.Monitor(model, every=1) as monitor:
@@ -207,7 +207,7 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC308": """
+    "US308": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 with sc.Monitor(model, every=1) as monitor:
     for _ in range(6):
@@ -218,35 +218,35 @@ with sc.Monitor(model, every=1) as monitor:
             optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC309": """
+    "US309": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
 rewards, targets = torch.randn(128, 1), torch.randn(128, 64)
 
 def loss_fn(values, next_inputs):
     return nn.functional.mse_loss(values, rewards + 0.9 * model(next_inputs))
 """,
-    "SC401": """
+    "US401": """
 class Root(nn.Module):
     def forward(self, x):
         return x.sqrt()
 
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), Root(), nn.Linear(64, 10))
 """,
-    "SC402": """
+    "US402": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
 with torch.no_grad():
     model[0].bias[0] = 50_000
     model[2].weight[:, 0] = 0
 inputs = inputs.half()
 """,
-    "SC403": """
+    "US403": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
 inputs = inputs.half()
 
 def loss_fn(outputs, targets):
     return 1e-4 * nn.functional.cross_entropy(outputs, targets)
 """,
-    "SC501": """
+    "US501": """
 class Cut(nn.Module):
     def __init__(self):
         super().__init__()
@@ -257,19 +257,19 @@ class Cut(nn.Module):
 
 model = Cut()
 """,
-    "SC502": """
+    "US502": """
 class Rounded(nn.Module):
     def forward(self, x):
         return x.round()
 
 model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), Rounded(), nn.Linear(64, 10))
 """,
-    "SC503": """
+    "US503": """
 model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
 for p in model.parameters():
     nn.init.constant_(p, 0.01)
 """,
-    "SC504": """
+    "US504": """
 class Listed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -283,12 +283,12 @@ class Listed(nn.Module):
 
 model = Listed()
 """,
-    "SC505": """
+    "US505": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 nn.init.orthogonal_(model[0].weight)  # stands for a pretrained layer
 model[:3].requires_grad_(False)
 """,
-    "SC506": """
+    "US506": """
 class Centred(nn.Module):
     def __init__(self):
         super().__init__()
@@ -299,10 +299,10 @@ class Centred(nn.Module):
 
 model = Centred()
 """,
-    "SC507": """
+    "US507": """
 model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 """,
-    "SC508": """
+    "US508": """
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -314,7 +314,7 @@ class Words(nn.Module):
 
 model, inputs = Words(), torch.randint(50, (128, 12))
 """,
-    "SC509": """
+    "US509": """
 model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=0.0), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 with sc.Monitor(model, every=1) as monitor:
@@ -324,11 +324,11 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC510": """
+    "US510": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.9), nn.Linear(64, 10))
 diagnosis = sc.diagnose(model, inputs, targets, loss_fn, training=True)
 """,
-    "SC511": """
+    "US511": """
 class Reader(nn.Module):
     def __init__(self):
         super().__init__()
@@ -342,7 +342,7 @@ class Reader(nn.Module):
 model, inputs = Reader(), torch.randint(1, 50, (128, 20))
 inputs[:, 12:] = 0
 """,
-    "SC512": """
+    "US512": """
 class Equation(nn.Module):
     def __init__(self):
         super().__init__()
@@ -360,27 +360,27 @@ model = Equation()
 inputs = torch.linspace(0, 3, 64).unsqueeze(1)
 targets, loss_fn = torch.zeros(64, 1), nn.functional.mse_loss
 """,
-    "SC601": """
+    "US601": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), nn.Softmax(-1))
 """,
-    "SC602": """
+    "US602": """
 model, targets = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)), torch.randn(128)
 
 def loss_fn(outputs, targets):
     return (outputs - targets).square().mean()
 """,
-    "SC603": """
+    "US603": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Sigmoid())
 targets, loss_fn = 255 * torch.rand(128, 1), nn.functional.mse_loss
 """,
-    "SC604": """
+    "US604": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
 targets, loss_fn = 500 + 100 * torch.randn(128, 1), nn.functional.mse_loss
 """,
-    "SC605": """
+    "US605": """
 model, targets = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), torch.full((128,), 3)
 """,
-    "SC606": """
+    "US606": """
 class Language(nn.Module):
     def __init__(self):
         super().__init__()
@@ -396,12 +396,12 @@ model, inputs, targets = Language(), words[:, :-1], words[:, 1:]
 def loss_fn(outputs, targets):
     return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 """,
-    "SC607": """
+    "US607": """
 model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
 for layer in model[::2]:
     nn.init.normal_(layer.weight)
 """,
-    "SC608": """
+    "US608": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 with sc.Monitor(model, every=10) as monitor:
@@ -412,7 +412,7 @@ with sc.Monitor(model, every=10) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC609": """
+    "US609": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 11))
 optimizer = torch.optim.SGD(model.parameters(), lr=3e-3)
 with sc.Monitor(model, every=10) as monitor:
@@ -424,12 +424,12 @@ with sc.Monitor(model, every=10) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    "SC610": """
+    "US610": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
 targets = (torch.arange(128) < 8).long()
 loss_fn = nn.CrossEntropyLoss(weight=targets.bincount() / 128)
 """,
-    "SC611": """
+    "US611": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
 targets = torch.randint(2, (128,))
 
@@ -437,7 +437,7 @@ targets = torch.randint(2, (128,))
 def loss_fn(outputs, targets):
     return -nn.functional.cross_entropy(outputs, targets)
 """,
-    "SC612": """
+    "US612": """
 model = nn.Sequential(nn.Embedding(24, 32, padding_idx=0), nn.Linear(32, 24), nn.Flatten(0, 1))
 inputs = torch.randint(1, 24, (16, 20))
 inputs[:, 6:] = 0
@@ -451,10 +451,10 @@ TAIL = """
 
 These faults are common, but the measurements cannot show them.
 
-- A softmax before a log-softmax: log-softmax is not measured. SC601 finds a softmax before `cross_entropy`.
+- A softmax before a log-softmax: log-softmax is not measured. US601 finds a softmax before `cross_entropy`.
 - One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, trains to
   94 %) and Friedman's second set (0.997, does not train): scale features first.
-- Targets that belong to other inputs, unless nothing is learned (SC608), wrong metrics, leaks from the training set to
+- Targets that belong to other inputs, unless nothing is learned (US608), wrong metrics, leaks from the training set to
   the test set.
 - Overfitting: a diagnosis sees one batch.
 - A forgotten entry of an `nn.ModuleList` is a note in one batch, like an idle expert; over three measurements of a

@@ -19,7 +19,7 @@ from support.commands import command_line, commands, complaint, extras, known_pa
 from support.pages import FILE, PAGES, ROOT, TRANSLATIONS, Block, blocks, run, run_elsewhere
 
 import sigmoidcore as sc
-from sigmoidcore.diagnosis.rules import RULES
+from unstuck.rules import RULES
 
 SHELL = ("bash", "sh")
 

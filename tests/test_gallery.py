@@ -39,4 +39,4 @@ def test_a_comparison_of_pages_leaves_out_numbers_and_names_of_layers_and_finds_
     )
     assert gallery.without_numbers(report.format("a", "b, c")) == gallery.without_numbers(report.format("d", "e"))
     assert gallery.without_numbers("loss 1.5e-3\nof 20") == gallery.without_numbers("loss 2 of 7")
-    assert gallery.without_numbers("SC101 vanishing") != gallery.without_numbers("SC101 exploding")
+    assert gallery.without_numbers("US101 vanishing") != gallery.without_numbers("US101 exploding")

@@ -364,11 +364,11 @@ def networks() -> Iterator[Network]:
     yield Network("mixture density", mixture)
     yield Network("LSTM", partial(recurrent, nn.LSTM))
     yield Network("GRU", partial(recurrent, nn.GRU))
-    true = {"SC501": "nothing reads the last residual convolution"}
+    true = {"US501": "nothing reads the last residual convolution"}
     yield Network("WaveNet", lambda: (Dilated(), *sequences(32), cross_entropy), true=true)
     yield Network("recommender", recommender)
     yield Network("physics-informed", lambda: (Physics(), torch.rand(64, 1) * math.pi, None, lambda out, _: out))
-    yield Network("frozen body", tuned, true={"SC505": "nothing is pretrained here: the body is random"})
+    yield Network("frozen body", tuned, true={"US505": "nothing is pretrained here: the body is random"})
     yield Network("weight and spectral normalisation", normalised)
     yield Network("L-BFGS", curve, optimizer=lbfgs)
     yield Network("Fixup", fixup)

@@ -230,7 +230,7 @@ MODELS: tuple[tuple[str, str, Inputs, dict[str, Any]], ...] = (
                                             "patch_stride": 8, "num_input_channels": 1}),
 )  # fmt: skip
 
-TRUE = {"funnel": {"SC607": "word vectors of size 1 are the weights of the last layer: the first loss is 27 of 4.6"}}
+TRUE = {"funnel": {"US607": "word vectors of size 1 are the weights of the last layer: the first loss is 27 of 4.6"}}
 """Rules that accuse an architecture rightly."""
 
 

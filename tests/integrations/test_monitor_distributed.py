@@ -12,8 +12,8 @@ from support.two_processes import RANKS, ROWS, TwoProcesses, data_parallel, join
 from torch import Tensor, nn
 
 from sigmoidcore import Monitor
-from sigmoidcore.diagnosis.diagnose import diagnose
-from sigmoidcore.diagnosis.measure.measurement import Measurement
+from unstuck.diagnose import diagnose
+from unstuck.measure.measurement import Measurement
 
 pytestmark = pytest.mark.integration
 on_ranks = TwoProcesses()

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support.runs import houses, made_run
+from core_support.runs import houses, made_run
 from torch import nn
 
 import sigmoidcore as sc

@@ -10,7 +10,7 @@ from dataclasses import replace
 import matplotlib.image
 import numpy as np
 import pytest
-from support import diagnoses
+from unstuck_support import diagnoses
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 

@@ -28,7 +28,7 @@ def test_a_student_goes_from_the_articles_points_to_a_hundred_layers(example, tm
 
 def test_an_engineer_mends_a_stuck_model_and_ships_it_without_sigmoidcore(example, tmp_path):
     diagnosis, mending, model, (inputs, targets) = example("stuck_model").main(["--folder", str(tmp_path)])
-    assert diagnosis.findings[0].rule == "SC101"
+    assert diagnosis.findings[0].rule == "US101"
     assert mending.after.healthy
     outputs = model(inputs).detach()
     assert (outputs.argmax(1) == targets).double().mean() > 0.95

@@ -119,7 +119,7 @@ def findings(folder):
     return [f["rule"] for f in json.loads((folder / "found.json").read_text())["findings"] if f["severity"] == "error"]
 
 
-@pytest.mark.parametrize(("depth", "expected"), [("2", []), ("30", ["SC101"])])
+@pytest.mark.parametrize(("depth", "expected"), [("2", []), ("30", ["US101"])])
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_framework_trains_as_without_it_and_its_model_is_judged(tmp_path, name, depth, expected):
     (tmp_path / "train.py").write_text(BEGIN + FRAMEWORKS[name] + END)
@@ -141,4 +141,4 @@ def test_under_torchrun_the_first_process_speaks_and_the_results_are_those_witho
     assert watched.returncode == 0, watched.stderr
     assert weights(watched.stdout) == weights(plain.stdout) != []
     assert watched.stderr.count("sigmoid-core: Network, trained by Adam") == 1
-    assert findings(tmp_path) == (["SC101"] if depth == "30" else [])
+    assert findings(tmp_path) == (["US101"] if depth == "30" else [])

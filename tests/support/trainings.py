@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, prepare
-from sigmoidcore.diagnosis.measure.measurement import Measurement
+from unstuck.measure.measurement import Measurement
 
 STEPS = 12
 ROWS = 40

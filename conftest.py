@@ -1,0 +1,77 @@
+import gc
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent
+
+# A shell ignores SIGINT in what it runs in the background, and so would these tests and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The networks here are narrow: a second thread wins nothing, and on a busy machine it costs a factor of ten.
+torch.set_num_threads(1)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Every file draws its constants from the same random state, whatever was imported before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state, alone or among others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _compiling() -> None:
+    """Collect observers that an earlier test dropped while they were attached: until then nothing is compiled."""
+    eager = sys.modules.get("unstuck._torch.eager")
+    if eager is not None and eager._EAGER._holders:
+        gc.collect()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets an item whenever hidden layers are computed as one."""
+    from sigmoidcore.nn.fused import Stack
+
+    seen: list[int] = []
+    original = Stack.__call__
+    monkeypatch.setattr(Stack, "__call__", lambda self, x: seen.append(1) or original(self, x))
+    return seen
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """Run a command with invalid input: exit code 2, empty standard output; return the one line of standard error."""
+
+    def run(arguments: list[str]) -> str:
+        from sigmoidcore.cli import main
+
+        capsys.readouterr()
+        code = main(arguments)
+        output, error = capsys.readouterr()
+        assert (code, output, error.count("\n")) == (2, "", 1), (output, error)
+        assert error.startswith("sigmoid-core: ")
+        return error
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def without_figures() -> Iterator[None]:
+    """Trainings draw no figures, which takes longer than a small training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sigmoidcore.training.execution.save_figures", lambda run, records: [])
+        yield
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT

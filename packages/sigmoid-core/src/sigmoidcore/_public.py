@@ -1,0 +1,37 @@
+"""The public names, which `sigmoidcore` imports when the first of them is used."""
+
+from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
+from sigmoidcore.calibration.learning_rates import depth_scaled_lr
+from sigmoidcore.conversion import Activation, Conversion, convert
+from sigmoidcore.core import SigmoidCore, sigmoid_core
+from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore.folding import fold
+from sigmoidcore.nn import networks, recurrent
+from sigmoidcore.nn.networks import MLP, RNN, ConvNet
+from sigmoidcore.observation.profile import gradient_profile
+from unstuck import Diagnosis, Monitor, diagnose
+from unstuck.observation import Profile
+
+__all__ = [
+    "MLP",
+    "RNN",
+    "Activation",
+    "Calibration",
+    "ConvNet",
+    "Conversion",
+    "Diagnosis",
+    "Equalizer",
+    "Monitor",
+    "Profile",
+    "SigmoidCore",
+    "calibrate",
+    "convert",
+    "depth_scaled_lr",
+    "diagnose",
+    "fold",
+    "gradient_profile",
+    "networks",
+    "prepare",
+    "recurrent",
+    "sigmoid_core",
+]

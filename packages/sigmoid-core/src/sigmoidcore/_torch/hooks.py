@@ -1,0 +1,32 @@
+"""Hooks of a module: the public API adds and removes them, but neither lists nor copies them."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as _module
+
+_KINDS = ("backward_pre", "backward", "forward_pre", "forward")
+_global = [getattr(_module, f"_global_{kind}_hooks", {0: None}) for kind in _KINDS]
+_CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether forward or backward hooks run with the module."""
+    return any(getattr(module, name, True) for name in _CALLED)
+
+
+def move_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Give a module the hooks of the one that it replaces; handles that remove a hook still do so."""
+    vars(target).update({name: hooks for name, hooks in vars(source).items() if "hook" in name})
+
+
+def copy_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Give a module its own copy of the hooks of another."""
+    vars(target).update({name: copy(hooks) for name, hooks in vars(source).items() if "hook" in name})
+
+
+def global_hooks() -> list[Callable[..., Any] | None]:
+    """The hooks that are called for every module; [None] if this PyTorch hides some of them."""
+    return [hook for hooks in _global if hooks for hook in hooks.values()]

@@ -1,0 +1,29 @@
+"""Whether code runs as it is written."""
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from unstuck.observation import transforms_active
+
+_DEVICES = ("cpu", "cuda")
+
+
+def runs_plainly(x: Tensor) -> bool:
+    """Whether operations on `x` do what they say and no more, so that others with the same result may take their place.
+
+    Not so while compiling, exporting or tracing, under a `TorchFunctionMode` or `TorchDispatchMode`, in a transform of
+    `torch.func`, in forward-mode differentiation, under autocast, nor for tensors of another class or without values.
+    No public function tells of most of these.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.device.type in _DEVICES
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._get_tracing_state() is None
+        and not transforms_active()
+        and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled(x.device.type)
+    )

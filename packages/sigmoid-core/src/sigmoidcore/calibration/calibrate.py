@@ -1,0 +1,341 @@
+"""Calibrate: set slopes and shifts from one batch, so that the gradient keeps the same size in every layer.
+
+The method (docs/method.md derives it). Forward through the network once. At each core, set the shift to the batch
+mean, and solve the one slope for which the gain of the segment that ends there is 1, for cotangents orthogonal to the
+signal (`gain.tangential_weights`). Then measure the profile; where it is not level yet, ask the segments for the gain
+that makes up for it, and go forward again: every slope is solved for the signal that really arrives.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.calibration.branch_start import size_branches, start_branches
+from sigmoidcore.calibration.branches import Branch, find_branches
+from sigmoidcore.calibration.correction import can_correct, corrected_gains, free_spread, remarks, uncentered
+from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
+from sigmoidcore.core import CoreModule
+from sigmoidcore.observation.profile import gradient_profile
+from unstuck.observation import (
+    Inputs,
+    LossFn,
+    Profile,
+    check_inputs,
+    check_loss,
+    check_model,
+    floating_tensors,
+    run,
+    undisturbed,
+)
+
+LEVEL_ENOUGH = 1.1
+"""A profile within a tenth is not corrected further: another batch differs by nearly as much."""
+MOST_PASSES = 8
+FEW, CURVED, USUAL = 3, 2.0, 0.5
+"""saturation="auto": 2 for samples of up to 3 features, else 0.5."""
+MOST_SATURATED = 100.0
+NOTES = 5
+"""Notes that are printed; all are in `Calibration.notes`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The report of `calibrate` or `prepare`; `print` it.
+
+    Attributes:
+        before: the gradient profile before.
+        after: the gradient profile now.
+        slopes: slope of each core, shape [L], float64, on the CPU.
+        levels: saturation level (standard deviation of z) of each core, shape [L], float64, on the CPU.
+        passes: forward passes that solved slopes.
+        seconds: time taken, in seconds.
+        notes: sentences on what could not be done.
+        branches: the residual branches, with the sizes that they have now; of `prepare` with `branches=True`. The
+            profile is then that of the residual stream, behind each sum.
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> report = sc.prepare(sc.MLP(8, 16, 20, 2), torch.randn(100, 8), saturation=0.5)
+        >>> report.before.spread > 100, report.after.spread < 2
+        (True, True)
+        >>> report.slopes.shape, f"{float(report.levels[0]):.2f}"
+        (torch.Size([20]), '0.50')
+    """
+
+    before: Profile
+    after: Profile
+    slopes: Tensor
+    levels: Tensor
+    passes: int
+    seconds: float
+    notes: tuple[str, ...]
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def branch_layers(self) -> tuple[str, ...]:
+        """Names of the layers in residual branches, for `Equalizer(branches=...)`."""
+        return tuple(dict.fromkeys(layer for branch in self.branches for layer in branch.layers))
+
+    def __str__(self) -> str:
+        """One line for each fact, then the profile."""
+        rows = [
+            ("spread", f"{self.before.spread:.4g} -> {self.after.spread:.4g}"),
+            *self._of_branches(),
+            *self._of_cores(),
+            ("time", f"{self.seconds:.2f} s, {self.passes} pass{'' if self.passes == 1 else 'es'}"),
+            *(("note", note) for note in self.notes[:NOTES]),
+        ]
+        if len(self.notes) > NOTES:
+            rows.append(("", f"and {len(self.notes) - NOTES} more notes, see .notes"))
+        counts = ((len(self.slopes), "core"), (len(self.branches), "branch"))
+        many = [f"{n} {what}{('es' if what == 'branch' else 's') if n > 1 else ''}" for n, what in counts if n]
+        head = f"calibrated {' and '.join(many)}"
+        return "\n".join([head, *(f"  {key:<16}  {value}" for key, value in rows), str(self.after)])
+
+    def _of_branches(self) -> list[tuple[str, str]]:
+        if not self.branches:
+            return []
+        first, last, sizes = self.branches[0], self.branches[-1], [branch.size for branch in self.branches]
+        return [
+            ("stream", f"size {first.stream:.3g} before the first branch, {last.stream:.3g} before the last"),
+            ("branches", f"sizes {min(sizes):.3g} to {max(sizes):.3g}"),
+        ]
+
+    def _of_cores(self) -> list[tuple[str, str]]:
+        if not len(self.slopes):
+            return []
+        return [
+            ("slopes", f"{float(self.slopes.min()):.4g} to {float(self.slopes.max()):.4g}"),
+            ("saturation level", f"{self.levels[0]:.3g} at the first core, {self.levels[-1]:.3g} at the last"),
+        ]
+
+
+def calibrate(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    targets: Any = None,
+    loss_fn: LossFn | None = None,
+    saturation: float | None = None,
+) -> Calibration:
+    """Set the slopes and shifts of all cores from one batch; weights are not touched.
+
+    Args:
+        model: a model with cores; runs in evaluation mode (a BatchNorm in training mode normalises by the batch), its
+            modes and running statistics are restored.
+        inputs: one batch of a few hundred samples: a tensor (batch first), a tuple for `model(*inputs)` or a dict for
+            `model(**inputs)`. With a single sample the shifts stay: it has no useful mean.
+        targets: with `loss_fn(outputs, targets)`, level the profile of that loss instead of random cotangents.
+        loss_fn: gives a scalar; use it when the loss weighs the outputs unevenly.
+        saturation: saturation level u (standard deviation of z) of the first core. None: its slope makes the gain 1.
+            In the place of norms (`convert(norms=True)`): level u = alpha rms(x) of every core, None: 0.5, or the level
+            it has; their gain is set so that the output has the size that the norm gave it.
+
+    Returns:
+        A frozen, printable report.
+
+    Raises:
+        ValueError: no cores; empty, non-finite or wrongly shaped inputs; a core's preactivations are not finite.
+            Slopes and shifts are then as they were.
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> model = sc.MLP(8, 16, 20, 2)
+        >>> report = sc.calibrate(model, torch.randn(100, 8))
+        >>> report.after.spread < report.before.spread
+        True
+    """
+    return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=False)
+
+
+def prepare(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    targets: Any = None,
+    loss_fn: LossFn | None = None,
+    saturation: float | Literal["auto"] = USUAL,
+    branches: bool = False,
+) -> Calibration:
+    """Before training, for depth: fresh orthogonal weights, zero biases, then calibrate.
+
+    The first layer's weights also take the scale of the inputs, and their size makes the first core's saturation level
+    `saturation` at gain 1. The last layer's size makes the outputs' standard deviation 1. After a first layer of one
+    feature, each neuron is centred on a different sample, drawn at random; centred on the batch mean, all of them would
+    be nearly the same function. `torch.manual_seed` fixes weights and samples.
+
+    Args:
+        model: a model of Linear layers, convolutions, recurrent layers and cores, untrained: **its weights are
+            replaced**, except for those with `requires_grad=False`.
+        inputs: one batch of a few hundred samples, see `calibrate`.
+        targets: see `calibrate`.
+        loss_fn: see `calibrate`.
+        saturation: saturation level u of the first core. "auto": 2 for samples of at most three features, whose
+            functions are curved, and 0.5 otherwise. In benchmarks/saturation.py its errors are on average 1.20 times
+            those of the best level for each set and depth; with 0.5 everywhere, 1.59 times.
+        branches: for transformers and other models of residual branches, x + branch(x), without norms in front of them,
+            and with or without cores. Every layer gets outputs of size 1, embeddings a residual stream of size 1, and
+            each of the N branches the size 1 / sqrt(4 N). The stream ends at the size 1.12, and its gradient profile is
+            level to a factor of 1.12, at any depth. Embeddings keep their directions.
+
+    Returns:
+        A frozen, printable report.
+
+    Raises:
+        ValueError: as `calibrate`, or no residual branch was found; weights, slopes and shifts are then as they were.
+        TypeError: not an nn.Module, or `branches` is not a bool.
+
+    Warns:
+        UserWarning: more than ten cores are not centered; the network will hardly learn.
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> model = sc.MLP(8, 16, 100, 2)
+        >>> report = sc.prepare(model, torch.randn(200, 8))
+        >>> bool(report.after.spread < 1.1)
+        True
+
+    Source:
+        Orthogonal weights: Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Pennington, Schoenholz, Ganguli (2017),
+        arXiv 1711.04735.
+    """
+    if not isinstance(branches, bool):
+        raise TypeError(f"branches must be True or False, got {branches!r:.60}: prepare finds the branches by itself")
+    if isinstance(saturation, str):
+        if saturation != "auto":
+            raise ValueError(f'saturation must be "auto" or a positive number, got {saturation!r}')
+        tensors = floating_tensors(inputs)
+        few = len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].shape[1] <= FEW
+        saturation = CURVED if few else USUAL
+    if branches:
+        return _prepare_branches(model, inputs, targets, loss_fn, saturation)
+    return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=True)
+
+
+def _prepare_branches(
+    model: nn.Module, inputs: Inputs, targets: Any, loss_fn: LossFn | None, saturation: float
+) -> Calibration:
+    started = time.perf_counter()
+    check_model(model)
+    check_inputs(inputs)
+    check_loss(targets, loss_fn)
+    notes: dict[str, None] = {}
+    found = find_branches(model, inputs, targets, loss_fn)
+    cores = None
+    with _Snapshot(model).restored_on_error():
+        start_branches(model, inputs, found.branches, lambda text: notes.update({text: None}))
+        if any(isinstance(module, CoreModule) for module in model.modules()):
+            cores = _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=False)
+            notes.update(dict.fromkeys(cores.notes))
+        size_branches(model, inputs, lambda text: notes.update({text: None}))
+        now = find_branches(model, inputs, targets, loss_fn)
+    none = torch.zeros(0, dtype=torch.float64)
+    return Calibration(
+        before=found.profile,
+        after=now.profile,
+        slopes=none if cores is None else cores.slopes,
+        levels=none if cores is None else cores.levels,
+        passes=0 if cores is None else cores.passes,
+        seconds=time.perf_counter() - started,
+        notes=tuple(notes),
+        branches=now.branches,
+    )
+
+
+def _calibrate(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Any,
+    loss_fn: LossFn | None,
+    saturation: float | None,
+    fresh_weights: bool,
+) -> Calibration:
+    started = time.perf_counter()
+    check_model(model)
+    _check_saturation(saturation)
+    check_inputs(inputs)
+    check_loss(targets, loss_fn)
+    notes: dict[str, None] = {}
+    profile = partial(gradient_profile, model, inputs, targets, loss_fn)
+    before = profile()
+    solver = Solver(model, saturation, fresh_weights, note=lambda text: notes.update({text: None}))
+    original = _Snapshot(model)
+    with original.restored_on_error(), undisturbed(model, inputs):
+        solution, after, passes = _solve_and_correct(model, inputs, solver, profile)
+        worse = free_spread(after, solution, solver.layers) > free_spread(before, solution, solver.layers)
+        if worse and not fresh_weights and saturation is None:
+            original.restore()
+            after = before
+            with LevelObserver(model) as levels:
+                run(model, inputs)
+            solution = replace(solution, slopes=levels.slopes, levels=levels.levels)
+            notes["no pass made the profile more level: all slopes are as they were"] = None
+    notes.update(dict.fromkeys(remarks(after, solution, solver.layers, saturation)))
+    if fresh_weights:
+        for text in uncentered(solver.layers.values()):
+            warnings.warn(text, stacklevel=3)
+    return Calibration(
+        before=before,
+        after=after,
+        slopes=torch.tensor(list(solution.slopes.values()), dtype=torch.float64),
+        levels=torch.tensor(list(solution.levels.values()), dtype=torch.float64),
+        passes=passes,
+        seconds=time.perf_counter() - started,
+        notes=tuple(notes),
+    )
+
+
+def _check_saturation(saturation: Any) -> None:
+    if saturation is not None and not (isinstance(saturation, Real) and 0 < float(saturation) <= MOST_SATURATED):
+        raise ValueError(
+            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {saturation!r}; "
+            "0.5 is the usual choice"
+        )
+
+
+def _solve_and_correct(
+    model: nn.Module, inputs: Inputs, solver: Solver, profile: Callable[[], Profile]
+) -> tuple[Solution, Profile, int]:
+    """Solve for gain 1, then correct the gains until the profile is level or gets worse; the best pass is kept."""
+    gains: dict[str, float] = {}
+    solution = solver.solve(inputs, gains)
+    after, passes = profile(), 1
+    while passes < MOST_PASSES and can_correct(after, solution, solver.layers, LEVEL_ENOUGH):
+        best = _Snapshot(model)
+        gains = corrected_gains(gains, after, solution, solver.layers)
+        corrected = solver.solve(inputs, gains)
+        measured, passes = profile(), passes + 1
+        if not free_spread(measured, corrected, solver.layers) <= free_spread(after, solution, solver.layers):
+            best.restore()
+            break
+        solution, after = corrected, measured
+    return solution, after, passes
+
+
+class _Snapshot:
+    """The values of all parameters and buffers of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._values = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()]]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for tensor, value in self._values:
+            tensor.copy_(value)
+
+    @contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """Give them back if anything goes wrong inside."""
+        try:
+            yield
+        except BaseException:
+            self.restore()
+            raise

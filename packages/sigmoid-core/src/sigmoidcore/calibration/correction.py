@@ -1,0 +1,119 @@
+"""After a pass that solves: how level the profile is, and which gains would make it more level."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from sigmoidcore.calibration.solver import Solution
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.nn.recurrent import RecurrentCores
+from unstuck.observation import Profile, spread
+
+NOT_LEVEL = 1.5
+"""A profile that is less level than this after all passes is reported."""
+NEARLY_BINARY = 3.0
+"""A first core above this level passes on little more than the signs of its inputs."""
+SHALLOW = 10
+"""More cores than this that are not centered are reported."""
+
+
+def free_spread(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]) -> float:
+    """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers.
+
+    The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
+    """
+    left = solution.by_level
+    free = [
+        i
+        for i, name in enumerate(profile.names)
+        if name not in left and not isinstance(layers[_layer_name(name, layers)], RecurrentCores)
+    ]
+    return spread(profile.sizes[free]) if free else 1.0
+
+
+def can_correct(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module], enough: float) -> bool:
+    """Whether the profile is finite and not as level as `enough` yet."""
+    return any(name in layers for name in profile.names) and enough < free_spread(profile, solution, layers) < math.inf
+
+
+def corrected_gains(
+    log_gains: Mapping[str, float], profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]
+) -> dict[str, float]:
+    """The logarithm of the gain that would have given each core the gradient size of the cores that it feeds.
+
+    Cores without a gradient say nothing: they neither change nor count among those that another core feeds.
+    """
+    squares: dict[str, float] = {}
+    for name, size in zip(profile.names, profile.sizes.tolist(), strict=True):
+        layer = _layer_name(name, layers)  # the steps of a recurrent layer together
+        squares[layer] = squares.get(layer, 0.0) + size**2
+    logs = {name: 0.5 * math.log(square) for name, square in squares.items() if square > 0}
+    fed: dict[str, list[str]] = {}
+    for name, sources in solution.sources.items():
+        for source in sources:
+            fed.setdefault(source, []).append(name)
+    corrected = dict(log_gains)
+    for name, readers in fed.items():
+        wanted = [logs[reader] for reader in readers if reader in logs]
+        free = isinstance(layers[name], SigmoidCore) and name not in solution.by_level
+        if free and wanted and name in logs:
+            corrected[name] = corrected.get(name, 0.0) + sum(wanted) / len(wanted) - logs[name]
+    return corrected
+
+
+def remarks(
+    profile: Profile, solution: Solution, layers: Mapping[str, nn.Module], saturation: float | None
+) -> list[str]:
+    """What could be better, in sentences for the report."""
+    found = []
+    left = free_spread(profile, solution, layers)
+    if not math.isfinite(profile.spread):
+        found.append(
+            "the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer, and "
+            "that no weight on the way is 0 (as residual branches that start at 0 have)"
+        )
+    elif left > NOT_LEVEL:
+        found.append(
+            f"the profile is level to a factor of {left:.3g} only; a lower saturation, or fresh weights by `prepare`, "
+            "may do better"
+        )
+    first = next((n for n, sources in solution.sources.items() if not sources and n not in solution.bounded), None)
+    is_core = first is not None and isinstance(layers[first], SigmoidCore)
+    if first is not None and is_core and saturation is None and solution.levels[first] > NEARLY_BINARY:
+        found.append(
+            f"gain 1 makes the first core '{first}' nearly binary (level {solution.levels[first]:.3g}); "
+            "saturation=1 would keep what its inputs say"
+        )
+    found += uncentered(layers.values())
+    if solution.fixed:
+        found.append("the saturation level fixes the first core's slope, and so its gradient size")
+    if solution.bounded:
+        count = len(solution.bounded)
+        found.append(
+            f"{count} core{'s' if count > 1 else ''} in the place of a norm: alpha is u / rms(x), and the profile "
+            "falls with the square of the residual stream's size, as with norms; smaller branches make it more level"
+        )
+    if solution.normalised:
+        found.append(
+            f"a normalisation scales what some cores read ({len(solution.normalised)}) and undoes the size that their "
+            "slopes give: these set the saturation level only"
+        )
+    return found
+
+
+def uncentered(layers: Iterable[nn.Module]) -> list[str]:
+    """What to say of a deep network whose cores are not centered: a sentence or nothing."""
+    count = sum(isinstance(core, SigmoidCore) and not core.centered for core in layers)
+    if count <= SHALLOW:
+        return []
+    return [
+        f"{count} cores are not centered. Their mean output of 1/2 keeps so deep a network from learning, also with a "
+        "level gradient. Build the model again and call sc.convert(model, centered=True) before sc.prepare; pass "
+        "centered=True to a SigmoidCore"
+    ]
+
+
+def _layer_name(name: str, layers: Mapping[str, nn.Module]) -> str:
+    """The core, or the recurrent layer whose step it is, of a name in a profile."""
+    return name if name in layers else name.rpartition("[")[0]

@@ -1,0 +1,220 @@
+"""Fresh orthogonal weights, drawn as a batch reaches the layers: the first and the last ones depend on the batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sigmoidcore.calibration.segments import Segments
+from sigmoidcore.core import SigmoidCore, Stepwise
+from sigmoidcore.nn.networks import RNN
+from sigmoidcore.nn.recurrent import RecurrentCores
+from unstuck.observation import LayerObserver, bare
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+"""The layers that `prepare` gives fresh weights."""
+BAND = 2.0
+"""Features whose deviations are within this factor of the typical one keep their relative size: it is the user's."""
+
+
+@torch.no_grad()
+def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_inputs: bool = False) -> None:
+    """Orthogonal weights and a zero bias, in place, for one layer of `WEIGHTED`.
+
+    A convolution gets a delta-orthogonal kernel, per group: an orthogonal matrix at its centre and 0 elsewhere, which
+    does not blur. With a stride it would lose pixels, and on inputs of few channels it would see points instead of
+    patches: then the kernel is orthogonal as a whole.
+
+    Source:
+        Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Xiao et al. (2018), arXiv 1806.05393.
+    """
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    if isinstance(layer, nn.Linear):
+        orthogonal_(weight, generator)
+    elif isinstance(layer, CONVOLUTIONS + TRANSPOSED):
+        centre = weight
+        if max(layer.stride) == 1 and not reads_inputs:
+            weight.zero_()
+            for size in reversed(weight.shape[2:]):
+                centre = centre[..., size // 2]
+        for group in centre.chunk(layer.groups):
+            orthogonal_(group, generator)
+    if isinstance(bias, Tensor):
+        bias.zero_()
+
+
+@torch.no_grad()
+def make_recurrent_orthogonal(layer: nn.Module, generator: torch.Generator) -> None:
+    """Orthogonal weights for every gate, and zero biases, in place, for a recurrent layer of cores."""
+    if isinstance(layer, RNN):
+        orthogonal_(layer.weight_hh, generator)
+        orthogonal_(layer.weight_ih, generator)
+        layer.bias.zero_()
+    elif isinstance(layer, RecurrentCores):
+        for weights in map(layer.weights, layer.suffixes):
+            for weight in (weights.ih, weights.hh):
+                for gate in weight.chunk(len(layer.cell.slopes)):
+                    orthogonal_(gate, generator)
+            if weights.hr is not None:
+                orthogonal_(weights.hr, generator)
+            weights.bias_ih.zero_()
+            weights.bias_hh.zero_()
+
+
+@torch.no_grad()
+def orthogonal_(weight: Tensor, generator: torch.Generator) -> None:
+    """Orthonormal rows or columns, drawn evenly, in float32 or better on the CPU."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, dtype=dtype), generator=generator))
+
+
+@torch.no_grad()
+def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
+    """Bring features whose deviations are out of the band around the typical one to its edge.
+
+    Features in one unit keep their sizes; one that is a million times larger than the rest does not drown them.
+    """
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    flat = (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2).to(torch.float64)
+    if flat.shape[0] < 2:
+        return
+    largest = flat.abs().amax(0)
+    deviation = flat.std(0)
+    size = torch.where(deviation > 1e-6 * largest, deviation, largest)
+    if not bool((size > 0).any()):
+        return
+    typical = size[size > 0].log().median().exp()
+    excess = torch.where(size > 0, size / size.clamp(typical / BAND, typical * BAND), 1.0).to(weight.dtype)
+    if isinstance(layer, TRANSPOSED):
+        weight.div_(excess.reshape(-1, *[1] * (weight.dim() - 1)))
+    elif isinstance(layer, CONVOLUTIONS):  # a group reads its own channels
+        groups = excess.reshape(layer.groups, 1, weight.shape[1], *[1] * (weight.dim() - 2))
+        weight.div_(groups.expand(-1, weight.shape[0] // layer.groups, *groups.shape[2:]).flatten(0, 1))
+    else:
+        weight.div_(excess)
+
+
+@torch.no_grad()
+def scale_to_unit_outputs(layer: nn.Module, output: Tensor, *, centre: bool = False) -> None:
+    """Scale a last layer so that its outputs have standard deviation 1 over the batch; if `centre`, and mean 0."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    if output.shape[0] < 2:
+        return
+    size = float(torch.linalg.vector_norm(output - output.mean(0), dtype=torch.float64)) / output.numel() ** 0.5
+    if size > 1e-5 * float(output.abs().amax()):
+        weight.div_(size)
+        if centre and isinstance(layer, nn.Linear) and isinstance(bias, Tensor):
+            bias.sub_(output.flatten(0, -2).mean(0) / size)
+
+
+class FreshWeights(LayerObserver):
+    """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers."""
+
+    def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
+        layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, Stepwise))}
+        super().__init__(layers)
+        check_weights(layers)
+        self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
+        self._segments, self._note = segments, note
+        self._reached: set[nn.Module] = set()
+        self._outputs = WeakTensorKeyDictionary()
+        self._last: tuple[nn.Module, Tensor] | None = None
+        self._scales: list[tuple[nn.Module, float]] = []
+        self._samples: dict[str, Tensor] = {}
+        # One draw, which the global generator keeps: the next model gets other weights.
+        self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+
+    def attach(self) -> None:
+        """Watch a pass; the tensors of the one before are forgotten."""
+        self._outputs, self._last, self._scales = WeakTensorKeyDictionary(), None, []
+        self.drawn = set()
+        super().attach()
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Draw the weights of a layer that has not been reached before."""
+        if layer not in self._reached and not self._is_frozen(layer):
+            if isinstance(layer, Stepwise):
+                make_recurrent_orthogonal(layer, self._rng)
+                self.drawn.add(layer)
+            else:
+                reads_inputs = not self._segments.behind(x)[0]
+                make_orthogonal(layer, self._rng, reads_inputs=reads_inputs)
+                if reads_inputs:
+                    scale_to_features(layer, bare(x))
+        self._reached.add(layer)
+        return x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Remember the layer of an output, without keeping the output alive."""
+        self._last = None
+        if isinstance(layer, WEIGHTED) and not self._is_frozen(layer):
+            self._last = layer, output
+            self._outputs[output] = layer
+        return output
+
+    def take_layer(self, x: Tensor) -> nn.Module | None:
+        """The layer that a core reads directly."""
+        last, self._last = self._last, None
+        return last[0] if last is not None and last[1] is x else None
+
+    def scale_later(self, layer: nn.Module, scale: float) -> None:
+        """Multiply the weights of a layer at the end of the pass."""
+        self._scales.append((layer, scale))
+
+    def sample_for_each_neuron(self, name: str, signal: Tensor) -> Tensor:
+        """For each neuron its preactivation at one sample: in every pass at the same place in the batch."""
+        rows = signal.flatten(0, -2)
+        if name not in self._samples:
+            self._samples[name] = torch.rand(1, rows.shape[1], generator=self._rng, dtype=torch.float64)
+        chosen = (self._samples[name] * len(rows)).long()
+        return rows.gather(0, chosen.to(rows.device))
+
+    @torch.no_grad()
+    def finish(self, outputs: Sequence[Tensor]) -> None:
+        """After the pass: the sizes of first layers, and outputs of standard deviation 1."""
+        for layer, scale in self._scales:
+            for parameter in layer.parameters(recurse=False):
+                parameter.mul_(scale)
+        heads = [(self._outputs[output], output) for output in outputs if output in self._outputs]
+        if not heads and self._last is not None:
+            heads = [self._last]
+        for layer, output in heads:
+            centre = any(name in self._samples for name in self._segments.sources(output))
+            scale_to_unit_outputs(layer, output, centre=centre)
+
+    def _is_frozen(self, layer: nn.Module) -> bool:
+        """Whether a layer keeps its weights because somebody has trained it."""
+        frozen = is_frozen(layer)
+        if frozen:
+            self._note("weights with requires_grad=False were kept; unfreeze those that should be drawn anew")
+        return frozen
+
+
+def is_frozen(layer: nn.Module) -> bool:
+    """Whether a weight of this layer does not train."""
+    return any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
+
+
+def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> bool:
+    """Whether a core follows a fresh layer of one feature: all neurons would be nearly the same function."""
+    one = isinstance(layer, nn.Linear) and layer.in_features == 1 and len(x) > 1
+    return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
+
+
+def check_weights(layers: dict[str, nn.Module]) -> None:
+    """Raise a ValueError if a weight is computed from other parameters."""
+    weighted = {name: layer for name, layer in layers.items() if isinstance(layer, WEIGHTED)}
+    computed = [name for name, layer in weighted.items() if "weight" not in dict(layer.named_parameters(recurse=False))]
+    if computed:
+        raise ValueError(
+            f"the weight of layer '{computed[0]}' ({len(computed)} in all) is computed from other parameters "
+            "(weight_norm, spectral_norm, a parametrization), so prepare cannot give it fresh ones: prepare first and "
+            "parametrize then, or use calibrate"
+        )

@@ -1,0 +1,242 @@
+"""The solver behind `calibrate` and `prepare`: sets the cores' shifts and slopes while a batch goes forward."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from sigmoidcore.calibration import recurrent_solver
+from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
+from sigmoidcore.calibration.segments import Segments
+from sigmoidcore.core import SigmoidCore, Stepwise
+from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights
+from sigmoidcore.nn.bounded_norm import LEVEL, BoundedNorm, bounded_norms
+from sigmoidcore.observation.profile import watched_layers
+from unstuck.observation import NONE, Inputs, LayerObserver, backward_pass, bare, floating_tensors, run
+
+SMALLEST = 1e-5
+"""Preactivations that differ from sample to sample by less than this part of their size are taken to be all alike."""
+
+
+@dataclass
+class Solution:
+    """The result of one pass, by the names of the layers, in the order in which they ran."""
+
+    slopes: dict[str, float] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, list[str]] = field(default_factory=dict)  # the cores that feed each core
+    fixed: set[str] = field(default_factory=set)  # cores whose slope a saturation level has fixed
+    normalised: set[str] = field(default_factory=set)  # cores behind a normalisation
+    bounded: set[str] = field(default_factory=set)  # cores in the place of a normalisation
+
+    @property
+    def by_level(self) -> set[str]:
+        """Cores whose slope a saturation level sets, not a gain."""
+        return self.fixed | self.normalised | self.bounded
+
+
+class Solver(LayerObserver):
+    """Goes forward through a model and sets each core's shift and slope as its input arrives.
+
+    Every core's output is detached, so that the autograd graph behind the next core's input is one segment. The leaves
+    of that graph are its sources, the cores that feed it, and one vector-Jacobian product gives the size of its rows.
+    With several sources (branches, residual sums), the gain is that to all of them together. Behind a normalisation the
+    gain does not depend on the sources' slopes: the slope is that of the saturation level.
+    """
+
+    def __init__(
+        self, model: nn.Module, saturation: float | None, fresh_weights: bool, note: Callable[[str], None]
+    ) -> None:
+        super().__init__(watched_layers(model))
+        self._model = model
+        self._norms = bounded_norms(model)
+        self._saturation = saturation
+        self._note = note
+        self._segments = Segments()
+        self._weights = FreshWeights(model, self._segments, note) if fresh_weights else None
+        self._solution = Solution()
+        self._log_gains: Mapping[str, float] = {}
+        self._signs: dict[torch.Size, Tensor] = {}
+        self._over_bound = 1.0
+
+    def solve(self, inputs: Inputs, log_gains: Mapping[str, float]) -> Solution:
+        """One forward pass that solves every core in turn, for the gains of these logarithms (default 0)."""
+        self._solution, self._log_gains = Solution(), log_gains
+        with ExitStack() as stack, torch.enable_grad():
+            if self._weights is not None:
+                stack.enter_context(self._weights)
+            stack.enter_context(self)
+            outputs = floating_tensors(run(self._model, inputs))
+            if self._weights is not None:
+                self._weights.finish(outputs)
+        return self._solution
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Solve a core or a recurrent layer."""
+        if backward_pass() != NONE:
+            raise ValueError(
+                f"core '{name}' runs again in an activation checkpoint, whose two passes must be alike: switch "
+                "checkpoints off while slopes are set"
+            )
+        if name in self._solution.slopes:
+            raise ValueError(f"core '{name}' runs more than once a forward pass: give every place its own core")
+        if name in self._norms:
+            self._solve_norm(name, self._norms[name], x)
+            return x
+        if isinstance(layer, SigmoidCore):
+            return self._solve_core(name, layer, x)
+        self._solve_recurrent(name, layer, x)
+        return x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Begin the next segments."""
+        return self._segments.cut(name, output)
+
+    def _solve_recurrent(self, name: str, layer: nn.Module, sequences: Any) -> None:
+        data = sequences.data if isinstance(sequences, PackedSequence) else sequences
+        if not bool(torch.isfinite(data).all()):
+            raise _not_finite(name, data)
+        assert isinstance(layer, Stepwise)
+        self._solution.sources[name] = self._segments.sources(data)
+        drawn = self._weights is not None and layer in self._weights.drawn
+        slope, level, *notes = recurrent_solver.solve_layer(layer, sequences, self._saturation if drawn else None)
+        self._solution.slopes[name], self._solution.levels[name] = slope, level
+        if self._saturation is not None and self._weights is None:
+            notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
+        for note in notes:
+            self._note(f"layer '{name}': {note}")
+
+    def _solve_norm(self, name: str, place: BoundedNorm, x: Tensor) -> None:
+        """alpha = u / rms(x) in the place of a normalisation, whose gain no slope changes."""
+        if not bool(torch.isfinite(x).all()):
+            raise _not_finite(name, x)
+        level = self._saturation or float(place.level) or LEVEL
+        self._solution.sources[name] = self._segments.sources(x)
+        self._solution.bounded.add(name)
+        fitted = place.fit(bare(x), level)
+        if not fitted:
+            self._note(f"everything that reaches core '{name}' is 0: its slope stays")
+        self._solution.slopes[name] = float(place.core.alpha)
+        self._solution.levels[name] = level if fitted else 0.0
+
+    @torch.no_grad()
+    def _solve_core(self, name: str, core: SigmoidCore, x: Tensor) -> Tensor:
+        """Set shift and slope of one core; return its input (scaled, if the first layer's weights will be)."""
+        leaves, normalised = self._segments.behind(x)
+        self._solution.sources[name] = [self._segments.name(leaf) for leaf in leaves]
+        layer = None if self._weights is None else self._weights.take_layer(x)
+        around, shift, size = centre(name, core, x)
+        alike = size == 0
+        if alike:
+            self._note(f"the samples of the batch do not differ at core '{name}': its slope is set for z near 0")
+            size = 1.0
+        elif self._weights is not None and not leaves and reads_one_feature(core, layer, x):
+            shift = self._weights.sample_for_each_neuron(name, bare(x))
+            around = bare(x) - shift
+        signal = around / size
+        gain = math.exp(self._log_gains.get(name, 0.0)) / core.scale
+        if not leaves and self._saturation is not None and not alike:
+            if self._weights is not None and layer is not None:
+                alpha = gain / float(local_derivative(signal * self._saturation, 1.0).square().mean().sqrt())
+                scale = self._saturation / (alpha * size)
+                self._weights.scale_later(layer, scale)
+                x, shift, size = x * scale, shift * scale, size * scale
+            else:
+                alpha = self._saturation / size
+                self._solution.fixed.add(name)
+        elif leaves and normalised and not alike:
+            alpha = (self._saturation or 1.0) / size
+            self._solution.normalised.add(name)
+        else:
+            alpha = self._slope_for_gain(name, gain, core.scale, leaves, x, signal, size) / size
+        if x.shape[0] > 1:
+            core.set_shift(shift.reshape(core.shift.shape))
+        core.set_slope(alpha)
+        self._solution.slopes[name] = alpha
+        self._solution.levels[name] = 0.0 if alike else alpha * size
+        return x
+
+    def _slope_for_gain(
+        self, name: str, gain: float, scale: float, leaves: list[Tensor], x: Tensor, signal: Tensor, size: float
+    ) -> float:
+        """The slope, for the signal of size 1, that gives the segment this gain."""
+        rows = self._row_size(name, leaves, x, signal) if leaves else 1.0
+        wanted = gain * size / rows
+        start = 4 * wanted * self._over_bound
+        solved, reached = slope_for_gain(signal, wanted, weights=tangential_weights(signal), start=start)
+        self._over_bound = solved / (4 * wanted)
+        if reached < 0.99 * wanted:
+            self._note(
+                f"no slope gives core '{name}' a gain of {gain * scale:.3g}; "
+                f"the largest is {reached * scale * rows / size:.3g}"
+            )
+        return solved
+
+    def _row_size(self, name: str, leaves: list[Tensor], x: Tensor, signal: Tensor) -> float:
+        """Root mean square size of the Jacobian rows from the sources to `x`, weighed as a gradient is."""
+        level = min(self._solution.levels[self._segments.name(leaves[0])], 2.0)
+        cotangent = relative_slope(signal * level).mul_(self._signs_like(x))
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(x, leaves, cotangent, retain_graph=True)
+        total = math.hypot(*(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in gradients))
+        size = total / float(torch.linalg.vector_norm(cotangent, dtype=torch.float64))
+        if not 0 < size < math.inf:
+            self._note(f"the segment before core '{name}' passes no gradient back: its weights are 0 or not finite")
+            return 1.0
+        return size
+
+    def _signs_like(self, x: Tensor) -> Tensor:
+        """Random signs, the same for every layer of one shape; made on the CPU, so that every device has the same."""
+        if x.shape not in self._signs:
+            generator = torch.Generator().manual_seed(0)
+            signs = torch.randint(0, 2, x.shape, generator=generator).mul_(2).sub_(1)
+            self._signs[x.shape] = signs.to(x.device, x.dtype)
+        return self._signs[x.shape]
+
+
+class LevelObserver(LayerObserver):
+    """Measures the mean slope and the saturation level of each layer, in the order in which they ran."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(watched_layers(model))
+        self.slopes: dict[str, float] = {}
+        self.levels: dict[str, float] = {}
+
+    @torch.no_grad()
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Measure a core or a recurrent layer."""
+        if isinstance(layer, SigmoidCore):
+            self.slopes[name] = layer.alpha.mean().item()
+            self.levels[name] = self.slopes[name] * centre(name, layer, x)[2]
+        else:
+            assert isinstance(layer, Stepwise)
+            self.slopes[name], self.levels[name] = recurrent_solver.measure_layer(layer, x)
+        return x
+
+
+def centre(name: str, core: SigmoidCore, x: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The preactivations less their mean, their mean, and their standard deviation: 0 if all samples are alike."""
+    signal = bare(x)
+    dim = core.dim % x.dim()
+    mean = signal.mean([i for i in range(x.dim()) if core.num_features is None or i != dim], keepdim=True)
+    largest = float(torch.linalg.vector_norm(signal, math.inf))
+    around = signal - mean if signal.shape[0] > 1 else signal
+    size = float(torch.linalg.vector_norm(around, dtype=torch.float64)) / math.sqrt(signal.numel())
+    if not math.isfinite(largest) or not math.isfinite(size):
+        raise _not_finite(name, signal)
+    if size <= SMALLEST * largest:
+        return torch.zeros_like(signal), mean, 0.0
+    return around, mean, size
+
+
+def _not_finite(name: str, x: Tensor) -> ValueError:
+    count = int((~torch.isfinite(x)).sum())
+    return ValueError(
+        f"the preactivations of core '{name}' are not finite ({f'{count} of {x.numel()}' if count else 'their mean'}): "
+        "a weight before it is not finite or the inputs are too large for their dtype; scale them down"
+    )

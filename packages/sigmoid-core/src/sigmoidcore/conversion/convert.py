@@ -1,0 +1,314 @@
+"""Convert: hidden sigmoids, tanhs and recurrent layers become cores; the function that a model computes stays."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sigmoidcore._torch.hooks import copy_hooks, move_hooks
+from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
+from sigmoidcore.conversion.activations import NEAREST, function_of
+from sigmoidcore.conversion.eligibility import (
+    Names,
+    Selection,
+    called_several_times,
+    change,
+    is_core,
+    judge,
+    recurrent_layer,
+    select,
+)
+from sigmoidcore.conversion.norms import NORM, bounded, norm_sites, without_nested_tensors
+from sigmoidcore.conversion.report import Activation, Conversion, few
+from sigmoidcore.conversion.rewriting import OwnForward
+from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
+from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
+from sigmoidcore.core import CoreModule, SigmoidCore
+from sigmoidcore.nn.recurrent import converted
+from sigmoidcore.nn.rows import fuse_rows
+from unstuck.observation import check_model
+
+
+def convert(
+    model: nn.Module,
+    *,
+    include: Names = None,
+    exclude: Names = None,
+    nearest: Names = None,
+    centered: bool = False,
+    norms: bool = False,
+) -> Conversion:
+    """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
+
+    `nn.Sigmoid` and `nn.Tanh` are replaced under their names. A call of `torch.sigmoid` or `torch.tanh` becomes a call
+    of a new core of the module whose forward makes the call; `torch.fx` generates that forward from its trace.
+    `nn.RNN` (tanh), `nn.LSTM` and `nn.GRU` become layers of cores with the same parameters. The model keeps its class,
+    parameters, hooks and modes, and loads checkpoints of the plain model with `strict=True`.
+
+    Left alone are activations that reach the model's output, that multiply another signal (gates), that are used in
+    several places, or whose use is unknown because a forward cannot be traced. A recurrent layer is left only if it is
+    used in several places. The report has the reasons.
+
+    Args:
+        model: any module. Optional arguments of its forward are taken to have their defaults.
+        include: activations and recurrent layers to convert although they would be left: names as in the report,
+            patterns (`"head.*"`), or types of modules, which stand for those of that type and for all inside modules
+            of that type. An activation that one forward calls several times gets a core for each call.
+        exclude: activations and recurrent layers to leave alone, likewise.
+        nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
+            with the same range and the same derivative at 0, likewise: **their function changes**.
+        centered: make centered cores of sigmoids, too: **their function changes** by 1/2. Use it before training, for
+            depth: more than some ten layers of sigmoids with a mean of 1/2 hardly train.
+        norms: put a bounded norm, tanh(alpha x) weight + bias, in the place of every normalisation over the last
+            dimension (`nn.LayerNorm`, `nn.RMSNorm` and other modules that compute one): **their function changes**.
+            Call `calibrate` next, which sets alpha. A Dynamic Tanh (parameters alpha, weight, bias) becomes one with
+            the same function; its alpha is no parameter any more.
+
+    Returns:
+        A frozen, printable report. The model itself is changed.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, or is one of `torch.jit`; `include`, `exclude` or `nearest` contains
+            anything but names, patterns and types; `norms` is not a bool.
+        ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
+            both `include` and `exclude`. The model is then unchanged.
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1), nn.Sigmoid())
+        >>> print(sc.convert(model))
+        converted 1 of 2 activations
+          converted  1  Tanh     hidden
+          left       3  Sigmoid  its result reaches the model's output
+        >>> model[1]
+        SigmoidCore(16, centered=True, scale=2)
+    """
+    plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered, norms=norms)
+    _check_answered(plan.selection, plan.choices)
+    for choice in plan.choices:  # plain assignments: nothing fails from here on
+        for name, core in choice.cores.items():
+            model.set_submodule(name, core)
+    for owner, forward in plan.forwards:
+        setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
+    without_nested_tensors(model)
+    fuse_rows(model)
+    return plan.conversion
+
+
+def planned(
+    model: nn.Module,
+    *,
+    include: Names = None,
+    exclude: Names = None,
+    nearest: Names = None,
+    centered: bool = False,
+    norms: bool = False,
+) -> "ConversionPlan":
+    """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
+    check_model(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
+    if not isinstance(norms, bool):
+        raise TypeError(f"norms must be True or False, got {norms!r:.60}; exclude= names norms that stay")
+    activations, unseen = find_sites(model)
+    places = norm_sites(model) if norms else []
+    owners = {name for place in places for name in place.names}
+    activations = [site for site in activations if site.owner not in owners]  # a Dynamic Tanh calls one
+    sites = [*activations, *places]
+    selection = Selection(
+        include=select(model, sites, "include", include),
+        exclude=select(model, sites, "exclude", exclude),
+        nearest=select(model, sites, "nearest", nearest),
+        centered=centered,
+    )
+    choices = [Choice(site, *judge(site, selection)) for site in activations]
+    plan = ConversionPlan(
+        model, [*choices, *(_norm_choice(site, selection, model) for site in places)], selection, unseen
+    )
+    plan.place_cores()
+    return plan
+
+
+@dataclass
+class Choice:
+    """What to do with one site: `like` has the arguments of its core (none for a layer), None leaves it."""
+
+    site: Site
+    like: dict[str, Any] | None
+    why: str
+    cores: dict[str, CoreModule] = field(default_factory=dict)  # by name
+
+    def leave(self, why: str) -> None:
+        """Make no core of it."""
+        self.like, self.why, self.cores = None, why, {}
+
+    def add(self, model: nn.Module, name: str, use: Use | None) -> None:
+        """Make a core of that name, on the device and in the dtype of its input."""
+        assert self.like is not None
+        activation, parent = self.site.module, model.get_submodule(name.rpartition(".")[0])
+        features, dim = use.features if use and use.features else (None, -1)
+        core = SigmoidCore(features, dim=dim, **self.like)
+        weight = use.weight if use and use.weight is not None else _weight_of(parent, model)
+        if weight is not None:
+            core = core.to(weight.device, weight.dtype)
+        core.train((activation or parent).training)
+        if activation is not None:  # its hooks go on with the core
+            (copy_hooks if self.cores else move_hooks)(activation, core)
+        self.cores[name] = core
+
+    def report(self) -> list[Activation]:
+        """A line for the site, or for each of its cores."""
+        kind = self.site.kind
+        if not self.cores:
+            return [Activation(self.site.name, kind, False, self.why)]
+        changed = change(kind, self.like or {})
+        rows: dict[int, Activation] = {}
+        for name, core in self.cores.items():
+            what = f"{self.why}; {changed}" if changed else self.why
+            if isinstance(core, SigmoidCore) and core.num_features is None:
+                what += "; one slope, because its number of features is not known"
+            rows.setdefault(id(core), Activation(name, kind, True, what, not changed and self.why != NORM))
+        return list(rows.values())
+
+
+def _norm_choice(site: Site, selection: Selection, model: nn.Module) -> Choice:
+    near = _weight_of(model.get_submodule(site.owner), model)
+    made, why = (None, "excluded") if site in selection.exclude else bounded(site, near)
+    if made is None:
+        return Choice(site, None, why)
+    assert site.module is not None
+    move_hooks(site.module, made)
+    return Choice(site, {}, why, {site.name: made})
+
+
+@dataclass
+class ConversionPlan:
+    """What to do with a model: with every site, and which forwards to rewrite."""
+
+    model: nn.Module
+    choices: list[Choice]
+    selection: Selection
+    unseen: dict[str, str]
+    forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
+    not_rewritten: list[str] = field(default_factory=list)
+
+    @property
+    def conversion(self) -> Conversion:
+        """The report."""
+        calls: list[FunctionalCall] = []
+        for name in dict.fromkeys([*self.unseen, *self.not_rewritten]):
+            calls += functional_calls(self.model.get_submodule(name), name)
+        activations = tuple(a for choice in self.choices for a in choice.report())
+        return Conversion(activations, tuple(self.unseen.items()), tuple(calls))
+
+    def place_cores(self) -> None:
+        """Make the cores of all choices, and the forwards that call those which are not attributes."""
+        by_owner: dict[str, list[Choice]] = defaultdict(list)
+        for choice in self.choices:
+            if choice.like is None or choice.cores:
+                continue
+            site = choice.site
+            if site.index is not None or (called_several_times(site) and recurrent_layer(site) is None):
+                by_owner[site.owner].append(choice)
+            else:
+                _place(self.model, choice)
+        calls = Counter(choice.site.owner for choice in self.choices if choice.site.index is not None)
+        for owner, group in by_owner.items():
+            try:
+                self.forwards.append(_rewritten(self.model, owner, group, calls[owner]))
+            except UntraceableError as error:
+                why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
+                for choice in group:
+                    choice.leave(why)
+                if any(choice.site.index is not None for choice in group):
+                    self.not_rewritten.append(owner)
+
+
+def _place(model: nn.Module, choice: Choice) -> None:
+    """The cores of a site that is an attribute of its owner: one for each name, if the places differ."""
+    site, layer = choice.site, recurrent_layer(choice.site)
+    if layer is not None:
+        choice.cores = dict.fromkeys(site.names, converted(layer))
+    elif len(site.uses) == 1:
+        choice.add(model, site.name, _common(site))
+        choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
+    else:
+        for name in site.names:
+            choice.add(model, name, _common(site))
+
+
+def _common(site: Site) -> Use | None:
+    """What all uses of a site have in common."""
+    if len({use.features for use in site.uses}) > 1:
+        return replace(site.uses[0], features=None)
+    return site.uses[0] if site.uses else None
+
+
+def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
+    """A module, and its forward with calls of cores; it has `calls` functional activations."""
+    module = model.get_submodule(owner)
+    if isinstance(module, nn.Sequential):
+        raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
+    if isinstance(module, fx.GraphModule):
+        raise UntraceableError("a GraphModule generates it from its graph")
+    own = OwnForward(module)
+    functions = own.calls(lambda node: function_of(node) is not None)
+    if len(functions) != calls:
+        raise UntraceableError("it does not make the same calls each time")
+    pairs: list[tuple[dict[bool, fx.Node], str]] = []
+    for choice in choices:
+        site = choice.site
+        if site.index is None:
+            pairs += _cores_for_calls(model, own, choice)
+            continue
+        choice.add(model, site.name, _common(site))
+        pairs.append((functions[site.index], site.name.rpartition(".")[2]))
+    return module, own.with_cores(pairs)
+
+
+def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[tuple[dict[bool, fx.Node], str]]:
+    """Make a core for each call of a module that its owner calls several times; the calls with their cores' names."""
+    site = choice.site
+    prefix = f"{site.owner}." if site.owner else ""
+    nodes = own.calls(lambda node: node.op == "call_module" and prefix + str(node.target) == site.name)
+    names = [site.name, *(f"{site.name}_{i}" for i in range(1, len(nodes)))]
+    parent = model.get_submodule(site.name.rpartition(".")[0])
+    taken = [name for name in names[1:] if hasattr(parent, name.rpartition(".")[2])]
+    if taken:
+        raise UntraceableError(f"the name '{taken[0]}' is taken")
+    if len(nodes) != len(site.uses):
+        raise UntraceableError("it does not make the same calls each time")
+    if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise UntraceableError(f"{type(parent).__name__} would take the core for one more of its entries")
+    for name, use in zip(names, site.uses, strict=True):
+        choice.add(model, name, use)
+    return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
+
+
+def _check_answered(selection: Selection, choices: list[Choice]) -> None:
+    """Raise a ValueError if something that was asked for is not done."""
+    both = [site.name for site in selection.include if site in selection.exclude]
+    if both:
+        raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
+    whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
+    for choice in choices:
+        if choice.site in selection.include:
+            done = choice.like is not None or is_core(choice.site.module)
+            reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
+            whys[selection.include[choice.site]].append((done, reason))
+    for found in whys.values():
+        if not any(done for done, _ in found):
+            raise ValueError(f"include: {found[0][1]}")
+    others = [site for site in selection.nearest if site.kind not in NEAREST]
+    if others and len(others) == len(selection.nearest):
+        raise ValueError(
+            f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(NEAREST)} have a nearest core"
+        )
+
+
+def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:
+    """A floating weight or buffer near a module."""
+    tensors = (t for m in (parent, model) for t in (*m.parameters(), *m.buffers()))
+    return next((t for t in tensors if t.is_floating_point()), None)

@@ -1,0 +1,218 @@
+"""Fold: slopes and shifts go into the weights; the result is a plain network of sigmoids or tanhs.
+
+In the manner of `torch.fx.experimental.optimization.fuse`: trace, plan, rewrite the weights of a copy.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from sigmoidcore._torch.hooks import has_hooks, move_hooks
+from sigmoidcore.conversion.report import few
+from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
+from sigmoidcore.core import SigmoidCore, Stepwise
+from sigmoidcore.folding.plain_layers import (
+    folded_norm,
+    folded_rnn,
+    plain_forward,
+    rewrite,
+    with_constants,
+    without_shortcut,
+)
+from sigmoidcore.folding.planner import FoldPlan, has_cores, plan_with_sigmoids, variants
+from sigmoidcore.nn import recurrent
+from sigmoidcore.nn.bounded_norm import BoundedNorm
+from sigmoidcore.nn.networks import RNN, Chain
+from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.nn.rows import runs_rows, unfuse_rows
+from unstuck.observation import check_model
+
+_PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], FoldPlan]] = {"tanh": FoldPlan, "sigmoid": plan_with_sigmoids}
+_OURS = "sigmoidcore."
+
+
+def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
+    """A copy of a model in which plain PyTorch layers compute the same.
+
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered. Every `RNN` and every recurrent layer of
+    cores becomes PyTorch's own; a `BoundedNorm` is a tanh of alpha x, with the gain in its weight. Slope and shift go
+    into the layer before, the factor of a tanh goes into the layers behind. If that is not possible (the core reads an
+    input of the model, its output is added to something else, a weight is shared), the constant stays: a small
+    `torch.fx.GraphModule` is in place of the core. Modules keep their names, so that
+    `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no bias is added.
+
+    Args:
+        model: any module with cores; it is not changed. `torch.fx` must be able to follow its forward.
+        activation: what a centered core becomes. "tanh", or "sigmoid" for faster inference of batches on a CPU, where
+            PyTorch's tanh is slower. A core becomes a sigmoid only if the layers around it can take in the difference
+            (nn.Linear, a convolution that does not pad with zeros). In float32 the error is four to seven times larger.
+
+    Returns:
+        The copy, on the same devices, with the same dtypes, modes and `requires_grad`. The outputs are the same up to
+        rounding: weights are computed in float64 and rounded once. A layer gets a bias if it has none and a shift or a
+        sigmoid needs one. The copy can be trained further, pickled and exported; no module in it is from sigmoidcore.
+
+    Raises:
+        TypeError: not an nn.Module.
+        UntraceableError: the forward branches on values, and the model has other cores than recurrent layers. The
+            error names the parts of the model that can be folded.
+        ValueError: `activation` is something else, a slope or shift is not finite or on the meta device, weights would
+            overflow their dtype, the forward reads a slope, a module is of a class without a plain counterpart, the
+            model is compiled, or a weight was computed with gradients, so that PyTorch does not copy it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), SigmoidCore(3, alpha=4.0, centered=True), nn.Linear(3, 2))
+        >>> fold(model)
+        Sequential(
+          (0): Linear(in_features=4, out_features=3, bias=True)
+          (1): Tanh()
+          (2): Linear(in_features=3, out_features=2, bias=True)
+        )
+        >>> x = torch.randn(5, 4)
+        >>> torch.allclose(fold(model)(x), model(x), atol=1e-6)
+        True
+        >>> fold(model, activation="sigmoid")[1]
+        Sigmoid()
+
+    Source:
+        sigmoid(z) - 1/2 = tanh(z/2)/2, or tanh(z) = 2 sigmoid(2 z) - 1; docs/fold.md.
+    """
+    check_model(model)
+    if activation not in _PLANS:
+        raise ValueError(f"activation must be {' or '.join(map(repr, _PLANS))}, got {activation!r}")
+    runs_cores = type(model).forward is not nn.Module.forward and has_cores(model)
+    if runs_cores and (isinstance(model, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(model, "")):
+        return next(fold(nn.Sequential(model), activation=activation).children())  # a leaf of a graph, as in a model
+    _check_classes(model)
+    folded = _replace(_copied(model), lambda m, _: recurrent.folded(m) if isinstance(m, RecurrentCores) else m)
+    if not has_cores(folded):  # every recurrent layer is plain by itself, whatever the forward does
+        return folded
+    try:
+        graphs = variants(folded)
+    except UntraceableError as error:
+        parts = list(_foldable_parts(model, ""))
+        remedy = "move what cannot be traced into a module that has no cores"
+        if parts:
+            remedy = (
+                f"its parts {few([repr(part) for part in parts])} can be folded by themselves, if it runs them "
+                "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
+            )
+        raise UntraceableError(f"{error}; {remedy}") from error
+    plan = _PLANS[activation](folded, graphs)
+    with torch.no_grad():
+        for layer in {*plan.outputs, *plan.inputs}:
+            if not isinstance(layer, RNN):
+                rewrite(layer, plan.names[layer], *plan.affine_behind(layer), plan.rescaling_before(layer))
+        folded = _replace(folded, lambda module, name: _plain(plan, module, name))
+    _check_reached(folded)
+    return folded
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy; each nn.Sequential has the forward of its class."""
+    try:
+        copied = copy.deepcopy(model)
+        unfuse_rows(copied)
+        return copied
+    except RuntimeError as error:
+        raise ValueError(
+            f"PyTorch does not copy this model ({error}). If a weight was computed with gradients (weight_norm, "
+            "prune), run the model once under torch.no_grad() before it is folded, or make the weight permanent "
+            "(torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
+        ) from error
+
+
+def _replace(model: nn.Module, make: Callable[[nn.Module, str], nn.Module]) -> nn.Module:
+    """Put `make(module, name)` in the place of every module, under all of its names; inner ones first."""
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in reversed(list(model.named_modules(remove_duplicate=False))):
+        if module not in made:
+            made[module] = make(module, name)
+        if made[module] is not module and name:
+            model.set_submodule(name, made[module])
+    return made[model]
+
+
+def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
+    """The plain module in the place of a module of the copy, or itself if it is plain."""
+    if isinstance(module, SigmoidCore):
+        made = _plain_core(plan, module)
+    elif isinstance(module, RNN):
+        made = _plain_rnn(plan, module)
+    elif isinstance(module, BoundedNorm):
+        made = folded_norm(module)
+    elif type(module).__module__.startswith(_OURS):
+        made = nn.Sequential(OrderedDict(module.named_children()))
+    else:
+        if isinstance(module, nn.TransformerEncoderLayer):
+            without_shortcut(module)
+        return plain_forward(module, name)
+    made.training = module.training
+    move_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
+    return made
+
+
+def _plain_core(plan: FoldPlan, core: SigmoidCore) -> nn.Module:
+    affine = plan.affine[core]
+    stays = affine if core in plan.stays_before and not affine.is_identity else None
+    factor = plan.rescaling[core].factor if core in plan.stays_behind else 1.0
+    act = nn.Tanh() if core in plan.tanhs else nn.Sigmoid()
+    act.training = core.training
+    return act if stays is None and factor == 1 else with_constants(act, stays, factor, core.shift)
+
+
+def _plain_rnn(plan: FoldPlan, layer: RNN) -> nn.Module:
+    name = plan.names[layer]
+    if has_hooks(layer):
+        raise ValueError(f"the RNN '{name}' has hooks, which would get other values: remove them first")
+    if layer in plan.stays_behind:
+        raise ValueError(f"the states of the RNN '{name}' go to something that is not a layer: put an nn.Linear behind")
+    return folded_rnn(layer, plan.rescaling_before(layer).factor, name)
+
+
+def _check_classes(model: nn.Module) -> None:
+    """Raise a ValueError if there is a module that cannot be made plain."""
+    plain: set[Any] = {kind.forward for kind in (SigmoidCore, RNN, Chain, nn.Sequential, BoundedNorm)}
+    for name, module in model.named_modules():
+        where, cls = f"'{name}'" if name else "the model", type(module)
+        if "_orig_mod" in dict(module.named_children()):
+            raise ValueError(
+                f"{where} is compiled: fold model._orig_mod, that is the model that was given to torch.compile, and "
+                "compile the copy"
+            )
+        ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.startswith(_OURS)
+        if ours and cls.forward not in plain and not isinstance(module, RecurrentCores):
+            raise ValueError(f"{where} is a {cls.__name__} with its own forward, which has no plain counterpart")
+        forward = vars(module).get("forward")
+        if isinstance(forward, RewrittenForward):
+            forward.check()
+        elif forward is not None and not runs_rows(module):
+            raise ValueError(f"the forward of {where} was set on the instance, not by its class: give it a class")
+
+
+def _check_reached(folded: nn.Module) -> None:
+    """Raise a ValueError if the forward of the folded model still reaches a core."""
+    try:
+        variants(folded)
+    except UntraceableError as error:
+        raise ValueError(
+            f"the forward reaches a core through an attribute that is not a submodule, such as a list: {error}; "
+            "keep its modules in an nn.ModuleList"
+        ) from error
+
+
+def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:
+    """The largest modules with cores whose forward can be traced."""
+    for name, child in model.named_children():
+        if not has_cores(child):
+            continue
+        try:
+            if not isinstance(child, SigmoidCore | Stepwise):
+                variants(child)
+            yield prefix + name
+        except UntraceableError:
+            yield from _foldable_parts(child, f"{prefix}{name}.")

@@ -1,0 +1,193 @@
+"""The server of the lab: the page, and a WebSocket with a session for each page that is open."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from sigmoidcore.lab.datasets import DataSet
+from sigmoidcore.lab.guard import HEADERS, Guard
+from sigmoidcore.lab.protocol import obey
+from sigmoidcore.lab.recording import Recording
+from sigmoidcore.lab.session import FRAMES, Session
+from sigmoidcore.lab.setting import RATES, WITH_SLOPES, parse, schema
+from sigmoidcore.lab.worker import Worker
+from sigmoidcore.training.data import DataError, InputError
+from sigmoidcore.language import LANGUAGES, language, speaking
+
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+NOT_OPTIONS = ("token", "lang")
+"""Parameters of the page's address that are not options of the set-up."""
+POLL = 0.5
+"""Seconds between two looks at a recording."""
+REFUSED, FULL = 4403, 4429
+"""Codes with which a WebSocket is closed."""
+
+
+class Outbox:
+    """Messages on their way to a page: of each kind the latest, so that a slow page holds nothing up."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[str, Any]] = {}
+        self._filled = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Replace the message of this kind; from any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._put, message)
+
+    def _put(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "building":
+            self._waiting.pop("frame", None)
+        self._waiting[message["kind"]] = message
+        self._filled.set()
+
+    async def take(self) -> list[dict[str, Any]]:
+        """All messages that wait, as soon as there is one."""
+        await self._filled.wait()
+        self._filled.clear()
+        messages, self._waiting = list(self._waiting.values()), {}
+        return messages
+
+
+def application(
+    guard: Guard, own: DataSet | None = None, sessions: int = 8, recording: Path | None = None
+) -> Starlette:
+    """The lab as an ASGI application with so many open pages; a recording is shown in place of networks of the lab."""
+    worker = Worker()
+    assets = {path.name: path.read_bytes() for path in files("sigmoidcore.lab").joinpath("static").iterdir()}
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if not guard.host_known(request.headers.get("host")):
+            return Response("the Host is another one\n", 421, HEADERS, "text/plain")
+        if name not in assets:
+            return Response("there is no such file\n", 404, HEADERS, "text/plain")
+        return Response(assets[name], 200, HEADERS, TYPES["." + name.rpartition(".")[2]])
+
+    pages: set[WebSocket] = set()
+
+    async def talk(socket: WebSocket) -> None:
+        if not await _admitted(socket, guard):
+            return
+        if len(pages) >= sessions:
+            await socket.close(FULL, f"{sessions} pages are open: close one")
+            return
+        pages.add(socket)
+        asked = socket.query_params.get("lang", "")
+        try:
+            with speaking(asked if asked in LANGUAGES else language()):
+                await (_train(socket, worker, own) if recording is None else _watch(socket, Recording(recording)))
+        finally:
+            pages.remove(socket)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        worker.stop()
+
+    routes = [Route("/", asset), Route("/{name}", asset), WebSocketRoute("/ws", talk)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+async def _admitted(socket: WebSocket, guard: Guard) -> bool:
+    """Accept a page that may talk to us; close the connection of any other."""
+    refusal = guard.refusal(socket.headers)
+    if refusal is not None:
+        await socket.close(REFUSED, refusal)  # before it is accepted: the other site gets 403
+        return False
+    await socket.accept()
+    if guard.token_known(socket.query_params.get("token", "")):
+        return True
+    await socket.close(REFUSED, "the token is another one: open the address that the lab printed")
+    return False
+
+
+async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None:
+    """A session for a page, until it is closed."""
+    outbox = Outbox()
+    session = Session(outbox.put, own)
+    outbox.put({"kind": "hello", "options": schema(), "rates": RATES, "slopes": WITH_SLOPES, "own": own is not None})
+    try:
+        session.arrange(parse({key: value for key, value in socket.query_params.items() if key not in NOT_OPTIONS}))
+    except InputError as error:
+        outbox.put({"kind": "error", "text": str(error)})
+    worker.add(session)
+    try:
+        await _first_of(_send(socket, outbox), _receive(socket, session, worker, outbox))
+    finally:
+        worker.remove(session)
+
+
+async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Run until one of them ends, or fails."""
+    tasks = [asyncio.create_task(work) for work in works]
+    done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    for task in done:
+        task.result()
+
+
+async def _send_message(socket: WebSocket, message: dict[str, Any]) -> None:
+    """Send a message as ASCII: what a visitor sent may hold half a character, which UTF-8 does not know."""
+    await socket.send_text(json.dumps(message, allow_nan=False))
+
+
+async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: Outbox) -> None:
+    """Do what the page asks for, until it is closed."""
+    while True:
+        try:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            answer = obey(session, message.get("text") or "")
+            if answer is not None:
+                outbox.put(answer)
+            worker.wake()
+        except WebSocketDisconnect:
+            return
+        except InputError as error:
+            outbox.put({"kind": "error", "text": str(error)})
+        await asyncio.sleep(0)  # a flood of messages leaves time for other pages
+
+
+async def _watch(socket: WebSocket, recording: Recording) -> None:
+    """Send what is written into a recording, until the page is closed."""
+    await _send_message(socket, {"kind": "hello", "recorded": True})
+    closed = asyncio.create_task(_closed(socket))
+    while not closed.done():
+        try:
+            messages = await asyncio.to_thread(recording.news)
+        except (DataError, OSError) as error:
+            messages = [{"kind": "error", "text": str(error)}]
+        with suppress(WebSocketDisconnect, RuntimeError):
+            for message in messages:
+                await _send_message(socket, message)
+        await asyncio.wait([closed], timeout=POLL)
+
+
+async def _closed(socket: WebSocket) -> None:
+    """Wait until the page is closed; a page that only watches has nothing to ask for."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def _send(socket: WebSocket, outbox: Outbox) -> None:
+    """Send what waits, at most so often that frames come at their rate."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            for message in await outbox.take():
+                await _send_message(socket, message)
+            await asyncio.sleep(0.5 / FRAMES)

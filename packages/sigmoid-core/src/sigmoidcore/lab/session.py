@@ -1,0 +1,201 @@
+"""A session: one visitor's two networks, and what the visitor has asked for."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sigmoidcore.lab.datasets import DataSet, data_set
+from sigmoidcore.lab.export import python_code
+from sigmoidcore.lab.frame import built_message, shown
+from sigmoidcore.lab.networks import Network, build
+from sigmoidcore.lab.reading import PROBED, read
+from sigmoidcore.lab.setting import OWN, Contender, Setting
+from sigmoidcore.training.data import InputError
+from sigmoidcore.training.session import FAILURES
+from unstuck.diagnose import diagnose
+from sigmoidcore.language import _, language
+
+FRAMES = 15
+"""Frames a second, at most."""
+SHARE = 2.0
+"""Training gets at least this many times as long as the measurements."""
+MOST_STEPS = 1_000
+"""Steps that wait, at most."""
+
+Publish = Callable[[dict[str, Any]], None]
+"""Takes a message for the page; it is called by the worker's thread."""
+
+
+class Session:
+    """Two networks that train on the same batches. The event loop asks, the worker's thread acts in `turn`.
+
+    Requests do not queue up: a new one of a kind replaces the one that waits.
+    """
+
+    def __init__(self, publish: Publish, own: DataSet | None = None) -> None:
+        self.language = language()
+        self._publish, self._own = publish, own
+        self._lock = threading.Lock()
+        self._wanted: Setting | None = Setting(data=OWN) if own is not None else Setting()
+        self._running, self._steps = False, 0
+        self._slopes: dict[tuple[int, int], float] = {}
+        self._look: tuple[int, int | None] = (0, None)
+        self._report: int | None = None
+        self._stale = False
+        self._id = self.step = 0
+        self._due = 0.0
+        self.setting = self._wanted
+        self.data: DataSet | None = None
+        self.networks: tuple[Network | None, ...] = ()
+
+    def arrange(self, setting: Setting) -> None:
+        """Ask for another set-up, from its first step; training pauses."""
+        if setting.data == OWN and self._own is None:
+            raise InputError("there are no data of your own: start the lab with --data FILE")
+        with self._lock:
+            self._wanted, self._running, self._steps = setting, False, 0
+            self._slopes.clear()
+
+    def run(self, running: bool) -> None:
+        """Start or pause."""
+        with self._lock:
+            self._running, self._stale = running, True
+
+    def advance(self, steps: int) -> None:
+        """Take some steps and pause."""
+        with self._lock:
+            self._running, self._steps = False, min(MOST_STEPS, self._steps + steps)
+
+    def reset(self) -> None:
+        """Begin again with the same set-up."""
+        self.arrange(self._wanted or self.setting)
+
+    def set_slope(self, network: int, layer: int, value: float) -> None:
+        """Change the mean slope of a layer."""
+        with self._lock:
+            self._slopes[network, min(layer, self.setting.depth)] = value
+
+    def look(self, layer: int, neuron: int | None) -> None:
+        """Choose the layer, and perhaps one neuron, whose histogram is shown."""
+        with self._lock:
+            self._look, self._stale = (layer, neuron), True
+
+    def report(self, network: int) -> None:
+        """Ask for the diagnosis of a network."""
+        with self._lock:
+            self._report = network
+
+    def code(self, network: int) -> str:
+        """The training of a network as a script, up to this step."""
+        return python_code(self.setting, "ab"[network], self.step, self._own)
+
+    def fail(self, error: Exception) -> None:
+        """Pause, and say why."""
+        with self._lock:
+            self._running, self._steps = False, 0
+        self._publish({"kind": "error", "text": str(error)})
+
+    @property
+    def delay(self) -> float | None:
+        """Seconds until there is something to do; None: nothing was asked for."""
+        with self._lock:
+            if self._running or self._steps or self._wanted or self._slopes or self._report is not None:
+                return 0.0
+            return max(0.0, self._due - time.monotonic()) if self._stale else None
+
+    def turn(self) -> None:
+        """Do what was asked for, or take one step; then publish a frame if one is due."""
+        with self._lock:
+            wanted, self._wanted = self._wanted, None
+            slopes, self._slopes = self._slopes, {}
+            report, self._report = self._report, None
+            steps = wanted is None and (self._running or self._steps > 0)
+            if steps:
+                self._steps = max(0, self._steps - 1)
+            self._stale = True
+        if wanted is not None:
+            self._build(wanted)
+        for (network, layer), value in slopes.items():
+            self._set_slope(network, layer, value)
+        if report is not None:
+            self._diagnose(report)
+        if steps:
+            self._step()
+        if time.monotonic() >= self._due or wanted is not None:
+            self._show()
+
+    def _build(self, setting: Setting) -> None:
+        self.setting, self.step, self._id = setting, 0, self._id + 1
+        self.networks = ()  # the old ones need not stay in memory beside the new ones
+        self._publish({"kind": "building", "id": self._id})
+        self.data = self._own if setting.data == OWN else data_set(setting.data, setting.seed)
+        assert self.data is not None
+        self._order = torch.Generator().manual_seed(setting.seed)
+        self.networks = tuple(self._network(which) for which in (setting.a, setting.b))
+        self._publish(built_message(self._id, setting, self.data, self.networks))
+
+    def _network(self, contender: Contender) -> Network | None:
+        assert self.data is not None
+        try:
+            return build(self.setting, contender, self.data)
+        except FAILURES as error:
+            text = _("the {kind} network cannot be built: {error}", kind=contender.kind, error=error)
+            self._publish({"kind": "error", "text": text})
+            return None
+
+    def _step(self) -> None:
+        """One step of both networks on the same samples."""
+        assert self.data is not None
+        count = len(self.data.train_x)
+        rows = torch.randint(0, count, (min(self.setting.batch, count),), generator=self._order)
+        x, y = self.data.train_x[rows], self.data.train_y[rows]
+        for network in self.networks:
+            if network is not None:
+                network.optimizer.zero_grad()
+                loss = self.data.task.loss_fn(network.model(x), y)
+                loss.backward()  # type: ignore[no-untyped-call]
+                network.optimizer.step()
+        self.step += 1
+
+    def _set_slope(self, which: int, layer: int, value: float) -> None:
+        """Scale all slopes of a layer, so that their mean is this."""
+        network = self.networks[which]
+        if network is not None and layer < len(network.cores):
+            core = network.cores[layer]
+            core.set_slope(core.alpha * (value / core.alpha.mean()))
+
+    def _show(self) -> None:
+        assert self.data is not None
+        began = time.monotonic()
+        with self._lock:
+            (layer, neuron), self._stale = self._look, False
+        networks: list[dict[str, Any] | None] = []
+        for network in self.networks:
+            if network is None:
+                networks.append(None)
+                continue
+            known = neuron if neuron is not None and neuron < self.setting.width else None
+            reading = read(network, self.data, min(layer, len(network.layers) - 1), known)
+            networks.append(shown(self.data, reading))
+        state = {"id": self._id, "step": self.step, "running": self._running or self._steps > 0}
+        self._publish({"kind": "frame", **state, "networks": networks})
+        ended = time.monotonic()
+        self._due = max(began + 1 / FRAMES, ended + SHARE * (ended - began))
+
+    def _diagnose(self, which: int) -> None:
+        network, data = self.networks[which], self.data
+        if network is None or data is None:
+            return
+        try:
+            found = diagnose(network.model, data.train_x[:PROBED], data.train_y[:PROBED], data.task.loss_fn)
+            with tempfile.TemporaryDirectory() as folder:
+                page = found.to_html(Path(folder) / "diagnosis.html").read_text(encoding="utf-8")
+        except FAILURES as error:
+            self._publish({"kind": "error", "text": _("the network cannot be diagnosed: {error}", error=error)})
+            return
+        self._publish({"kind": "report", "network": which, "html": page})

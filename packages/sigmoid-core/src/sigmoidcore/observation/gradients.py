@@ -1,0 +1,337 @@
+"""What a sampled step shows: the preactivations that reach the cores, and the gradients that come back to them."""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
+
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.nn.fused import Listener, Stack
+from sigmoidcore.observation.fused import LayerPass, StackPass
+from unstuck.observation import (
+    NONE,
+    LayerObserver,
+    ListenerFactory,
+    accumulates,
+    backward_pass,
+    bare,
+    floating_tensors,
+    in_transform,
+    nearest_leaf,
+    row_norms,
+    running_node,
+    transforms_active,
+    version,
+)
+
+FOLLOWED = 1000
+"""Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
+STACKED = 2**17
+"""Most numbers that are stacked to take statistics of several layers at once while they are in the cache."""
+OUTPUT = " output"
+"""What the cores feed that no other core follows."""
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class GradientObserver(LayerObserver):
+    """Records the passes through cores whose gradients belong to the next step.
+
+    - The gradient of a core's preactivation counts if the same backward pass goes into the `.grad` of a parameter
+      before the core, as that of `backward()` does. `torch.autograd.grad` does not: derivatives by the inputs
+      (physics-informed losses, gradient penalties) are part of the loss, not gradients of it.
+    - Several backward passes through one graph add up, as they do in `.grad`.
+    - Passes before `zero_grad` are forgotten: a gradient scaler or the user skipped their step.
+    - Forward passes without a backward pass (evaluations, recomputed activation checkpoints) do not count, nor do
+      passes inside a transform of `torch.func`.
+    """
+
+    def __init__(
+        self,
+        cores: Mapping[str, SigmoidCore],
+        parameters: Callable[[], Iterable[Tensor]],  # whose `.grad` is emptied between two steps
+        model: nn.Module | None = None,  # to see which cores its outputs come from
+    ) -> None:
+        super().__init__(cores)
+        if model is not None:
+            self._names.setdefault(id(model), OUTPUT)
+        self.ends: list[Node] = []  # nodes of the outputs that a gradient of this step came back to
+        self.keeps_nodes = len(cores) <= FOLLOWED
+        self._parameters = parameters
+        self._passes: dict[str, list[CorePass]] = {}
+        self._first: str | None = None
+        self._copied: set[str] = set()
+        self._transformed = False
+
+    def detach(self) -> None:
+        """Stop watching, and forget all passes."""
+        super().detach()
+        self._first, self._transformed = None, False
+        self._forget()
+
+    def copy_values(self, name: str) -> None:
+        """Copy what a core reads and makes from now on: the model changes it in place afterwards."""
+        self._copied.add(name)
+
+    def counted(self) -> "dict[str, list[CorePass]]":
+        """The passes that a gradient of this step came back through, by core; an empty list for a core without any."""
+        return {name: [p for p in self._passes.get(name, []) if p.counts] for name in self.layers}
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether the loss contains derivatives, by a graph of the backward pass, a transform or forward mode."""
+        passes = [p for of_core in self._passes.values() for p in of_core if p.counts]
+        return self._transformed or any(p.differentiated for p in passes)
+
+    def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """See `LayerObserver`; the inputs of the model are nothing to it."""
+        return None if name == OUTPUT else super().arrives(name, layer, args)
+
+    def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """See `LayerObserver`; notes the nodes of the outputs of the model when a gradient comes back."""
+        if name != OUTPUT:
+            return super().leaves(name, layer, args, kwargs, output)
+        if self.keeps_nodes and not transforms_active():
+            for tensor in floating_tensors(output):
+                if tensor.grad_fn is not None:
+                    tensor.register_hook(partial(_note_end, weakref.ref(self)))  # type: ignore[no-untyped-call]
+        return None
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Another name for the same tensor, to which nothing comes back but through this core."""
+        return x.view_as(x) if type(x) is Tensor and x.requires_grad and not transforms_active() else x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Record a forward pass."""
+        assert isinstance(layer, SigmoidCore)
+        self._transformed |= torch.is_grad_enabled() and in_transform()
+        x = args[0]
+        if x.requires_grad and output.requires_grad and not transforms_active():
+            first = self._begin([name])
+            self._passes[name].append(Pass(self, name, layer, x, output, first, copies=name in self._copied))
+        return output
+
+    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+        """A stack may run as one if all of its cores are watched, or none, and no values have to be copied."""
+        names = [self._names.get(id(module)) for module in modules if isinstance(module, SigmoidCore)]
+        if all(name is None for name in names):
+            return []
+        return [self._listener] if None not in names and self._copied.isdisjoint(names) else None
+
+    def _listener(self, stack: Stack, x: Tensor) -> Listener:
+        """Record a forward pass through cores that are computed as one."""
+        cores = {self._names[id(core)]: core for core in stack.cores}
+        first = self._begin(list(cores))
+        samples = x.shape[0] if first is None or self._first in cores else first.samples
+        leaf = None if first is None else first.leaf
+        stack_pass = StackPass(stack, list(cores), x, leaf, samples, self.forget_emptied, self.keeps_nodes)
+        for name, layer in stack_pass.layers.items():
+            self._passes[name].append(layer)
+        return stack_pass.listener()
+
+    def _begin(self, names: list[str]) -> "CorePass | None":
+        """Prepare for another pass of these cores; returns the latest pass of the core that ran first."""
+        if self._first is None:
+            self._first = names[0]
+        if self._first in names and any(p.counts for p in self._passes.get(self._first, ())) and self._emptied():
+            self._forget()
+        for name in names:
+            passes = self._passes.setdefault(name, [])
+            passes[:] = [p for p in passes if p.counts or p.waits]  # without those whose graph is gone
+            for earlier in passes:
+                earlier.settle()
+        first = self._passes.get(self._first)
+        return first[-1] if first else None
+
+    def forget_emptied(self, arriving: "Mapping[str, CorePass]") -> None:
+        """Forget earlier gradients if `zero_grad` was called between the forward and the backward pass."""
+        number = backward_pass()
+        earlier = [
+            (self._passes[name], p)
+            for name, one in arriving.items()
+            for p in self._passes.get(name, ())
+            if p is not one and p.counts and p.backward != number
+        ]
+        if earlier:
+            leaf: Tensor = nearest_leaf(running_node()).variable  # type: ignore[attr-defined]
+            ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
+            if ours and (leaf.grad is None or not bool(leaf.grad.any())):
+                for passes, one in earlier:
+                    passes.remove(one)
+                    one.let_go()
+
+    def _emptied(self) -> bool:
+        """Whether no parameter holds a gradient, as after `zero_grad` before a forward pass."""
+        gradients = (p.grad for p in self._parameters() if p.grad is not None)
+        return not any(bool((g.to_local() if hasattr(g, "to_local") else g).any()) for g in gradients)
+
+    def _forget(self) -> None:
+        for passes in self._passes.values():
+            for one in passes:
+                one.let_go()
+        self._passes, self.ends = {}, []
+
+
+def _note_end(observer: "weakref.ref[GradientObserver]", gradient: Tensor) -> None:
+    found = observer()
+    if found is not None and found.attached:
+        found.ends.append(running_node())
+
+
+class Pass:
+    """One forward pass through one core; the computations wait for the step, when all cores are processed in turn."""
+
+    before: str | None = None  # name of the core that feeds this one, if the graph does not show it
+
+    def __init__(
+        self,
+        observer: GradientObserver,
+        name: str,
+        core: SigmoidCore,
+        x: Tensor,
+        y: Tensor,
+        first: "CorePass | None",
+        *,
+        copies: bool,
+    ) -> None:
+        self._observer = weakref.ref(observer)
+        self._name = name
+        self.core = core
+        self._x, self._y = bare(x), bare(y)
+        if copies:
+            self._x, self._y = self._x.clone(), self._y.clone()
+        self._versions = version(self._x), version(self._y)
+        self._slopes: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._settled: tuple[Tensor, ...] = ()
+        self.again = backward_pass() != NONE  # as in reentrant activation checkpoints
+        self.backward = NONE  # number of the latest backward pass that brought a gradient
+        self.differentiated = False  # whether a gradient is differentiated again: the loss contains derivatives
+        self.entry: Node | None = None  # what the core reads, once a gradient has come back: unused graphs are not kept
+        # A node that most likely accumulates into `.grad` in the backward passes of this step.
+        self.leaf: Node = nearest_leaf(get_gradient_edge(x).node) if first is None else first.leaf
+        # Rows of the core that ran first.
+        self.samples: int = x.shape[0] if first is None or first.core is core else first.samples
+        self._handle: RemovableHandle = x.register_hook(self)  # type: ignore[no-untyped-call]
+
+    @property
+    def counts(self) -> bool:
+        """Whether a gradient has come back."""
+        return self._gradient is not None or bool(self._settled)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a gradient can still come back: its graph is there."""
+        return self._handle.hooks_dict_ref() is not None  # which lives as long as the graph
+
+    @property
+    def rows(self) -> int:
+        """Number of samples, times positions, that a neuron reads; or the layer, if it has one slope."""
+        return self._x.numel() // (self.core.num_features or 1)
+
+    @property
+    def slopes(self) -> Tensor | None:
+        """Mean relative slopes, if it is settled: see `mean_relative_slopes`."""
+        return self._slopes
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model has changed the preactivations or the output in place."""
+        return (version(self._x), version(self._y)) != self._versions
+
+    @property
+    def x(self) -> Tensor:
+        """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
+        return self.core.in_rows(self._x).to(self.core.shift.dtype)
+
+    @property
+    def inputs(self) -> tuple[Node | None, ...]:
+        """The nodes before the one that the core reads."""
+        return () if self.entry is None else tuple(node for node, _ in self.entry.next_functions)
+
+    @property
+    def exit(self) -> Node | None:
+        """The node that a backward walk meets first when it comes from later cores."""
+        return self.entry
+
+    def output(self) -> Tensor:
+        """The output of the core: [rows, neurons], or [rows, 1] if the layer has one slope."""
+        return self.core.in_rows(self._y)
+
+    def settle(self) -> None:
+        """Reduce the gradient and the output to numbers; later gradients belong to another micro-batch."""
+        if self._gradient is not None:
+            self._settled = (*self._settled, row_norms(self._gradient))
+            self._gradient = None
+        if self._settled and self._slopes is None and not self.changed:
+            self._slopes = mean_relative_slopes([self])[0]
+            self._y = self._y.new_empty(0)
+            self._versions = self._versions[0], version(self._y)
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """The gradients, samples first, and the norms of the samples of settled ones, [samples]."""
+        return self._settled if self._gradient is None else (*self._settled, self._gradient)
+
+    def let_go(self) -> None:
+        """Stop listening, so that the graph does not keep this pass alive."""
+        self._handle.remove()
+
+    def __call__(self, gradient: Tensor) -> None:
+        """The hook on the preactivations: a gradient arrives."""
+        observer = self._observer()
+        if observer is None:
+            return
+        entry = None  # Python must not touch the nodes of a very deep graph
+        if not accumulates(self.leaf):
+            entry = running_node()
+            if not accumulates(nearest_leaf(entry)):
+                self.differentiated |= torch.is_grad_enabled()
+                return
+        observer.forget_emptied({self._name: self})
+        self.backward = backward_pass()
+        if observer.keeps_nodes:
+            self.entry = entry or running_node()
+        if gradient.requires_grad:
+            gradient = gradient.detach()
+        if self._gradient is not None:
+            gradient = _summable(self._gradient) + _summable(gradient)
+        self._gradient = gradient
+
+
+CorePass = Pass | LayerPass
+"""A pass through a core: by itself, or in a stack."""
+
+
+def mean_relative_slopes(passes: Sequence[CorePass]) -> list[Tensor]:
+    """Mean relative slope of every neuron over the rows of each pass, [neurons] or [1].
+
+    It is 4 y (1 - y) for y = sigmoid(z), and 1 - (2y)^2 for a centered y: the error is 1e-7 in float32, 0.02 a sample
+    in bfloat16, whose roundings average out. Small layers of one kind are stacked, in half the time.
+    """
+    found: list[Any] = [one.slopes for one in passes]
+    outputs = {i: one.output() for i, one in enumerate(passes) if isinstance(one, Pass) and one.slopes is None}
+    kinds: dict[Any, list[int]] = {}
+    for i, y in outputs.items():
+        core = passes[i].core
+        kinds.setdefault((core.centered, core.scale, y.shape, y.dtype, y.device), []).append(i)
+    for (centered, scale, shape, _, _), alike in kinds.items():
+        most = max(1, STACKED // max(1, shape.numel()))
+        for first in range(0, len(alike), most):
+            places = alike[first : first + most]
+            y = _summable(torch.stack([outputs[i] for i in places]))
+            if centered:
+                slopes = 1 - y.square_().sum(1) * (4 / (scale**2 * shape[0]))
+            else:
+                slopes = y.addcmul_(y, y, value=-1 / scale).sum(1) * (4 / (scale * shape[0]))
+            for i, of_pass in zip(places, slopes.unbind(), strict=True):
+                found[i] = of_pass
+    return found
+
+
+def _summable(values: Tensor) -> Tensor:
+    """In float32 if half precision would not hold their sum."""
+    return values.float() if values.dtype in _HALF else values

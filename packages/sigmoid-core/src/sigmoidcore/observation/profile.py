@@ -1,0 +1,123 @@
+"""The gradient profile: how large the gradient is at every core of a model, measured on one batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.core import SigmoidCore, Stepwise
+from sigmoidcore.gain import gradient_size
+from unstuck.observation import (
+    Inputs,
+    LayerObserver,
+    LossFn,
+    Profile,
+    check_inputs,
+    check_loss,
+    check_model,
+    loss_of,
+    own_copy,
+    run,
+    undisturbed,
+)
+
+
+def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Profile:
+    """Measure the gradient profile of a model on one batch: one forward and one backward pass.
+
+    Every core is assumed to see as many samples as the first core, or as the recurrent layers if there are any,
+    whatever its layout. Step t of a recurrent layer counts the sequences that reach step t.
+
+    Nothing is changed: neither weights nor their `.grad`, buffers, modes or the state of the random generators.
+    The model runs in evaluation mode, but a BatchNorm in training mode normalises by the batch, as in training.
+
+    Args:
+        model: a model with at least one core.
+        inputs: one batch: a tensor (batch first), a tuple for `model(*inputs)` or a dict for `model(**inputs)`.
+        targets: second argument of `loss_fn`.
+        loss_fn: `loss_fn(outputs, targets)` gives a scalar; without it, the gradient is that of random cotangents
+            (fixed seed) on the outputs.
+
+    Raises:
+        ValueError: no cores; empty or non-finite inputs; `targets` without `loss_fn` or the other way round; a core
+            that runs more than once a forward pass.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), SigmoidCore(8), nn.Linear(8, 2))
+        >>> gradient_profile(model, torch.randn(5, 8)).spread
+        1.0
+    """
+    check_model(model)
+    check_inputs(inputs)
+    check_loss(targets, loss_fn)
+    observer = _PreactivationObserver(watched_layers(model))
+    with undisturbed(model, inputs), torch.enable_grad():
+        with observer:
+            outputs = run(model, inputs)
+        names = [name for name, _ in observer.preactivations]
+        loss = loss_of(outputs, targets, loss_fn)
+        _check_once(names)
+        if not loss.requires_grad:
+            raise ValueError(
+                "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
+                "that this does not run in torch.inference_mode()"
+            )
+        steps = [name not in observer.layers for name in names]
+        tensors = [x for _, x in observer.preactivations]
+        samples = max((len(x) for x, step in zip(tensors, steps, strict=True) if step), default=len(tensors[0]))
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, tensors, allow_unused=True)
+    sizes = [
+        torch.zeros(()) if g is None else gradient_size(g.detach(), None if step else samples)
+        for g, step in zip(gradients, steps, strict=True)
+    ]
+    return Profile(tuple(names), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
+
+
+class _PreactivationObserver(LayerObserver):
+    """Collects the preactivations of cores, and of every step of recurrent layers, as they run."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__(layers)
+        self.preactivations: list[tuple[str, Tensor]] = []
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """A copy for the core alone: x may be used or changed in place elsewhere, too (a skip connection)."""
+        if isinstance(layer, SigmoidCore):
+            x = own_copy(x)
+            self.preactivations.append((name, x))
+        return x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """The outputs of a recurrent layer that has run step by step."""
+        if isinstance(layer, Stepwise):
+            output = layer.run_stepwise(
+                *args, *kwargs.values(), on_step=lambda t, x: self.preactivations.append((f"{name}[{t}]", x))
+            )
+        return output
+
+
+def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's cores by name, `SigmoidCore` modules and recurrent layers of cores; a ValueError if it has none."""
+    found: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | Stepwise)
+    }
+    if not found:
+        kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})
+        raise ValueError(
+            f"the model has no cores, only {', '.join(kinds)}: make cores of its hidden sigmoids, tanhs and recurrent "
+            "layers with sigmoidcore.convert, or build it with sigmoidcore.MLP"
+        )
+    return found
+
+
+def _check_once(names: Sequence[str]) -> None:
+    """Raise a ValueError if a core ran more than once, or none ran."""
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise ValueError(
+            f"core '{twice}' runs {names.count(twice)} times a forward pass: give every place its own core, "
+            "or none (convert leaves alone what exclude= names)"
+        )
+    if not names:
+        raise ValueError("no core of the model ran in the forward pass: check that forward uses them")

@@ -1,0 +1,290 @@
+"""Figures of profiles, trainings, evaluations, comparisons and the article: from data to a Matplotlib figure.
+
+Save a figure with `figure.savefig("name.png", dpi=200)`; a notebook displays it. Nothing needs a GUI.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+from unicodedata import east_asian_width
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from sigmoidcore.article import Fit, sigmoid_core
+from sigmoidcore.equalizer.sample import Sample
+from sigmoidcore.plots import style
+from sigmoidcore.plots.style import FAINT, INK, PALETTE, colour_bar, legend_below, new_figure, style_axes
+from unstuck.observation import Profile
+
+# Colour, line and marker change together: curves can be told apart in black and white too. Profiles come in pairs
+# mostly, before and after training: one hue, dashed and solid.
+_PAIRS = [
+    (PALETTE["sky"], "--", "^"), (PALETTE["blue"], "-", "s"), (PALETTE["orange"], "--", "v"),
+    (PALETTE["vermilion"], "-", "o"), (PALETTE["purple"], "--", "D"), (PALETTE["green"], "-", "P"),
+]  # fmt: skip
+_CURVES = _PAIRS[1::2] + _PAIRS[::2]
+_ROW = 0.045
+"""Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
+_LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
+_COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black")]
+_STYLES = list(zip(_COLOURS * 12, itertools.cycle(("-", "--", ":", "-.")), itertools.cycle("osDP^v<>X")))
+SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE["blue"]])
+"""One hue, light to dark: readable with any colour vision, and in grey."""
+WITH_NUMBERS, WITH_NAMES, LONGEST = 20, 60, 18
+"""Most classes with numbers in the cells, and with names at the axes; most characters of a name."""
+
+
+def article_fit(fit: Fit) -> Figure:
+    """The article's figure: the points with the curve before and after training, and the loss beside them."""
+    figure = new_figure(9.0, 3.8)
+    curves, losses = figure.subplots(1, 2, width_ratios=(3, 2))
+    margin = 0.1 * (np.ptp(fit.x) or 10.0)
+    x = np.linspace(fit.x.min() - margin, fit.x.max() + margin, 401)
+    after = f"after: slope {fit.alpha:.3g}, shift {fit.shift:.3g}"
+    before = f"before: slope {fit.start_alpha:.3g}"
+    curves.plot(x, sigmoid_core(x, fit.start_alpha), "--", color=PALETTE["vermilion"], linewidth=2, label=before)
+    curves.plot(x, fit.predict(x), color=PALETTE["blue"], linewidth=2, label=after)
+    curves.plot(fit.x, fit.y, "o", color=PALETTE["black"], markersize=7, label="ground truth", zorder=3, clip_on=False)
+    curves.set_xlim(x[0], x[-1])
+    curves.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK)
+    style_axes(curves, "Ground truth and Sigmoid Core", "preactivation x", "output y")
+
+    losses.semilogy(np.arange(fit.loss.size), fit.loss, color=PALETTE["blue"], linewidth=2)
+    ends = ((0, "vermilion", (9, -1), "left"), (fit.loss.size - 1, "blue", (-10, -4), "right"))
+    for epoch, colour, place, side in ends:
+        loss = float(fit.loss[epoch])
+        losses.plot(epoch, loss, "o", color=PALETTE[colour], markersize=7, zorder=3, clip_on=False)
+        losses.annotate(f"{loss:.3g}", (epoch, loss), place, textcoords="offset points", ha=side, **_LABEL)
+    style_axes(losses, "Training", "epoch", "mean squared error")
+    losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
+    return figure
+
+
+def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
+    """Gradient size by layer, on a log axis: the input at the left, the loss at the right.
+
+    Layers whose gradient is 0 or not finite are marked below and above the axis, with their number in the legend, which
+    shows the names of the profiles; ValueError without any.
+    """
+    if not profiles:
+        raise ValueError("there are no profiles to draw: give at least one by its name")
+    curves = {}
+    for name, profile in profiles.items():
+        sizes = profile.sizes.numpy()
+        facts = [f"spread {profile.spread:.4g}"]
+        for marked, word in ((sizes == 0, "vanished"), (~np.isfinite(sizes), "not finite")):
+            if marked.any():
+                facts.append(f"{word} in {int(marked.sum())} of {len(sizes)} layers")
+        curves[f"{name}: {', '.join(facts)}"] = (np.arange(1, len(sizes) + 1), sizes)
+    figure = new_figure(9.0, 4.6)
+    axes = figure.subplots()
+    _draw_profiles(axes, curves)
+    longest = max(len(sizes) for _, sizes in curves.values())
+    axes.set_xlim(1 - 0.02 * longest, 1.02 * longest)
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
+    x_label = f"layer (1 is next to the input, {longest} next to the loss)"
+    style_axes(axes, "Gradient size in every layer", x_label, "gradient size")
+    legend_below(figure)
+    return figure
+
+
+def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    """Layer numbers and their gradient sizes, by label, on a log axis of at least three decades.
+
+    A row of marks below the axis shows sizes of 0, a row above it sizes that are not finite.
+    """
+    sizes = np.concatenate([values for _, values in curves.values()])
+    known = sizes[np.isfinite(sizes) & (sizes > 0)]
+    least, most = (math.log10(known.min()), math.log10(known.max())) if known.size else (-1.0, 0.0)
+    margin = max((3 - (most - least)) / 2, 0.05 * (most - least))
+    least, most = least - margin, most + margin
+    below, above = bool((sizes == 0).any()), not np.isfinite(sizes).all()
+    row = _ROW * (most - least) / (1 - _ROW * (below + above))
+    axes.set_yscale("log")
+    axes.set_ylim(10 ** (least - row * below), 10 ** (most + row * above))
+    for (label, (layers, values)), (colour, line, marker) in zip(curves.items(), itertools.cycle(_PAIRS)):
+        drawable = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        marker, order = marker if len(values) <= 30 else "", 3 if line == "--" else 2
+        axes.plot(layers, drawable, line, color=colour, linewidth=2, marker=marker, ms=5, label=label, zorder=order)
+        for marked, height in ((values == 0, _ROW / 2), (~np.isfinite(values), 1 - _ROW / 2)):
+            if marked.any():
+                at = np.full(int(marked.sum()), height)
+                axes.plot(layers[marked], at, "x", color=colour, markersize=4, transform=axes.get_xaxis_transform())
+    low, high = 10 ** (least + row / 2 * below), 10 ** (most - row / 2 * above)
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+    axes.minorticks_off()
+    for present, middle, text in ((below, _ROW / 2, "0"), (above, 1 - _ROW / 2, "not finite")):
+        if present:
+            band = Rectangle((0, middle - _ROW / 2), 1, _ROW, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
+            axes.add_patch(band).set_transform(axes.transAxes)
+            axes.text(-0.008, middle, text, transform=axes.transAxes, ha="right", va="center", **_LABEL)
+
+
+def learning_curves(
+    losses: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Sequence[float]],
+    metric: str = "accuracy",
+    best_epoch: int = 0,
+) -> Figure:
+    """Training losses and metrics of each epoch, by the name that the legend shows; accuracy is in percent.
+
+    The metrics are of the test part, and those named "validation" of the validation part; a line marks the best epoch.
+    """
+    if not losses:
+        raise ValueError("there are no results to draw: give at least one by its name")
+    figure = new_figure(9.0, 4.0)
+    left, right = figure.subplots(1, 2)
+    epochs = max(map(len, losses.values()))
+    for axes, curves in ((left, losses), (right, scores)):
+        for (name, values), (colour, line, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
+            marker = marker if len(values) <= 30 else ""
+            x = np.arange(1, len(values) + 1)
+            axes.plot(x, values, line, color=colour, linewidth=2, marker=marker, markersize=5, label=name)
+        axes.set_xlim(0.7, max(2, epochs) + 0.3)
+        _count(axes.xaxis)
+    percent = metric == "accuracy"
+    style_axes(left, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
+    style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
+    if best_epoch:
+        right.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label=f"best epoch, {best_epoch}", zorder=1)
+    if any(value > 0 for values in losses.values() for value in values):
+        left.set_yscale("log")
+        left.tick_params(which="minor", colors=INK, labelsize=9)
+        left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
+    if percent:
+        low, high = right.get_ylim()
+        right.set_ylim(max(low, -3), min(high, 101))
+    handles, labels = max(left, right, key=lambda axes: len(axes.get_lines())).get_legend_handles_labels()
+    legend_below(figure, handles=handles, labels=labels, ncols=3)
+    return figure
+
+
+def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, steps: int | None = None) -> Figure:
+    """Gradient size by layer and step, relative to the median of the layers: white is level, colour is not.
+
+    A column begins at the step at which it was sampled (marked at the top) and lasts until the next sample: samples
+    need not be regular. Layers without any gradient are grey. One panel for each history, with one colour scale.
+
+    Args:
+        histories: samples by the name that the panel shows, such as `Equalizer.history`; at least one, none empty.
+        layers: number of layers; a `Sample` holds at most 64 of them, evenly thinned.
+        steps: steps in all, where the last column ends; None: as long after the last sample as the longest gap.
+    """
+    if not histories or not all(histories.values()):
+        raise ValueError("there are no samples to draw: give at least one for each name")
+    tables = {name: _relative_to_median(samples) for name, samples in histories.items()}
+    sizes = np.concatenate([np.abs(table[np.isfinite(table)]) for table in tables.values()])
+    limit = float(np.clip(sizes.max(initial=0), 0.5, 3.0))
+    figure = new_figure(9.0 if len(histories) > 1 else 7.0, 4.2)
+    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    stride = max(1, math.ceil(layers / 64))
+    for axes, (name, table) in zip(panels, tables.items(), strict=True):
+        at = np.array([sample.step for sample in histories[name]], dtype=float)
+        end = at[-1] + np.diff(at).max(initial=1.0) if steps is None else max(at[-1] + 1, steps)
+        rows = np.append(np.arange(len(table)) * stride + 0.5, layers + 0.5)
+        mesh = axes.pcolormesh(
+            np.append(at, end), rows, np.ma.masked_invalid(table), vmin=-limit, vmax=limit, rasterized=True,
+            cmap=style.SMALL_AND_LARGE.with_extremes(bad=style.NOTHING),
+        )  # fmt: skip
+        above = axes.get_xaxis_transform()
+        axes.plot(at, np.full(len(at), 1.012), "|", color=INK, markersize=4, transform=above, clip_on=False)
+        y_label = "layer (1 is next to the input)" if axes is panels[0] else ""
+        style_axes(axes, name, "step (marks at the top: samples)", y_label)
+        axes.grid(False)
+        axes.tick_params(axis="x", pad=6)
+        axes.set_xlim(at[0], end)
+        _count(axes.xaxis)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    extend = "both" if sizes.max(initial=0) > limit else "neither"
+    colour_bar(figure, mesh, list(panels), "gradient size over the median, log10", extend=extend, pad=0.02)
+    if any(not np.isfinite(table).all() for table in tables.values()):
+        legend_below(figure, handles=[Patch(facecolor=style.NOTHING, label="no gradient: 0, or not finite")])
+    return figure
+
+
+def _count(axis: Axis) -> None:
+    """Few whole numbers, short ones: 1M for a million."""
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _relative_to_median(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """log10 of sizes over their median, [layers, samples]; NaN for sizes that are 0 or not finite."""
+    logs = np.array([sample.log_sizes for sample in samples]).T / math.log(10)
+    logs[~np.isfinite(logs)] = np.nan
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of samples without any gradient
+        return np.asarray(logs - np.nanmedian(logs, axis=0))
+
+
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """The confusion matrix: a row for each true class; the colour is the share of that class."""
+    classes = len(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    names = [_short(name) for name in names]
+    longest = max(sum(1 + (east_asian_width(character) in "WF") for character in name) for name in names)
+    size = min(max(0.52 * classes, 2.4), 9.0)
+    figure = new_figure(size + 2.2 + 0.07 * longest, size + 1.3 + (0.07 * longest if longest > 3 else 0))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
+    style_axes(axes, title, "predicted class", "true class")
+    axes.grid(False)
+    axes.spines[:].set_visible(True)
+    if classes <= WITH_NAMES:
+        axes.set_xticks(range(classes), names, rotation=90 if longest > 3 else 0)
+        axes.set_yticks(range(classes), names)
+    if classes <= WITH_NUMBERS:
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
+    colour_bar(figure, image, axes, "share of the true class", shrink=0.8)
+    return figure
+
+
+def predicted_against_true(
+    true: np.ndarray, predicted: np.ndarray, names: Sequence[str], titles: Sequence[str]
+) -> Figure:
+    """Predictions against true values, a panel for each of the first four targets."""
+    panels = min(true.shape[1], 4)
+    figure = new_figure(4.2 * panels + 0.4, 4.2)
+    for column, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
+        x, y, name = true[:, column], predicted[:, column], _short(names[column])
+        style_axes(axes, titles[column], f"{name}, true", f"{name}, predicted")
+        low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--")
+        alpha = float(np.clip(60 / np.sqrt(len(x)), 0.08, 0.8)) / 2
+        axes.plot(x, y, linestyle="", marker="o", markersize=4, alpha=alpha, color=PALETTE["blue"], mew=0)
+        axes.set_aspect("equal", adjustable="datalim")
+    return figure
+
+
+def _short(name: str) -> str:
+    """A name, shortened, in which a dollar is not mathematics."""
+    return (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…").replace("$", r"\$")
+
+
+def method_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str
+) -> Figure:
+    """Points (x, metric) by method in a panel for each title, over a log axis."""
+    figure = new_figure(4.6 * len(panels) + 1, 4.4)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, series) in zip(row, panels.items(), strict=True):
+        for (name, points), (colour, line, marker) in zip(series.items(), _STYLES, strict=False):
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            axes.plot(x, y, line, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] == "3" else "")
+        axes.tick_params(which="minor", labelsize=9)
+        style_axes(axes, title, x_label, y_label if axes is row[0] else "")
+    legend_below(figure, handles=row[0].get_lines(), ncols=3)
+    return figure

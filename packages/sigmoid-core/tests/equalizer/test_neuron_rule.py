@@ -1,0 +1,79 @@
+"""The neuron rule by itself: what is opened, how, and what is left alone."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import sigmoidcore as sc
+from sigmoidcore.equalizer.neuron_rule import NeuronRule, open_neurons
+from sigmoidcore.gain import mean_relative_slope
+from unstuck.observation import Ranks
+
+FLOOR = 0.05
+
+
+def opened(core, x):
+    shut = mean_relative_slope(core.alpha * (x - core.shift)) < FLOOR
+    count = open_neurons(core, x[:, shut], shut, FLOOR, Ranks())
+    return count, mean_relative_slope(core.alpha * (x - core.shift))
+
+
+def test_a_neuron_saturated_by_offset_gets_the_batch_mean_as_its_shift_and_keeps_its_slope():
+    core = sc.SigmoidCore(3)
+    x = torch.randn(500, 3) + torch.tensor([0.0, 20.0, -30.0])
+    count, slopes = opened(core, x)
+    assert count == 2
+    assert torch.equal(core.slope, torch.ones(3))
+    assert torch.allclose(core.shift, torch.cat([torch.zeros(1), x[:, 1:].mean(0)]), atol=1e-5)
+    assert bool((slopes > 0.5).all())
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_values_that_are_not_finite_open_no_neuron(wrong):
+    core = sc.SigmoidCore(1)
+    x = torch.full((10, 1), wrong)
+    assert open_neurons(core, x, torch.tensor([True]), FLOOR, Ranks()) == 0
+    assert (core.slope, core.shift) == (torch.ones(1), torch.zeros(1))
+
+
+class Samples:
+    """A core, and the rule that sees preactivations around an offset, sample after sample."""
+
+    def __init__(self):
+        self.core = sc.SigmoidCore(4)
+        self.rule = NeuronRule({"core": self.core}, FLOOR)
+        self.first = True
+
+    def opened(self, offset):
+        x = torch.randn(500, 4) + offset
+        relative = {"core": mean_relative_slope(self.core.alpha * (x - self.core.shift)).double()}
+        count = self.rule.open({"core": [SimpleNamespace(x=x)]}, relative, Ranks(), first=self.first)
+        self.first = False
+        return count
+
+
+def test_data_that_alternate_open_nothing_after_the_first_sample():
+    samples = Samples()
+    assert [samples.opened(offset) for offset in [0.0, 30.0] * 5] == [0] * 10
+
+
+def test_data_that_alternate_in_blocks_end_with_a_core_that_is_open_for_both_and_rests():
+    samples = Samples()
+    opened = [samples.opened(offset) for offset in [0.0, 0.0, 30.0, 30.0, 30.0] + [0.0, 0.0, 30.0, 30.0] * 3]
+    assert opened == [0, 0, 0, 4, 0, 0, 4] + [0] * 10
+    assert torch.allclose(samples.core.shift, torch.tensor(15.0), atol=0.5)
+    for offset in (0.0, 30.0):
+        x = torch.randn(500, 4) + offset
+        assert bool((mean_relative_slope(samples.core.alpha * (x - samples.core.shift)) > 0.7).all())
+
+
+def test_a_core_whose_data_move_on_and_on_is_opened_again_and_again():
+    samples = Samples()
+    assert [samples.opened(offset) for offset in [0.0, 30.0, 30.0, 60.0, 60.0, 90.0, 90.0]] == [*(0, 0, 4, 0, 4, 0, 4)]
+
+
+@pytest.mark.parametrize("wrong", [{"shut": {"other": [0]}}, {"shut": {"core": [4]}}, {"moved": {"core": [1.0]}}])
+def test_a_state_of_other_cores_is_an_error(wrong):
+    with pytest.raises((LookupError, ValueError)):
+        Samples().rule.load_state_dict(wrong)

@@ -1,0 +1,169 @@
+"""The command `unstuck`: `unstuck train.py` and `unstuck report FILE.json`."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from unstuck import __version__
+from unstuck.cli import script
+from unstuck.language import LANGUAGES, VARIABLE
+from unstuck.language.errors import InputError, check_file
+from unstuck.language.terminal import printable
+
+if TYPE_CHECKING:
+    from unstuck.cli.commentary import Commentary
+
+CONDITION = re.compile(r"error|warning|never|US[1-9](\d\d)?")
+WITH_VALUE = ("--every", "--fail-on", "--html", "--json", "--lang")
+RUN = """run your own training script as it is, and say why its models do not learn"""
+EPILOG = """unstuck report FILE.json shows a diagnosis that --json has written; see unstuck report --help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the arguments; None for those of the process.
+
+    Returns:
+        The exit code: 0 for success; 1 if there are findings of `--fail-on`; 2 for wrong input. That of a script that
+        fails is its own.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    before = os.environ.get(VARIABLE)
+    try:
+        try:
+            start = _report(words[1:]) if words[:1] == ["report"] else _script(words)
+        except InputError as error:
+            print(f"unstuck: {printable(str(error))}", file=sys.stderr)
+            return 2
+        return start()  # without a handler around it: the script ends as it does alone
+    finally:  # --lang is for this command and the processes that it starts
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError("{message} (see {command} --help)", message=message, command=self.prog)
+
+
+def _parser(name: str, description: str, **settings: object) -> _Parser:
+    parser = _Parser(name, description=description, allow_abbrev=False, **settings)  # type: ignore[arg-type]
+    parser.add_argument("--html", metavar="FILE", type=_file, help="write one page that needs no network connection")
+    parser.add_argument(
+        "--fail-on",
+        metavar="WHAT",
+        type=_condition,
+        action="append",
+        default=[],
+        help="exit with 1 on: error, warning (includes errors), a rule (US101) or a group (US1); repeatable",
+    )
+    parser.add_argument("--lang", choices=LANGUAGES, help=f"language of the diagnosis (default: {VARIABLE}, or en)")
+    return parser
+
+
+def _file(name: str) -> Path:
+    if name == "-":
+        raise argparse.ArgumentTypeError("- would mix with the output of the script: give the name of a file")
+    check_file(Path(name))
+    return Path(name).absolute()  # the script may change folders
+
+
+def _condition(text: str) -> str:
+    if not CONDITION.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not error, warning, never, a rule such as US101, or a group of rules such as US1"
+        )
+    return text
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps of at least 1")
+    return int(text)
+
+
+def _parsed(parser: _Parser, words: Sequence[str]) -> argparse.Namespace:
+    options = parser.parse_args(words)
+    if options.lang is not None:
+        os.environ[VARIABLE] = options.lang
+    if "never" in options.fail_on and len(options.fail_on) > 1:
+        parser.error("argument --fail-on: never excludes other values")
+    return options
+
+
+def _script(words: Sequence[str]) -> partial[int]:
+    """What runs the user's script."""
+    parser = _parser("unstuck", RUN, epilog=EPILOG, usage="unstuck [options] SCRIPT [arguments of the script]")
+    parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as python -m")
+    parser.add_argument(
+        "--every", metavar="N", type=_positive,
+        help="measure one step in N (default: 1, from step 1 on 10, from 100 on 100)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace-nonfinite", action="store_true",
+        help="at the first inf or NaN, repeat the step and name the operation that made it; compiled code runs "
+        "uncompiled",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", type=_file, help="write the diagnosis as JSON")
+    parser.add_argument("--version", action="version", version=f"unstuck {__version__}")
+    parser.add_argument("script", metavar="SCRIPT", help="your script, which is run")
+    own = _own_words(words)
+    options = _parsed(parser, words[:own])
+    program = script.prepared(options.script, words[own:], module=options.module)
+
+    def commentary(stream: TextIO | None) -> "Commentary":
+        from unstuck.cli.commentary import Commentary
+
+        return Commentary(
+            stream,
+            every=options.every,
+            trace_nonfinite=options.trace_nonfinite,
+            html=options.html,
+            json=options.json,
+            fail_on=options.fail_on,
+        )
+
+    return partial(script.run, program, commentary)
+
+
+def _own_words(words: Sequence[str]) -> int:
+    """How many words are ours, the script included: what follows it belongs to the script."""
+    at = 0
+    while at < len(words) and words[at].startswith("-") and words[at] != "-":
+        at += 1 + (words[at] in WITH_VALUE)
+    return at + 1
+
+
+def _report(words: Sequence[str]) -> partial[int]:
+    """What shows a diagnosis that was written as JSON."""
+    parser = _parser("unstuck report", "show a diagnosis that --json has written")
+    parser.add_argument("file", metavar="FILE.json", type=Path)
+    options = _parsed(parser, words)
+
+    def show() -> int:
+        from unstuck.diagnosis import Diagnosis
+
+        try:
+            diagnosis = Diagnosis.from_json(options.file.read_bytes())
+        except OSError as error:
+            print(f"unstuck: cannot read {printable(str(options.file))}: {error.strerror}", file=sys.stderr)
+            return 2
+        except ValueError as error:
+            print(f"unstuck: {printable(str(options.file))} is not a diagnosis: {error}", file=sys.stderr)
+            return 2
+        print(diagnosis)
+        if options.html is not None:
+            print(printable(f"written: {diagnosis.to_html(options.html)}"))
+        return int(diagnosis.fails(options.fail_on))
+
+    return partial(show)

@@ -1,0 +1,204 @@
+"""One batch through a network, forward and backward: the measurement of `diagnose` and `mend`."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unstuck._torch.autograd import leaves, post_accumulate_hooks
+from unstuck.arguments import check, cut_off
+from unstuck.language import _
+from unstuck.measure.calls import tensors
+from unstuck.measure.measurement import Measurement, Subject
+from unstuck.measure.parameters import sizes_of
+from unstuck.measure.probe import Probe
+from unstuck.measure.statistics import seen_no_data
+from unstuck.observation.batch import BATCH_NORMS, evaluating, loss_of, run, unchanged
+from unstuck.observation.process_group import Ranks
+from unstuck.wording import listed
+
+NOTHING = 1e-5
+"""A gradient of less than this share of the largest is what noise leaves of one of 0: no gradient."""
+
+
+def measure(subject: Subject, ranks: Ranks) -> Measurement:
+    """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
+    model, inputs, targets, loss_fn = subject.model, subject.inputs, subject.targets, subject.loss_fn
+    check(model, inputs, targets, loss_fn)
+    mode, unused = mode_of(subject), fresh_norms(model)
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs, targets = cut_off(inputs), cut_off(targets)
+        known = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
+        if isinstance(loss_fn, nn.Module):
+            known += loss_fn.parameters()
+        probe = Probe(model, most=None, ranks=ranks)
+        probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
+        with unchanged(model, inputs), own_buffers(model), _own_gradients(known) as own, mode(model):
+            probe.attach()
+            try:
+                with _hinting(model, inputs, mode):
+                    outputs = run(model, inputs)
+                    loss = loss_of(outputs, targets, loss_fn)
+                if loss.requires_grad:
+                    own(leaves(loss))
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    if not probe.has_gradients:  # no layer has received one
+                        probe.parameters.read_gradients()
+                measurement = probe.conclude()
+                if unused and not subject.training and measurement.batch_norms:
+                    measurement = dataclasses.replace(measurement, notes=(*measurement.notes, _fresh(unused)))
+            finally:
+                probe.detach()
+        loss = loss.detach()
+        mean = ranks.total(loss.cpu(), loss.device) / ranks.count
+    del outputs, own  # the last that keep weights alive that forward has made
+    measurement = dataclasses.replace(measurement, strays=(*measurement.strays, *probe.made_in_forward))
+    value = None if loss_fn is None else float(mean)
+    rests = not subject.training
+    reads = rests and _reads_mode(model)
+    only = _training_only(subject, measurement) if reads and ranks.count == 1 else ()
+    return dataclasses.replace(measurement, loss=value, evaluating=rests, reads_mode=reads, training_only=only)
+
+
+def _reads_mode(model: nn.Module) -> bool:
+    """Whether a method of the model's own classes, or of its modules', reads an attribute `training`."""
+    kinds = {k for m in model.modules() for k in type(m).__mro__ if not k.__module__.startswith("torch.")}
+    codes = (getattr(inspect.unwrap(method), "__code__", None) for k in kinds for method in vars(k).values())
+    return any(code is not None and "training" in code.co_names for code in codes)
+
+
+def _training_only(subject: Subject, measurement: Measurement) -> tuple[str, ...]:
+    """Names of the parameters that got no gradient, or one of 0, in evaluation mode, and get one in training mode."""
+    without = {w.name for w in measurement.weights if w.trains and not w.gradient}
+    trained = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
+    found: Sequence[Tensor | None] = ()
+    if without:
+        with suppress(Exception), passes(dataclasses.replace(subject, training=True)) as loss:  # it may not run there
+            found = torch.autograd.grad(loss(), list(trained.values()), allow_unused=True)
+    sizes = sizes_of({name: g for name, g in zip(trained, found, strict=False) if g is not None})
+    least = NOTHING * max(sizes.values(), default=0.0)
+    return tuple(name for name, size in sizes.items() if name in without and size > least)
+
+
+@contextmanager
+def passes(subject: Subject) -> Iterator[Callable[[], Tensor]]:
+    """Forward passes in the subject's mode that leave the model as it was; yields a function that returns the loss."""
+    model = subject.model
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs, targets = cut_off(subject.inputs), cut_off(subject.targets)
+
+        with unchanged(model, inputs), own_buffers(model), mode_of(subject)(model):
+            yield lambda: loss_of(run(model, inputs), targets, subject.loss_fn)
+
+
+@contextmanager
+def own_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers after a forward pass; a buffer of another shape stays: a cache that has grown."""
+    kept = [(m, n, b, b.clone()) for m in model.modules() for n, b in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for module, name, buffer, copy in kept:
+            now = getattr(module, name, None)
+            if now is not None and now.shape == buffer.shape:
+                if now is not buffer:
+                    setattr(module, name, buffer)
+                if buffer.layout is torch.strided and not torch.equal(buffer, copy):
+                    buffer.copy_(copy)
+
+
+@contextmanager
+def _own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tensor]], None]]:
+    """Let a backward pass fill `.grad` of leaves, as FSDP and checkpoints need it, and restore it afterwards.
+
+    Yields a function that takes leaves that are known after the forward pass only.
+    """
+    kept: dict[int, tuple[Tensor, Tensor | None]] = {}
+    hooks: list[tuple[dict[int, Any], dict[int, Any]]] = []
+
+    def keep(leaves: Iterable[Tensor]) -> None:
+        for leaf in leaves:
+            if id(leaf) not in kept:
+                kept[id(leaf)] = leaf, leaf.grad
+                leaf.grad = None
+                stepping = post_accumulate_hooks(leaf)  # of optimizers that step in the backward pass
+                hooks.append((stepping, dict(stepping)))
+                stepping.clear()
+
+    keep(leaves)
+    try:
+        yield keep
+    finally:
+        for leaf, gradient in kept.values():
+            leaf.grad = gradient
+        for stepping, before in hooks:
+            stepping.update(before)
+
+
+def mode_of(subject: Subject) -> Callable[[nn.Module], AbstractContextManager[None]]:
+    """The mode in which the model is to run."""
+    return _training if subject.training else _evaluation
+
+
+def fresh_norms(model: nn.Module) -> list[str]:
+    """Names of the batch normalisations of a model in evaluation mode that have seen no data, and normalise nothing."""
+    norms = ((name, m) for name, m in model.named_modules() if isinstance(m, BATCH_NORMS))
+    known = ((name, m, m.running_mean, m.running_var) for name, m in norms if not isinstance(m, nn.SyncBatchNorm))
+    found = [(n, m) for n, m, mean, var in known if mean is not None and var is not None and seen_no_data(mean, var)]
+    return [name for name, m in found if not m.training and not model.training]
+
+
+def _fresh(names: Sequence[str]) -> str:
+    return _(
+        "the model in evaluation mode: {names} have seen no data yet, and normalise by this batch, as in training",
+        names=listed(names),
+    )
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; normalisations that have seen no data normalise by the batch: a training would not see others.
+
+    `unchanged` restores modes, and `own_buffers` running statistics.
+    """
+    fresh = set(fresh_norms(model))
+    for name, module in model.named_modules():
+        if name in fresh:
+            module.training = True
+    with evaluating(model):
+        yield
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Training mode; in a model that is in it, parts that are not stay so: frozen norms."""
+    if not model.training:
+        with suppress(NotImplementedError):
+            model.train()
+    yield
+
+
+@contextmanager
+def _hinting(model: nn.Module, inputs: Any, mode: Callable[..., Any]) -> Iterator[None]:
+    """An error of the model or of the loss function names the mode, if the outputs are of another kind in training."""
+    try:
+        yield
+    except Exception as error:
+        if mode is _evaluation and _differs_in_training(model, inputs):
+            error.add_note("the model ran in evaluation mode; training=True runs it as in training")
+        raise
+
+
+def _differs_in_training(model: nn.Module, inputs: Any) -> bool:
+    """Whether the model runs in training mode only, or returns something of another type there."""
+    found: list[type | None] = []
+    for training in (False, True):
+        try:
+            found.append(type(run(model.train(training), inputs)))
+        except Exception:  # of whatever kind: the model's own
+            found.append(None)
+    return found[1] is not None and found[0] is not found[1]

@@ -1,0 +1,282 @@
+"""The parameters of a model around one step: their sizes, their gradients, and how far the step moves them."""
+
+import math
+import weakref
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unstuck._torch import foreach
+from unstuck._torch.modes import unfollowed
+from unstuck.measure.measurement import Weight
+from unstuck.measure.optimizer_steps import StepGroup
+from unstuck.observation.process_group import Ranks
+from unstuck.observation.sizes import norms
+
+_ORDINARY = (Tensor, nn.Parameter)
+FEW_NUMBERS = 64
+"""A frozen weight with fewer numbers may look like any."""
+
+
+class Parameters:
+    """Reads the parameters of a model, by name, around one step."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.named = dict(named)
+        self._sizes: dict[str, Size] = {}
+        self._gradients: dict[str, Size] = {}
+        self._used_up: set[str] = set()
+        self._rows_differ: set[str] = set()
+        self._moves: dict[str, Size] = {}
+        self._before: dict[str, Tensor] = {}
+        self._groups: dict[str, StepGroup] = {}
+        self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass
+        self._uncleared = {name for name, p in self.named.items() if p.grad is not None}
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether any weight has a `.grad`: a matrix or a kernel, or a vector where the model has nothing else."""
+        weights = [p for p in self.named.values() if p.dim() > 1] or list(self.named.values())
+        return any(p.grad is not None for p in weights)
+
+    @property
+    def has_other_gradients(self) -> bool:
+        """Whether every `.grad` was replaced since the last backward pass, as by a sum that the caller has kept."""
+        own = [(p.grad, self._left[name]) for name, p in self.named.items() if name in self._left]
+        return bool(own) and all(grad is not None and left() is not grad for grad, left in own)
+
+    @property
+    def moved(self) -> bool:
+        """Whether a step has moved every parameter that has a gradient."""
+        return all(name in self._moves for name in self._gradients)
+
+    @unfollowed
+    @torch.no_grad()
+    def emptied(self, names: Container[str]) -> bool:
+        """Whether the gradients of some parameters were there after the last backward pass, and are gone.
+
+        The first one that had any tells: in a backward pass that has just begun, nothing has come back to it yet.
+        """
+        for name, parameter in self.named.items():
+            if name in names and self._gradients.get(name, _NOTHING).norm != 0:
+                return parameter.grad is None or not bool(_local(parameter.grad).any())
+        return False
+
+    def note_cleared(self) -> None:
+        """A backward pass begins: note which gradients were emptied since the last step."""
+        self._uncleared = self._with_gradient(self._uncleared)
+
+    @unfollowed
+    @torch.no_grad()
+    def _with_gradient(self, names: Iterable[str]) -> set[str]:
+        own = {name: _local(grad) for name in names if (grad := self.named[name].grad) is not None}
+        return {name for name, size in _sizes(own).items() if size.norm != 0}
+
+    @property
+    @unfollowed
+    @torch.no_grad()
+    def changed(self) -> bool:
+        """Whether any parameter has another size than after the first backward pass."""
+        return bool(self._sizes) and _sizes({name: _local(p) for name, p in self.named.items()}) != self._sizes
+
+    @property
+    @unfollowed
+    @torch.no_grad()
+    def moved_by_hand(self) -> set[str]:
+        """Parameters that have a gradient, and another size than after the first backward pass, if they are most."""
+        own = {name: p for name, p in self.named.items() if name in self._gradients and p.grad is not None}
+        before = {name: self._sizes[name].norm for name in own} if self._sizes else {}
+        now = _sizes({name: _local(p) for name, p in own.items()}) if before else {}
+        moved = {name for name in now if now[name].norm != before[name] and math.isfinite(now[name].norm)}
+        return moved if 2 * len(moved) > len(own) else set()
+
+    def forget_gradients(self) -> None:
+        """Drop the sizes of the gradients: they were emptied."""
+        self._gradients, self._used_up = {}, set()
+
+    @unfollowed
+    @torch.no_grad()
+    def read_gradients(self) -> None:
+        """Read every `.grad`; keep the sizes of those that optimizers used up in the backward pass."""
+        self._read_sizes()
+        self._read({name: p for name, p in self.named.items() if name not in self._used_up})
+        self._left = {name: weakref.ref(p.grad) for name, p in self.named.items() if p.grad is not None}
+
+    @unfollowed
+    @torch.no_grad()
+    def before_step(self, moving: Mapping[int, StepGroup], *, in_backward: bool = False) -> None:
+        """Copy the parameters of these identities, which an optimizer is going to move.
+
+        An optimizer that steps `in_backward` may empty their gradients.
+        """
+        own = {name: p for name, p in self.named.items() if id(p) in moving and p.requires_grad}
+        self._read_sizes()
+        self._groups |= {name: moving[id(p)] for name, p in self.named.items() if id(p) in moving}
+        self._before |= {name: _local(p).clone() for name, p in own.items() if name not in self._moves}
+        if in_backward:
+            self._read(own)
+            self._used_up.update(own)
+
+    @unfollowed
+    @torch.no_grad()
+    def after_step(self, moving: Container[int]) -> None:
+        """Measure how far each has moved."""
+        own = [name for name in self._before if id(self.named[name]) in moving]
+        before = {name: self._before.pop(name) for name in own}
+        for names in _groups(before):
+            foreach.subtract([before[name] for name in names], [_local(self.named[name]) for name in names])
+        self._moves |= _sizes(before)
+
+    @unfollowed
+    @torch.no_grad()
+    def summarize(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
+        """The parameters before the step, over all ranks; the forward pass took the `used` ones."""
+        self._read_sizes()
+        parts = _Parts(self.named, ranks)
+        sizes, gradients, updates = map(parts.join, (self._sizes, self._gradients, self._moves))
+        several = {n for n, p in self.named.items() if p.dim() > 1 and len(_local(p)) > 1 and self._sizes[n].norm != 0}
+        taken, differ, shown = parts.agree(used | set(self._gradients), self._rows_differ, several)
+        moved = updates.keys() or (self.moved_by_hand if self._uncleared else set())
+        return tuple(
+            Weight(
+                name=name,
+                shape=tuple(parameter.shape),
+                trains=parameter.requires_grad,
+                used=name in taken,
+                size=sizes[name].norm,
+                gradient=gradients[name].norm / scale if name in gradients else None,
+                update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
+                rate=self._groups[name].rate if name in self._groups else None,
+                decay=self._decay(name, sizes, gradients, updates),
+                uncleared=name in self._uncleared and name in moved,
+                nonfinite=round(sizes[name].nonfinite),
+                nonfinite_gradient=round(gradients.get(name, _NOTHING).nonfinite),
+                fresh=not parameter.requires_grad and is_fresh(_local(parameter)),
+                alike=name in shown - differ,
+            )
+            for name, parameter in self.named.items()
+        )
+
+    def _decay(self, name: str, *of: dict[str, "Size"]) -> float | None:
+        """Size of the weight decay over that of the gradient, or of the rest of the update if it is decoupled."""
+        rate, decay, decoupled = self._groups.get(name, (0.0, 0.0, False))
+        size, gradient, update = (sizes.get(name, _NOTHING).norm for sizes in of)
+        pull, other = decay * size, gradient
+        if decoupled:
+            pull *= rate
+            other = math.sqrt(max(update**2 - pull**2, 0.0))
+        if not decay or name not in of[2]:
+            return None  # nothing has moved it
+        return pull / other if other else None
+
+    def _read(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        for name in parameters:
+            self._gradients.pop(name, None)
+        self._gradients |= _sizes({name: _local(p.grad) for name, p in parameters.items() if p.grad is not None})
+
+    def _read_sizes(self) -> None:
+        """Read the sizes of the parameters, once in a step."""
+        if not self._sizes:
+            local = {name: _local(p) for name, p in self.named.items()}
+            self._sizes, self._rows_differ = _sizes(local), _with_different_rows(local)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The L2 norm of a tensor, and how many of its numbers are not finite."""
+
+    norm: float
+    nonfinite: float
+
+
+_NOTHING = Size(0.0, 0.0)
+
+
+class _Parts:
+    """Joins the ranks' numbers of parameters; a rank may have a part of a parameter."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> None:
+        self._names = list(parameters)
+        self._ranks = ranks
+        self._device = next((p.device for p in parameters.values()), torch.device("cpu"))
+        self._replicas = {} if ranks.count == 1 else {name: _replicas(p) for name, p in parameters.items()}
+
+    def join(self, sizes: dict[str, Size]) -> dict[str, Size]:
+        """The sizes of whole parameters."""
+        names = [name for name in sizes if self._replicas.get(name)]
+        if not names:
+            return sizes
+        parts = [[sizes[n].norm ** 2 / self._replicas[n], sizes[n].nonfinite / self._replicas[n]] for n in names]
+        sums = self._ranks.total(torch.tensor(parts, dtype=torch.float64), self._device).tolist()
+        return sizes | {name: Size(math.sqrt(of[0]), of[1]) for name, of in zip(names, sums, strict=True)}
+
+    def agree(self, *sets: set[str]) -> list[set[str]]:
+        """The union over the ranks of each of these sets of names."""
+        if self._ranks.count == 1:
+            return list(sets)
+        member = torch.tensor([[float(name in names) for name in self._names] for names in sets], dtype=torch.float64)
+        flags = self._ranks.total(member, self._device, "MAX").tolist()
+        return [{name for name, flag in zip(self._names, row, strict=True) if flag} for row in flags]
+
+
+@unfollowed
+@torch.no_grad()
+def is_fresh(weight: Tensor) -> bool:
+    """Whether numbers are uniform in the bounds of PyTorch's default initialisation, 1 / sqrt(inputs)."""
+    if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
+        return False
+    bound = weight[0].numel() ** -0.5
+    largest, size = float(weight.abs().max()) / bound, float(weight.float().square().mean().sqrt()) / bound
+    tolerance = max(0.1, 3.5 * math.sqrt(0.2 / weight.numel()))  # standard errors of the size of few numbers
+    return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
+
+
+@unfollowed
+@torch.no_grad()
+def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """The L2 norms of tensors, by name."""
+    return {name: size.norm for name, size in _sizes({name: _local(t) for name, t in tensors.items()}).items()}
+
+
+def _sizes(tensors: dict[str, Tensor]) -> dict[str, Size]:
+    sizes = zip(tensors.items(), norms(list(tensors.values())).tolist(), strict=True)
+    return {n: Size(size, 0.0 if math.isfinite(size) else float((~torch.isfinite(t)).sum())) for (n, t), size in sizes}
+
+
+def _groups(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
+    """Names of tensors that one call may take together."""
+    groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault((tensor.device, tensor.dtype), []).append(name)
+    return groups.values()
+
+
+def _local(values: Any) -> Tensor:
+    """The part of a tensor that this rank has (of a DTensor), or the values of a sparse one, without a graph."""
+    if type(values) not in _ORDINARY and hasattr(values, "to_local"):
+        values = values.to_local()
+    local: Tensor = values if values.layout is torch.strided else values.coalesce().values()
+    return local
+
+
+def _replicas(parameter: nn.Parameter) -> int:
+    """The number of ranks that have each part of a sharded parameter; 0 if every rank has all of it."""
+    placements = getattr(parameter, "placements", None)
+    if placements is None or not any(p.is_shard() for p in placements):
+        return 0
+    sizes = parameter.device_mesh.shape  # type: ignore[attr-defined]
+    return math.prod(size for size, place in zip(sizes, placements, strict=True) if not place.is_shard())
+
+
+def _with_different_rows(tensors: dict[str, Tensor]) -> set[str]:
+    """Tensors whose rows are not all equal; in most, the first two rows begin differently, which one call tells."""
+    several = {name: t for name, t in tensors.items() if t.dim() > 1 and len(t) > 1 and t.numel()}
+    different: set[str] = set()
+    for names in _groups({name: t for name, t in several.items() if type(t) in _ORDINARY}):
+        first, second = torch.stack([several[name].as_strided((2,), (several[name].stride(0),)) for name in names], 1)
+        different.update(name for name, differ in zip(names, (first != second).tolist(), strict=True) if differ)
+    unknown = several.keys() - different
+    return different | {name for name in unknown if not bool((several[name] == several[name][:1]).all())}

@@ -1,0 +1,339 @@
+"""Measures a step of any network: attach, run the model forward and backward, conclude.
+
+`measurement` holds the result, `tracker` follows a pass, `recorder` takes its statistics, `summary` joins them.
+"""
+
+import weakref
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from unstuck._torch.autograd import NONE, after_backward, backward_pass, gradient_state, in_transform
+from unstuck._torch.modes import leave, lower, transforms_active
+from unstuck.language import _
+from unstuck.language.warning import warn
+from unstuck.measure.measurement import Measurement, Weight
+from unstuck.measure.parameters import Parameters, is_fresh, sizes_of
+from unstuck.measure.recorder import Recorder
+from unstuck.measure.running_module import RunningModule
+from unstuck.measure.summary import summarize
+from unstuck.measure.unseen import Unseen, unseen
+from unstuck.observation.batch import MOST_DEPTH
+from unstuck.observation.observer import ListenerFactory, Observer
+from unstuck.observation.process_group import Ranks
+from unstuck.wording import in_one_line
+
+MOST_PASSES = 256
+"""Largest number of forward passes of one step."""
+MOST_IDLE = 32
+"""Forward passes to which no gradient can come back, after which none is measured until the first step."""
+FOLLOWED = 4
+"""Passes whose outputs are followed into the loss at the same time: the latest."""
+
+
+class Probe(Observer):
+    """Observes all modules of a model while it is attached, and follows the functions that they call.
+
+    Forward passes count if gradients are enabled and a gradient comes back through them on its way into the `.grad` of
+    a parameter. Several (micro-batches) are joined. Passes whose gradients are emptied before the next gradient
+    arrives are dropped: their step was skipped. `begins` is called when a pass begins, before it is measured.
+    Statistics across samples are those of the first `most` samples of a batch.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, most: int | None, ranks: Ranks, begins: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__({})
+        self.model = model
+        self.named_inputs: Any = None  # which hooks do not show
+        self.skipped = 0  # steps in a row whose gradients no optimizer has used
+        self.discarded = 0  # passes since `attach` whose gradients were emptied
+        self.may_rest = ranks.count == 1  # before the first step; ranks measure the same steps
+        self.rests = False  # too many passes had no backward pass: an evaluation, or an agent that collects experience
+        self.computed_weights = False  # others than parameters, which no optimizer holds
+        self.parameters = Parameters(dict(model.named_parameters()))
+        self._most = most
+        self._ranks = ranks
+        self._begins = begins
+        self._parameter_names: dict[int, str] = {}
+        self._unseen = Unseen()
+        self._stack: list[RunningModule] = []
+        self._running: Recorder | None = None
+        self._followed: list[Recorder] = []  # passes that are over, and whose loss is being computed
+        self._recorders: list[Recorder] = []
+        self._fresh: list[Recorder] = []
+        self._idle = 0
+        self._backward_pass = NONE
+        self._transformed = False
+        self._loss_parameters: dict[str, weakref.ref[nn.Parameter]] = {}
+        self._loss_gradients: dict[str, tuple[int, int] | None] = {}  # their states before the backward pass
+        # of the last measured pass: weights of no module, and parameters that modules got in the pass
+        self._made: dict[str, weakref.ref[Tensor]] = {}
+        self._replacing: dict[str, weakref.ref[nn.Parameter]] = {}
+        weakref.finalize(self, _leave_all, self._followed)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a gradient has come back through any pass."""
+        return any(r.counts for r in self._recorders)
+
+    @property
+    def passes(self) -> int:
+        """Number of forward passes."""
+        return len(self._recorders)
+
+    def attach(self) -> None:
+        """Measure from the next forward pass on."""
+        if not self.attached:
+            self.discarded = 0
+            self.rests = False
+            self.parameters = Parameters(self.parameters.named)
+            if not self.layers:
+                self._read_names()
+            super().attach()
+
+    def detach(self) -> None:
+        """Stop measuring."""
+        super().detach()
+        self._end_pass()
+        self.stop_following()
+
+    def stop_following(self) -> None:
+        """Follow no outputs any more: their loss has been computed. Within a backward pass the modes stay."""
+        if backward_pass() == NONE:
+            _leave_all(self._followed)
+
+    def forget(self) -> None:
+        """Drop all passes."""
+        self._recorders, self._fresh, self._idle = [], [], 0
+        self._backward_pass, self._transformed = NONE, False
+        self.parameters.forget_gradients()
+
+    def start_over(self) -> None:
+        """Drop all passes and all steps of optimizers."""
+        self.forget()
+        self.parameters = Parameters(self.parameters.named)
+
+    def drop_emptied(self) -> bool:
+        """Drop passes whose gradients were emptied; if those of all were, keep them and return True."""
+        emptied = self._emptied()
+        self._discard(emptied)
+        if emptied and len(emptied) == sum(r.counts for r in self._recorders):
+            return True
+        self._recorders = [r for r in self._recorders if r not in emptied]
+        return False
+
+    def _discard(self, emptied: list[Recorder]) -> None:
+        """Count passes whose gradients were emptied, unless they were for the inputs or weights that they change."""
+        if emptied and not self.parameters.changed:
+            self.discarded += sum(not r.inputs_train for r in emptied)
+
+    def _emptied(self) -> list[Recorder]:
+        return [r for r in self._recorders if r.counts and self.parameters.emptied(r.used)]
+
+    def conclude(self, scale: float = 1.0) -> Measurement:
+        """The measurement of all passes since `attach`; detaches. A gradient scaler multiplied the loss by `scale`."""
+        self.detach()
+        counted = [r for r in self._recorders if r.counts] or self._recorders
+        differentiated = self._transformed or any(r.differentiated for r in counted)
+        try:
+            found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
+            self._loss_parameters = {n: p for r in counted for n, p in r.loss_calls.parameters.items()}
+            self._loss_gradients = {n: g for r in counted for n, g in r.loss_calls.gradients.items()}
+            gone = self.made_in_forward
+            self._made = {name: made for r in counted for name, made in r.unplaced.items()}
+            self._replacing = {name: came for r in counted for name, came in r.replacing.items()}
+            strays = (*found.strays, *(name for name in gone if name in self._made or name in self._replacing))
+            return replace(found, strays=strays, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
+        finally:
+            self.forget()
+
+    def loss_weights(self, held: Container[int]) -> tuple[Weight, ...]:
+        """Parameters that the loss of the last measured pass took, and that nobody holds, by identity."""
+        found = ((name, own()) for name, own in self._loss_parameters.items())
+        free = {name: own for name, own in found if own is not None and id(own) not in held}
+        arrived = {n: p.grad for n, p in free.items() if gradient_state(p) != self._loss_gradients[n]}
+        sizes, gradients = sizes_of(free), sizes_of({n: grad for n, grad in arrived.items() if grad is not None})
+        return tuple(
+            Weight(name, tuple(p.shape), size=sizes[name], gradient=gradients.get(name), fresh=is_fresh(p))
+            for name, p in free.items()
+        )
+
+    @property
+    def made_in_forward(self) -> tuple[str, ...]:
+        """Weights that the last measured pass took and had made itself: they are gone, or others have their names.
+
+        FSDP puts others in the place of parameters, too, and puts the former ones back.
+        """
+        own, before = dict(self.model.named_parameters()), self.parameters.named
+        replaced = [n for n, came in self._replacing.items() if own.get(n) is not came()]
+        gone = (name for name, made in self._made.items() if made() is None)
+        return (*gone, *(n for n in replaced if own.get(n) is not before.get(n)))
+
+    @property
+    def awaits(self) -> bool:
+        """Whether a pass with gradients is running or may begin: others are many in an evaluation."""
+        return bool(self._stack) or torch.is_grad_enabled()
+
+    def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module begins to run."""
+        self._transformed |= torch.is_grad_enabled() and in_transform()
+        if transforms_active():
+            return
+        if not self._stack:
+            if not torch.is_grad_enabled() or backward_pass() != NONE:
+                return  # an evaluation, or the recomputation of a checkpoint
+            # The backward passes of fresh ones ended with an error.
+            self._recorders, self._fresh = [r for r in self._recorders if r not in self._fresh], []
+            self._begins()
+            if not self.attached:
+                return
+            if not self._begins_pass(args if args or self.named_inputs is None else self.named_inputs, name):
+                return
+            name = self._names.get(id(layer), name)
+        layers = len(self._recorders[-1].layers) if self._recorders else 0
+        self._stack.append(RunningModule(layer, name, layers))
+
+    def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """A module has run."""
+        if self._stack and self._stack[-1].module is layer:
+            running = self._stack.pop()
+            if self._running is not None:
+                try:
+                    self._running.leave(running, args, output)
+                    if not self._stack and not self._running.layers and torch.is_grad_enabled():
+                        self._running.follow_outputs(output)
+                except Exception as error:
+                    self._running.note_bug(running.name or type(layer).__name__, error)
+            if not self._stack:
+                self._end_pass()
+                if output is None:  # it has raised an error
+                    self.stop_following()
+
+    def _give_up(self, error: Exception) -> None:
+        """A bug of ours: the model runs on, and is not measured."""
+        self.detach()
+        self.forget()
+        warn(_("A bug in Sigmoid Core keeps it from measuring this model: please report it ({reason})",
+               reason=in_one_line(error)))  # fmt: skip
+
+    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+        """Hidden layers run one by one: each is measured."""
+        return None
+
+    def _begins_pass(self, args: Any, name: str) -> bool:
+        """Begin a pass, or continue the last; returns whether it is measured."""
+        try:
+            self._begin_pass(args, name)
+        except Exception as error:
+            self._give_up(error)
+        return self.attached
+
+    def _rest_if_idle(self) -> None:
+        """Drop passes to which nothing can come back; rest after many of them."""
+        if not self.may_rest or self.has_gradients:
+            return
+        kept = [recorder for recorder in self._recorders if not recorder.is_over]
+        self._idle += len(self._recorders) - len(kept)
+        self._recorders = kept
+        if self._idle >= MOST_IDLE:
+            self.detach()
+            self.forget()
+            self.rests = True
+
+    def _begin_pass(self, args: Any, name: str) -> None:
+        last = self._recorders[-1] if self._recorders else None
+        if last is None:
+            self._read_names()
+        if any(recorder.differentiated_loss for recorder in self._followed):
+            self.stop_following()
+        if last is None or not last.continues(args, name):
+            self._rest_if_idle()
+            if self.rests:
+                return
+            if len(self._recorders) >= MOST_PASSES:
+                self._recorders = [r for r in self._recorders if r.counts][-MOST_PASSES // 2 :]
+            last = Recorder(
+                self._parameter_names,
+                self._stack,
+                samples=batch_size(args),
+                most=self._most,
+                arrived=self._gradient_arrived,
+            )
+            last.take_inputs(args)
+            self._recorders.append(last)
+        self._running = last
+        last.ended = False
+        for recorder in self._followed:
+            recorder.paused = recorder is not last
+        if last not in self._followed:
+            last.__enter__()  # type: ignore[no-untyped-call]
+
+    def _end_pass(self) -> None:
+        """A forward pass is over; its outputs are followed until the gradient comes back."""
+        self._stack.clear()
+        running, self._running = self._running, None
+        if running is not None:
+            running.ended = True
+            if running not in self._followed:
+                self._followed.append(running)
+                lower(running)  # the caller may leave a mode of its own before the loss
+            _leave_all(self._followed, keep=FOLLOWED)
+        for recorder in self._followed:
+            recorder.paused = False
+
+    def _read_names(self) -> None:
+        """Read the names of modules and parameters: wrappers or other parameters may have come."""
+        modules = dict(self.model.named_modules())
+        self.watch(modules)
+        self._unseen = unseen(modules)
+        # torch.func.functional_call may put computed tensors in their place, which have no `.grad`.
+        found = dict(self.model.named_parameters())
+        parameters = {name: p for name, p in found.items() if p.is_leaf}
+        self.computed_weights |= len(parameters) < len(found)
+        self._parameter_names = {id(p): name for name, p in parameters.items()}
+        if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:
+            self.parameters = Parameters(parameters)
+
+    def _gradient_arrived(self, recorder: Recorder) -> None:
+        """Read the gradients of the parameters when the backward pass is over: of all micro-batches, unclipped."""
+        if recorder in self._fresh or recorder not in self._recorders:
+            return
+        if backward_pass() != self._backward_pass:
+            self._backward_pass = backward_pass()
+            self.parameters.note_cleared()
+            emptied = self._emptied()  # by a `zero_grad` between the forward and the backward pass
+            self._discard([r for r in emptied if r is not recorder])
+            self._recorders = [r for r in self._recorders if r not in emptied or r is recorder]
+            self.skipped += bool(emptied)
+            if recorder in emptied:
+                recorder.forget_gradients()
+            # Three times over: DistributedDataParallel writes the mean over the ranks in such a callback of such a
+            # callback, too.
+            after_backward(lambda: after_backward(lambda: after_backward(self._read_gradients)))
+        self._fresh.append(recorder)
+
+    def _read_gradients(self) -> None:
+        self._fresh = []
+        self.parameters.read_gradients()
+
+
+def _leave_all(recorders: list[Recorder], keep: int = 0) -> None:
+    """Stop following the calls of all recorders but the last so many."""
+    while len(recorders) > keep:
+        recorders[0].paused = True
+        leave(recorders.pop(0))
+
+
+def batch_size(values: Any, depth: int = MOST_DEPTH) -> int:
+    """Number of samples in a batch: the length of its first tensor, so many levels deep at most; 0 without any."""
+    if isinstance(values, PackedSequence):
+        return int(values.batch_sizes[0])
+    if isinstance(values, Tensor):
+        return values.size(0) if values.dim() else 0  # also of a nested one
+    children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
+    return next((n for child in children if depth and (n := batch_size(child, depth - 1))), 0)

@@ -1,0 +1,352 @@
+"""From sums to the measurement: joins passes and ranks, fetches all numbers at once, applies the formulas.
+
+The numbers of all layers are computed together, in NumPy: one at a time would take longer than the training step.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
+
+from unstuck._torch.modes import unfollowed
+from unstuck.language import _
+from unstuck.measure import comparisons, terms
+from unstuck.measure.activations import ACTIVATIONS
+from unstuck.measure.layer_call import LayerCall
+from unstuck.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
+from unstuck.measure.parameters import Parameters
+from unstuck.measure.recorder import Recorder
+from unstuck.measure.statistics import SCALARS, VECTORS, Sums, fetch
+from unstuck.measure.tensor_origin import bits
+from unstuck.observation.process_group import Alone, Ranks
+from unstuck.wording import listed
+
+Array = NDArray[np.float64]
+Totals = Callable[..., Array]
+"""Sums, or maxima, over the ranks."""
+
+
+def _no_layers() -> str:
+    return _(
+        "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
+        "TorchScript, C++, Triton or a torch.autograd.Function are not"
+    )
+
+
+def _differentiated() -> str:
+    return _(
+        "whether the gradient explodes (US102): the loss contains derivatives of the outputs, and their gradients "
+        "reach earlier layers past the later ones"
+    )
+
+
+def _hidden(names: Sequence[str]) -> str:
+    return _(
+        "the gradient at {names}, whose weights have one: it is hidden where layers also run without gradients "
+        "(torch.no_grad, detach), in reentrant activation checkpoints (use use_reentrant=False), and behind a custom "
+        "autograd function",
+        names=listed(names),
+    )
+
+
+def _ranks_differ() -> str:
+    return _("layers of other ranks: the ranks ran different layers, and numbers of layers are those of this rank")
+
+
+@unfollowed
+@torch.no_grad()
+def summarize(
+    recorders: Sequence[Recorder], parameters: Parameters, ranks: Ranks, *, scale: float, differentiated: bool
+) -> Measurement:
+    """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
+    for recorder in recorders:
+        recorder.flush()
+    calls, inputs, places = _joined(recorders)
+    device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
+    notes = list(dict.fromkeys(note for r in recorders for note in r.notes))
+    together: Ranks = ranks
+    if ranks.count > 1 and not ranks.same(torch.tensor([_fingerprint(calls)], dtype=torch.float64, device=device)):
+        notes.append(_ranks_differ())
+        together = Alone()
+    totals = partial(_total, together, device)
+    *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
+    normalised = {name: by for r in recorders for name, by in r.normalised.items()}
+    layers = _layers(calls, facts, normalised, factor=1.0 / (scale * together.count))
+    weights = parameters.summarize({name for r in recorders for name in r.used}, scale, ranks)
+    losses = list({loss.data_ptr(): loss for r in recorders for loss in r.losses}.values())  # of several passes
+    sums = np.array([sum(r.samples for r in recorders), differentiated, sum(fetch(losses))])
+    samples, any_differentiated, loss = totals(sums).tolist()
+    trained = {w.name for w in weights if w.gradient is not None}
+    hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
+    if any_differentiated:
+        notes.append(_differentiated())
+    elif hidden:
+        notes.append(_hidden(hidden))
+    if trained and not layers and not notes:
+        notes.append(_no_layers())
+    loss_function, loss_reads = _last_loss(recorders, calls)
+    return Measurement(
+        layers=tuple(layers),
+        weights=weights,
+        samples=int(samples),
+        loss=loss / (scale * ranks.count) if losses else None,
+        loss_function=loss_function,
+        loss_reads=loss_reads,
+        terms=tuple(terms.joined([r.terms for r in recorders], places, scale)),
+        **_of_all(recorders),
+        comparisons=comparisons.joined([r.compared for r in recorders], places),
+        input_rms=of_inputs["rms"] if inputs.count else None,
+        input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(recorders),
+        input_nonfinite=of_inputs["nonfinite"],
+        ranks=ranks.count,
+        notes=tuple(notes),
+        dropouts=tuple(share for r in recorders for share in r.dropouts),
+        output_dropout=max((r.dropped_outputs for r in recorders), default=0.0),
+        batch_norms=tuple(_batch_norms(recorders)),
+        resting_norms=tuple(dict.fromkeys(name for r in recorders for name in r.resting_norms)),
+        strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
+        differentiated=any_differentiated > 0,
+        swaps=tuple({name: Swap(name, *shapes) for r in recorders for name, shapes in r.swaps.items()}.values()),
+    )
+
+
+def _of_all(recorders: Sequence[Recorder]) -> dict[str, Any]:
+    """What is true of the passes or their losses as a whole, by the names of `Measurement`."""
+    return {
+        "constant_terms": tuple(dict.fromkeys(name for r in recorders for name in r.constant_terms.found)),
+        "moves_value": any(r.moves_value for r in recorders),
+        "classes_over": next((over for r in recorders if (over := r.loss_calls.classes_over) is not None), None),
+        "flat_derivatives": any(fetch([flat.double() for r in recorders for flat in r.flat_derivatives])),
+        "single_norms": _narrow_norms(recorders, 1),
+        "pair_norms": _narrow_norms(recorders, 2),
+        "linear": bool(recorders) and all(r.linear for r in recorders),
+    }
+
+
+def _last_loss(recorders: Sequence[Recorder], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:
+    """The last loss function that was called, and the position of the layer whose output it reads."""
+    last = max((r for r in recorders if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
+    read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
+    place = next((i for i, call in enumerate(calls) if call.name == read), None)
+    return last.loss_function if last else None, place
+
+
+def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:
+    """The layers of several passes (layers of one name are one), the sums of the inputs, and each pass's places."""
+    if len(recorders) == 1:
+        layers = recorders[0].layers
+        return layers, recorders[0].of_inputs, [{i: i for i in range(len(layers))}]
+    calls: list[LayerCall] = []
+    inputs = Sums()
+    places: dict[str, int] = {}
+    for recorder in recorders:
+        inputs.add(recorder.of_inputs)
+        for call in recorder.layers:
+            place = places.setdefault(call.name, len(calls))
+            if place == len(calls):
+                sources = sum(1 << places[recorder.layers[i].name] for i in bits(call.sources))
+                reads = places[recorder.layers[call.reads].name] if call.reads >= 0 else -1
+                calls.append(dataclasses.replace(call, sources=sources, reads=reads, sums=Sums()))
+            calls[place].sums.add(call.sums)
+    own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in recorders]
+    return calls, inputs, own
+
+
+def _spread_of_tokens(recorders: Sequence[Recorder]) -> float | None:
+    """0 if all inputs are whole numbers, the same for all samples of a pass; else None."""
+    alike = fetch([flag for r in recorders for flag in r.alike])
+    return 0.0 if alike and all(alike) else None
+
+
+def _narrow_norms(recorders: Sequence[Recorder], count: int) -> tuple[str, ...]:
+    """Modules that normalise so many numbers together."""
+    return tuple(dict.fromkeys(name for r in recorders for name, of in r.narrow_norms.items() if of == count))
+
+
+def _batch_norms(recorders: Sequence[Recorder]) -> Iterator[BatchNorm]:
+    calls = [call for r in recorders for call in r.batch_norms]
+    for (name, samples, momentum, _sums, fresh), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
+        yield BatchNorm(name, samples, momentum, drift, fresh)
+
+
+def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:
+    values = values.astype(np.float64, copy=False)
+    return values if ranks.count == 1 else ranks.total(torch.from_numpy(values), device, operation).numpy()
+
+
+def _fingerprint(calls: Sequence[LayerCall]) -> int:
+    """A number that is equal on ranks with equal layers and vectors."""
+    lengths = [[len(v) for name in VECTORS if (v := getattr(call.sums, name)) is not None] for call in calls]
+    return zlib.crc32(repr([*((call.name, own) for call, own in zip(calls, lengths, strict=True))]).encode())
+
+
+def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
+    """The numbers of each layer over all passes and ranks, by the names of `Layer`; gradients are not unscaled."""
+    numbers = attrgetter(*SCALARS)
+    scalars = np.array(fetch([number for s in sums for number in numbers(s)])).reshape(len(sums), -1)
+    of = dict(zip(SCALARS, totals(scalars).T, strict=True))
+    with np.errstate(all="ignore"):
+        squares, deviations = of["squares"] * of["several"] / of["count"], of["deviations"]
+        share = np.minimum(np.sqrt(np.maximum(deviations, 0) / squares), 1)
+        spread = np.where(squares > 0, share, 0.0)
+        spread[~(np.isfinite(squares) & np.isfinite(deviations))] = math.nan
+        columns = {
+            "rms": np.sqrt(of["squares"] / of["count"]).tolist(),
+            "read_rms": _known(np.sqrt(of["read_squares"] / of["read"]), of["read"]),
+            "spread": _known(spread, of["several"]),
+            "nonfinite": of["nonfinite"].astype(int).tolist(),
+            "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
+            "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
+            "largest": totals(np.array(fetch([s.largest for s in sums])), "MAX").tolist(),
+            "rows": of["rows"].astype(int).tolist(),
+            "blind": (of["blind"] > 0).tolist(),
+            "entropy": _known(of["entropy"] / of["queries"], of["queries"]),
+        }
+    facts = [dict(zip(columns, numbers, strict=True)) for numbers in zip(*columns.values(), strict=True)]
+    for i, heads in _vectors(sums, "heads", totals):
+        facts[i]["sharp"] = float((heads / of["calls"][i] < SHUT).mean())
+    samples = dict(_vectors(sums, "step_samples", totals))
+    for i, steps in _vectors(sums, "steps", totals):
+        if steps.size:
+            facts[i]["steps"] = np.sqrt(steps / np.maximum(samples[i], 1))
+    _add_neurons(facts, _vectors(sums, "slopes", totals))
+    _add_histograms(facts, sums, totals)
+    return facts
+
+
+def _known(values: Array, where: Array) -> list[float | None]:
+    """Numbers; None where they are computed from nothing."""
+    return [value if there else None for value, there in zip(values.tolist(), where.tolist(), strict=True)]
+
+
+def _vectors(sums: Sequence[Sums], name: str, totals: Totals) -> list[tuple[int, Array]]:
+    """One kind of vector over the ranks, of every layer that has it, with the layer's place."""
+    present = [(i, v) for i, v in enumerate(map(attrgetter(name), sums)) if v is not None]
+    if not present:
+        return []
+    flat = totals(torch.cat(_alike([v for _, v in present])).to("cpu", torch.float64).numpy())
+    ends = list(accumulate(v.numel() for _, v in present))
+    return [(i, flat[end - v.numel() : end]) for (i, v), end in zip(present, ends, strict=True)]
+
+
+def _alike(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of one device and dtype."""
+    if len({(x.device, x.dtype) for x in tensors}) > 1:
+        return [x.to("cpu", torch.float64) for x in tensors]
+    return tensors
+
+
+def _add_neurons(facts: list[dict[str, Any]], slopes: list[tuple[int, Array]]) -> None:
+    """Add what the mean relative slopes of the neurons tell."""
+    slopes = [(i, sums) for i, sums in slopes if sums.size and facts[i]["rows"]]
+    if not slopes:
+        return
+    lengths = np.array([sums.size for _, sums in slopes])
+    layer = np.repeat(np.arange(len(slopes)), lengths)
+    means = np.concatenate([sums / facts[i]["rows"] for i, sums in slopes])
+    columns = np.stack([means, means < SHUT, means == 0])
+    shares = np.add.reduceat(columns, np.cumsum(lengths) - lengths, axis=1) / lengths
+    histograms = _histograms(means, layer, len(slopes))
+    for (i, sums), mean, saturated, dead, histogram in zip(slopes, *shares.tolist(), histograms.tolist(), strict=True):
+        facts[i].update(neurons=sums.size, relative_slope=mean, saturated=saturated, dead=dead, slopes=tuple(histogram))
+
+
+def _add_histograms(facts: list[dict[str, Any]], sums: Sequence[Sums], totals: Totals) -> None:
+    """Add the histograms of the outputs, over the range of all ranks."""
+    # At least one number each: the maximum of none is an error.
+    samples = _alike([torch.cat(s.sample) if s.sample else torch.full((1,), math.nan) for s in sums])
+    values = pad_sequence(samples, batch_first=True, padding_value=math.nan).cpu().double().numpy()  # sums may overflow
+    values = np.where(np.isfinite(values), values, np.nan)
+    most = np.fmax.reduce(values, axis=1, initial=-math.inf)
+    least = np.fmax.reduce(-values, axis=1, initial=-math.inf)
+    most, least = totals(np.stack([most, least]), "MAX").astype(values.dtype)
+    width = most + least
+    width = np.where(width > 0, width, 1)
+    counts = _histograms((values + least[:, None]) / width[:, None], np.arange(len(values))[:, None], len(values))
+    counts = totals(counts).astype(int)
+    for fact, low, high, histogram in zip(facts, (-least).tolist(), most.tolist(), counts.tolist(), strict=True):
+        if math.isfinite(low):
+            fact.update(low=low, high=high, histogram=tuple(histogram))
+
+
+def _histograms(values: NDArray[Any], layer: NDArray[Any], layers: int) -> NDArray[Any]:
+    """Histograms [layers, BINS] over [0, 1] of the values of each layer; nan is not counted."""
+    places = np.minimum(np.maximum(values * BINS, 0), BINS - 1)
+    places = np.where(np.isnan(places), BINS, places).astype(int) + layer * (BINS + 1)
+    return np.bincount(places.ravel(), minlength=layers * (BINS + 1)).reshape(layers, BINS + 1)[:, :BINS]
+
+
+def _layers(
+    calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], normalised: Mapping[str, str], factor: float
+) -> list[Layer]:
+    """The layers; sizes of gradients are multiplied by the factor."""
+    layers: list[Layer] = []
+    for call, fact in zip(calls, facts, strict=True):
+        if fact["gradient"] is not None:
+            fact["gradient"] *= factor / call.scale
+        if "steps" in fact:
+            count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
+            places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
+            fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
+        for name in fact.keys() & {"rms", "largest", "low", "high"}:
+            fact[name] *= call.scale
+        for name in list(_meaningless(call, fact)):
+            fact.pop(name, None)
+        sources = tuple(bits(call.sources))
+        before = [g for i in sources if (g := layers[i].gradient) is not None]
+        layers.append(
+            Layer(
+                name=call.name,
+                module=call.module,
+                kind=call.kind,
+                role="attention" if call.attends else call.role,
+                sources=sources,
+                weights=call.weights,
+                gate=call.gate,
+                read_by=normalised.get(call.name, ""),
+                read_over=call.read_over,
+                in_loss=call.in_loss,
+                scaled_by=tuple(dict.fromkeys(call.scaled_by)),
+                rounded_by=call.rounded_by,
+                disjoint=call.disjoint,
+                shape=tuple(call.shape),
+                reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
+                softmax_dim=_softmax_dim(call),
+                function=call.alike,
+                dtype=str(call.dtype).removeprefix("torch."),
+                gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
+                **fact,
+            )
+        )
+    return layers
+
+
+def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
+    """Names of numbers that mean nothing for this kind of layer."""
+    activation = ACTIVATIONS.get(call.function)
+    if call.dtype not in (torch.float16, torch.bfloat16):
+        yield "largest"
+    if activation is None or not activation.saturates:
+        yield "saturated"
+    if activation is None or not activation.flat:
+        yield "dead"
+    if "sharp" not in fact or fact["entropy"] is None or (call.function == "softmax" and not call.attends):
+        yield from ("entropy", "sharp")
+
+
+def _softmax_dim(call: LayerCall) -> int | None:
+    """The dimension over which a softmax normalises; of attention only if it is a mistake."""
+    shape, dim = call.shape, call.softmax_dim
+    if not shape:
+        return None
+    single = dim is not None and shape[dim] == 1 and dim < len(shape) - 1 and shape[-1] > 1  # it chooses among others
+    return call.softmax_dim if not call.attends or call.over_queries or single else None

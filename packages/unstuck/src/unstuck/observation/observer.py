@@ -1,0 +1,162 @@
+"""The one way to watch a model: an observer is told what arrives at its layers and what leaves them.
+
+What comes back to a layer is a hook on a tensor that arrives or leaves. Two implementations exist: modules, here, and
+layers that another package computes as one function (`Observer.stack_listeners`).
+"""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from unstuck._torch import eager
+from unstuck._torch.hooks import register_global_hooks
+
+ListenerFactory = Callable[[Any, Tensor], Any]
+"""Makes what listens to several layers that are computed as one, from these layers and their input."""
+
+
+class Observer:
+    """Watches some layers of a model while it is attached. Subclasses say what happens then.
+
+    It uses PyTorch's global module hooks and recognises its layers by identity. The model is not changed: its copies
+    (deepcopy, pickle) are not observed. While an observer is attached, compiled code runs uncompiled.
+
+    Args:
+        layers: the layers to watch, by name.
+
+    Example:
+        >>> class Shapes(Observer):
+        ...     def leaves(self, name, layer, args, kwargs, output):
+        ...         print(name, tuple(output.shape))
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+        >>> with Shapes({"tanh": model[1]}):
+        ...     _ = model(torch.zeros(2, 3))
+        tanh (2, 4)
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self.watch(layers)
+        self._detach: weakref.finalize[..., Observer] | None = None
+
+    def watch(self, layers: Mapping[str, nn.Module]) -> None:
+        """Watch these layers instead."""
+        self.layers = dict(layers)
+        self._names = {id(layer): name for name, layer in self.layers.items()}
+
+    @property
+    def awaits(self) -> bool:
+        """Whether it wants to see the layers that run now."""
+        return True
+
+    def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Called before a layer runs, with its positional arguments; may return others in their place."""
+        return None
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Call `arrives` for a layer that is about to run: a hook that attaches the observer comes too late for it."""
+        name = self._names.get(id(module))
+        if name is not None:
+            self.arrives(name, module, args)
+
+    def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Called after a layer has run; may return something to be used in place of its output.
+
+        Also called, with output None, if the layer has raised an error.
+        """
+        return None
+
+    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+        """The listeners for these modules if they run as one; None if they have to run one by one."""
+        return None if any(id(module) in self._names for module in modules) else []
+
+    @property
+    def attached(self) -> bool:
+        """Whether it watches."""
+        return self._detach is not None and self._detach.alive
+
+    def attach(self) -> None:
+        """Watch from the next forward pass on."""
+        if not self.attached:
+            hooks = _Hooks(self)
+            remove = register_global_hooks(hooks.enter, hooks.leave)
+            eager.hold()
+            self._detach = weakref.finalize(self, _release, remove)  # also when it is dropped while it is attached
+            self._detach.atexit = False
+
+    def detach(self) -> None:
+        """Stop watching."""
+        if self._detach is not None:
+            self._detach()
+
+    def __enter__(self) -> Self:
+        self.attach()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+
+class LayerObserver(Observer):
+    """An observer of layers that read one tensor or one sequence: it may replace this and the output.
+
+    A layer that is called by keyword runs a second time, with its arguments by position: PyTorch's global hooks do not
+    show keywords before a layer runs.
+    """
+
+    def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Hand the input on to `reads`."""
+        return (self.reads(name, layer, args[0]), *args[1:]) if args else None
+
+    def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Hand the output on to `makes`."""
+        if output is None:
+            return None
+        if not args:
+            keyword = next(key for key in ("input", "inputs", "query") if key in kwargs)
+            args = (self.reads(name, layer, kwargs[keyword]),)
+            kwargs = {key: value for key, value in kwargs.items() if key != keyword}
+            output = layer.forward(*args, **kwargs)
+        return self.makes(name, layer, args, kwargs, output)
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Called with the input of a layer; returns the input to use."""
+        return x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Called with the arguments and the output of a layer; returns the output to use."""
+        return output
+
+
+class _Hooks:
+    """The hooks of an observer; they do not keep it alive."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = weakref.ref(observer)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        observer, name = self._find(module)
+        return None if observer is None else observer.arrives(name, module, args)
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
+        observer, name = self._find(module)
+        return None if observer is None else observer.leaves(name, module, args, kwargs, output)
+
+    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+        observer = self._observer()
+        return [] if observer is None else observer.stack_listeners(modules)
+
+    def _find(self, module: nn.Module) -> tuple[Observer | None, str]:
+        """The observer and the name that it has for a module, if it watches it."""
+        observer = self._observer()
+        name = None if observer is None or not observer.awaits else observer._names.get(id(module))
+        if name is None or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            return None, ""
+        return observer, name
+
+
+def _release(remove: Callable[[], None]) -> None:
+    remove()
+    eager.release()

@@ -1,0 +1,115 @@
+"""A diagnosis as text: the verdict, the findings with their remedies, then the layers."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from unstuck.findings import Finding, Severity
+from unstuck.judgement import Judgement
+from unstuck.language import _
+from unstuck.language.terminal import DEFAULT, printable, shortened, text_width, wrapped
+from unstuck.report.layer_rows import layer_rows, time_step_rows
+from unstuck.wording import counted, in_a_row
+
+NAMES, NAME_WIDTH = 4, 36
+"""Layers that are named under a finding, the others are counted; columns of a name."""
+NOTES = 5
+CALL = 1000
+"""A call of more characters is not printed; the text says where it is."""
+
+
+def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
+    """Plain text in lines of at most `width` columns, 40 or more, for any number of layers and any names.
+
+    Only a statement of a call may be wider, so that it can be copied.
+    """
+    measurement, findings = judgement.measurement, judgement.findings
+    blocks = [
+        [part for line in head(judgement) for part in wrapped(line, width)],
+        *(finding_lines(finding, width, i) for i, finding in enumerate(findings)),
+        layer_rows(measurement, findings, width) if measurement.layers else [],
+        time_step_rows(measurement, width),
+        _notes(measurement.notes, width),
+    ]
+    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block)
+
+
+def verdict(judgement: Judgement) -> str:
+    """The findings in one line, and the number of layers."""
+    count = len(judgement.measurement.layers)
+    severities = Counter(finding.severity for finding in judgement.findings)
+    found = _(", ").join(counted(severities[s], s.value) for s in Severity if severities[s]) or _("nothing found")
+    values = {"found": found, "layers": counted(count, "layer") if count else _("no layers")}
+    if not judgement.healthy:
+        return _("{found} in {layers}", **values)
+    if not count:
+        return _("no layers were seen, {found}", found=found)
+    first, *others = [str(gap) for gap in judgement.gaps if gap.decisive] or [""]
+    if others:
+        values |= {"gap": first, "count": f"{len(others)}"}
+        return _("{found} in {layers}, but not judged: {gap} and {count} more", **values)
+    if first:
+        return _("{found} in {layers}, but not judged: {gap}", gap=first, **values)
+    return _("healthy: {layers}, {found}", **values)
+
+
+def head(judgement: Judgement) -> list[str]:
+    """The verdict, what was measured, the steps of a training, and what was not judged."""
+    measurement, history = judgement.measurement, judgement.history
+    facts = [counted(measurement.samples, "sample")]
+    if measurement.ranks > 1:
+        facts.append(_("{count} processes", count=f"{measurement.ranks:,}"))
+    if measurement.loss is not None:
+        function = f" ({measurement.loss_function})" if measurement.loss_function else ""
+        facts.append(_("loss {loss}{function}", loss=f"{measurement.loss:.4g}", function=function))
+    if len(measurement.profile.names) > 1:
+        facts.append(_("gradient spread {spread}", spread=f"{measurement.profile.spread:.4g}"))
+    lines = [verdict(judgement), in_a_row(facts)]
+    if len(history) > 1:
+        steps, times = [m.step for m in history if m.step is not None], f"{len(history):,}"
+        line = _("measured {times} times; the numbers below are of the last", times=times)
+        if steps:
+            ends = {"first": f"{min(steps):,}", "last": f"{max(steps):,}"}
+            line = _(
+                "measured {times} times from step {first} to {last}; the numbers below are of the last",
+                times=times,
+                **ends,
+            )
+        lines.append(line)
+    elif measurement.step is not None:
+        lines.append(_("measured at step {step}", step=f"{measurement.step:,}"))
+    if measurement.layers and judgement.gaps:
+        lines.append(_("not judged: {gaps}", gaps=_(", ").join(map(str, judgement.gaps))))
+    return lines
+
+
+def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
+    """A finding with its remedy and its call; `index` is its place in the diagnosis."""
+    lines = wrapped(title(finding), width)
+    lines += wrapped(finding.message, width, "  ")
+    if len(finding.layers) > 1:
+        short = [shortened(printable(name), NAME_WIDTH) or _("(the model)") for name in finding.layers[:NAMES]]
+        names, more = _(", ").join(short), len(finding.layers) - NAMES
+        where = _("in {names}", names=names)
+        if more > 0:
+            where = _("in {names} and {count} more", names=names, count=f"{more:,}")
+        lines += wrapped(where, width, "  ")
+    lines += wrapped(finding.remedy, width, "  → ", "    ")
+    if finding.call is not None:
+        call = printable(finding.call)
+        if len(call) > CALL:
+            length = _("{count} characters", count=f"{len(call):,}")
+            call = f"print(diagnosis.findings[{index}].call)  # {length}"
+        lines += ["", *(f"      {line}" for line in (call.split("; ") if text_width(call) > width - 6 else [call]))]
+    return lines
+
+
+def title(finding: Finding) -> str:
+    """Code, severity and name of a finding."""
+    return _("{rule} {severity}: {name}", rule=finding.rule, severity=_(finding.severity.value), name=finding.name)
+
+
+def _notes(notes: Sequence[str], width: int) -> list[str]:
+    count = f"{len(notes) - NOTES:,}"
+    more = [_("and {count} more in diagnosis.measurement.notes", count=count)] if len(notes) > NOTES else []
+    lines = [line for note in (*notes[:NOTES], *more) for line in wrapped(note, width, "  - ", "    ")]
+    return [_("not seen:"), *lines] if notes else []

@@ -1,0 +1,202 @@
+"""The gradient vanishes or explodes between the loss and the inputs."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from unstuck.findings import Severity
+from unstuck.language import _
+from unstuck.rules import units
+from unstuck.rules.evidence import Evidence, usual_size
+from unstuck.rules.rule import Found
+from unstuck.wording import named, number, verb
+
+SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
+"""Levels below which a vanishing gradient is a note, a warning, an error."""
+EXPLODED_LEVEL, BURST_LEVEL = 1e3, 1e6
+"""Levels above which an exploding gradient is a warning, an error."""
+STEEPEST_GAIN, FEWEST_GAINS, LARGE_WEIGHTS = 3.0, 3, 3.0
+SMALLEST_HALF = 2.0**-24
+"""The smallest number above 0 in float16."""
+STEEP = 0.1
+"""One segment is to blame if its gain is further from the median than this factor."""
+
+INITIALISE = (
+    "Use weights that suit the activation (He for ReLU, orthogonal for tanh), put a normalisation before the "
+    "activations, or add skip connections."
+)
+SHRINK = (
+    "Use smaller weights (He for ReLU, orthogonal for tanh), put a normalisation before the activations, or scale "
+    "residual branches down; clipping hides the cause."
+)
+
+
+def vanishing(evidence: Evidence) -> Found | None:
+    r"""Layers near the inputs get almost no gradient: they stay as they were initialised.
+
+    A layer $l$ is named if $g_l / g_\text{sink}$ is below a threshold, for it and for all layers before it. $g_l$ is
+    the gradient size at its output, or $g_l \cdot \mathrm{rms}_l / \mathrm{rms}_\text{next}$, in units of the next
+    layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below
+    `SMALL_LEVEL` it is a note (a warning if nothing is learned, see US302), below `VANISHED_LEVEL` a warning, below
+    `GONE_LEVEL` an error. Layers are left out if a branch starts at 0 beside a skip connection (ReZero, Fixup, LoRA),
+    if a normalisation follows them, if they share weights with a healthy layer, if they are queries or keys of an
+    attention whose values get a sound gradient (theirs is 0 while the attention is uniform, as at the start), or if
+    saturated (US201) or dead (US202) neurons explain the loss of gradient. So do trained scales of branches, such as
+    LayerScale's 1e-6, and heads of less than a tenth of the usual size: the thresholds are multiplied by their sizes.
+
+    *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
+    steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)
+    take 500 steps, 5 (5e-5) fail. 12 tanh layers (1e-3) take 150 steps, 16 (8e-5) fail for one seed. AUTOTRAINER
+    (Zhang et al., 2021) warns below 1e-3, which is a note here. 1e-6 is a choice.
+    """
+    if not fades(evidence):
+        return None
+    best, own = evidence.best_level, evidence.upper_level
+    worst = sorted(lost(evidence), key=lambda i: own[i])
+    # A branch beside a skip connection may have less than what reaches the inputs.
+    first = next((i for i in worst if own[i] >= STEEP * best[i]), worst[0])
+    level = own[first]
+    share = level / (_scales(evidence)[first] or 1.0)
+    place, names = _place(evidence, worst, shrinks=True)
+    size = _("Less than 1e-30") if level < 1e-30 else _("Only {share}", share=number(level))
+    values = {"size": size, "names": evidence.listed(names), "verb": verb(names, "it learns", "they learn")}
+    if share >= VANISHED_LEVEL:
+        text = _("{size} of the gradient reaches {names}: {verb} slowly.", **values) + place
+    else:
+        text = _("{size} of the gradient reaches {names}: {verb} almost nothing.", **values) + place
+    severity = Severity.NOTE if share >= VANISHED_LEVEL else Severity.WARNING if share >= GONE_LEVEL else Severity.ERROR
+    return Found(names, level, SMALL_LEVEL if share >= VANISHED_LEVEL else VANISHED_LEVEL, text, severity=severity)
+
+
+def exploding(evidence: Evidence) -> Found | None:
+    r"""A step that suits the last layers is far too large for the first: training diverges or hardly moves.
+
+    A layer $l$ is named if $g_l / g_\text{sink}$ is above `EXPLODED_LEVEL`, for it and for all layers before it; above
+    `BURST_LEVEL` it is an error. Sizes are as in US101, with the smaller of the two sizes and the largest sink. A head
+    of more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped
+    if the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their gradients
+    reach a layer past those behind it. Up to `BURST_LEVEL` it is a note if a batch normalisation sees fewer than
+    `units.FEWEST_ROWS` samples: the fewer they are, the steeper it is.
+
+    In a network that is too shallow for that, layers are named whose gradient is at least `STEEPEST_GAIN` times that of
+    the next layer, if the median over `FEWEST_GAINS` layers or more is, and the median weight is at least
+    `LARGE_WEIGHTS` times as large as usual initial ones, $\sqrt{\text{rows}} / 2$ (He's are 2.8 times): now, and in the
+    first measurement.
+
+    *Source.* The inverse of US101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
+    near; with 50 layers it is above 1e3.
+    """
+    risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL * evidence.head_scales[i][1])
+    if evidence.latest.differentiated:
+        return None
+    if not risen:
+        found = _steep(evidence)
+        return found if found is not None and _steep(Evidence(evidence.measurements[:1])) is not None else None
+    worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
+    level = evidence.lower_level[worst[0]]
+    place, names = _place(evidence, worst, shrinks=False)
+    text = _(
+        "The gradient at {names} is up to {times} times larger than at the last layers: a step that suits those is too "
+        "large here.",
+        names=evidence.listed(names), times=number(level),
+    )  # fmt: skip
+    few = any(norm.samples < units.FEWEST_ROWS for norm in evidence.latest.batch_norms)
+    severity = Severity.ERROR if level > BURST_LEVEL else Severity.NOTE if few else Severity.WARNING
+    return Found(names, level, EXPLODED_LEVEL, text + place, severity=severity)
+
+
+def _steep(evidence: Evidence) -> Found | None:
+    """A gradient that large weights make grow in most layers, of which there are too few for it to explode."""
+    gains = {i: gain for i in evidence.upper_level if (gain := _gain(evidence, i)) is not None}
+    matrices = [w for i in evidence.upper_level for n in evidence.layers[i].weights if (w := evidence.weights.get(n))]
+    large = [w.size / usual_size(w) for w in matrices if len(w.shape) > 1 and w.trains and w.size > 0]
+    usual = median(gains.values()) if len(gains) >= FEWEST_GAINS else 0.0
+    if usual < STEEPEST_GAIN or median(large or [0.0]) < LARGE_WEIGHTS:
+        return None
+    names = evidence.names(sorted((i for i, gain in gains.items() if gain >= STEEPEST_GAIN), key=lambda i: -gains[i]))
+    text = _(
+        "The gradient grows everywhere: the median gain of a layer is {gain}. The weights are {times} times as large "
+        "as usual initial ones.",
+        gain=number(usual), times=number(median(large)),
+    )  # fmt: skip
+    return Found(names, usual, STEEPEST_GAIN, text)
+
+
+def _gain(evidence: Evidence, i: int) -> float | None:
+    """The gradient of a layer over the largest of the next layers; None for a last layer."""
+    after = max((evidence.gradient(c) for c in evidence.next_live(i)), default=0.0)
+    return evidence.gradient(i) / after if after > 0 else None
+
+
+def lost(evidence: Evidence) -> tuple[int, ...]:
+    """Layers with a vanished gradient that saturated and dead neurons do not explain, in order."""
+    left, scales = units.gradient_left(evidence), _scales(evidence)
+    fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL_LEVEL * scales[i])
+    fallen = tuple(i for i in fallen if not _only_scores(evidence, i, scales))
+    return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL_LEVEL * left[i] * scales[i])
+
+
+def _only_scores(evidence: Evidence, i: int, scales: Sequence[float]) -> bool:
+    """Whether only attentions read a layer, and each has values beside it with a sound gradient."""
+    readers = evidence.consumers[i] if evidence.gradient(i) > 0 else ()
+    for reader in readers:
+        # The values are read by the attention, or by what reads the softmax.
+        beside = {reader, *evidence.consumers[reader]}
+        values = {source for layer in beside for source in evidence.layers[layer].sources} - {i}
+        sound = any(evidence.upper_level.get(v, 0.0) >= SMALL_LEVEL * scales[v] for v in values)
+        if evidence.layers[reader].role != "attention" or not sound:
+            return False
+    return bool(readers)
+
+
+def _scales(evidence: Evidence) -> tuple[float, ...]:
+    """For each layer: how much smaller its gradient is for a small scale of a branch and a small head, which grow."""
+    return tuple(branch * head for branch, (head, _) in zip(evidence.branch_scales, evidence.head_scales, strict=True))
+
+
+def fades(evidence: Evidence) -> bool:
+    """Whether the lost gradient shrinks step by step, before it becomes 0 or underflows."""
+    return any(evidence.gradient(i) > 0 and not _underflows(evidence, i) for i in lost(evidence))
+
+
+def underflown(evidence: Evidence) -> tuple[int, ...]:
+    """Layers whose gradient is too small for float16, and that lose it; all of them if the sinks have no gradient."""
+    if not any(evidence.references) and evidence.latest.loss != 0:
+        return tuple(i for i, live in enumerate(evidence.live) if live and _underflows(evidence, i))
+    gone = set(lost(evidence))
+    return tuple(
+        i for i in evidence.upper_level if _underflows(evidence, i) and (i in gone or evidence.gradient(i) > 0)
+    )
+
+
+def _underflows(evidence: Evidence, i: int) -> bool:
+    """Whether the numbers of a gradient are below the smallest of float16."""
+    layer = evidence.layers[i]
+    if layer.dtype != "float16":
+        return False
+    if evidence.latest.step is not None and evidence.gradient(i) > 0:
+        return False  # a GradScaler may have scaled the loss, and the measurement is unscaled
+    per_sample = math.prod(layer.shape) / (layer.shape[0] if layer.shape else 1)
+    return evidence.gradient(i) < SMALLEST_HALF * math.sqrt(per_sample)
+
+
+def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[str, tuple[str, ...]]:
+    """A sentence on where the gradient changes, and the names; the layer before a single bad segment comes first."""
+    names = evidence.names(layers)
+    gains = [(gain, i) for i in layers if (gain := _gain(evidence, i))]
+    if not gains:
+        return "", names
+    usual = median(gain for gain, _ in gains)
+    gain, before = min(gains) if shrinks else max(gains)
+    if len(gains) > 2 and STEEP < gain / usual < 1 / STEEP:
+        shrinking = _(" It shrinks everywhere: the median gain of a layer is {gain}.", gain=number(usual))
+        growing = _(" It grows everywhere: the median gain of a layer is {gain}.", gain=number(usual))
+        return shrinking if shrinks else growing, names
+    first = evidence.layers[before].name
+    following = evidence.layers[max(evidence.next_live(before), key=evidence.gradient)].name
+    if len(gains) > 2:
+        names = (first, *(name for name in names if name != first))
+    values = {"first": named(first), "second": named(following), "gain": number(gain)}
+    if shrinks:
+        return _(" Most is lost between {first} and {second} (gain {gain}).", **values), names
+    return _(" It grows most between {first} and {second} (gain {gain}).", **values), names

@@ -1,0 +1,360 @@
+"""Layers that are frozen, linear after linear, normalised by too little, or dropped."""
+
+import math
+
+from unstuck.findings import Severity
+from unstuck.language import _
+from unstuck.measure.measurement import BatchNorm, Layer, Measurement
+from unstuck.measure.parameters import FEW_NUMBERS
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
+from unstuck.rules.rule import Found
+from unstuck.rules.standstill import falls, stalled
+from unstuck.rules.structure import copies_of_trained, moved
+from unstuck.wording import listed, named, number, percent, verb
+
+STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
+LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE, LARGEST_MOMENTUM = 1.0, 0.2, 20, 0.5
+ROUNDING, SLIGHT = 1e-3, 0.1
+"""The gradient that may come through a normalisation of one or two numbers, beside that of its bias: 0, rounded."""
+FEWEST_TOGETHER = 3.0
+"""Numbers that a normalisation needs to leave more than their order."""
+LINEAR_ON_PURPOSE = 10
+FEWEST_SHARES = 8
+LINEAR_KINDS = ("linear", "conv", "embedding", "addmm", "matmul")
+STRAIGHT = frozenset({"relu", "leakyrelu", "rrelu", "prelu", "relu6", "hardtanh", "hardsigmoid", "threshold"})
+WEIGHING = ("linear", "addmm", "conv1d", "conv2d", "conv3d")
+
+CURVE = "Use tanh, SiLU, GELU or a sine: derivatives of every order of these are not 0."
+UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
+AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
+ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
+HIDDEN = "Use a ReLU, GELU or tanh in its place; nothing to do if the next layer has to read a distribution."
+NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
+UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
+TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
+SEVERAL_NUMBERS = "Normalise over several numbers: all features of a sample, or fewer groups."
+PASS_MODE = "Give the call the mode: `training=self.training`, or `dropout_p=p if self.training else 0.0`."
+DROP_BEFORE = "Put the dropout before the last layer."
+DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
+
+
+def frozen(evidence: Evidence) -> Found | None:
+    r"""Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to.
+
+    Weights with two dimensions or more and without `requires_grad` are a note, and an error if an optimizer that makes
+    steps holds no others in all measurements. They are a warning if they are uniform within $\pm
+    1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights are not (a new
+    layer was frozen together with a pretrained part) or an optimizer that makes steps holds those of several layers.
+    Layers that no layer that trains reads are left out if they belong to a teacher or a target: a part that is built
+    like one that trains, layers beside such a part, and weights that start as a copy of a trained one. So are weights
+    that move in a training, as a running mean of others does.
+
+    *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
+    """
+    latest = evidence.latest
+    fixed = [w for w in latest.weights if not w.trains and len(w.shape) > 1]
+    if not fixed:
+        return None
+    history = by_name(evidence.measurements)
+    held = [w for w in latest.weights if w.rate is not None]
+    long = len(evidence.measurements) >= FEWEST_MEASUREMENTS
+    still = not any(w.trains or w.gradient or w.update for name in {w.name for w in held} for w in history[name])
+    if held and long and still:
+        names = tuple(w.name for w in held)
+        text = _("All parameters that the optimizer holds are frozen: {names}.", names=listed(names))
+        return Found(names, len(names), 0, text, severity=Severity.ERROR)
+    fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
+    first = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
+    aside = _of_a_teacher(evidence, first) | moved(evidence)
+    fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed and w.name not in aside)
+    known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
+    several = len({name.rpartition(".")[0] for name in fresh}) > 1  # a single layer may have random features
+    meant = long and several and {w.name for w in held}.issuperset(fresh)  # to be trained
+    if fresh and (len(known) > 1 or meant) and any(w.trains for w in latest.weights):
+        verbs = {"verb": verb(fresh, "is", "are")}
+        text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
+        return Found(fresh, len(fresh), 0, text)
+    names = tuple(w.name for w in fixed)
+    share = sum(math.prod(w.shape) for w in fixed) / sum(math.prod(w.shape) for w in latest.weights)
+    values = {"share": percent(share), "names": listed(names, [w.name for w in latest.weights])}
+    text = _("{share} % of the parameters are frozen: {names}.", **values)
+    return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
+
+
+def _of_a_teacher(evidence: Evidence, read: set[str]) -> set[str]:
+    """Frozen weights that no trained layer reads: of a part built like one that trains, beside it, or copies of one."""
+    start = evidence.measurements[0].weights
+    trained = {(w.shape, f"{w.size:.6e}") for w in start if w.trains}
+    frozen = {w.name for w in evidence.latest.weights if not w.trains}
+    if copies_of_trained(evidence, list(frozen)) - read:
+        return frozen - read
+    return {w.name for w in start if w.name in frozen - read and (w.shape, f"{w.size:.6e}") in trained}
+
+
+def no_activation(evidence: Evidence) -> Found | None:
+    """Two linear layers in a row are one linear layer.
+
+    A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
+    else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
+    is a factorisation (LoRA, the code of an autoencoder), as is one without a bias that is narrower than its inputs
+    (the tail of an adaptive softmax), and one before a last layer without a bias (the embedding of a face), or before a
+    layer that reads something else in another call. Convolutions are judged in the same way if all channels read all,
+    and both are wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns)
+    are meant to be in a row. One whose kernel is its stride, which makes an image smaller, may be followed by another.
+    A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear on purpose: a note. If no layer
+    before the last has an activation, and the network does nothing else that is not linear, the first layer of at least
+    as many outputs as the last is named. A softmax over `FEWEST_SHARES` features or more that reads one layer, and that
+    layers read, is a note, and a warning if nothing is learned (see US302): its outputs add up to 1, and most are near
+    0. Weights between positions that the next layers read with others, the values, are those of an attention.
+
+    *Source.* Arithmetic: a product of matrices is a matrix.
+    """
+    found = []
+    for i, layer in enumerate(evidence.layers):
+        if layer.reads is None or evidence.consumers[layer.reads] != (i,):
+            continue
+        before = evidence.layers[layer.reads]
+        shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
+        if len(shapes) == 2 and not before.in_loss and (_linear(before, layer) or _convolved(before, layer, *shapes)):
+            (between, first), (last, second) = shapes[0][:2], shapes[1][:2]
+            narrower, ends = between < first, not evidence.feeds_weights[i]
+            factors = narrower and (not _has_bias(evidence, before) or (ends and not _has_bias(evidence, layer)))
+            if between == second >= min(first, last) and not (factors or before.disjoint or _is_shared(evidence, i)):
+                found += [before.name, layer.name]
+    if not found:
+        return _linear_network(evidence) or _softmax_between(evidence)
+    text = _(
+        "Nothing is between {first} and {second}: two linear layers in a row are a single one.",
+        first=named(found[0]), second=named(found[1]),
+    )  # fmt: skip
+    experiment = len(evidence.layers) >= LINEAR_ON_PURPOSE and all(x.role == "weights" for x in evidence.layers)
+    severity = Severity.NOTE if experiment else None
+    return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
+
+
+def _linear_network(evidence: Evidence) -> Found | None:
+    """Layers with weights in a row, with additions, means and normalisations of the batch between them at most."""
+    hidden = [x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i]]
+    recurs = len({x.weights for x in hidden}) < len(hidden)  # a recurrent network may be linear
+    unseen = evidence.latest.scripted or evidence.latest.quantized
+    if not evidence.latest.linear or unseen or recurs or not all(x.plain_kind.startswith(LINEAR_KINDS) for x in hidden):
+        return None
+    ends = [math.prod(evidence.layers[i].shape) for i in evidence.sinks]
+    wide = [x for x in hidden if "embedding" not in x.plain_kind and ends and math.prod(x.shape) >= max(ends)]
+    after = [x for i, x in enumerate(evidence.layers) if wide and evidence.layers.index(wide[0]) in x.sources]
+    if not after:
+        return None
+    text = _(
+        "No activation is behind {first} or any later layer: the whole network is a single linear layer.",
+        first=named(wide[0].name),
+    )
+    return Found((wide[0].name, after[0].name), len(wide), 0, text)
+
+
+def _softmax_between(evidence: Evidence) -> Found | None:
+    """A softmax in the place of a hidden activation."""
+    for i, layer in enumerate(evidence.layers):
+        before = [evidence.layers[source] for source in layer.sources]
+        after = [evidence.layers[c] for c in evidence.consumers[i]]
+        over = layer.softmax_dim is not None and layer.softmax_dim in (len(layer.shape) - 1, 1)
+        if layer.role != "activation" or layer.gate or not over or layer.shape[layer.softmax_dim or 0] < FEWEST_SHARES:
+            continue
+        pairs = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
+        if pairs and all(len(x.sources) > 1 for x in after):
+            continue  # it weighs positions for values that join it, as a difference of two attentions does
+        if after and len(before) == 1 and all(x.plain_kind in WEIGHING and x.weights for x in (*before, *after)):
+            text = _(
+                "{name} is a softmax between {first} and {second}: its outputs add up to 1, and little gradient comes "
+                "through.",
+                name=named(layer.name), first=named(before[0].name), second=named(after[0].name),
+            )  # fmt: skip
+            severity = Severity.WARNING if stalled(evidence) else Severity.NOTE
+            return Found((layer.name,), layer.shape[layer.softmax_dim or 0], FEWEST_SHARES, text, HIDDEN, severity)
+    return None
+
+
+def _has_bias(evidence: Evidence, layer: Layer) -> bool:
+    return layer.weights[0].removesuffix("weight") + "bias" in evidence.weights
+
+
+def _is_shared(evidence: Evidence, i: int) -> bool:
+    """Whether a layer is called once more and reads something else then: the one before cannot become a part of it."""
+    calls = [x for x in evidence.layers if x.weights == evidence.layers[i].weights]
+    return len({None if x.reads is None else evidence.layers[x.reads].weights for x in calls}) > 1
+
+
+def _linear(*layers: Layer) -> bool:
+    return all(x.plain_kind in ("linear", "addmm") for x in layers)
+
+
+def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Whether two convolutions in a row, whose weights have these shapes, do the same work twice.
+
+    A parameter of fewer dimensions, from which a kernel is made, does not tell how wide the kernel is.
+    """
+    dimensions = {"conv1d": 3, "conv2d": 4, "conv3d": 5}.get(layer.plain_kind)
+    if before.plain_kind != layer.plain_kind or not len(first) == len(second) == dimensions:
+        return False
+    return any(a > 1 and b > 1 for a, b in zip(first[2:], second[2:], strict=True))
+
+
+def _little_comes_through(evidence: Evidence, norms: tuple[str, ...], share: float) -> bool:
+    """Whether the gradient of the weights of the first layers is below a share of that of some normalisations."""
+    firsts = {name for x in evidence.layers if x.role == "weights" and not x.sources for name in x.weights}
+    sizes = {w.name: w.gradient or 0.0 for w in evidence.latest.weights}
+    own = max((size for name, size in sizes.items() if name.rpartition(".")[0] in norms), default=0.0)
+    return all(sizes.get(name, 0.0) <= share * own for name in firsts)
+
+
+def normalisation(evidence: Evidence) -> Found | None:
+    r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
+
+    A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
+    to the first layers, and a note in a branch that the network can do without. Of two numbers only their order is
+    left: a warning if less than `SLIGHT` of the gradient comes back, else a note. Apart from this, the rule judges a
+    `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
+    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample
+    (a note if in the second half the running means are less than `LARGEST_DRIFT_OF_ONE` away, see below), if the
+    momentum is 0, so that running statistics never change, or (a note) above `LARGEST_MOMENTUM`, if a trained
+    normalisation runs in evaluation mode and its statistics have seen no data, so that it normalises nothing, or if
+    after `STEPS_TO_SETTLE` steps the running means are far from those of the batch: the mean over the channels of the
+    squared difference over the variance of the batch is above `LARGEST_DRIFT`. This happens if one normalisation serves
+    several places.
+
+    *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
+    batches.
+    """
+    if names := evidence.latest.single_norms:
+        text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
+                 names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
+        cut = _little_comes_through(evidence, names, ROUNDING)
+        return Found(names, 1.0, FEWEST_TOGETHER, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
+    if names := evidence.latest.pair_norms:
+        text = _("{names} {verb} two numbers at a time, of which only the order is left.",
+                 names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
+        cut = _little_comes_through(evidence, names, SLIGHT)
+        return Found(names, 2.0, FEWEST_TOGETHER, text, SEVERAL_NUMBERS, None if cut else Severity.NOTE)
+    steps = [m for m in evidence.measurements if m.batch_norms]
+    if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
+        return found
+    if len(steps) < FEWEST_MEASUREMENTS:
+        return None
+    norms = steps[-1].batch_norms
+    asleep = tuple(dict.fromkeys(n.name for n in norms if n.fresh))
+    if asleep and all(n.fresh for m in steps for n in m.batch_norms if n.name in asleep):
+        text = _(
+            "{names} {verb} in evaluation mode while the network trains: running statistics that have seen no data "
+            "normalise nothing.",
+            names=listed(asleep), verb=verb(asleep, "runs", "run"),
+        )  # fmt: skip
+        return Found(asleep, len(asleep), 0.0, text, TRAIN_MODE)
+    norms = tuple(n for n in norms if not n.fresh)
+    if not norms:
+        return None
+    fixed = tuple(dict.fromkeys(n.name for n in norms if n.momentum == 0))
+    if fixed:
+        text = _("The momentum of {names} is 0: running statistics stay as they were initialised.", names=listed(fixed))
+        return Found(fixed, 0.0, 0.0, text, UPDATE)
+    return _running_statistics(steps, norms)
+
+
+def _running_statistics(steps: list[Measurement], norms: tuple[BatchNorm, ...]) -> Found | None:
+    """Statistics that are not those of the batches."""
+    hasty = tuple(dict.fromkeys(n.name for n in norms if (n.momentum or 0.0) > LARGEST_MOMENTUM))
+    if hasty:
+        largest = max(n.momentum or 0.0 for n in norms)
+        text = _(
+            "The momentum of {names} is {momentum}: running statistics are nearly those of the last batch.",
+            names=listed(hasty), momentum=number(largest),
+        )  # fmt: skip
+        return Found(hasty, largest, LARGEST_MOMENTUM, text, UPDATE, Severity.NOTE)
+    if all(n.samples == 1 for m in steps for n in m.batch_norms):
+        late = [m for m in steps[len(steps) // 2 :] if (m.step or 0) >= STEPS_TO_SETTLE]
+        settled = [n.drift for m in late for n in m.batch_norms]
+        severity = Severity.NOTE if settled and max(settled) < LARGEST_DRIFT_OF_ONE else None
+        names = tuple(dict.fromkeys(n.name for n in norms))
+        text = _(
+            "{names} {verb} batches of a single sample: in use, running statistics of all samples replace its own.",
+            names=listed(names), verb=verb(names, "normalises", "normalise"),
+        )  # fmt: skip
+        return Found(names, 1.0, 2.0, text, severity=severity)
+    usual = max(n.samples for m in steps for n in m.batch_norms)
+    far = [n for n in norms if n.drift > LARGEST_DRIFT and 2 * n.samples >= usual]  # the last batch may be small
+    if not far or (steps[-1].step or 0) < STEPS_TO_SETTLE:
+        return None
+    worst = max(far, key=lambda n: n.drift)
+    text = _(
+        "The running mean of {name} is {count} standard deviations from that of the batch.",
+        name=named(worst.name), count=number(math.sqrt(worst.drift)),
+    )  # fmt: skip
+    return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, LARGEST_DRIFT, text)
+
+
+def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
+    """The model was switched to evaluation mode, and the training went on."""
+    last = evidence.measurements[-FEWEST_MEASUREMENTS:]
+    resting = [name for name in evidence.latest.resting_norms if all(name in m.resting_norms for m in last)]
+    names = [name for name in resting if name in trained]
+    if len(last) < FEWEST_MEASUREMENTS or not names:
+        return None
+    since = next(m.step for m in evidence.measurements if names[0] in m.resting_norms)
+    text = _(
+        "The model has trained in evaluation mode since step {step}: {names} {verb} the running statistics of the "
+        "steps before.",
+        step=since, names=listed(names), verb=verb(names, "keeps", "keep"),
+    )  # fmt: skip
+    return Found(tuple(names), len(names), 0.0, text, TRAIN_MODE)
+
+
+def no_second_derivative(evidence: Evidence) -> Found | None:
+    """A loss of second derivatives, as of a differential equation, is the same whatever the network learns.
+
+    The rule applies if a derivative that the loss takes, to be differentiated again, is 0 for all samples, and the
+    hidden activations are made of straight pieces: ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh.
+
+    *Source.* Arithmetic: the derivative of a straight line is constant.
+    """
+    kinds = {evidence.layers[i].plain_kind for i in evidence.hidden}
+    if not evidence.latest.flat_derivatives or not kinds or not kinds <= STRAIGHT:
+        return None
+    names = evidence.names(evidence.hidden)
+    text = _(
+        "A derivative in the loss is 0 for all samples: {names} {verb} of straight pieces, which do not bend.",
+        names=evidence.listed(names, "activation", "activation"), verb=verb(names, "is made", "are made"),
+    )  # fmt: skip
+    return Found(names, 0.0, 0.0, text)
+
+
+def dropout(evidence: Evidence) -> Found | None:
+    """So little of the signal is left that the network cannot learn from it.
+
+    The rule applies to calls of dropout in training mode that drop more than `STRONG_DROPOUT`, if together they leave
+    `LEAST_SIGNAL` of the signal or less; if the loss reads the result of a dropout; and if a dropout runs in evaluation
+    mode, too, as `torch.nn.functional.dropout` does by default. In a training whose loss has fallen by half and falls
+    still, it is a note, unless a single call drops `REVERSED_DROPOUT` or more.
+
+    *Source.* Srivastava et al. (2014) drop half of the hidden units at most. 0.7 was often meant as the share to keep,
+    as in TensorFlow 1. Networks of graphs drop 0.6 (GAT, GCNII) or 0.8 (DAGNN) in each layer, and learn.
+    """
+    latest = evidence.latest
+    if latest.evaluating and latest.dropouts:
+        worst = max(latest.dropouts)
+        text = _("A dropout of {share} % runs in evaluation mode, too: the network is used with a part of its signal.",
+                 share=percent(worst))  # fmt: skip
+        return Found((), worst, 0.0, text, PASS_MODE)
+    if latest.output_dropout:
+        text = _("A dropout of {share} % is between the outputs and the loss: it replaces answers by 0.",
+                 share=percent(latest.output_dropout))  # fmt: skip
+        return Found((), latest.output_dropout, 0.0, text, DROP_BEFORE)
+    strong = [share for share in evidence.latest.dropouts if share > STRONG_DROPOUT]
+    left = math.prod(1 - share for share in strong)
+    if not strong or left > LEAST_SIGNAL + 1e-9:
+        return None
+    worst = max(strong)
+    text = _(
+        "Dropout of up to {share} % runs {count} times and leaves {left} % of the paths.",
+        share=percent(worst), count=len(strong), left=percent(left),
+    )  # fmt: skip
+    if worst < REVERSED_DROPOUT and falls(evidence):
+        return Found((), worst, STRONG_DROPOUT, text + _(" The loss falls nevertheless."), severity=Severity.NOTE)
+    return Found((), worst, STRONG_DROPOUT, text)

@@ -1,0 +1,386 @@
+"""The loss reads the wrong input, or the outputs and targets do not fit."""
+
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from unstuck.findings import Severity
+from unstuck.language import _
+from unstuck.measure.activations import SOFTMAX, range_of
+from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES, MULTIPLICATIONS, OVERLAP, REGRESSION_LOSSES
+from unstuck.measure.measurement import Comparison, Layer, Measurement
+from unstuck.rules.evidence import Evidence
+from unstuck.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
+from unstuck.rules.loss_arguments import (
+    constant_term,
+    negative_divergence,
+    no_distribution,
+    probabilities,
+    unscaled_cosines,
+)
+from unstuck.rules.rule import Found
+from unstuck.rules.units import LARGE_INPUTS
+from unstuck.wording import named, number
+
+READS_LOGITS = (
+    *("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"),
+    *("softmax", "log_softmax"),
+)
+READS_LOGARITHMS = ("nll_loss", "kl_div", "ctc_loss")
+READS_PROBABILITIES = (OVERLAP, "clamp", "log")
+SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
+TOLERATED_MISS = 0.02
+"""Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
+STATES = ("gru", "rnn")
+"""Recurrent layers, beside the LSTM, whose states cannot be as large as logits, or never negative."""
+FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
+MASK = 1e6
+"""Larger numbers are masks."""
+FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
+USUAL_RATE, FEW_STEPS = 1e-3, 50.0
+
+SEVERAL_CLASSES = 1.1
+
+BINARY_EACH = "Use binary_cross_entropy_with_logits: each class is a question of yes or no."
+ONE_SIGMOID_EACH = "Use a sigmoid in its place: each class is a question of yes or no."
+SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
+REPLACE = "Give the loss the input that it expects."
+RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
+SCALE = "Scale the targets into the range of the outputs, or end with a linear layer."
+STANDARDISE = (
+    "Subtract the mean of the targets over the training set and divide by their standard deviation; multiply the "
+    "predictions back."
+)
+CROSS_ENTROPY = "Use cross_entropy on the input of the softmax: its gradient stays large while the answer is wrong."
+ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
+MINUS_ONE = "Bring the labels to -1 and 1: `2 * targets - 1`."
+TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
+TWO_CLASSES = "Give the last layer one output for each class, or use binary_cross_entropy_with_logits for a single one."
+CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
+SMALLER = (
+    "Start with smaller weights, for example PyTorch's defaults or `nn.init.orthogonal_`; if the network is trained, "
+    "check the labels."
+)
+
+
+def wrong_input(evidence: Evidence) -> Found | None:
+    r"""Nothing fails, but the network learns slowly, or the wrong thing.
+
+    `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
+    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh, LSTM), nor may the last
+    softmax or log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a
+    log-softmax after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs and
+    targets of 0 and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with weights. A
+    `binary_cross_entropy` of a softmax cannot learn several classes of a sample, nor can a `cross_entropy`. A softmax
+    of probabilities is nearly flat, also where `torch.distributions` takes it for logits, or a `cross_entropy` numbers
+    that add up to 1 for each sample, and the negative of something that is not a logarithm has no lower bound. No loss
+    can use a softmax of a single number, which is always 1, and so is the probability in a `cross_entropy` of a single
+    class. Labels, one-hot or probabilities, that a loss of classes takes as outputs are an error: the arguments are
+    swapped. A softmax that is compared with classes by the squared difference is a note, and a warning if nothing is
+    learned: its gradient is 0 where the answer is certain and wrong.
+
+    Cosines lie between -1 and 1, and need a scale to serve as logits: the rule applies if $\log(1 + (C - 1) e^{-2})$,
+    the smallest cross-entropy of $C$ cosines, is above `LEAST_SHARE` times $\log C$. A number without a gradient that
+    is added to the loss, and that a loss function or `detach` returns, trains nothing. `kl_div` and `nll_loss` of
+    logarithms of probabilities are never negative.
+
+    *Source.* PyTorch's documentation of these functions; for cosines Wang et al. (2017, arXiv 1704.06369), section 3.3.
+    """
+    latest = evidence.latest
+    if found := _swapped(latest.comparisons):
+        return found
+    calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
+    ends = [i for i, x in enumerate(evidence.layers) if x.role != "attention" and not x.gate]
+    ends = [i for i in ends if not evidence.feeds_weights[i]]
+    calls += [(evidence.layers[i].read_by, i) for i in ends]
+    for function, position in calls:
+        found = None if position is None else _misread(function or "", evidence.layers[position])
+        if found is not None:
+            return found
+    of_arguments = constant_term, probabilities, unscaled_cosines, no_distribution, negative_divergence
+    rules = (*of_arguments, _single_class, _softmax_of_classes)
+    return next((found for rule in rules if (found := rule(evidence)) is not None), None)
+
+
+def _swapped(comparisons: Sequence[Comparison]) -> Found | None:
+    """A loss of classes that takes outputs for targets, and labels, probabilities or single ones, for outputs."""
+    for c in comparisons:
+        if c.swapped and c.function in (*CLASS_LOSSES, "kl_div") and 0 <= c.low < c.high <= 1:
+            text = _("{function} got the targets first and the outputs second.", function=c.function)
+            return Found((), 1.0, 0.0, text, SWAP_BACK, Severity.ERROR)
+    return None
+
+
+def _single_class(evidence: Evidence) -> Found | None:
+    """The cross-entropy of a single class, which is 0 whatever the output."""
+    for c in evidence.latest.comparisons:
+        if c.function == "cross_entropy" and c.shape[min(1, len(c.shape) - 1) :][:1] == (1,):
+            text = _("cross_entropy got outputs of a single class, whose probability is always 1: the loss is 0.")
+            return Found(_layers(evidence, c), 1.0, 0.0, text, TWO_CLASSES)
+    return None
+
+
+def _softmax_of_classes(evidence: Evidence) -> Found | None:
+    """A softmax that is compared with classes: by the squared difference, or with several of a sample."""
+    for c in evidence.latest.comparisons:
+        layer = None if c.reads is None else evidence.layers[c.reads]
+        several = c.target_rms**2 * (c.shape[1] if len(c.shape) > 1 else 0)
+        if c.function == "cross_entropy" and not c.classes and (c.low, c.high) == (0, 1) and several > SEVERAL_CLASSES:
+            text = _(
+                "cross_entropy expects targets that add up to 1, and a sample has {count} classes on average.",
+                count=number(several),
+            )  # fmt: skip
+            return Found(_layers(evidence, c), several, SEVERAL_CLASSES, text, BINARY_EACH)
+        if layer is None or layer.softmax_dim is None or (c.low, c.high) != (0, 1):
+            continue
+        several = c.target_rms**2 * layer.shape[layer.softmax_dim]
+        if c.function in REGRESSION | {"binary_cross_entropy"} and several > SEVERAL_CLASSES:
+            text = _(
+                "The outputs of {name}, a softmax, add up to 1, and a sample has {count} classes on average.",
+                name=named(layer.name), count=number(several),
+            )  # fmt: skip
+            return Found((layer.name,), several, SEVERAL_CLASSES, text, ONE_SIGMOID_EACH)
+        if c.function in REGRESSION and math.isclose(several, 1, rel_tol=2e-3):
+            text = _("{function} compares {name}, a softmax, with classes.", function=_by(c), name=named(layer.name))
+            return Found((layer.name,), 1.0, 0.0, text, CROSS_ENTROPY, Severity.NOTE)
+    return None
+
+
+def broadcast(evidence: Evidence) -> Found | None:
+    """The loss compares each output with the targets of all samples, and the network learns their mean.
+
+    The rule applies if outputs and targets of a loss, or of a difference or a product in a loss that is written by
+    hand, have different numbers of dimensions, and broadcasting makes more numbers than either has: outputs `[n,
+    1]` and targets `[n]` make `[n, n]`. It applies to a loss function, too, if they are a column and a row, or if a
+    single output meets the targets of several samples: the others are not in the loss.
+
+    *Source.* PyTorch's semantics of broadcasting; its loss functions warn, arithmetic does not.
+    """
+    for c in evidence.latest.comparisons:
+        together = _together(c.shape, c.target_shape)
+        grown = math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
+        ranks = {len(c.shape), len(c.target_shape)}
+        regression = c.function in REGRESSION_LOSSES  # a difference may pair all on purpose
+        if regression and math.prod(c.shape) == 1 < math.prod(together) and evidence.latest.samples > 1:
+            text = _(
+                "{function} compares a single output with targets of shape {targets}: the outputs for all other "
+                "samples are not in the loss.",
+                function=c.function, targets=list(c.target_shape),
+            )  # fmt: skip
+            return Found(_layers(evidence, c), math.prod(together), 1.0, text)
+        crossed = regression and ranks == {2} and 1 in c.shape
+        if grown and (crossed or len(ranks) == 2) and c.function not in ("cross_entropy", "nll_loss"):
+            text = _(
+                "{function} compares outputs of shape {shape} with targets of shape {targets}: broadcasting pairs all "
+                "of them, {together}, so that every output learns the mean.",
+                function=_by(c), shape=list(c.shape), targets=list(c.target_shape), together=list(together),
+            )  # fmt: skip
+            return Found(_layers(evidence, c), math.prod(together), math.prod(c.shape), text)
+    return None
+
+
+def out_of_reach(evidence: Evidence) -> Found | None:
+    """The last activation cannot return these targets, so the loss pushes it to its end and stays large.
+
+    The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
+    `TOLERATED_MISS` of their range or, if all are the same, of their size. A sigmoid right behind a ReLU returns 0.5 or
+    more, an LSTM -1 to 1. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
+    Those of `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1:
+    a 0 counts as nothing.
+
+    *Source.* Arithmetic.
+    """
+    for c in evidence.latest.comparisons:
+        layer = None if c.reads is None else evidence.layers[c.reads]
+        binary = c.function in BINARY_LOSSES and _missed(c, 0.0, 1.0)
+        low, high = (0.0, 1.0) if binary or c.function in READS_LOGITS else _reach(evidence, layer)
+        missed = max(low - c.low, c.high - high)
+        if c.function in SIGNED_LOSSES and c.low == 0:
+            text = _("{function} expects targets of -1 and 1 and got 0: it learns nothing from those.",
+                     function=c.function)  # fmt: skip
+            return Found(_layers(evidence, c), 1.0, 0.0, text, MINUS_ONE)
+        if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and _missed(c, low, high):
+            values = {"low": number(c.low), "high": number(c.high)}
+            if binary:
+                text = _(
+                    "{function} got targets from {low} to {high}, and labels must be in [0, 1]: outside, the loss has "
+                    "no minimum.",
+                    function=c.function, **values,
+                )  # fmt: skip
+                return Found(_layers(evidence, c), missed, 0.0, text, ZERO_OR_ONE, Severity.ERROR)
+            assert layer is not None
+            values |= {"name": named(layer.name), "kind": layer.kind.removesuffix("()")}
+            text = _(
+                "{name} ({kind}) returns numbers from {least} to {most}, but the loss compares it with targets from "
+                "{low} to {high}.",
+                least=number(low), most=number(high), **values,
+            )  # fmt: skip
+            return Found((layer.name,), missed, 0.0, text)
+    return None
+
+
+def far_targets(evidence: Evidence) -> Found | None:
+    r"""The network first learns the size of the targets, with large errors and gradients, and slowly the rest.
+
+    The rule applies to losses for regression, and to differences in a loss that is written by hand. It compares root
+    mean squares: that of the targets must be below `LARGE_TARGETS`, or below `FAR_TARGETS` times that of the outputs.
+
+    *Source.* A choice. A network with default weights returns numbers below 1, and a step of Adam moves its last bias
+    by the learning rate: at 1e-3, a target of 10 is 10,000 steps away.
+    """
+    for c in evidence.latest.comparisons:
+        size = c.target_rms
+        far = LARGE_TARGETS <= size < MASK and size > FAR_TARGETS * c.output_rms
+        if far and c.function in REGRESSION and not c.classes:
+            text = _(
+                "{function} compares outputs of size {outputs} (root mean square) with targets of size {targets}.",
+                function=_by(c), outputs=number(c.output_rms), targets=number(size),
+            )  # fmt: skip
+            return Found(_layers(evidence, c), size / c.output_rms if c.output_rms else math.inf, FAR_TARGETS, text)
+    return None
+
+
+def same_targets(evidence: Evidence) -> Found | None:
+    """All samples have the same label: the network learns this constant, and the loss becomes 0.
+
+    The rule applies if all targets of the classification losses that read the model's outputs are one number, in all
+    measurements, and there are `FEWEST_LABELS` or more; without a classification, all targets of regressions. Fewer
+    than `FEWEST_BINARY_LABELS` binary labels, or targets of a regression, are a note: others may be rare. So are labels
+    beside a regression that has different targets: another network may judge its outputs. Targets of 0 beside another
+    loss are a penalty, and losses that contain derivatives are not judged.
+
+    *Source.* Arithmetic.
+    """
+    every = [c for m in evidence.measurements for c in m.comparisons]
+    labels = [c for c in every if c.function in CLASS_LOSSES and not c.high < 0]  # -100 is ignored
+    numbers = not labels and not evidence.latest.differentiated
+    labels = [c for c in every if c.function in REGRESSION_LOSSES] if numbers else labels
+    known = [c for c in labels if c.reads is not None]
+    values = {bound for c in labels for bound in (c.low, c.high)}
+    count = sum(math.prod(c.target_shape) for c in labels)
+    if not known or len(known) < len(labels) or len(values) != 1 or count < FEWEST_LABELS:
+        return None
+    (value,) = values
+    if numbers and value == 0 and not _whole_loss(evidence.latest):
+        return None  # a penalty
+    text = _(
+        "All {count} targets are {value}: there is nothing to tell apart.", count=f"{count:,}", value=number(value)
+    )
+    binary = numbers or all(c.function in BINARY_LOSSES for c in labels)
+    judged = any(c.function in REGRESSION_LOSSES and c.varied for c in every)
+    few = binary and count < FEWEST_BINARY_LABELS
+    severity = Severity.NOTE if few or judged else None
+    return Found(_layers(evidence, known[-1]), count, FEWEST_LABELS, text, severity=severity)
+
+
+def _whole_loss(measurement: Measurement) -> bool:
+    """Whether the loss is the mean square of its outputs alone, whose targets are 0."""
+    sizes = [c.output_rms**2 for c in measurement.comparisons if c.function == "mse_loss"]
+    return len(measurement.comparisons) == len(sizes) == 1 and math.isclose(
+        measurement.loss or 0, sizes[0], rel_tol=0.01
+    )
+
+
+def certain_and_wrong(evidence: Evidence) -> Found | None:
+    r"""The outputs are large and wrong, so training must first shrink them.
+
+    The rule applies if the loss is one cross-entropy of logits or of their log-softmax, the root mean square of either
+    is above 5, and the loss is above `WORSE_THAN_EQUAL` times that of equal logits, $\log(\text{classes})$ (binary:
+    $\log 2$). Usual weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged
+    by US206. It is a note below `FAR_OFF` times for a layer of so many inputs that less than `FEW_STEPS` steps of Adam
+    at `USUAL_RATE` undo its outputs: the norm of a row of its weights over their count and the rate.
+
+    *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
+    $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
+    """
+    latest = evidence.latest
+    times = overshoots(latest)
+    if times is None or (latest.input_rms or 0.0) > LARGE_INPUTS:
+        return None
+    loss, (comparison,) = latest.loss or 0.0, latest.comparisons
+    text = _(
+        "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",
+        loss=number(loss), guess=number(loss / times), size=number(comparison.output_rms),
+    )  # fmt: skip
+    soon = times < FAR_OFF and _steps_to_shrink(evidence, comparison) < FEW_STEPS
+    severity = Severity.NOTE if soon else None
+    return Found(_layers(evidence, comparison), times, WORSE_THAN_EQUAL, text, severity=severity)
+
+
+def _steps_to_shrink(evidence: Evidence, comparison: Comparison) -> float:
+    """Steps of Adam, each of the usual rate in every weight, that move the outputs by their size; inf: not known."""
+    names = () if comparison.reads is None else evidence.layers[comparison.reads].weights
+    heads = [w for name in names if (w := evidence.weights.get(name)) is not None and len(w.shape) > 1]
+    if len(heads) != 1 or 0 in heads[0].shape:
+        return math.inf
+    rows, inputs = heads[0].shape[0], math.prod(heads[0].shape[1:])
+    return heads[0].size / math.sqrt(rows) / inputs / USUAL_RATE
+
+
+def _misread(function: str, layer: Layer) -> Found | None:
+    """What is wrong with a layer as the input of a loss function."""
+    low, high = range_of(layer)
+    weighted, never_negative = layer.role == "weights", low == 0 or layer.plain_kind == "sshaped"
+    if layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1:
+        text = _("The loss reads {name}, a softmax of a single number: it is always 1.", name=named(layer.name))
+        return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
+    values = {"name": named(layer.name), "function": function}
+    bounded = -math.inf < low < high < math.inf or layer.plain_kind.removesuffix("cell") in STATES
+    again = function == "logsumexp" and layer.plain_kind in SOFTMAX
+    if again or (function in READS_LOGITS and (never_negative or bounded)):
+        expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
+        if (low, high) == (0, math.inf):
+            remedy = _("Remove {name}: logits may be negative.", **values)
+        elif weighted:
+            remedy = _("Put a linear layer behind {name}: its states are not logits.", **values)
+        elif low < 0:
+            remedy = _("Remove {name}: bounded logits are never certain.", **values)
+    elif function in READS_PROBABILITIES and weighted:
+        expected, remedy = _("probabilities"), _("Use a sigmoid or a softmax on the output of {name}.", **values)
+        values["function"] = _("The product with the targets") if function == OVERLAP else function
+    elif function in READS_LOGARITHMS and (never_negative or weighted):
+        values |= {"right": "cross_entropy" if function == "nll_loss" else "log_softmax"}
+        expected, remedy = _("log-probabilities"), _("Use {right} on the input of {name}.", **values)
+        if weighted:
+            remedy = _("Use {right} on the output of {name}.", **values)
+    else:
+        return None
+    source = _("a recurrent layer") if weighted else _("a {kind}", kind=layer.kind.removesuffix("()"))
+    if weighted and not bounded:
+        source = (
+            _("a layer without log_softmax") if function in READS_LOGARITHMS else _("a layer without an activation")
+        )
+    text = _("{function} expects {expected} but reads {name}, {source}.", expected=expected, source=source, **values)
+    return Found((layer.name,), 1.0, 0.0, text, remedy)
+
+
+def _missed(comparison: Comparison, low: float, high: float) -> bool:
+    """Whether targets are clearly outside of a range."""
+    size = (comparison.high - comparison.low) or abs(comparison.high)
+    return max(low - comparison.low, comparison.high - high) > TOLERATED_MISS * size
+
+
+def _reach(evidence: Evidence, layer: Layer | None) -> tuple[float, float]:
+    """Smallest and largest output of a layer, with that of the activation that a sigmoid reads unchanged."""
+    low, high = range_of(layer)
+    if layer is None or layer.plain_kind != "sigmoid" or layer.reads is None:
+        return low, high
+    return (0.5 if range_of(evidence.layers[layer.reads])[0] >= 0 else low), high
+
+
+def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that two shapes are broadcast to; () if they do not fit."""
+    pairs = list(zip_longest(reversed(shape), reversed(other), fillvalue=1))
+    fits = all(1 in pair or pair[0] == pair[1] for pair in pairs)
+    return tuple(max(pair) for pair in reversed(pairs)) if fits else ()
+
+
+def _by(comparison: Comparison) -> str:
+    """The subject of a sentence about a comparison."""
+    if comparison.function in (*MULTIPLICATIONS, OVERLAP):
+        return _("The product in the loss")
+    return _("The difference in the loss") if comparison.function in DIFFERENCES else comparison.function
+
+
+def _layers(evidence: Evidence, comparison: Comparison) -> tuple[str, ...]:
+    return () if comparison.reads is None else (evidence.layers[comparison.reads].name,)

@@ -1,0 +1,42 @@
+"""A rule, and the result of its check."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from unstuck.findings import Severity
+from unstuck.rules.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a check, with the fields of a `Finding`. The rule adds its code, its name and its defaults.
+
+    Message and remedy have at most three sentences together. A message is `_("... {name} ...", name=...)`, so that it
+    can be translated; remedies are constants in capitals.
+    """
+
+    layers: tuple[str, ...]
+    value: float
+    threshold: float
+    message: str
+    remedy: str | None = None
+    severity: Severity | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that can be wrong with a network."""
+
+    # stable code; its first digit is the group: US1 gradient, US2 neurons, US3 updates, US4 numbers, US5 structure, US6
+    # loss
+    id: str
+    name: str  # two to five words
+    severity: Severity  # of a finding, unless the check decides otherwise
+    # returns its result, or None; its docstring is the rule's section in docs/rules.md
+    check: Callable[[Evidence], Found | None] = field(repr=False)
+    remedy: str  # one sentence with the next step for the user, unless the check has a better one
+    hidden_by: tuple[str, ...] = ()  # rules that explain this one: it is left out after their error or warning
+    mistake: bool = False  # it names a mistake in the code: reported before effects of the same severity
+    signal: bool = False  # it tells why little would be learned: a note if the loss is small nevertheless
+    stalls: bool = False  # it explains why nothing is learned: its note is a warning then
+    explains: tuple[str, ...] = ()  # rules after whose error or warning its note is a warning, too

@@ -1,0 +1,263 @@
+"""What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
+
+import math
+from dataclasses import replace
+from statistics import median
+
+from unstuck.findings import Severity
+from unstuck.language import _
+from unstuck.measure.measurement import Measurement, Weight
+from unstuck.measure.parameters import FEW_NUMBERS
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
+from unstuck.rules.rule import Found
+from unstuck.rules.standstill import unlearned
+from unstuck.wording import counted, listed, number
+
+UNUSED_PASSES = 3
+"""Backward passes without a step from which on the training is judged."""
+DISCARDED_PASSES = 2
+"""Discarded passes of each step; a single one may have looked ahead (SAM)."""
+STRONG_DECAY, MODERATE_DECAY, FAST_DECAY, SHRUNK = 2.0, 0.5, 0.01, 0.2
+FEWEST_OF_DECAY = 6
+FEW_PARAMETERS = 4
+"""Parameters of a loss, at most, if they may be trained; a pretrained network that compares features has more."""
+REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 20
+"""Steps that an optimizer makes at least: twice as many as its average of gradients spans, 1 / (1 - 0.9)."""
+
+ADD = (
+    "Make the optimizer from `model.parameters()` after all layers exist and call its `step()`, or set requires_grad "
+    "to False."
+)
+STEP = "Call `optimizer.step()` after `loss.backward()`."
+CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward()`."
+CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
+LESS_PENALTY = "Lower the weight decay or the factor of the penalty, and leave biases and norms out of it."
+LESS_DECAY = "Lower the weight decay: 1e-4 for SGD and 1e-2 for AdamW are usual."
+LEAVE_NORMS = "Nothing to do if these normalisations shall stay; then set their requires_grad to False."
+ADD_LOSS = "Give the optimizer the parameters of the loss, too: `[*model.parameters(), *loss.parameters()]`."
+KEEP = "Make the optimizer once, before the loop over the epochs."
+
+
+def unheld(evidence: Evidence) -> Found | None:
+    """The gradient of these parameters is computed, and nobody uses it: they stay as they were initialised.
+
+    A parameter is named if it has `requires_grad` and a gradient, no optimizer that made a step holds it, and its size
+    is the same in all measurements of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more. If optimizers
+    step, and none of them holds any parameter of the model, it is an error after `UNUSED_PASSES` backward passes.
+    Parameters of the loss (the classifier of an ArcFace, the weights of several losses) are judged in the same way, if
+    they are `FEW_PARAMETERS` or fewer, or their matrices are those of PyTorch's default initialisation. Normalisations
+    alone are a note: beside a frozen network, they are often left as they are.
+
+    *Source.* Arithmetic. A model that was built again after its optimizer, a layer that was added later and a list of
+    parameters that lacks an entry are the usual causes.
+    """
+    latest = evidence.latest
+    if latest.unused >= UNUSED_PASSES and latest.foreign_steps:
+        text = _(
+            "An optimizer made {steps}, but it holds no parameter of this model: was the model built again, or copied, "
+            "after the optimizer?",
+            steps=counted(latest.foreign_steps, "step"),
+        )
+        return Found((), latest.foreign_steps, 0, text, severity=Severity.ERROR)
+    history = _history(evidence)
+    names = [name for name, weights in history.items() if _unheld(weights)]
+    if not any(w.rate is not None for weights in history.values() for w in weights):
+        return None
+    if not names:
+        return _unheld_in_loss(evidence)
+    text = _(
+        "{names} have a gradient, but no optimizer that makes steps holds them: they do not move.",
+        names=listed(names, tuple(history), "parameter"),
+    )
+    if len(names) == 1:
+        text = _(
+            "{names} has a gradient, but no optimizer that makes steps holds it: it does not move.", names=listed(names)
+        )
+    scales = (evidence.weights.get(f"{name.rpartition('.')[0]}.weight") for name in names)
+    if len(names) < len(history) and all(w is not None and len(w.shape) == 1 for w in scales):
+        return Found(tuple(names), len(names), 0, text, LEAVE_NORMS, Severity.NOTE)
+    return Found(tuple(names), len(names), 0, text)
+
+
+def no_step(evidence: Evidence) -> Found | None:
+    """Gradients are computed and no optimizer uses them: nothing is trained.
+
+    The rule applies to a `Monitor` after `UNUSED_PASSES` backward passes or more, if no optimizer made a step in the
+    meantime.
+
+    *Source.* Arithmetic.
+    """
+    latest = evidence.latest
+    if latest.unused < UNUSED_PASSES or latest.foreign_steps:
+        return None
+    text = _("{count} backward passes computed gradients, and no optimizer made a step.", count=f"{latest.unused:,}")
+    return Found((), latest.unused, UNUSED_PASSES, text)
+
+
+def uncleared(evidence: Evidence) -> Found | None:
+    """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation.
+
+    A parameter is named if its `.grad` was still that of the step before when the first backward pass after it began,
+    and was not emptied until the step; for at least half of the parameters that move, in `FEWEST_MEASUREMENTS`
+    measurements of a `Monitor` or more, and in the last one or half of those in which most layers have a gradient that
+    is not 0: once an epoch is too rare. Parameters that are moved by hand are judged, too. Micro-batches, whose
+    gradients are emptied once for each step, are healthy.
+
+    *Source.* Arithmetic.
+    """
+    every = [_uncleared(m) for m in evidence.measurements]
+    found = [names for names in every if names]
+    alive = sum(map(_mostly_alive, evidence.measurements))
+    if len(found) < FEWEST_MEASUREMENTS or not (every[-1] or 2 * len(found) >= alive):
+        return None
+    names = found[-1]
+    text = _(
+        "The gradients of {names} are not emptied between the steps: every step follows the sum of all earlier ones.",
+        names=listed(names, [w.name for w in evidence.latest.weights], "parameter"),
+    )
+    return Found(names, len(names), 0, text)
+
+
+def discarded(evidence: Evidence) -> Found | None:
+    """Backward passes are computed for nothing: their gradients are emptied before the step.
+
+    The rule applies if in each measurement of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more, the
+    gradients of `DISCARDED_PASSES` forward passes or more were emptied since the step before, and no optimizer of
+    another model made a step in between, which may have been their purpose.
+
+    *Source.* Arithmetic; gradient accumulation with `zero_grad()` in the wrong place.
+    """
+    steps = [m for m in evidence.measurements if not m.unused]
+    wasted = min((m.discarded for m in steps[1:] if not m.foreign_steps), default=0)
+    if len(steps) < FEWEST_MEASUREMENTS or wasted < DISCARDED_PASSES or any(m.foreign_steps for m in steps):
+        return None
+    text = _(
+        "Before each step, the gradients of {count} forward passes were emptied: only the last ones count.",
+        count=f"{wasted:,}",
+    )
+    return Found((), wasted, DISCARDED_PASSES, text)
+
+
+def strong_decay(evidence: Evidence) -> Found | None:
+    r"""The weights shrink towards 0 faster than the gradient can build them up.
+
+    A weight with two dimensions or more is named if the median over the measurements of a `Monitor`, of which there
+    must be `FEWEST_OF_DECAY` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
+    `STRONG_DECAY`, and it has not grown. For a decay that is decoupled from the gradient (AdamW), the two parts of the
+    step are compared. The rule applies if this holds for at least half of the weights. It applies, too, if decay is
+    above `MODERATE_DECAY` times the gradient and takes more than `FAST_DECAY` of the weights in a step; and if nothing
+    is learned (see US302) while at least half of the weights have shrunk to less than `SHRUNK` of their first size, as
+    by a penalty in the loss; what loss functions add to the loss may stand still alone.
+
+    *Source.* Arithmetic: where decay and gradient are equal, the weights stand still; a decay that is twice as strong
+    halves them until the outputs are constant.
+    """
+    history = {name: weights for name, weights in _history(evidence).items() if len(weights[0].shape) > 1}
+    pulls = {n: median(w.decay or 0.0 for w in weights) for n, weights in history.items() if weights[-1].trains}
+    fast = {n for n in pulls if pulls[n] > MODERATE_DECAY and median(map(_decayed, history[n])) > FAST_DECAY}
+    strong = [n for n, pull in pulls.items() if pull > STRONG_DECAY or n in fast]
+    long = len(evidence.measurements) >= FEWEST_OF_DECAY
+    kept = (n for n in strong if long and history[n][-1].size <= history[n][0].size)
+    found = sorted(kept, key=lambda n: -pulls[n])
+    if not found or 2 * len(found) < len(pulls):
+        return _shrunk(evidence, {name: history[name] for name in pulls})
+    value = pulls[found[0]]
+    text = _(
+        "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
+        names=listed(found, tuple(pulls), "weight"), times=number(value),
+    )  # fmt: skip
+    return Found(tuple(found), value, STRONG_DECAY if value > STRONG_DECAY else MODERATE_DECAY, text)
+
+
+def _decayed(weight: Weight) -> float:
+    """The share of a weight that the decay takes in a step, from its part of the update."""
+    pull = weight.decay or 0.0
+    return (weight.update or 0.0) * pull / math.hypot(1.0, pull)
+
+
+def _shrunk(evidence: Evidence, history: dict[str, list[Weight]]) -> Found | None:
+    """Weights that go to 0 while nothing is learned."""
+    shares = {name: of[-1].size / of[0].size for name, of in history.items() if of[0].size > 0}
+    found = sorted((name for name, share in shares.items() if share < SHRUNK), key=lambda name: shares[name])
+    stands_still = unlearned(evidence) or unlearned(_without_penalties(evidence))
+    if not found or 2 * len(found) < len(shares) or not stands_still:
+        return None
+    text = _(
+        "{names} have shrunk to as little as {share} of their first size, and the loss stands still: a decay or a "
+        "penalty in the loss takes more than the training builds up.",
+        names=listed(found, tuple(shares), "weight"), share=number(shares[found[0]]),
+    )  # fmt: skip
+    return Found(tuple(found), shares[found[0]], SHRUNK, text, LESS_PENALTY)
+
+
+def _without_penalties(evidence: Evidence) -> Evidence:
+    """The same with what loss functions add to the loss, if any do, in place of the whole."""
+    terms = [[t.part for t in m.terms] or [m.loss or 0.0] for m in evidence.measurements]
+    return Evidence([replace(m, loss=sum(parts)) for m, parts in zip(evidence.measurements, terms, strict=True)])
+
+
+def replaced(evidence: Evidence) -> Found | None:
+    """A new optimizer has no averages of gradients yet: its first steps are large and noisy, again and again.
+
+    The rule applies if `REPLACED_OPTIMIZERS` optimizers or more with a state (Adam's averages, momentum) made steps of
+    the model and are gone, and each of them made fewer than `STEPS_OF_MEMORY` steps on average.
+
+    *Source.* Kingma and Ba (2015, arXiv 1412.6980): the average of Adam's gradients needs about 1 / (1 - 0.9) steps.
+    That of their squares needs a hundred times as many, but a new Adam in every 30 steps learned as well in a trial by
+    hand; phases, folds and tasks have an optimizer each.
+    """
+    gone, step = evidence.latest.replaced, evidence.latest.step or 0
+    if gone < REPLACED_OPTIMIZERS or step > STEPS_OF_MEMORY * gone:
+        return None
+    text = _(
+        "{count} optimizers were made and dropped in {steps} steps: each one starts without averages of gradients.",
+        count=gone, steps=step,
+    )  # fmt: skip
+    return Found((), gone, REPLACED_OPTIMIZERS, text)
+
+
+def _history(evidence: Evidence) -> dict[str, list[Weight]]:
+    """The weights in all measurements of steps, by name; empty with fewer than `FEWEST_MEASUREMENTS`."""
+    steps = [m for m in evidence.measurements if m.step is not None and not m.unused]
+    return by_name(steps) if len(steps) >= FEWEST_MEASUREMENTS else {}
+
+
+def _unheld(weights: list[Weight]) -> bool:
+    """Whether a parameter has a gradient and nothing moves it."""
+    fixed = len({w.size for w in weights}) == 1 and all(w.rate is None for w in weights)
+    return fixed and weights[-1].trains and any(w.gradient for w in weights)
+
+
+def _unheld_in_loss(evidence: Evidence) -> Found | None:
+    """Parameters of the loss that nobody moves."""
+    history = [{w.name: w for w in m.loss_weights} for m in evidence.measurements]
+    same = (w for w in evidence.latest.loss_weights if all(own.get(w.name, w).size == w.size for own in history))
+    names = tuple(w.name for w in same if w.gradient)
+    matrices = [w for w in evidence.latest.loss_weights if len(w.shape) > 1 and math.prod(w.shape) >= FEW_NUMBERS]
+    untrained = bool(matrices) and all(w.fresh for w in matrices)
+    if not names or not (untrained or len(names) <= FEW_PARAMETERS):
+        return None
+    text = _(
+        "The loss has parameters that get a gradient, and no optimizer holds them ({names}): they stay as they were "
+        "initialised.",
+        names=listed(names),
+    )  # fmt: skip
+    return Found(names, len(names), 0, text, ADD_LOSS)
+
+
+def _mostly_alive(measurement: Measurement) -> bool:
+    """Whether most layers with weights have a gradient that is not 0, which could have been emptied."""
+    gradients = [bool(layer.gradient) for layer in measurement.weighted]
+    return 2 * sum(gradients) > len(gradients)
+
+
+def _uncleared(measurement: Measurement) -> tuple[str, ...]:
+    """Names of the parameters whose gradients were not emptied, if they are most of those that move."""
+    moving = [w for w in measurement.weights if w.update is not None or w.uncleared]  # a move by hand has no update
+    # Parameters that are added to a layer or multiply it may get their gradients before the first layer does.
+    # What a custom function hides may, too.
+    weighted = list(measurement.weighted)
+    seen = {name for layer in weighted if layer.gradient is not None for name in layer.weights}
+    judged = [w for w in moving if w.name in seen or not measurement.layers]
+    most = bool(judged) and 2 * sum(w.uncleared for w in judged) >= len(judged)
+    return tuple(w.name for w in moving if w.uncleared) if most else ()

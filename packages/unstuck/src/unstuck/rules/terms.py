@@ -1,0 +1,214 @@
+"""The terms of a loss: drowned, of the wrong sign, with reversed weights of classes, with a gradient in the target."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from unstuck.language import _
+from unstuck.measure.calls import DIFFERENCES
+from unstuck.measure.measurement import LossTerm, Measurement
+from unstuck.rules.evidence import Evidence
+from unstuck.rules.rule import Found
+from unstuck.rules.standstill import CHANCE_LOSS, PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS, constant_level
+from unstuck.wording import number, percent
+
+DROWNED_PART = 0.03
+EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
+MOSTLY_PADDING = 0.5
+REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
+NEARLY = 1e-3
+
+BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
+INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
+MINIMISE = "Remove the minus sign: optimizers minimise. Nothing to do if the network is meant to unlearn this."
+IGNORE = "Give the loss `ignore_index=`, the token of the padding."
+STOP = (
+    "Compute the target under torch.no_grad() or call detach() on it; nothing to do if it is meant to move towards the "
+    "outputs."
+)
+
+DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
+
+
+def drowned(evidence: Evidence) -> Found | None:
+    """One term of the loss sets every step, and another, which compares outputs with targets, is not learned.
+
+    The rule applies to a `Monitor` after `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements, if the call of
+    a loss function, or a squared difference of outputs and targets, adds less than `DROWNED_PART` to the first loss,
+    and is at least `CHANCE_LOSS` times the loss of a constant answer (see US608) in the last quarter, while the whole
+    loss is below `UNLEARNED_LOSS` of the first.
+    It applies, too, if the targets are the model's inputs, the deviation of the outputs is below `EQUAL_OUTPUTS` times
+    that of the targets in the last quarter, and what the rest of the loss adds has fallen below `FADED_REST` of its
+    first value, which was above `SLIGHT` of the loss.
+
+    *Source.* Arithmetic: the factor of a term is the gradient of the loss for its value; for squares, Euler's theorem
+    on homogeneous functions gives their part. A summed KL divergence beside
+    a mean squared error, and a regression in thousands beside a classification, are the usual causes.
+    """
+    steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
+    if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
+        return None
+    return _constant_reconstruction(steps) or _unlearned_term(steps)
+
+
+def _unlearned_term(steps: Sequence[Measurement]) -> Found | None:
+    """A small term that stays at the loss of a constant answer while the whole loss falls."""
+    losses, last = [m.loss or 0.0 for m in steps], len(steps) // 4
+    if not 0 < fmean(losses[-last:]) < UNLEARNED_LOSS * losses[0]:
+        return None
+    for term in steps[-1].terms:
+        kind = term.function, term.reads
+        own = [t for m in steps for t in m.terms if (t.function, t.reads) == kind]
+        pairs = (c for c in steps[-1].comparisons if (c.function, c.reads) == kind)
+        level = next((known for c in pairs if (known := constant_level(c)) is not None), None)
+        if level is None or len(own) < len(steps):
+            continue
+        share, value = abs(own[0].part) / losses[0], fmean(t.value for t in own[-last:])
+        if share < DROWNED_PART and value >= CHANCE_LOSS * level:
+            text = _(
+                "Of the first loss, {share} % come from {function}, which is not learned: it is {value}, and {level} "
+                "for a constant answer. The other terms drown it.",
+                function=_named(term), share=percent(share), value=number(value), level=number(level),
+            )  # fmt: skip
+            return Found((), share, DROWNED_PART, text)
+    return None
+
+
+def _constant_reconstruction(steps: Sequence[Measurement]) -> Found | None:
+    """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
+    last = steps[-(len(steps) // 4) :]
+    for term in (t for t in steps[-1].terms if t.reconstructs and t.reads is not None):
+        rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if _alike(t, term) and t.reads == term.reads]
+        if len(rest) < len(steps) or rest[0] < SLIGHT * (steps[0].loss or 0.0):
+            continue
+        shares = [share for m in last if (share := _varied(m, term)) is not None]
+        if not shares or max(rest[-len(last) :]) > FADED_REST * rest[0] or fmean(shares) > EQUAL_OUTPUTS:
+            continue
+        text = _(
+            "The outputs vary by {share} of what their targets, the inputs, do, and the rest of the loss has fallen to "
+            "{rest} of its first value: it drowns {function}.",
+            share=number(fmean(shares)), rest=number(rest[-1] / rest[0]), function=_named(term),
+        )  # fmt: skip
+        return Found((), fmean(shares), EQUAL_OUTPUTS, text)
+    return None
+
+
+def _varied(measurement: Measurement, term: LossTerm) -> float | None:
+    """The deviation of the outputs over the samples, over that of the targets."""
+    pairs = (c for c in measurement.comparisons if (c.function, c.reads) == (term.function, term.reads))
+    target = next((c.target_deviation for c in pairs), 0.0)
+    layer = measurement.layers[term.reads or 0]
+    return layer.spread * layer.rms / target if layer.spread is not None and target > 0 else None
+
+
+def reversed_weights(evidence: Evidence) -> Found | None:
+    r"""The loss counts frequent classes even more: the network answers them always.
+
+    The rule applies to class weights of `cross_entropy` and `nll_loss`, and to `pos_weight`, if the most frequent class
+    of all measurements has the largest weight and the rarest one the smallest, both `DISTINCT` times apart or more, and
+    $\sum_c f_c w_c$ with the shares $f_c$ of the labels is above `REVERSED` times the mean weight. There must be
+    `FEWEST_OF_CLASSES` labels or more. Classes without a label or with a weight of 0 do not count.
+
+    *Source.* Arithmetic: with inverse frequencies, all classes count the same, and the sum is below the mean.
+    """
+    for term in evidence.latest.terms:
+        if not term.class_weights:
+            continue
+        calls = [t for m in evidence.measurements for t in m.terms if _alike(t, term)]
+        counts = [sum(of) for of in zip(*(t.class_counts for t in calls), strict=True)]
+        known = sorted((n, w) for n, w in zip(counts, term.class_weights, strict=True) if n > 0 and w > 0)
+        total = sum(n for n, _weight in known)
+        if len(known) < 2 or total < FEWEST_OF_CLASSES:
+            continue
+        (fewest, least), (most, largest) = known[0], known[-1]
+        weights = [w for _n, w in known]
+        emphasis = sum(n * w for n, w in known) / total / fmean(weights)
+        apart = most >= DISTINCT * fewest and largest >= DISTINCT * least
+        if apart and (min(weights), max(weights)) == (least, largest) and emphasis > REVERSED:
+            text = _(
+                "The class with {most} % of the labels has the weight {large}, and the one with {fewest} % has "
+                "{small}: rare classes count even less.",
+                most=percent(most / total), large=number(largest), fewest=percent(fewest / total), small=number(least),
+            )  # fmt: skip
+            return Found((), emphasis, REVERSED, text)
+    return None
+
+
+def maximised(evidence: Evidence) -> Found | None:
+    """Each step makes the answers worse: an optimizer minimises the negative of a loss.
+
+    The rule applies if the loss is a positive value of one loss function of PyTorch, which reads outputs of the model,
+    times a negative factor, and nothing else, in each measurement, with a factor that does not change by more than
+    `NEARLY`. In a `Monitor`, the value must have grown since the first measurement.
+
+    *Source.* Arithmetic: the factor is the gradient of the loss for the value of the function.
+    """
+    factors = []
+    for m in evidence.measurements:
+        term = m.terms[0] if len(m.terms) == 1 else None
+        if term is None or m.loss is None or term.reads is None or not term.part < 0 < term.value:
+            return None
+        if abs(term.part - m.loss) > NEARLY * abs(m.loss):
+            return None
+        factors.append(term.part / term.value)
+    first, last = evidence.measurements[0].terms[0], evidence.latest.terms[0]
+    grows = last.value > first.value or len(factors) == 1
+    if not grows or max(factors) - min(factors) > NEARLY * abs(factors[0]):
+        return None
+    text = _(
+        "The loss is {function} times {factor}: each step makes the outputs worse.",
+        function=_named(last), factor=number(factors[-1]),
+    )  # fmt: skip
+    return Found((), factors[-1], 0.0, text)
+
+
+def padding(evidence: Evidence) -> Found | None:
+    """The network learns to predict padding: most of the loss, and soon all of its smallness, comes from it.
+
+    The rule applies if `MOSTLY_PADDING` of the labels of a `cross_entropy` or `nll_loss`, or more, are the token that
+    an embedding of the model has for its `padding_idx`, with as many tokens as there are classes.
+
+    *Source.* PyTorch's documentation of `ignore_index`. The share is a choice.
+    """
+    share = max((t.padding for t in evidence.latest.terms), default=0.0)
+    if share < MOSTLY_PADDING:
+        return None
+    text = _("{share} % of the labels are padding, and the loss counts them.", share=percent(share))
+    return Found((), share, MOSTLY_PADDING, text)
+
+
+def _named(term: LossTerm) -> str:
+    """A term within a sentence."""
+    return _("the squared difference") if term.function in DIFFERENCES else term.function
+
+
+def _alike(term: LossTerm, other: LossTerm) -> bool:
+    """Whether two terms are of one kind and have as many classes."""
+    return (term.function, len(term.class_counts)) == (other.function, len(other.class_counts))
+
+
+def not_stopped(evidence: Evidence) -> Found | None:
+    """The target moves towards the outputs, too: the loss falls without anything being learned.
+
+    The rule applies to losses for regression whose two arguments both have a gradient, if one of them is a sum of data
+    and something with a gradient, as a reward plus the discounted value of the next state. It does not apply to losses
+    that contain derivatives. It applies, too, to the loss of a policy, the log-probability of an action times its
+    return minus an output, if both factors have a gradient.
+
+    *Source.* Sutton and Barto (2018), section 11.5: the gradient of a bootstrapped error treats the target as constant.
+    Section 13.4: that of a policy with a baseline treats the baseline as constant.
+    """
+    if evidence.latest.moves_value:
+        text = _(
+            "The loss multiplies log-probabilities by data minus outputs of the network, which have a gradient: it "
+            "moves these outputs, too, away from what they estimate."
+        )
+        return Found((), 1.0, 0.0, text, DETACH)
+    names = [t.function for t in evidence.latest.terms if t.bootstrapped]
+    if not names or evidence.latest.differentiated:
+        return None
+    text = _(
+        "The target of {function} is computed from outputs of the network and has a gradient: the step moves the "
+        "target, too.",
+        function=names[0],
+    )
+    return Found((), len(names), 0.0, text)

@@ -1,0 +1,290 @@
+"""Neurons that pass nothing on, attention to one key, offset inputs."""
+
+import math
+from collections.abc import Sequence
+
+from unstuck.findings import Severity
+from unstuck.language import _
+from unstuck.measure.activations import activation_of
+from unstuck.measure.measurement import SHUT, Layer
+from unstuck.rules.evidence import Evidence, is_zero
+from unstuck.rules.first_outputs import start_far_off
+from unstuck.rules.rule import Found
+from unstuck.rules.standstill import falls, fitted, learned
+from unstuck.wording import listed, named, number, percent, verb
+
+FEWEST_ROWS = 32
+"""With fewer rows neurons are not judged: one that is open for 10 % of the samples is shut for 32 of them in 3 %."""
+SATURATED_SHARE = 0.5
+OPEN = 0.9
+"""Size of a gate from which on it passes everything."""
+DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
+ALL_HEADS = 1.0
+OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
+LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.01, 0.1, 0.3
+
+SHRINK = (
+    "Use smaller weights and biases, scale the inputs, put a normalisation before the activation, or lower a learning "
+    "rate that is the cause."
+)
+REVIVE = (
+    "Start biases at 0 and weights at He's size; if it came during training, lower the learning rate; or use an "
+    "activation without a flat part, such as LeakyReLU, GELU or SiLU."
+)
+SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
+RESCALE = "Scale the inputs: divide bytes by 255 once, standardise each feature over the training set."
+STANDARDISE = "Subtract the mean of each feature over the training set, and divide by its standard deviation."
+SWITCH_ON = "Start the weight of a normalisation at 1, or put the zero-initialised layer last in its block."
+
+
+def saturation(evidence: Evidence) -> Found | None:
+    r"""A saturated neuron answers the same to nearly all samples, and passes almost no gradient back.
+
+    An activation is named if the share of its neurons with $\overline{s}$ below `SHUT` is above `SATURATED_SHARE`.
+    $\overline{s}$ is the mean relative slope of a neuron over the batch ($s = 4\sigma'(z)$ for a sigmoid), of
+    `FEWEST_ROWS` rows or more. Skipped are gates, unless all their neurons are saturated and not open, activations that
+    work at their flat end (softplus, log-sigmoid, the ELU family), and flat parts of hard activations (US202). Outputs
+    are skipped unless the loss that reads them is larger than without any answer: half of the mean square of the
+    targets for `mse_loss`, $\log 2$ for `binary_cross_entropy`. Saturation that came in a training whose loss has
+    fallen by half and falls still is a note. If saturation explains a vanishing gradient, US101 is not reported.
+
+    *Source.* 0.05 is the floor of the `Equalizer`; 0.5 is SageMaker Debugger's (SaturatedActivation).
+    """
+    found = sorted(_saturated(evidence), key=lambda i: -_shut(evidence.layers[i])) or _wrong_ends(evidence)
+    if not found:
+        return None
+    names, worst = evidence.names(found), evidence.layers[found[0]]
+    slope, value, others = worst.relative_slope, _shut(worst), ""
+    mean = "" if slope is None else _(" (mean relative slope {slope})", slope=number(slope))
+    if names[1:]:
+        others = _(", and most neurons of {names}", names=evidence.listed(names[1:], "activation", "activation"))
+    values = {"share": percent(value), "name": named(worst.name), "mean": mean, "others": others}
+    text = _(
+        "{share} % of the neurons of {name} are saturated{mean}{others}: they pass almost no gradient back.", **values
+    )
+    first = Evidence(evidence.measurements[:1])
+    if falls(evidence) and not fitted(evidence) and set(first.names(_saturated(first))).isdisjoint(names):
+        return Found(names, value, SATURATED_SHARE, text + _(" The loss falls nevertheless."), severity=Severity.NOTE)
+    return Found(names, value, SATURATED_SHARE, text)
+
+
+def dead_units(evidence: Evidence) -> Found | None:
+    r"""A unit that is off for all samples gets no gradient and cannot recover.
+
+    An activation is named if the share of its units with derivative 0 for every row of the batch is at least
+    `DEAD_SHARE_NOTE` (note) or `DEAD_SHARE` (warning); if all are dead it is an error. The batch must have
+    `FEWEST_ROWS` rows or more. Hardtanh and hardsigmoid, flat at both ends, get a warning from `DEAD_SHARE_NOTE` on.
+
+    *Source.* SageMaker Debugger (DeadRelu) warns from 0.5 on. Deep plain ReLU networks with He weights come close to
+    0.5 without harm, because each unit there is on or off for all samples.
+    """
+    if evidence.latest.input_spread == 0:
+        return None  # identical samples turn every unit on or off for all: US203
+    found = sorted(_dead(evidence, DEAD_SHARE_NOTE), key=lambda i: -(evidence.layers[i].dead or 0))
+    if not found:
+        return None
+    layers = [evidence.layers[i] for i in found]
+    worst, value = layers[0], layers[0].dead or 0
+    names = tuple(layer.name for layer in layers if value < DEAD_SHARE or (layer.dead or 0) >= DEAD_SHARE)
+    others = ""
+    if len(names) > 1:
+        others = _(", and many units of {names}", names=evidence.listed(names[1:], "activation", "activation"))
+    message = _(
+        "{share} % of the units of {name} have derivative 0 for all {rows} rows{others}: they get no gradient and "
+        "cannot recover.",
+        share=percent(value), name=named(worst.name), rows=f"{worst.rows:,}", others=others,
+    )  # fmt: skip
+    vectors = [w for w in evidence.latest.weights if w.trains and len(w.shape) == 1]
+    zero = [w.name for w in vectors if is_zero(w) and w.gradient == 0]
+    remedy = None
+    if zero and value == 1:
+        verbs = {"verb": verb(zero, "is", "are")}
+        message += _(" {names} {verb} 0, which switches a normalisation off.", names=listed(zero), **verbs)
+        remedy = SWITCH_ON
+    warns = value >= DEAD_SHARE or any(_has_two_flat_ends(x) and (x.dead or 0) > SATURATED_SHARE for x in layers)
+    severity = Severity.ERROR if value == 1 else Severity.WARNING if warns else Severity.NOTE
+    return Found(names, value, DEAD_SHARE if value >= DEAD_SHARE else DEAD_SHARE_NOTE, message, remedy, severity)
+
+
+def sharp_attention(evidence: Evidence) -> Found | None:
+    r"""A softmax that selects one key passes no gradient back to queries and keys, or a very steep one.
+
+    Attention is named if for every head of a layer $H / H_\text{max}$ is below `SHUT`, with the entropy $H$ as mean
+    over the queries. If the network has learned it is a note: one head may well have learned which key is right. It has
+    learned if a cross-entropy is below `LEARNED_LOSS` or below `LEARNED_SHARE` of that of equal outputs, or a loss
+    below `LEARNED_LOSS` times the first that a `Monitor` saw or times the variance of the targets of a regression.
+
+    *Source.* Zhai et al. (2023, arXiv 2303.06296) saw training diverge when the entropy of attention collapses. The
+    threshold is that of the relative slope, and a choice. Single heads of this kind are common in trained transformers.
+    """
+    feeding = [x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i] and not x.gate]
+    found = sorted((x for x in feeding if (x.sharp or 0) >= ALL_HEADS), key=lambda layer: layer.entropy or 0.0)
+    if not found:
+        return None
+    names, value = tuple(layer.name for layer in found), found[0].entropy or 0.0
+    text = _(
+        "All heads of {names} attend to a single key (mean entropy {entropy} of the maximum): queries and keys get "
+        "almost no gradient.",
+        names=listed(names), entropy=number(value),
+    )  # fmt: skip
+    severity = Severity.NOTE if learned(evidence) else Severity.WARNING
+    return Found(names, value, SHUT, text, severity=severity)
+
+
+def offset_inputs(evidence: Evidence) -> Found | None:
+    r"""Samples differ little beside their common offset: the first layer learns the offset first, and slowly the rest.
+
+    The rule applies if the spread of the inputs is above 0 and below `OFFSET_SPREAD`, and that of the first layers'
+    outputs below `OFFSET_SPREAD_AFTER`: a normalisation at the start, as a layer or by hand, keeps it silent. Only
+    floating-point inputs of `FEWEST_ROWS` samples or more are judged.
+
+    *Source.* Trainings of two hidden layers (64 ReLU or tanh, 400 steps of Adam at 1e-3 and 1e-2). Unit features + 10
+    (spread 0.1) reach 87 and 90 %, + 100 (0.01) 56 and 48 %, + 1,000 39 %, and 100 % once they are normalised. Unscaled
+    data sets are above the threshold: iris 0.27, wine 0.4, digits 0.55, diabetes 0.19, patches of a photograph 0.07.
+    """
+    spread = evidence.latest.input_spread
+    if evidence.latest.samples < FEWEST_ROWS or spread is None or not 0 < spread < OFFSET_SPREAD:
+        return None
+    first = [layer.spread for layer in evidence.latest.weighted if not layer.sources and layer.spread is not None]
+    if not first or not max(first) < OFFSET_SPREAD_AFTER:
+        return None
+    text = _(
+        "The inputs vary by only {spread} of their size: all samples share one large offset, and no normalisation "
+        "removes it.",
+        spread=number(spread),
+    )
+    return Found((), spread, OFFSET_SPREAD, text)
+
+
+def unscaled_inputs(evidence: Evidence) -> Found | None:
+    r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
+
+    The rule applies if the root mean square of what a first layer reads is above `LARGE_INPUTS`, and that of its
+    outputs and of those of the layers that follow it above `LARGE_OUTPUTS`, unless it is recurrent, or an activation in
+    between is saturated or has a mean relative slope below `LOW_SLOPE`. It applies, too, if the size is above 0 and
+    below `SMALL_INPUTS`, and the outputs of the first layers differ between the samples by less than `DROWNED_SPREAD`
+    of their size, and by less than the inputs do, for `FEWEST_ROWS` samples or more. A normalisation at the start, as a
+    layer or by hand, keeps it silent. First layers read the model's inputs, or embeddings beside them. Large inputs are
+    a note if no activation, the last one included, is of the sigmoid family (a ReLU passes any scale on), unless most
+    neurons of another are saturated at first, all units of one are off and no gradient comes back, or the first outputs
+    are far off: ten times as large as the targets of a regression, or with a hundred times the cross-entropy of equal
+    ones. The note is a warning, too, if nothing is learned or steps are too large (see US302).
+
+    *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
+    digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
+    """
+    size, spread = evidence.latest.input_rms, evidence.latest.input_spread
+    if size is None or not 0 < size < math.inf:
+        return None
+    sizes = {i: size if (own := evidence.layers[i].read_rms) is None else own for i in _first_layers(evidence)}
+    large = [i for i in sizes if LARGE_INPUTS < sizes[i] < math.inf and _passes_size_on(evidence, i)]
+    if large:
+        size = max(sizes[i] for i in large)
+        text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
+        return Found((), size, LARGE_INPUTS, text, severity=None if _harms(evidence, large) else Severity.NOTE)
+    spreads = [evidence.layers[i].spread or 0.0 for i in sizes]
+    judged = spreads and evidence.latest.samples >= FEWEST_ROWS and spread is not None
+    if judged and max(size, *sizes.values()) < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread or 0.0):
+        text = _(
+            "The inputs have a size of {size} (root mean square): the biases of the first layers drown them.",
+            size=number(size),
+        )
+        return Found((), size, SMALL_INPUTS, text)
+    return None
+
+
+def _first_layers(evidence: Evidence) -> list[int]:
+    """The first call of each weight that reads the inputs, or embeddings of other inputs beside them."""
+    tokens = {i for i, x in enumerate(evidence.layers) if "embedding" in x.plain_kind}
+    readers = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and tokens.issuperset(x.sources)]
+    readers = [i for i in readers if i not in tokens and not evidence.constant[i]]
+    starts = [i for i in readers if not evidence.layers[i].sources] or readers
+    return sorted({evidence.layers[i].weights or i: i for i in reversed(starts)}.values())
+
+
+def _passes_size_on(evidence: Evidence, i: int) -> bool:
+    """Whether a first layer and those after it return large numbers; the gates of a recurrent one saturate."""
+    if _is_recurrent(evidence.layers[i]):
+        return True
+    squashed = [a for a in evidence.consumers[i] if _is_flat(evidence.layers[a])]
+    after = set(evidence.next_live(i)).difference(*(evidence.next_live(a) for a in squashed))
+    return min(evidence.layers[k].rms for k in (i, *after)) > LARGE_OUTPUTS
+
+
+def _harms(evidence: Evidence, first: Sequence[int]) -> bool:
+    """Whether an activation bends large numbers or lets no gradient back, or the first outputs are far off."""
+    bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x)))
+    layers = [evidence.layers[i] for i in first]
+    start = Evidence(evidence.measurements[:1])
+    off = any(start.layers[i].dead == 1 for i in start.hidden) and any(x.gradient == 0 for x in layers)
+    return bends or off or bool(_saturated(start)) or start_far_off(evidence) or any(map(_is_recurrent, layers))
+
+
+def _is_recurrent(layer: Layer) -> bool:
+    return layer.plain_kind.removesuffix("cell") in ("lstm", "gru", "rnn", "rnntanh")
+
+
+def neurons_explain(evidence: Evidence) -> bool:
+    """Whether any activation has saturated or dead neurons."""
+    return bool(_saturated(evidence) or _dead(evidence))
+
+
+def gradient_left(evidence: Evidence) -> tuple[float, ...]:
+    """For each layer: the share of the gradient that saturated and dead activations after it leave; 1 is all."""
+    through = [1.0] * len(evidence.layers)
+    for i in {*_saturated(evidence), *_dead(evidence)}:
+        layer = evidence.layers[i]
+        passed = 1.0 if layer.gain is None else min(1.0, layer.gain)
+        through[i] = 0.0 if layer.dead == 1 else passed
+        if layer.gate and layer.rms < SHUT:  # the signal that it multiplies gets no gradient either
+            readers = set(evidence.consumers[i])
+            for other, consumers in enumerate(evidence.consumers):
+                if other != i and consumers and readers.issuperset(consumers):
+                    through[other] = min(through[other], layer.rms)
+    found = [1.0] * len(through)
+    for i in reversed(range(len(found))):
+        found[i] = max((found[c] * through[c] for c in evidence.consumers[i]), default=1.0)
+    return tuple(found)
+
+
+def _saturated(evidence: Evidence) -> tuple[int, ...]:
+    """Hidden activations with saturated neurons, in order; gates only if every neuron is. Those in a loss are not."""
+    judged = [(i, x, _shut(x)) for i, x in enumerate(evidence.layers) if x.rows >= FEWEST_ROWS]
+    judged = [(i, x, shut) for i, x, shut in judged if x.role == "activation" and evidence.feeds_weights[i]]
+    return tuple(i for i, x, shut in judged if ((shut == 1 and x.rms < OPEN) if x.gate else shut > SATURATED_SHARE))
+
+
+def _wrong_ends(evidence: Evidence) -> list[int]:
+    """The saturated outputs that a loss reads, if it is the only one and larger than without any answer."""
+    comparisons, loss = evidence.latest.comparisons, evidence.latest.loss
+    if len(comparisons) != 1 or comparisons[0].reads is None or loss is None:
+        return []
+    (comparison,) = comparisons
+    ignorant = {"mse_loss": comparison.target_rms**2 / 2, "binary_cross_entropy": math.log(2)}
+    layer = evidence.layers[comparisons[0].reads]
+    shut = layer.rows >= FEWEST_ROWS and _shut(layer) > SATURATED_SHARE
+    return [comparisons[0].reads] if shut and loss > ignorant.get(comparison.function, math.inf) else []
+
+
+def _shut(layer: Layer) -> float:
+    """Share of the neurons that are saturated but not dead."""
+    return (layer.saturated or 0.0) - (layer.dead or 0.0)
+
+
+def _is_flat(layer: Layer) -> bool:
+    """Whether a bounded activation makes large inputs small: most neurons are saturated, or the mean slope is low."""
+    found, slope = activation_of(layer), layer.relative_slope
+    bounded = found is not None and found.s_shaped
+    return _shut(layer) > SATURATED_SHARE or (bounded and slope is not None and slope < LOW_SLOPE)
+
+
+def _has_two_flat_ends(layer: Layer) -> bool:
+    """Whether dead units of this activation correspond to saturated ones of a smooth activation."""
+    found = activation_of(layer)
+    return found is not None and found.s_shaped and found.flat
+
+
+def _dead(evidence: Evidence, least: float = DEAD_SHARE) -> tuple[int, ...]:
+    """Hidden activations with dead units, in order."""
+    layers = evidence.layers
+    return tuple(i for i in evidence.hidden if (layers[i].dead or 0) >= least and layers[i].rows >= FEWEST_ROWS)

@@ -1,0 +1,339 @@
+"""The optimizer's steps are too small or too large for the weights."""
+
+from collections.abc import Callable
+from itertools import pairwise, takewhile
+from operator import itemgetter
+from statistics import fmean, median
+
+from unstuck.findings import Severity
+from unstuck.language import _
+from unstuck.measure.measurement import Layer
+from unstuck.rules import gradient, numbers
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
+from unstuck.rules.rule import Found
+from unstuck.rules.standstill import (
+    PATIENT_MEASUREMENTS,
+    PATIENT_STEPS,
+    UNLEARNED_LOSS,
+    fitted,
+    hardly_fallen,
+    learned,
+    unlearned,
+)
+from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
+from unstuck.wording import listed, named, number, percent, verb
+
+ROUNDED_AWAY = 1.2e-7
+"""The rounding of float32."""
+SLOWEST_UPDATE, LEAST_WAY, FADED_RATE, SLIGHT_FALL = 3e-5, 0.1, 0.01, 0.02
+VANISHED_RATE, VANISHED_SHARE, FELT_RATE = 1e-4, 3, 1e-5
+LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
+FADED_UPDATE = 0.01
+BLOWN_UP, GROWN = 0.5, 3.0
+SPOILED_SPREAD, SPOILED_SHARE = 0.1, 0.5
+
+FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
+KEEP_GRADIENTS = (
+    "Call `optimizer.zero_grad()` before `loss.backward()`, not between it and `optimizer.step()`: with these rates "
+    "and gradients, a step changes something."
+)
+SLOWER = "Lower the learning rate and warm it up."
+
+
+def too_small(evidence: Evidence) -> Found | None:
+    r"""The weights stand still: steps of this size are rounded away, or take a hundred thousand to matter.
+
+    A weight is named if $\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert$ is below `ROUNDED_AWAY`, over at least
+    `FEWEST_MEASUREMENTS` steps that a `Monitor` measured. The largest step counts, so warm-up and decay to 0 are
+    healthy. Judged are trainable weights with two dimensions or more (vectors if there are no others) that have a
+    gradient and did not start at 0. Weights that US101 names are left out, unless all others stand still, too.
+
+    All weights are named if `PATIENT_STEPS` steps or more, all in one direction, would change none by more than
+    `LEAST_WAY` of its size, and the loss of the last quarter is at least `SLOW_LOSS` of that of the first and not small
+    (see US204). So are they if such a training of `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements has
+    lowered the loss in each of these, and by less than `SLIGHT_FALL` in all. If nothing is learned (see US302), they
+    are if the largest step is below `SLOWEST_UPDATE`, or if in a third of the measurements the learning rate is below
+    `FADED_RATE` times its largest. Whatever was learned, they are if the rate was above 0 and is 0 in the last two
+    measurements: a schedule that ends at 0 has one such step at most. If the loss is not small, they are if the rate is
+    below `VANISHED_RATE` times its largest in the last third of the measurements.
+
+    *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
+    thousandth. In short trainings of four networks with Adam and SGD, tried by hand, the weight that moves most goes at
+    least its own size in 200 steps at a good rate, and a fifth at a tenth of this rate. SageMaker Debugger has 1e-8
+    (WeightUpdateRatio).
+    """
+    updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
+    largest = {name: max(values) for name, values in updates.items()}
+    found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
+    if len(found) < len(largest):
+        vanished = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
+        found = [name for name in found if name not in vanished]
+    if not found:
+        return _ended(evidence, updates) or _too_slow(evidence, updates)
+    value = max(largest[name] for name in found)
+    values = {"names": listed(found, tuple(largest), "weight"), "verb": verb(found, "stands", "stand")}
+    text = _(
+        "No measured step changed {names} by more than {size} of its size: rounding removes it.",
+        names=values["names"], size=number(value),
+    )  # fmt: skip
+    if value == 0:
+        text = _("No measured step changed these weights: {names} {verb} still.", **values)
+        if len(found) == len(largest):
+            text = _("No measured step changed any weight: {names} {verb} still.", **values)
+            if min(_largest_rates(evidence)) > FELT_RATE:
+                return Found(tuple(found), 0.0, ROUNDED_AWAY, text, KEEP_GRADIENTS)
+    return Found(tuple(found), largest[found[0]], ROUNDED_AWAY, text)
+
+
+def too_large(evidence: Evidence) -> Found | None:
+    r"""Each step overwrites the result of earlier steps, or the first steps have ruined the network.
+
+    A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above
+    `LARGEST_UPDATE`, over at least `FEWEST_MEASUREMENTS` steps that a `Monitor` measured; above `REPLACES_WEIGHT` it is
+    an error. A weight that is smaller than usual initial ones, $\sqrt{\text{rows}} / 2$, is compared with these: a head
+    that starts near 0 grows. Only weights of layers are judged, not parameters that are added or multiply: positions,
+    scales. If the last loss is less than half of the first, only an error is reported: the first steps of a training
+    may be large. If fewer steps were measured, as when the script ends with an exception, the median has to be above
+    `RUINS_WEIGHT`.
+
+    It is a warning, too, if a step in the first quarter of the measurements changed most weights by more than
+    `BLOWN_UP` of their size, they are more than `GROWN` times as large now, and the loss of the last quarter is above
+    `UNLEARNED_LOSS` of the first, or losses are negative, as those of a policy. It is an error if nothing is learned,
+    and most weights had such a step in the first quarter of the measurements, and at the same rate have steps that are
+    `FADED_UPDATE` times as large or less now, and outputs or activations spread by less than `SPOILED_SPREAD` (see
+    US203), `SPOILED_SHARE` of the neurons of an activation are dead or saturated, or get no gradient; or if nearly all
+    units of an activation are dead (US202) that were alive at first, and most weights had a step of more than
+    `LARGEST_UPDATE`. Weights that have become inf or NaN are a warning if the steps of most had grown to `GROWN` times
+    those of the first measurement and more, and one of them above `LARGEST_UPDATE`: a logarithm of 0 comes without
+    that. *Nothing is learned* if the loss is positive, its mean over the last quarter of the measurements is at least
+    `STUCK_LOSS` of that over the second quarter, less the standard error of both, and at least `UNLEARNED_LOSS` of the
+    first or, for `cross_entropy`, `CHANCE_LOSS` of that of equal probabilities.
+
+    *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
+    much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
+    """
+    if numbers.nonfinite(evidence):
+        return _burst(evidence)
+    usual, largest = _violence(evidence, _updates(evidence)), LARGEST_UPDATE
+    if not usual:
+        usual, largest = _violence(evidence, _updates(evidence, fewest=1)), RUINS_WEIGHT
+    found = sorted((name for name, update in usual.items() if update > largest), key=lambda name: -usual[name])
+    if not found:
+        history = _updates(evidence, fewest=4)
+        return _ruined(evidence, _updates(evidence)) or _blown_up(evidence, history) or _killed(evidence, history)
+    value = usual[found[0]]
+    if value <= REPLACES_WEIGHT and _falling(evidence):
+        return None
+    text = _(
+        "A typical step is up to {size} times as large as {names}: it overwrites the result of earlier steps.",
+        names=listed(found, tuple(usual), "weight"), size=number(value),
+    )  # fmt: skip
+    fatal = value > REPLACES_WEIGHT or _killed(evidence, _updates(evidence)) is not None
+    severity = Severity.ERROR if fatal else Severity.WARNING
+    return Found(tuple(found), value, largest, text, severity=severity)
+
+
+def _burst(evidence: Evidence) -> Found | None:
+    """The steps grew, until some weights became inf or NaN."""
+    sound = list(takewhile(lambda m: not any(w.nonfinite for w in m.weights), evidence.measurements))
+    if len(sound) < 2 or len(sound) == len(evidence.measurements):
+        return None
+    before = Evidence(sound)
+    updates = _updates(before, fewest=2)
+    first, last = (_violence(before, updates, itemgetter(place)) for place in (0, -1))
+    found = sorted((n for n, update in last.items() if update > GROWN * first[n]), key=lambda n: -last[n])
+    if 2 * len(found) <= len(last) or last[found[0]] <= LARGEST_UPDATE:
+        return None
+    values = {"names": listed(found, tuple(last), "weight"), "first": number(first[found[0]])}
+    text = _(
+        "Before weights became inf or NaN, the steps had grown from {first} to {last} of the size of {names}.",
+        last=number(last[found[0]]), **values,
+    )  # fmt: skip
+    return Found(tuple(found), last[found[0]], LARGEST_UPDATE, text)
+
+
+def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """The first steps were too large for the network, which learns nothing since then."""
+    rates = {w.rate for m in (evidence.measurements[0], evidence.latest) for w in m.weights if w.rate is not None}
+    if not updates or len(rates) > 1 or not unlearned(evidence) or fitted(evidence):
+        return None
+    early = {name: max(values[: max(1, len(values) // 4)]) for name, values in updates.items()}
+    found = sorted((name for name, update in early.items() if update > LARGEST_UPDATE), key=lambda name: -early[name])
+    shrunk = median(updates[name][-1] / early[name] for name in found) if found else 1.0
+    if 2 * len(found) <= len(early) or shrunk > FADED_UPDATE or not _is_spoiled(evidence):
+        return None
+    value = early[found[0]]
+    text = _(
+        "The first steps were up to {size} times as large as {names}, and nothing was learned since then.",
+        names=listed(found, tuple(early), "weight"), size=number(value),
+    )  # fmt: skip
+    return Found(tuple(found), value, LARGEST_UPDATE, text, severity=Severity.ERROR)
+
+
+def _is_spoiled(evidence: Evidence) -> bool:
+    """Whether neurons or outputs are of no use: a loss that cannot fall below a number stands still, too."""
+    layers = [evidence.layers[i] for i in (*evidence.sinks, *evidence.hidden)]
+    alike = any(x.spread is not None and x.spread < SPOILED_SPREAD for x in layers)
+    flat = any(max(x.dead or 0.0, x.saturated or 0.0) >= SPOILED_SHARE or x.gradient == 0 for x in layers)
+    return alike or flat
+
+
+def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """The first steps have made the weights much larger, and the loss does not recover."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    early = _violence(evidence, updates, lambda values: max(values[: max(1, len(values) // 4)]))
+    high = bool(losses) and fmean(losses[-max(1, len(losses) // 4) :]) > UNLEARNED_LOSS * losses[0] > 0
+    unknown = min(losses, default=0.0) < 0  # the loss of a policy says little
+    if not early or not (high or unknown):
+        return None
+    start = {w.name: w.size for w in evidence.measurements[0].weights}
+    grown = {name: evidence.weights[name].size / start[name] for name in early if start.get(name)}
+    found = sorted((n for n, times in grown.items() if times > GROWN and early[n] > BLOWN_UP), key=lambda n: -early[n])
+    if 2 * len(found) <= len(early):
+        return None
+    values = {"size": number(early[found[0]]), "times": number(grown[found[0]])}
+    values["names"] = listed(found, tuple(early), "weight")
+    text = _(
+        "The first steps were up to {size} times as large as {names}, and weights grew to {times} times their size.",
+        **values,
+    )
+    if not unknown:
+        text = _(
+            "The first steps were up to {size} times as large as {names}, weights grew to {times} times their size, "
+            "and the loss has hardly fallen.",
+            **values,
+        )
+    return Found(tuple(found), early[found[0]], BLOWN_UP, text)
+
+
+def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """Units died in the training, after steps that overwrote most weights."""
+    alive = {x.name for x in evidence.measurements[0].layers if (x.dead or 0.0) < DEAD_SHARE_NOTE}
+    dead = tuple(x.name for i in evidence.hidden if (x := evidence.layers[i]).name in alive and _is_dead(x))
+    largest = _violence(evidence, updates, max) if dead else {}
+    found = [name for name, update in largest.items() if update > LARGEST_UPDATE]
+    if not found or 2 * len(found) <= len(largest):
+        return None
+    worst = max(found, key=lambda name: largest[name])
+    text = _(
+        "A step was {size} times as large as {name}, and the units of {dead} have died since the start.",
+        name=named(worst), size=number(largest[worst]), dead=listed(dead),
+    )  # fmt: skip
+    return Found(tuple(found), largest[worst], LARGEST_UPDATE, text, severity=Severity.ERROR)
+
+
+def _is_dead(layer: Layer) -> bool:
+    return (layer.dead or 0.0) >= DEAD_SHARE and layer.rows >= FEWEST_ROWS
+
+
+def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """The rate has fallen to 0, and the training goes on."""
+    rates = _largest_rates(evidence)
+    known = all(any(w.rate is not None for w in m.weights) for m in evidence.measurements[-2:])
+    if not updates or not known or max(rates) == 0:
+        return None
+    if any(rates[-2:]):
+        return _vanished_rate(evidence, updates, rates)
+    last = max(i for i, rate in enumerate(rates) if rate > 0)
+    text = _(
+        "The learning rate is 0 at least since step {step}: the training goes on, and changes nothing.",
+        step=evidence.measurements[last + 1].step,
+    )
+    return Found(tuple(updates), 0.0, ROUNDED_AWAY, text)
+
+
+def _vanished_rate(evidence: Evidence, updates: dict[str, list[float]], rates: list[float]) -> Found | None:
+    """The rate is next to nothing for the last third of the training, which has not reached its end."""
+    last = next(i for i in reversed(range(len(rates))) if rates[i] >= VANISHED_RATE * max(rates))
+    if VANISHED_SHARE * (len(rates) - 1 - last) < len(rates) or learned(evidence):
+        return None
+    text = _(
+        "The learning rate is {share} of its largest at step {step}, and falls further: the training goes on, and "
+        "changes next to nothing. Is the scheduler stepped after each batch, but set for epochs?",
+        share=number(rates[last + 1] / max(rates)), step=evidence.measurements[last + 1].step,
+    )  # fmt: skip
+    return Found(tuple(updates), rates[-1] / max(rates), VANISHED_RATE, text)
+
+
+def _largest_rates(evidence: Evidence) -> list[float]:
+    """The largest learning rate in each measurement."""
+    return [max((w.rate or 0.0 for w in m.weights), default=0.0) for m in evidence.measurements]
+
+
+def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """Steps that are not rounded away, and too small for the loss to fall; of all weights."""
+    if not updates:
+        return None
+    names, value, done = tuple(updates), max(max(steps) for steps in updates.values()), _steps_done(evidence)
+    way = done * max(fmean(steps) for steps in updates.values())
+    if done >= PATIENT_STEPS and way < LEAST_WAY and hardly_fallen(evidence) and not learned(evidence):
+        text = _(
+            "All {steps} steps together, in one direction, would change no weight by more than {way} of its size, and "
+            "the loss has hardly fallen.",
+            steps=done, way=number(way),
+        )  # fmt: skip
+        return Found(names, way, LEAST_WAY, text)
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    steady = len(losses) >= PATIENT_MEASUREMENTS and all(b < a for a, b in pairwise(losses))
+    if done >= PATIENT_STEPS and steady and losses[-1] > (1 - SLIGHT_FALL) * losses[0] > 0 and not learned(evidence):
+        text = _(
+            "The loss has fallen from measurement to measurement, and in {steps} steps by {share} % in all.",
+            steps=done, share=percent(1 - losses[-1] / losses[0]),
+        )  # fmt: skip
+        return Found(names, 1 - losses[-1] / losses[0], SLIGHT_FALL, text)
+    if not unlearned(evidence):
+        return None
+    if value < SLOWEST_UPDATE:
+        text = _(
+            "No measured step changed any weight by more than {size} of its size, and the loss stands still.",
+            size=number(value),
+        )
+        return Found(names, value, SLOWEST_UPDATE, text)
+    rates = _largest_rates(evidence)
+    faded = [rate for rate in rates if rate < FADED_RATE * max(rates)]
+    if 3 * len(faded) < len(rates) or rates[-1] not in faded:
+        return None
+    share = rates[-1] / max(rates)
+    text = _(
+        "The learning rate has shrunk to {share} of its largest while the loss was still where it started: the "
+        "schedule ends the training too early.",
+        share=number(share),
+    )
+    return Found(names, share, FADED_RATE, text)
+
+
+def _steps_done(evidence: Evidence) -> int:
+    """Steps of the training, with those after the last measurement that the next one is not due for."""
+    last, *before = (m.step or 0 for m in reversed(evidence.measurements))
+    return last + (last - before[0] if before else 1)
+
+
+def _falling(evidence: Evidence) -> bool:
+    """Whether the loss is positive, and now less than half of what it was at first."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
+
+
+def _violence(
+    evidence: Evidence, updates: dict[str, list[float]], typical: Callable[[list[float]], float] = median
+) -> dict[str, float]:
+    """A typical update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
+    of_layers = {name for layer in evidence.latest.weighted for name in layer.weights}
+    found = {}
+    for name in (name for name in updates if name in of_layers):
+        moved, usual = evidence.moved_weights[name], usual_size(evidence.weights[name])
+        sizes = [w.update * min(1.0, w.size / usual) for w in moved if w.update is not None]
+        found[name] = typical(sizes or [0.0])
+    return found
+
+
+def _updates(evidence: Evidence, fewest: int = FEWEST_MEASUREMENTS) -> dict[str, list[float]]:
+    """Relative updates, in all measurements, of each trainable matrix that did not start at 0; at least so many."""
+    matrices = any(w.trains and len(w.shape) > 1 for w in evidence.latest.weights)
+    found = {}
+    for name, weights in evidence.moved_weights.items():
+        judged = len(weights[-1].shape) > 1 or not matrices
+        if weights[-1].trains and judged and not any(map(is_zero, weights)):
+            fixed = len({w.size for w in weights}) == 1  # else another optimizer moves it where no update is known
+            found[name] = [w.update or 0.0 for w in weights if w.update is not None or fixed]
+    return {name: updates for name, updates in found.items() if len(updates) >= fewest}

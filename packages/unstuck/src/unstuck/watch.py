@@ -1,0 +1,388 @@
+"""Watch: a Monitor for each model that this process trains, found without a line of code in the training script."""
+
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from unstuck._torch import eager
+from unstuck._torch.autograd import NONE, backward_pass, gradient_state
+from unstuck._torch.hooks import register_global_hooks
+from unstuck.diagnosis import Diagnosis
+from unstuck.findings import Finding, Severity
+from unstuck.language import _
+from unstuck.measure.measurement import Measurement, Subject
+from unstuck.measure.optimizer_steps import moved
+from unstuck.monitor import Monitor
+from unstuck.observation.process_group import Alone
+from unstuck.remedies import findings_of
+from unstuck.rules import find
+from unstuck.surroundings import surroundings
+from unstuck.wording import in_one_line
+
+CADENCE = ((1, 1), (100, 10), (math.inf, 100))
+"""Before which step the distance to the next measurement is how long."""
+PATIENCE = 10
+"""Steps for which an optimizer waits for its models, and a model for its optimizer."""
+WHOLE = 2
+"""Steps of an optimizer after which all models of a step have run."""
+MOST = 16
+"""Models that are monitored at a time."""
+BRIEF, OFTEN = 11, 8
+"""A class is not watched any more after so many models of it that took so many steps at most."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result for one model."""
+
+    name: str  # class of the model, with a number if there are several of it
+    diagnosis: Diagnosis | None  # None: nothing was measured
+    optimizers: tuple[str, ...]  # their classes; empty: no optimizer has moved the model
+    past: tuple[tuple[int, Finding], ...]  # of earlier measurements, not in the last one, with their steps
+    beside: bool = False  # it runs beside models that train
+    unmoved: bool = False  # and gradients reach its parameters
+    over: bool = False  # its training had ended before that of another model began
+
+
+class Watch:
+    """Finds the models of this process as they run, and monitors each; make it before the training starts.
+
+    A model is the largest module that contains the one that runs: gradients are enabled, and it has parameters that
+    train. The search goes on until each optimizer that steps holds parameters of known models; after that, steps that
+    are not measured cost nothing. Each rank measures its own part and waits for no other. A model is held until its
+    optimizers are gone.
+
+    Args:
+        on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
+            an error of the first measurement, or what two in a row have. The first steps of Adam are large.
+        every: measure one step of so many; None: the first two, one in 10 up to step 100, then one in 100.
+        trace_nonfinite: as in `Monitor`.
+
+    Attributes:
+        problems: what could not be watched, in words.
+
+    Example:
+        >>> watch = Watch(lambda name, step, finding: print(name, step, finding.rule))
+        >>> layers = [layer for _ in range(20) for layer in (nn.Linear(8, 8), nn.Sigmoid())]
+        >>> model = nn.Sequential(*layers, nn.Linear(8, 1))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> model(torch.randn(64, 8)).square().mean().backward()
+        >>> optimizer.step()
+        Sequential 0 US101
+        >>> [verdict.name for verdict in watch.verdicts()]
+        ['Sequential']
+        >>> watch.remove()
+    """
+
+    def __init__(
+        self,
+        on_finding: Callable[[str, int, Finding], object],
+        every: int | None = None,
+        *,
+        trace_nonfinite: bool = False,
+    ) -> None:
+        self.problems: dict[str, None] = {}
+        self._on_finding = on_finding
+        self._every = every
+        self._traces = trace_nonfinite
+        self._owner = os.getpid(), threading.get_ident()
+        self._classes: Counter[str] = Counter()  # how many models of each
+        self._names: list[str] = []
+        self._brief: Counter[str] = Counter()  # models that took few steps, by class
+        self._trained: WeakSet[nn.Module] = WeakSet()  # whose training is over
+        self._models: list[_Model] = []
+        self._past: list[Verdict] = []
+        self._idle: dict[str, ref[nn.Module]] = {}  # models that no optimizer moved, by name
+        self._waiting: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
+        self._known: WeakSet[torch.optim.Optimizer] = WeakSet()
+        self._doubted: WeakSet[torch.optim.Optimizer] = WeakSet()  # they stepped while their models did not run
+        self._running: list[nn.Module] = []
+        self._stop_search: Callable[[], None] | None = None
+        handle = register_optimizer_step_post_hook(eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer)))
+        self._stop_listening: Callable[[], None] = handle.remove
+        self._search()
+
+    def verdicts(self) -> list[Verdict]:
+        """The result for each model so far, in the order in which they began."""
+        verdicts = self._past + [model.verdict() for model in self._models if not self._is_known(model)]
+        return sorted(verdicts, key=lambda verdict: self._names.index(verdict.name))
+
+    def remove(self, error: BaseException | None = None) -> None:
+        """Stop watching, at the end or after an error."""
+        self._stop_listening()
+        self._end_search()
+        for model in self._models:
+            model.beside = not model.kinds and any(other.kinds for other in self._models)
+            end = model.monitor.remove if error is None else model.monitor.abort
+            end()
+
+    def _search(self) -> None:
+        if self._stop_search is None:
+            self._running = []
+            self._stop_search = register_global_hooks(self._enter, self._leave)
+            eager.hold()
+
+    def _end_search(self) -> None:
+        if self._stop_search is not None:
+            self._stop_search()
+            self._stop_search = None
+            eager.release()
+
+    def _is_elsewhere(self) -> bool:
+        """Whether this is another thread, or a forked process such as a worker of a DataLoader."""
+        return (os.getpid(), threading.get_ident()) != self._owner
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._running and not torch.is_grad_enabled():
+            return  # an evaluation
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if tracing or torch.compiler.is_compiling() or self._is_elsewhere():
+            return
+        if not self._running and backward_pass() == NONE:
+            try:
+                self._begin(module, args)
+            except Exception as error:  # of whatever kind: the script runs on
+                self._failed(type(module).__name__, error)
+        self._running.append(module)
+
+    def _failed(self, kind: str, error: Exception) -> None:
+        self.problems[f"{kind} ({in_one_line(error)})"] = None
+
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        if not self._running or self._running[-1] is not module:
+            return
+        self._running.pop()
+        if not self._running and torch.is_grad_enabled():
+            model = self._find(module)
+            if model is not None and not model.optimizers and model.monitor.measurements:
+                model.monitor.count_pass()  # it was measured although no optimizer moves it
+
+    def _find(self, module: nn.Module) -> "_Model | None":
+        """The model that a module is a part of, or the wrapper of."""
+        own = _identities(module)
+        return next((model for model in self._models if own <= _identities(model.monitor.model)), None) if own else None
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """The outermost module of a forward pass is about to run."""
+        if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
+            return
+        kind = _class_of(module)
+        if self._brief[kind] >= OFTEN:
+            problem = _(
+                "more models of the class {kind}, after {count} that took few steps each; if they are meant to be one, "
+                "make it before the loop",
+                kind=kind, count=OFTEN,
+            )  # fmt: skip
+            self.problems[problem] = None
+            return
+        whole, scalers = surroundings(module, collect=any(model.kinds for model in self._models))
+        for model in list(self._models):
+            part = _identities(model.monitor.model) <= _identities(whole)
+            if part or model.is_over:
+                self._retire(model, part=part)
+        if len(self._models) >= MOST:
+            self.problems[_("more than {count} models at a time", count=MOST)] = None
+            return
+        scaler = scalers[0] if len(scalers) == 1 else None
+        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
+        model.monitor.on_missing = lambda: self._doubt(model)
+        model.monitor.on_error = lambda error: self._failed(kind, error)
+        self._models.append(model)
+        model.monitor.begin(module, args)
+
+    def _name(self, model: nn.Module) -> str:
+        for name, idle in self._idle.items():
+            if idle() is model:  # its optimizer comes late
+                self._past = [verdict for verdict in self._past if verdict.name != name]
+                return name
+        kind = _class_of(model)
+        self._classes[kind] += 1
+        self._names.append(f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind)
+        return self._names[-1]
+
+    def _is_known(self, model: "_Model") -> bool:
+        """Whether a model only runs beside others, and was trained before."""
+        return model.beside and model.monitor.model in self._trained
+
+    def _retire(self, model: "_Model", *, beside: bool = False, part: bool = False) -> None:
+        """Keep the result of a model, and not the model; of a part of another model only if it was measured."""
+        model.beside = beside
+        self._models.remove(model)
+        model.monitor.remove()
+        verdict = replace(model.verdict(), over=True)
+        if self._is_known(model) or (part and verdict.diagnosis is None):
+            return
+        if model.kinds:
+            self._trained.add(model.monitor.model)
+        self._brief[kind_of(verdict.name)] += model.is_brief
+        if verdict.diagnosis is not None:
+            verdict = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
+        self._past.append(verdict)
+
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._is_elsewhere():
+            return
+        idle = [model for model in self._models if not model.optimizers]
+        if optimizer in self._known and not idle:
+            return
+        held = moved(optimizer)
+        for model in self._models:
+            if optimizer not in model.optimizers and not held.isdisjoint(_identities(model.monitor.model)):
+                model.optimizers.add(optimizer)
+                model.kinds[type(optimizer).__name__] = None
+        for model in idle:
+            model.waited += not model.optimizers
+            if model.waited >= PATIENCE:
+                self._idle[model.name] = ref(model.monitor.model)
+                self._retire(model, beside=any(other.optimizers for other in self._models))
+        if optimizer not in self._known:
+            self._settle(optimizer, held)
+
+    def _doubt(self, model: "_Model") -> None:
+        """Search again: optimizers of a model step, and another model may run in its place."""
+        for optimizer in model.optimizers:
+            self._known.discard(optimizer)
+            self._doubted.add(optimizer)
+
+    def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
+        """Search until the models of an optimizer are known, or do not come."""
+        strangers = held.difference(*(_identities(model.monitor.model) for model in self._models))
+        # If another optimizer has its parameters, it may be meant for another model.
+        shared = optimizer in self._doubted or any(not held.isdisjoint(moved(other)) for other in self._known)
+        self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
+        if self._waiting[optimizer] < (PATIENCE if strangers or shared else WHOLE):
+            self._search()
+            return
+        # Parameters of a class that is not watched any more belong to models that were not looked at.
+        if strangers and max(self._brief.values(), default=0) < OFTEN:
+            counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
+            problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)
+            self.problems[problem] = None
+        del self._waiting[optimizer]
+        self._known.add(optimizer)
+        if not self._waiting:
+            self._end_search()
+
+
+class _Monitor(Monitor):
+    """Neither warns nor raises: the script has no Monitor, and the verdict says it."""
+
+    on_missing: Callable[[], object]  # is called if optimizers of the model step and the model does not run
+    on_error: Callable[[Exception], object]  # is called if a measurement fails
+
+    def count_pass(self) -> None:
+        """A forward pass of a model that no optimizer moves is a step."""
+        self._count_step()
+
+    def _missing(self, runs: bool) -> None:
+        if not runs:
+            self.on_missing()
+
+    def _end_step_by_hand(self) -> None:
+        self._record()
+        self._attach_if_due()  # a step is counted where its forward pass ends
+
+    def _record(self, *notes: str, unused: int = 0) -> None:
+        try:
+            super()._record(*notes, unused=unused)
+        except Exception as error:  # of whatever kind: the script runs on
+            self._stepped = None
+            self.remove()
+            self.on_error(error)
+
+
+class _Model:
+    """A model with its Monitor and the optimizers that move it."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        every: int | None,
+        traces: bool,
+        on_finding: Callable[[str, int, Finding], object],
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.name = name
+        self.optimizers: WeakSet[torch.optim.Optimizer] = WeakSet()
+        self.kinds: dict[str, None] = {}
+        self.waited = 0
+        self.beside = False  # it runs beside models that train
+        self._widens = every is None
+        self._gradients = [gradient_state(p) for p in model.parameters()]
+        self._on_finding = on_finding
+        self._shown: set[str] = set()  # rules of the last measurement
+        self._found: dict[str, tuple[int, Finding]] = {}
+        self.monitor = _Monitor(
+            model, every or 1, trace_nonfinite=traces, scaler=scaler, process_group=Alone(), sinks=[self._measured]
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its optimizers are gone: nobody trains it any more."""
+        return bool(self.kinds) and not self.optimizers
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether its optimizers took few steps."""
+        measurements = self.monitor.measurements if self.kinds else []
+        return bool(measurements) and (measurements[-1].step or 0) + self.monitor.every <= BRIEF
+
+    def verdict(self) -> Verdict:
+        """The result so far."""
+        if self.beside:
+            states = [gradient_state(p) for p in self.monitor.model.parameters()]
+            reached = any(state not in (None, before) for state, before in zip(states, self._gradients, strict=False))
+            return Verdict(self.name, None, (), (), beside=True, unmoved=reached)
+        diagnosis = self.monitor.diagnosis() if self.monitor.measurements else None
+        findings = diagnosis.findings if diagnosis is not None else ()
+        now = {finding.rule for finding in findings}
+        past = tuple(found for rule, found in self._found.items() if rule not in now)
+        return Verdict(self.name, diagnosis, tuple(self.kinds), past)
+
+    def _measured(self, measurement: Measurement) -> None:
+        step = measurement.step or 0
+        if self._widens:
+            self.monitor.every = next(every for until, every in CADENCE if step < until)
+        if self.beside:
+            return
+        measurements = self.monitor.measurements
+        found = find(measurements)
+        rules = {f.rule for f in found if f.severity is not Severity.NOTE}
+        errors = {f.rule for f in found if f.severity is Severity.ERROR}
+        new = (errors if len(measurements) == 1 else rules & self._shown) - self._found.keys()
+        self._shown = rules
+        for finding in findings_of(measurements, Subject(self.monitor.model)) if new else ():
+            if finding.rule in new:
+                self._found[finding.rule] = step, finding
+                self._on_finding(self.name, step, finding)
+
+
+def _class_of(model: nn.Module) -> str:
+    """The class that a user knows: that of the only module in a library's private wrapper, such as torchdiffeq's."""
+    while _is_private(model) and len(inside := list(model.children())) == 1:
+        (model,) = inside
+    return type(model).__name__
+
+
+def _is_private(model: nn.Module) -> bool:
+    of_script = type(model).__module__ == "__main__"
+    return type(model).__name__.startswith("_") and not of_script and not any(True for _p in model.parameters(False))
+
+
+def kind_of(name: str) -> str:
+    """The class in the name of a model."""
+    return name.partition(" ")[0]
+
+
+def _identities(model: nn.Module) -> set[int]:
+    return {id(p) for p in model.parameters()}

@@ -1,0 +1,150 @@
+"""The entropy of attention, against calculations by hand."""
+
+import math
+
+import pytest
+import torch
+from unstuck_support.measuring import Forward, layer, measured
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+
+
+def entropy(weights, allowed):
+    """Mean over the queries with more than one key of the entropy over its largest; by head, of [B, H, Q, K]."""
+    w = weights.detach().double()
+    relative = -(w * torch.where(w > 0, w, 1).log()).sum(-1) / allowed.double().log()
+    known = allowed.expand(relative.shape) > 1
+    total = float(relative[known].mean())
+    by_head = [float(relative[:, h][known[:, h]].mean()) for h in range(w.shape[1])]
+    return total, by_head
+
+
+def project(attention, x):
+    """Queries and keys by head, as MultiheadAttention makes them."""
+    q, k, _ = functional.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+    heads, width = attention.num_heads, x.shape[-1] // attention.num_heads
+    return [t.view(*x.shape[:2], heads, width).transpose(1, 2) for t in (q, k)]
+
+
+MASKS = ["none", "causal and sent on", "float", "float padding", "both", "by head"]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kind", MASKS)
+def test_the_entropy_of_multihead_attention_equals_a_calculation_by_hand(kind, batch_first):
+    steps = 6
+    attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+    with torch.no_grad():
+        attention.in_proj_weight.mul_(4)
+    x = torch.randn(4, steps, 8)
+    causal = torch.triu(torch.ones(steps, steps, dtype=torch.bool), 1)
+    padding = torch.arange(steps) >= torch.tensor([6, 4, 3, 1])[:, None]
+    given, hidden = {}, torch.zeros(4, 2, steps, steps, dtype=torch.bool)
+    if kind == "both":
+        given["attn_mask"], hidden = causal, hidden | causal
+    if kind == "causal and sent on":
+        given.update(attn_mask=causal, is_causal=True, need_weights=False)
+        hidden = hidden | causal
+    if kind == "float":
+        given["attn_mask"], hidden = torch.zeros(steps, steps).masked_fill(causal, -math.inf), hidden | causal
+    if kind == "by head":
+        own = torch.rand(8, steps, steps) > 0.5
+        own |= torch.eye(steps, dtype=torch.bool)
+        given["attn_mask"], hidden = ~own, ~own.view(4, 2, steps, steps)
+    if kind == "both":
+        given["key_padding_mask"], hidden = padding, hidden | padding[:, None, None]
+    if kind == "float padding":
+        given["key_padding_mask"] = torch.zeros(4, steps).masked_fill(padding, -1e4)
+        hidden = hidden | padding[:, None, None]
+
+    def forward(s, x):
+        x = x if batch_first else x.transpose(0, 1)
+        return s.attention(x, x, x, **given)[0]
+
+    q, k = project(attention, x)
+    scores = (q @ k.transpose(-1, -2) / 2).masked_fill(hidden, -math.inf)
+    expected, heads = entropy(scores.softmax(-1), (~hidden).sum(-1))
+    row = layer(measured(Forward(forward, attention=attention), x), "attention")
+    assert row.entropy == pytest.approx(expected, rel=1e-4)
+    assert row.sharp == sum(h < 0.05 for h in heads) / 2
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "bool", "float", "grouped", "scale"])
+@pytest.mark.parametrize("written", ["fused", "by hand"])
+def test_the_entropy_of_dot_product_attention_equals_a_calculation_by_hand(kind, written):
+    heads = 2 if kind == "grouped" else 4
+    q, k, v = torch.randn(4, 4, 6, 8), torch.randn(4, heads, 7, 8), torch.randn(4, heads, 7, 8)
+    hidden, given, scale = torch.zeros(6, 7, dtype=torch.bool), {}, 8**-0.5
+    if kind == "causal":
+        hidden, given = torch.triu(torch.ones(6, 7, dtype=torch.bool), 1), {"is_causal": True}
+    if kind in ("bool", "float"):
+        hidden = torch.rand(4, 1, 6, 7) > 0.6
+        hidden[..., 0] = False
+        given = {"attn_mask": ~hidden if kind == "bool" else hidden * -1e9}
+    if kind == "grouped":
+        given = {"enable_gqa": True}
+    if kind == "scale":
+        given, scale = {"scale": 3.0}, 3.0
+    scores = q @ k.repeat_interleave(4 // heads, 1).transpose(-1, -2) * scale
+    scores = scores.masked_fill(hidden, -math.inf)
+    expected, by_head = entropy(scores.softmax(-1), (~hidden).sum(-1).expand(4, 4, 6))
+
+    def fused(s, q, k, v):
+        return functional.scaled_dot_product_attention(q * s.one, k, v, **given)
+
+    def by_hand(s, q, k, v):
+        many = (t.repeat_interleave(4 // heads, 1) for t in (k, v))
+        k, v = many
+        scores = (s.one * q @ k.transpose(-1, -2) * scale).masked_fill(hidden, -1e4)
+        return scores.softmax(dim=-1) @ v
+
+    model = Forward(fused if written == "fused" else by_hand, one=torch.ones(()))
+    (row,) = [r for r in measured(model, (q, k, v)).layers if r.entropy is not None]
+    assert row.role == "attention"
+    assert row.entropy == pytest.approx(expected, rel=1e-4)
+    assert row.sharp == sum(h < 0.05 for h in by_head) / 4
+
+
+class Reader(nn.Module):
+    """Attention to the words of sentences that end in padding (0)."""
+
+    def __init__(self, attend):
+        super().__init__()
+        self.embedding, self.keys, self.values = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.attend, self.head = attend, nn.Linear(8, 3)
+        self.own = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens) + torch.linspace(0, 1, tokens.shape[1]).unsqueeze(-1)
+        return self.head(self.attend(self, x, tokens == 0))
+
+
+def pooled(net, x, padding):
+    return (net.keys(x).sum(-1).masked_fill(padding, -1e9).softmax(-1).unsqueeze(-1) * net.values(x)).sum(1)
+
+
+def by_hand(net, x, padding):
+    scores = (net.keys(x) @ x.mT).masked_fill(padding.unsqueeze(1), -1e9)
+    return (scores.softmax(-1) @ net.values(x)).mean(1)
+
+
+def multi_head(net, x, padding):
+    return net.own(x, x, x, key_padding_mask=padding)[0].mean(1)
+
+
+def dot_product(net, x, padding):
+    q, k, v = (t.unsqueeze(1) for t in (net.keys(x), x, net.values(x)))
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=~padding[:, None, None])[:, 0].mean(1)
+
+
+@pytest.mark.parametrize("attend", [pooled, by_hand, multi_head, dot_product])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_mask_that_shows_the_padding_and_hides_the_words_is_named(attend, inverted):
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 20, (32, 9))
+    tokens[:, 6:], tokens[::2, 4:] = 0, 0
+    model = Reader(lambda net, x, padding: attend(net, x, padding ^ inverted))
+    findings = sc.diagnose(model, tokens, torch.randint(3, (32,)), functional.cross_entropy).findings
+    assert ("US511" in [f.rule for f in findings]) == inverted

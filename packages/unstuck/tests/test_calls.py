@@ -1,0 +1,245 @@
+"""The calls of findings run as printed; without a working call, the finding says why."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.core import SigmoidCore
+from unstuck.findings import Severity
+
+
+def linears(count=12, width=32):
+    return nn.ModuleList(nn.Linear(width, width) for _ in range(count))
+
+
+class Shared(nn.Module):
+    """One activation module for all layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.act, self.head = linears(), nn.Sigmoid(), nn.Linear(32, 10)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.act(layer(x))
+        return self.head(x)
+
+
+class Branches(nn.Module):
+    """A forward that depends on data, with a module for each activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = linears(), nn.Linear(32, 10)
+        self.acts = nn.ModuleList(nn.Sigmoid() for _ in self.layers)
+
+    def forward(self, x):
+        for layer, act in zip(self.layers, self.acts, strict=True):
+            x = act(layer(x))
+            if x.isnan().any():
+                raise ValueError("not finite")
+        return self.head(x)
+
+
+class BranchesAndCalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = linears(), nn.Linear(32, 10)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+            if x.isnan().any():
+                raise ValueError("not finite")
+        return self.head(x)
+
+
+class Options(Branches):
+    """As transformers of Hugging Face: one of two arguments must be given."""
+
+    def forward(self, ids=None, embeds=None):
+        if (ids is None) == (embeds is None):
+            raise ValueError("give one of both")
+        x = embeds if ids is None else functional.one_hot(ids, 32).float()
+        for layer, act in zip(self.layers, self.acts, strict=True):
+            x = act(layer(x))
+        return self.head(x)
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tower = nn.Sequential(*(m for layer in linears() for m in (layer, nn.Sigmoid())))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.tower(x), self.tower(x.flip(0))], 1))
+
+
+class SiameseAndMore(Siamese):
+    """Both towers are followed by layers that run once."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 32), nn.Sigmoid())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.more(torch.cat([self.tower(x), self.tower(x.flip(0))], 1)))
+
+
+def normed():
+    layers = [nn.utils.parametrizations.weight_norm(layer) for layer in linears()]
+    return nn.Sequential(*(m for layer in layers for m in (layer, nn.Sigmoid())), nn.Linear(32, 10))
+
+
+def vanishing(model, inputs=None):
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 32) if inputs is None else inputs
+    return sc.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy), inputs
+
+
+PREPARE = "sc.prepare(model, inputs); optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))"
+
+
+def ran(call, model, inputs, diagnosis):
+    """The call as a user pastes it, on a copy."""
+    model = copy.deepcopy(model)
+    exec(call, {"sc": sc, "torch": torch, "model": model, "inputs": inputs, "diagnosis": diagnosis})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "convert"),
+    [
+        (Shared, "sc.convert(model, include=['act'], centered=True); "),
+        (Branches, "sc.convert(model, include=torch.nn.Sigmoid, centered=True); "),
+        (SiameseAndMore, "sc.convert(model, centered=True); "),
+        (normed, "sc.convert(model); "),
+    ],
+)
+def test_the_printed_call_runs_and_makes_cores(make, convert):
+    torch.manual_seed(0)
+    model = make()
+    before = copy.deepcopy(model.state_dict())
+    diagnosis, inputs = vanishing(model)
+    finding = next(f for f in diagnosis.findings if f.rule == "US101")
+    then = "sc.calibrate(model, inputs)" if make is normed else PREPARE
+    assert finding.call == convert + then
+    assert ("the weights do not change" in finding.remedy) is (make is normed)
+    assert "learned nothing yet" not in finding.remedy  # `prepare` cannot draw computed weights
+    assert not any(isinstance(m, SigmoidCore) for m in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert any(isinstance(m, SigmoidCore) for m in ran(finding.call, model, inputs, diagnosis).modules())
+
+
+def test_the_call_for_a_model_with_optional_arguments_works():
+    torch.manual_seed(0)
+    model = Options()
+    diagnosis, inputs = vanishing(model, {"embeds": torch.randn(64, 32)})
+    finding = diagnosis.findings[0]
+    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid, centered=True); " + PREPARE
+    ran(finding.call, model, inputs, diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Siamese, "is used in 2 places, which need one each"),
+        (BranchesAndCalls, "make it a module, nn.Sigmoid()"),
+    ],
+)
+def test_without_a_working_call_the_remedy_and_mend_say_why(make, why):
+    torch.manual_seed(0)
+    diagnosis, _ = vanishing(make())
+    finding = next(f for f in diagnosis.findings if f.rule == "US101")
+    assert finding.call is None
+    assert why in finding.remedy
+    assert "Sigmoid Core has no call for this model" in finding.remedy
+    mending = diagnosis.mend()
+    assert not mending.done
+    assert any(why in left.why for left in mending.left)
+
+
+@pytest.mark.parametrize("make", [Shared, Branches])
+def test_mend_does_what_the_call_does(make):
+    torch.manual_seed(0)
+    mending = vanishing(make())[0].mend()
+    assert [change.what for change in mending.done] == ["converted", "prepared"]
+    assert mending.after.measurement.profile.sizes[:-1].max() < 2 * mending.after.measurement.profile.sizes[:-1].min()
+    assert mending.train == PREPARE.split("; ")[1]
+
+
+def saturated(model, inputs):
+    targets = torch.randint(10, (64,))
+    diagnosis = sc.diagnose(model, inputs, targets, functional.cross_entropy)
+    return next(f for f in diagnosis.findings if f.rule == "US201"), targets
+
+
+def test_the_call_for_saturated_neurons_is_mend_and_works():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+    with torch.no_grad():
+        net[2].bias.add_(20)
+    features, labels = torch.randn(64, 32), torch.randint(10, (64,))
+    finding = next(iter(sc.diagnose(net, features, labels, functional.cross_entropy).findings))
+    assert finding.call == "print(sc.diagnose(net, features, labels, torch.nn.functional.cross_entropy).mend())"
+    exec(finding.call)
+    assert isinstance(net[3], SigmoidCore)
+
+
+def test_a_value_without_a_name_is_called_as_the_argument():
+    torch.manual_seed(0)
+    network = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(32, 32), nn.Sigmoid())))
+    call = sc.diagnose(network, torch.randn(64, 32)).findings[0].call
+    assert call.startswith("sc.convert(network, centered=True); sc.prepare(network, inputs); ")
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.value, self.head = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+        nn.init.constant_(self.gate.bias, -30.0)
+
+    def forward(self, x):
+        return self.head(torch.sigmoid(self.gate(x)) * torch.tanh(self.value(x)))
+
+
+def test_a_closed_gate_gets_no_call():
+    finding, _ = saturated(Gate(), torch.randn(64, 32))
+    assert finding.call is None
+    assert "mend" not in finding.remedy
+
+
+def test_an_untraceable_forward_does_not_fail_a_diagnosis():
+    class Counting(Branches):
+        def forward(self, x):
+            assert isinstance(x, torch.Tensor), "no tensor"
+            assert type(x).__name__ != "Proxy"
+            return super().forward(x)
+
+    assert [f.rule for f in vanishing(Counting())[0].findings if f.severity is not Severity.NOTE] == ["US101"]
+
+
+def test_lstm_cells_get_no_call():
+    class Cells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(8, 32), nn.Linear(32, 10)
+            with torch.no_grad():
+                self.cell.bias_hh[32:64] -= 3  # forgets
+
+        def forward(self, x):
+            state = None
+            for t in range(x.shape[1]):
+                state = self.cell(x[:, t], state)
+            return self.head(state[0])
+
+    diagnosis = sc.diagnose(Cells(), torch.randn(64, 60, 8), torch.randint(10, (64,)), functional.cross_entropy)
+    finding = next(f for f in diagnosis.findings if f.rule == "US103")
+    assert finding.call is None
+    assert finding.remedy.startswith("Start the bias")

@@ -1,0 +1,113 @@
+"""What could not be judged is said, and nothing is called healthy without it."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from unstuck_support.layers import activation, chain, linear, measurement, with_weight
+from unstuck_support.measurements import changed
+from torch import nn
+
+import sigmoidcore as sc
+from unstuck.report import verdict
+from unstuck.rules import gaps
+
+X, Y = torch.randn(64, 8), torch.randint(3, (64,))
+
+
+def small():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def first_line(diagnosis):
+    return verdict(diagnosis)
+
+
+def watched(steps, samples=64, model=None):
+    model = model or small()
+    optimizer = torch.optim.Adam(model.parameters())
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X[:samples]), Y[:samples]).backward()
+            optimizer.step()
+    return monitor.diagnosis()
+
+
+def named(*measurements):
+    return {gap.what: gap.decisive for gap in gaps(measurements)}
+
+
+def test_a_network_on_a_whole_batch_is_healthy_and_says_that_no_step_was_seen():
+    found = sc.diagnose(small(), X, Y, nn.functional.cross_entropy)
+    assert str(found).splitlines()[0] == first_line(found) == "healthy: 3 layers, nothing found"
+    assert str(found).splitlines()[2] == "not judged: step sizes (no step was seen)"
+
+
+def test_a_frozen_model_is_not_called_healthy():
+    found = sc.diagnose(small().requires_grad_(False), X)
+    assert "in 3 layers, but not judged: the training (all 4 parameters" in first_line(found)
+    assert repr(found) == f"<Diagnosis: {first_line(found)}>"
+
+
+def test_a_frozen_part_is_named():
+    model = small()
+    model[0].requires_grad_(False)
+    found = sc.diagnose(model, X, Y, nn.functional.cross_entropy)
+    assert first_line(found).startswith("healthy")
+    assert "2 of 4 parameters (frozen)" in str(found)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dynamically_quantized_model_is_not_called_healthy():
+    model = torch.ao.quantization.quantize_dynamic(small(), {nn.Linear}, dtype=torch.qint8)
+    found = sc.diagnose(model, X)
+    assert first_line(found) == "nothing found in 1 layer, but not judged: 2 quantized layers (`0` and `2`) and 1 more"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parameters_behind_quantized_layers_are_not_accused():
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Embedding(9, 8), *small()), {nn.Linear})
+    found = sc.diagnose(model, torch.randint(9, (64,)))
+    assert found.healthy
+    assert first_line(found).startswith("1 note in 2 layers, but not judged: 2 quantized layers (`1` and `3`)")
+
+
+def test_a_scripted_part_is_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        part = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
+    found = sc.diagnose(nn.Sequential(nn.Linear(8, 8), part, nn.Linear(8, 3)), X)
+    assert "1 module of TorchScript (`1`)" in str(found)
+
+
+@pytest.mark.parametrize(("steps", "healthy"), [(1, False), (2, False), (3, True)])
+def test_a_monitor_calls_a_network_healthy_after_three_measured_steps(steps, healthy):
+    assert first_line(watched(steps)).startswith("healthy") == healthy
+
+
+def test_a_monitor_that_saw_one_sample_does_not_call_it_healthy():
+    assert "differences between samples (1 sample)" in first_line(watched(5, samples=1))
+
+
+def test_neurons_of_few_rows_are_not_judged():
+    few = changed(chain(1.0, 1.0), 1, rows=16)
+    assert "neurons of 1 activation" in named(few)
+    assert "neurons of 1 activation" not in named(chain(1.0, 1.0))
+    output = measurement(linear("a", 1.0), activation("b", 1.0, 0, rows=16))
+    assert not any(what.startswith("neurons") for what in named(output))
+
+
+def test_layers_without_any_gradient_are_not_judged():
+    no_gradient = replace(chain(1.0, 1.0), layers=tuple(replace(x, gradient=None) for x in chain(1.0, 1.0).layers))
+    assert named(no_gradient)["the gradient"]
+    assert "the gradient" not in named(chain(1.0, 1.0))
+    frozen = with_weight(with_weight(no_gradient, "0.weight", trains=False), "2.weight", trains=False)
+    assert named(frozen)["the training"]
+
+
+def test_the_gaps_are_in_the_json():
+    found = watched(1)
+    assert [gap["what"] for gap in json.loads(found.to_json())["gaps"]] == [gap.what for gap in found.gaps] != []

@@ -1,0 +1,234 @@
+"""What a loss that is written by hand does with outputs and targets: US303, US506, US601 to US603, on real networks."""
+
+import pytest
+import torch
+from unstuck_support.layers import loud
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+
+X = torch.randn(64, 6)
+MASKS = (torch.rand(64, 5) > 0.5).float()
+SIGNS = 2 * MASKS - 1
+KINDS = torch.randint(5, (64, 7))
+
+
+def found(loss, targets, inputs=X, *layers, outputs=5):
+    """Errors and warnings of a linear network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, outputs), *layers)
+    return loud(sc.diagnose(model, inputs, targets, loss))
+
+
+def dice(outputs, targets):
+    return 1 - (2 * (outputs * targets).sum() + 1) / (outputs.sum() + targets.sum() + 1)
+
+
+def iou(outputs, targets):
+    outputs, targets = outputs.flatten(), targets.flatten()
+    both = (outputs * targets).sum()
+    return 1 - both / ((outputs + targets).sum() - both)
+
+
+def focal(outputs, targets):
+    p = outputs.clamp(1e-6, 1 - 1e-6)
+    return -(targets * (1 - p) ** 2 * p.log() + (1 - targets) * p**2 * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize("loss", [dice, iou, focal])
+def test_a_loss_of_probabilities_names_logits_and_accepts_a_sigmoid(loss):
+    assert found(loss, MASKS) == ["US601"]
+    assert found(loss, MASKS, X, nn.Sigmoid()) == []
+
+
+@pytest.mark.parametrize("loss", [dice, iou])
+def test_an_overlap_with_masks_of_bytes_is_out_of_reach(loss):
+    assert found(loss, 255 * MASKS, X, nn.Sigmoid()) == ["US603"]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, y: ((o - y) * y).square().mean(),  # the mask of a regression
+        lambda o, y: ((o * y).sum(1) - 1).square().mean(),  # the value of an action
+        lambda o, y: (o.clamp(min=0) - o * y + (-o.abs()).exp().log1p()).mean(),  # a cross-entropy by hand
+        lambda o, y: (o.clamp(-1.0, 1.0) - y).square().mean(),
+    ],
+)
+def test_products_sums_and_clamps_of_other_losses_read_any_number(loss):
+    assert found(loss, MASKS) == []
+
+
+def test_the_log_probability_of_a_sample_times_the_advantage_of_all_broadcasts():
+    advantage = torch.randn(64)
+    assert found(lambda o, y: -(o * y).mean(), advantage, outputs=1) == ["US602"]
+    assert found(lambda o, y: -(o.squeeze(1) * y).mean(), advantage, outputs=1) == []
+    assert found(lambda o, y: -(o * y).mean(), torch.randn(5)) == []
+
+
+SIGNED = {
+    "soft margin": functional.soft_margin_loss,
+    "ranking": lambda o, y: functional.margin_ranking_loss(o, o.flip(0), y),
+    "hinge": lambda o, y: functional.hinge_embedding_loss(o, y),
+    "cosine": lambda o, y: functional.cosine_embedding_loss(o, o.flip(0), y[:, 0]),
+}
+
+
+@pytest.mark.parametrize("loss", SIGNED.values(), ids=SIGNED)
+def test_losses_of_signs_name_labels_of_0(loss):
+    assert found(loss, MASKS) == ["US603"]
+    assert found(loss, SIGNS) == []
+
+
+def test_targets_of_a_divergence_are_probabilities():
+    def loss(outputs, targets):
+        return functional.kl_div(outputs.log_softmax(1), targets, reduction="batchmean")
+
+    logits = torch.randn(64, 5)
+    assert found(loss, logits)[0] == "US601"
+    assert found(loss, logits.softmax(1)) == []
+
+
+def test_ctc_reads_log_probabilities():
+    def loss(outputs, targets, read=lambda x: x):
+        lengths = torch.full((7,), 64), torch.full((7,), 3)
+        return functional.ctc_loss(read(outputs.unsqueeze(1).expand(64, 7, 5)), targets, *lengths)
+
+    labels = torch.randint(1, 5, (7, 3))
+    assert found(loss, labels) == ["US601"]
+    assert found(lambda o, y: loss(o, y, lambda x: x.log_softmax(2)), labels) == []
+
+
+def test_a_softmax_cannot_answer_with_several_classes():
+    one = functional.one_hot(KINDS[:, 0], 5).float()
+    assert found(functional.binary_cross_entropy, MASKS, X, nn.Softmax(1)) == ["US601"]
+    assert found(functional.binary_cross_entropy, one, X, nn.Softmax(1)) == []
+
+
+SEQUENCES = torch.randn(64, 7, 6)
+VIEWS = {
+    "classes for steps": (lambda o, y: functional.cross_entropy(o.view(64, 5, 7), y), lambda o: o.transpose(1, 2)),
+    "rows of channels": (
+        lambda o, y: functional.cross_entropy(nn.Conv1d(5, 4, 1)(o.transpose(1, 2)).reshape(-1, 4), y.flatten() % 4),
+        None,
+    ),
+}
+
+
+def test_views_of_outputs_that_the_loss_reads_mix_axes():
+    assert found(VIEWS["classes for steps"][0], KINDS, SEQUENCES) == ["US506"]
+    right = VIEWS["classes for steps"][1]
+    assert found(lambda o, y: functional.cross_entropy(right(o), y), KINDS, SEQUENCES) == []
+    assert "US506" in found(VIEWS["rows of channels"][0], KINDS, SEQUENCES)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_parameters_of_the_loss_need_an_optimizer(held):
+    body, classifier = nn.Linear(6, 4), nn.Linear(4, 5, bias=False)
+    own = [*body.parameters(), *(classifier.parameters() if held else [])]
+    optimizer = torch.optim.Adam(own)
+    with sc.Monitor(body, every=1) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            outputs = body(X)
+            functional.cross_entropy(outputs @ functional.normalize(classifier.weight).T, KINDS[:, 0]).backward()
+            optimizer.step()
+    finding = [f for f in monitor.diagnosis().findings if f.rule == "US303"]
+    assert [f.layers for f in finding] == ([] if held else [("normalize [5, 4]",)])
+
+
+def test_a_pretrained_network_in_the_loss_needs_no_optimizer():
+    body, features = nn.Linear(6, 6), nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
+    optimizer = torch.optim.Adam(body.parameters())
+    with sc.Monitor(body, every=1) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            functional.mse_loss(features(body(X)), features(X).detach()).backward()
+            optimizer.step()
+    assert all(f.rule != "US303" for f in monitor.diagnosis().findings)
+
+
+LABELS = torch.randint(5, (64,))
+ONE_HOT = functional.one_hot(LABELS, 5).float()
+
+
+def test_swapped_arguments_of_a_loss_of_classes_are_an_error():
+    assert found(lambda o, y: functional.cross_entropy(y, o), ONE_HOT) == ["US601"]
+    assert found(lambda o, y: functional.binary_cross_entropy(y, o.sigmoid()), MASKS)[0] == "US601"
+    teacher = torch.randn(64, 5).log_softmax(1)  # the divergence in the other direction is meant
+    assert found(lambda o, y: functional.kl_div(y, o.log_softmax(1), reduction="sum", log_target=True), teacher) == []
+    assert found(lambda o, y: functional.mse_loss(y, o), ONE_HOT) == []
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda o, y: functional.l1_loss(o, y.T), ["US602"]),
+        (lambda o, y: functional.mse_loss(o[0], y), ["US602"]),
+        (lambda o, y: functional.mse_loss(o, y[0]), []),  # one target for all
+        (lambda o, y: (o - y.T).square().mean(), []),  # pairs on purpose
+    ],
+)
+def test_a_column_meets_a_row_and_a_single_output_all_targets(loss, expected):
+    assert found(loss, torch.randn(64, 1), outputs=1) == expected
+
+
+@pytest.mark.parametrize(("dim", "expected"), [(-1, []), (1, ["US506"])])
+def test_the_log_softmax_of_a_classification_is_over_the_classes(dim, expected):
+    def loss(outputs, targets):
+        return functional.nll_loss(outputs.log_softmax(dim).reshape(-1, 5), targets.reshape(-1))
+
+    assert found(loss, KINDS, torch.randn(64, 7, 6)) == expected
+    points = nn.Conv1d(6, 5, 1)
+    diagnosis = sc.diagnose(points, torch.randn(64, 6, 7), KINDS, lambda o, y: functional.nll_loss(o.log_softmax(1), y))
+    assert diagnosis.findings == ()
+
+
+def test_the_targets_of_a_cross_entropy_add_up_to_1():
+    assert found(functional.cross_entropy, MASKS) == ["US601"]
+    assert found(functional.cross_entropy, ONE_HOT) == found(functional.cross_entropy, 0.9 * ONE_HOT + 0.02) == []
+    assert found(functional.binary_cross_entropy_with_logits, MASKS) == []
+
+
+def test_the_logits_of_a_distribution_are_no_probabilities():
+    def loss(outputs, actions):
+        return -torch.distributions.Categorical(logits=outputs).log_prob(actions).mean()
+
+    assert found(loss, LABELS, X, nn.Softmax(-1)) == ["US601"]
+    assert found(loss, LABELS) == []
+    assert found(lambda o, y: (o.logsumexp(1) - y).square().mean(), torch.randn(64), X, nn.Sigmoid()) == []
+
+
+def test_a_difference_of_outputs_without_a_gradient_pairs_all_samples():
+    model, returns = nn.Linear(4, 1), torch.randn(64)
+
+    def loss(values, returns):
+        advantage = returns - values.detach()
+        return (advantage * values.squeeze(1)).mean() + (values.squeeze(1) - returns).square().mean()
+
+    assert [f.rule for f in sc.diagnose(model, torch.randn(64, 4), returns, loss).findings] == ["US602"]
+
+
+def binary_cross_entropy(p, t):
+    p = p.clamp(1e-7, 1 - 1e-7)
+    return -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+
+
+def summed_cross_entropy(p, t):
+    return (-t * torch.log(p + 1e-8) - (1 - t) * torch.log(1 - p + 1e-8)).sum()
+
+
+def weighted_cross_entropy(p, t):
+    return -(3 * t * p.log() + (1 - t) * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize("loss", [binary_cross_entropy, summed_cross_entropy])
+def test_a_cross_entropy_by_hand_needs_labels_of_0_and_1(loss):
+    model, x = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), torch.randn(64, 4)
+    labels = (x[:, :1] > 0).float()
+    (compared,) = sc.diagnose(model, x, labels, loss).measurement.comparisons
+    assert (compared.function, compared.reads, compared.low, compared.high) == ("binary_cross_entropy", 1, 0, 1)
+    assert [f.rule for f in sc.diagnose(model, x, 3 * labels, loss).findings] == ["US603"]
+    assert sc.diagnose(model, x, 3 * labels, weighted_cross_entropy).measurement.comparisons == ()

@@ -1,0 +1,569 @@
+"""US505, US507, US509, US510, US512: broken networks beside healthy ones."""
+
+import copy
+
+import pytest
+import torch
+from unstuck_support.layers import loud
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from unstuck.findings import Severity
+
+X, Y = torch.randn(128, 64), torch.randint(10, (128,))
+
+
+def diagnosed(model, inputs=X, **how):
+    return sc.diagnose(model, inputs, Y[: len(inputs)], functional.cross_entropy, **how)
+
+
+def mlp(*between, outputs=10):
+    return nn.Sequential(nn.Linear(64, 64), *between, nn.Linear(64, outputs))
+
+
+def trained(model, inputs=X, steps=5, parameters=None, **options):
+    optimizer = torch.optim.SGD(parameters or model.parameters(), **{"lr": 0.01} | options)
+    with sc.Monitor(model, every=1) as monitor:
+        for i in range(steps):
+            optimizer.zero_grad()
+            batch = inputs[i][None] if inputs.dim() > X.dim() else inputs
+            functional.cross_entropy(model(batch), Y[: len(batch)]).backward()
+            optimizer.step()
+    return monitor.diagnosis()
+
+
+def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    model[0].requires_grad_(False)
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity, finding.layers) == ("US505", Severity.NOTE, ("0.weight",))
+    nn.init.orthogonal_(model[0].weight)
+    model[2].requires_grad_(False)
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity, finding.layers) == ("US505", Severity.WARNING, ("2.weight",))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "held", "severity"),
+    [(3, True, Severity.WARNING), (3, False, Severity.NOTE), (1, True, Severity.NOTE)],
+    ids=["held", "not held", "random features"],
+)
+def test_several_fresh_frozen_layers_that_an_optimizer_holds_are_meant_to_be_trained(frozen, held, severity):
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    model[:frozen].requires_grad_(False)
+    found = trained(model, parameters=(model if held else model[4]).parameters()).findings
+    assert [f.severity for f in found if f.rule == "US505"] == [severity]
+
+
+def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
+    """An adapter, a prompt or an embedding trains through a frozen model."""
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    nn.init.orthogonal_(model[2].weight)
+    model[2:].requires_grad_(False)
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity) == ("US505", Severity.NOTE)
+
+
+class Teacher(nn.Module):
+    """A student, and a frozen copy of it whose answers the loss reads, or a layer that trains."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.student = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+        nn.init.normal_(self.student[2].weight, std=0.1)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.head = nn.Linear(64, 64) if read else nn.Identity()
+
+    def forward(self, x):
+        return self.student(x), self.head(self.teacher(x + 1))
+
+
+@pytest.mark.parametrize(("read", "severity"), [(False, "note"), (True, "warning")])
+def test_a_teacher_that_no_layer_reads_may_be_fresh_beside_layers_with_their_own_initialisation(read, severity):
+    found = sc.diagnose(Teacher(read), X, None, lambda outputs, _: functional.mse_loss(*outputs)).findings
+    assert [f.severity for f in found if f.rule == "US505"] == [severity]
+
+
+class Parts(nn.Module):
+    """A student, and a teacher of separate frozen parts: copies of its single layers, of its network, or new ones."""
+
+    def __init__(self, network, copied):
+        super().__init__()
+        self.embed, self.predict = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.student = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+        parts = (self.embed, self.predict) if copied else (nn.Linear(64, 32), nn.Linear(32, 64))
+        self.first, self.last = (copy.deepcopy(part).requires_grad_(False) for part in parts)
+        self.inner = copy.deepcopy(self.student) if network else nn.Linear(*[64 if copied else 32] * 2)
+        for matrix in list(self.inner.requires_grad_(False).parameters())[::2]:
+            nn.init.normal_(matrix, std=0.1)
+
+    def forward(self, x):
+        answers = self.predict(self.student(self.embed(x).relu()).relu())
+        return answers, self.last(self.inner(self.first(x).relu()).relu())
+
+
+@pytest.mark.parametrize(
+    ("network", "copied", "severity"), [(True, True, "note"), (False, True, "note"), (False, False, "warning")]
+)
+@pytest.mark.parametrize(("steps", "follows"), [(0, False), (20, False), (20, True)])
+def test_single_layers_of_a_teacher_and_weights_that_follow_others_are_not_frozen_by_mistake(
+    network, copied, severity, steps, follows
+):
+    def loss(outputs, _=None):
+        return functional.mse_loss(*outputs)
+
+    model = Parts(network, copied)
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+    with sc.Monitor(model, every=2) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model(X)).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for part in (model.first, model.last) if follows else ():
+                    part.weight.mul_(0.999)
+    found = monitor.diagnosis() if steps else sc.diagnose(model, X, None, loss)
+    assert [f.severity for f in found.findings if f.rule == "US505"] == ["note" if follows else severity]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ((), ["US507"]),
+        ((nn.Dropout(0.1),), ["US507"]),
+        ((nn.Flatten(),), ["US507"]),
+        ((nn.ReLU(),), []),
+        ((nn.LayerNorm(64),), []),
+        ((nn.Linear(64, 8), nn.Linear(8, 64), nn.ReLU()), ["US507"]),
+        ((nn.ReLU(), nn.Linear(64, 8), nn.Linear(8, 64), nn.ReLU()), []),
+    ],
+    ids=["nothing", "dropout", "flatten", "ReLU", "norm", "into a code", "factorisation"],
+)
+def test_two_linear_layers_in_a_row_are_one_unless_they_are_a_factorisation(layers, expected):
+    assert loud(diagnosed(mlp(*layers))) == expected
+
+
+class Siamese(nn.Module):
+    """A projection, and a prediction of another view's projection (SimSiam)."""
+
+    def __init__(self):
+        super().__init__()
+        self.projector, self.predictor = mlp(nn.ReLU(), outputs=32), nn.Linear(32, 32)
+
+    def forward(self, x):
+        z = self.projector(x)
+        return self.predictor(z), z
+
+
+@pytest.mark.parametrize(
+    ("compared", "expected"), [(lambda z: z.detach(), []), (lambda z: torch.ones(z.shape), ["US507"])]
+)
+def test_two_linear_layers_are_two_if_the_loss_reads_what_is_in_between(compared, expected):
+    def loss_fn(outputs, targets):
+        p, z = outputs
+        return -functional.cosine_similarity(p, compared(z).flip(0)).mean()
+
+    assert [rule for rule in loud(sc.diagnose(Siamese(), X, Y, loss_fn)) if rule == "US507"] == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), ["US507"]),
+        (nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1), []),
+        (nn.Conv2d(1, 8, (3, 1)), nn.Conv2d(8, 8, (1, 3)), []),
+        (nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=8), []),
+    ],
+    ids=["twice", "one by one", "rows and columns", "depthwise"],
+)
+def test_two_convolutions_in_a_row_are_one_unless_they_share_the_work(first, second, expected):
+    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), first, second, nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    model(X)
+    assert loud(diagnosed(model)) == expected
+
+
+def test_a_linear_layer_that_others_read_too_is_healthy():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+
+        def forward(self, x):
+            hidden = self.first(x)
+            return self.last(hidden + self.second(hidden).relu())
+
+    assert loud(diagnosed(Skip())) == []
+
+
+def test_statistics_that_stay_or_are_of_one_sample():
+    assert loud(trained(mlp(nn.BatchNorm1d(64, momentum=0.0), nn.ReLU()))) == ["US509"]
+    assert loud(trained(mlp(nn.BatchNorm1d(64, momentum=None), nn.ReLU()))) == []
+
+    def images(norm):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+        )
+
+    one_by_one = torch.randn(5, 1, 9, 9)
+    model = images(nn.BatchNorm2d(8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sc.Monitor(model, every=1) as monitor:
+        for image in one_by_one:
+            optimizer.zero_grad()
+            functional.cross_entropy(model(image[None]), Y[:1]).backward()
+            optimizer.step()
+    assert loud(monitor.diagnosis()) == ["US509"]
+
+
+@pytest.mark.parametrize("case", ["never trained", "frozen", "has seen data"])
+def test_a_training_in_evaluation_mode_whose_norms_have_seen_no_data(case):
+    model = mlp(nn.BatchNorm1d(64), nn.ReLU())
+    if case == "has seen data":
+        model(X)
+    model[1].requires_grad_(case != "frozen")
+    assert loud(trained(model.eval())) == (["US509"] if case == "never trained" else [])
+
+
+def test_one_normalisation_for_two_places_drifts_from_both():
+    class Shared(nn.Module):
+        def __init__(self, norms):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+            self.norms = nn.ModuleList(norms)
+
+        def forward(self, x):
+            low = self.norms[0](self.first(x) - 5).relu()
+            return self.last(self.norms[-1](self.second(low) + 5).relu())
+
+    assert loud(trained(Shared([nn.BatchNorm1d(64)]), steps=40)) == ["US509"]
+    assert loud(trained(Shared([nn.BatchNorm1d(64), nn.BatchNorm1d(64)]), steps=40)) == []
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [((0.9,), ["US510"]), ((0.7, 0.7), ["US510"]), ((0.5,) * 6, []), ((0.7,), []), ((0.1,) * 30, [])],
+)
+def test_dropout_that_leaves_a_tenth(shares, expected):
+    model = mlp(nn.ReLU(), *map(nn.Dropout, shares))
+    assert loud(diagnosed(model, training=True)) == expected
+    assert loud(diagnosed(model)) == [], "evaluation drops nothing"
+
+
+class Heads(nn.Module):
+    """Drops in each of several branches, in series or side by side, and in the attention between samples."""
+
+    def __init__(self, count, in_series):
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(64, 64) for _ in range(count))
+        self.last, self.drop, self.in_series = nn.Linear(64, 10), nn.Dropout(0.6), in_series
+
+    def forward(self, x):
+        total = torch.zeros_like(x)
+        for head in self.heads:
+            weights = self.drop((x @ x.T / 64).softmax(-1))
+            out = weights @ head(self.drop(x)).relu()
+            total = total + out
+            x = out if self.in_series else x
+        return self.last(total)
+
+
+def test_dropouts_with_no_layer_between_them_are_in_series():
+    model = mlp(nn.ReLU(), nn.Dropout(0.8), nn.LayerNorm(64), nn.Dropout(0.8))
+    assert [rule for rule in loud(diagnosed(model, training=True)) if rule == "US510"] == ["US510"]
+
+
+@pytest.mark.parametrize(("in_series", "expected"), [(True, ["US510"]), (False, [])])
+def test_dropout_in_branches_side_by_side_leaves_the_other_ways(in_series, expected):
+    found = diagnosed(Heads(4, in_series), training=True)
+    assert [rule for rule in loud(found) if rule == "US510"] == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1.0, []), (200.0, ["US201"])])
+def test_saturated_outputs_are_named_if_they_are_wrong(size, expected):
+    model = nn.Sequential(*mlp(nn.ReLU(), outputs=1), nn.Tanh())
+    targets = (torch.arange(128.0) % 2)[:, None]
+    with torch.no_grad():
+        model[2].weight.mul_(size)
+    assert loud(sc.diagnose(model, X, targets, functional.mse_loss)) == expected
+    right = model(X).detach().sign()
+    assert loud(sc.diagnose(model, X, right, functional.mse_loss)) == []
+
+
+def test_a_network_of_many_layers_without_activations_is_an_experiment():
+    model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(12)])
+    for layer in model:
+        nn.init.orthogonal_(layer.weight)
+    assert [(f.rule, f.severity) for f in diagnosed(model).findings] == [("US507", Severity.NOTE)]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(1), nn.GroupNorm(1, 1)])
+def test_a_normalisation_of_single_numbers_leaves_0(norm):
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), norm)
+    findings = sc.diagnose(model, X, torch.randn(128, 1), functional.mse_loss).findings
+    assert ("US509", Severity.ERROR) in [(f.rule, f.severity) for f in findings]
+    wide = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 10), nn.GroupNorm(2, 10))
+    assert loud(diagnosed(wide)) == []
+
+
+class Always(nn.Module):
+    """Drops in evaluation mode, too."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.layer, self.head, self.drop = nn.Linear(64, 64), nn.Linear(64, 10), drop
+
+    def forward(self, x):
+        return self.head(self.drop(self, torch.relu(self.layer(x))))
+
+
+def attended(p):
+    return lambda x: functional.scaled_dot_product_attention(x, x, x, dropout_p=p)
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [
+        (lambda net, x: functional.dropout(x, 0.3), ["US510"]),
+        (lambda net, x: functional.dropout(x, 0.3, net.training), []),
+        (lambda net, x: x + attended(0.3)(x.unsqueeze(1)).squeeze(1), ["US510"]),
+        (lambda net, x: x + attended(0.0)(x.unsqueeze(1)).squeeze(1), []),
+    ],
+)
+def test_dropout_in_evaluation_mode_is_named(drop, expected):
+    assert loud(diagnosed(Always(drop))) == expected
+    assert loud(diagnosed(Always(drop), training=True)) == []
+
+
+def test_dropout_between_the_outputs_and_the_loss_is_named():
+    assert loud(trained(mlp(nn.ReLU(), nn.Dropout(0.2)))) == []
+    assert loud(trained(nn.Sequential(mlp(nn.ReLU()), nn.Dropout(0.2)))) == ["US510"]
+
+
+class Residual(nn.Module):
+    """A perceptron beside a branch that normalises so many numbers together."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.inner, self.norm, self.outer = nn.Linear(64, 64), nn.LayerNorm(count), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return x + self.outer(self.norm(self.inner(x).unflatten(1, (-1, self.norm.weight.numel()))).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "severity"),
+    [
+        (Residual(1), 1.0, Severity.NOTE),
+        (nn.GroupNorm(64, 64), 1.0, Severity.ERROR),
+        (Residual(2), 1.0, Severity.NOTE),
+        (nn.Sequential(nn.Linear(64, 2), nn.LayerNorm(2), nn.Linear(2, 64)), 1e4, Severity.WARNING),
+    ],
+    ids=["one, beside", "one", "two, beside", "two"],
+)
+def test_a_normalisation_of_one_or_two_numbers_is_a_note_in_a_branch(part, size, severity):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), part, nn.ReLU(), nn.Linear(64, 10))
+    nn.init.normal_(model[2].weight, std=size)
+    findings = sc.diagnose(model, X, Y, functional.cross_entropy).findings
+    assert {f.rule: f.severity for f in findings}.get("US509") is severity
+
+
+@pytest.mark.parametrize(
+    ("rate", "softmax", "expected"),
+    [
+        (1e-4, nn.Softmax(1), [("US507", "warning")]),
+        (3e-2, nn.Softmax(1), [("US507", "note")]),
+        (1e-4, nn.ReLU(), []),
+        (1e-4, nn.Sequential(nn.Softmax(1), nn.LayerNorm(64), nn.ReLU()), []),
+    ],
+    ids=["stands still", "learns", "ReLU", "normalised"],
+)
+def test_a_softmax_between_layers_explains_a_loss_that_stands_still(rate, softmax, expected):
+    torch.manual_seed(0)
+    labels, model = X[:, :10].argmax(1), mlp(softmax)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    with sc.Monitor(model, every=5) as monitor:
+        for _ in range(100):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(X), labels).backward()
+            optimizer.step()
+    assert [(f.rule, f.severity.value) for f in monitor.diagnosis().findings if f.rule == "US507"] == expected
+
+
+class Weighing(nn.Module):
+    """A softmax over eight features or twelve positions, and a last layer that reads what a function makes of it."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.scores, self.values, self.last, self.join = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), join
+
+    def forward(self, x):
+        return self.last(self.join(self.scores(x), x, self.values(x)))
+
+
+def difference(scores, x, values):
+    """Differential attention (Ye et al., 2024)."""
+    first, second = (s @ x.mT for s in (scores, scores.roll(1, -1)))
+    return (first.softmax(-1) - 0.5 * second.softmax(-1)) @ values
+
+
+@pytest.mark.parametrize(
+    ("join", "expected"),
+    [
+        (difference, []),
+        (lambda scores, x, values: scores.softmax(-1), ["US507"]),
+        (lambda scores, x, values: values.relu() + scores.softmax(-1), ["US507"]),
+    ],
+    ids=["attention", "activation", "sum"],
+)
+def test_a_difference_of_attentions_is_no_softmax_in_the_place_of_an_activation(join, expected):
+    x = torch.randn(64, 12, 8)
+    found = sc.diagnose(Weighing(join), x, x, functional.mse_loss).findings
+    assert [f.rule for f in found if f.rule == "US507"] == expected
+
+
+def unet_without_activations():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.norm, self.last = nn.BatchNorm2d(8), nn.Conv2d(16, 2, 1)
+
+        def forward(self, x):
+            first = self.norm(self.a(x))
+            deep = self.b(nn.functional.avg_pool2d(first, 2))
+            return self.last(torch.cat([nn.functional.interpolate(deep, scale_factor=2), first], 1))
+
+    return Skip()
+
+
+def test_a_network_whose_functions_are_all_linear_is_found():
+    found = sc.diagnose(unet_without_activations(), torch.randn(16, 1, 8, 8)).findings
+    assert [(f.rule, f.layers) for f in found] == [("US507", ("a", "b"))]
+
+
+@pytest.mark.parametrize(("momentum", "expected"), [(0.9, ["US509"]), (0.5, []), (0.1, [])])
+def test_a_momentum_that_forgets_the_statistics_is_a_note(momentum, expected):
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=momentum), nn.ReLU(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randn(64, 8)), torch.randint(4, (64,))).backward()
+            optimizer.step()
+    found = monitor.diagnosis().findings
+    assert [f.rule for f in found if f.severity is Severity.NOTE] == expected
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(False, []), (True, ["US507"])])
+def test_an_embedding_before_a_last_layer_without_a_bias_is_meant(bias, expected):
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32), nn.Linear(32, 20, bias=bias))
+    assert loud(sc.diagnose(model, torch.randn(64, 32), torch.arange(64) % 20, functional.cross_entropy)) == expected
+
+
+@pytest.mark.parametrize(("kernel", "expected"), [((2, 2), []), ((3, 2), ["US507"])], ids=["halves", "overlaps"])
+def test_a_convolution_that_makes_an_image_smaller_may_be_followed_by_another(kernel, expected):
+    size, stride = kernel
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, size, stride, padding=size // 2 - 1 + size % 2)),
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)),
+    )
+    x, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 4
+    model(x)
+    assert loud(sc.diagnose(model, x, labels, functional.cross_entropy)) == expected
+
+
+def test_an_optimizer_that_holds_frozen_parameters_only_is_an_error():
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.SiLU(), nn.Flatten(), nn.Linear(24, 4))
+    for i in (0, 4):
+        model[i].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[4].parameters(), lr=0.1)
+    x, labels = torch.randn(64, 1, 8), torch.arange(64) % 4
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), labels).backward()
+            optimizer.step()
+    finding = next(f for f in monitor.diagnosis().findings if f.rule == "US505")
+    assert finding.severity is Severity.ERROR
+    assert finding.message == "All parameters that the optimizer holds are frozen: `4.weight` and `4.bias`."
+
+
+def test_an_optimizer_whose_parameters_are_frozen_for_a_part_of_a_step_trains_them():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.generator, self.judge = (
+                nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, size)) for size in (2, 1)
+            )
+
+        def forward(self, x):
+            return self.generator(x)
+
+    torch.manual_seed(0)
+    pair = Pair()
+    first, second = (torch.optim.Adam(part.parameters()) for part in (pair.judge, pair.generator))
+    with sc.Monitor(pair, every=2) as monitor:
+        for _ in range(12):
+            made = pair(torch.randn(64, 2))
+            pair.judge.requires_grad_(True)
+            first.zero_grad()
+            (functional.softplus(pair.judge(made.detach())).mean() - pair.judge(torch.randn(64, 2)).mean()).backward()
+            first.step()
+            pair.judge.requires_grad_(False)
+            second.zero_grad()
+            functional.softplus(-pair.judge(made)).mean().backward()
+            second.step()
+    assert "US505" not in loud(monitor.diagnosis())
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(True, []), (False, ["US507"])])
+def test_a_map_before_a_network_that_reads_something_else_too_is_meant(shared, expected):
+    class Aligns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(16, 16, bias=False)
+            self.judge = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+
+        def forward(self, a, b):
+            return torch.cat([self.judge(self.map(a)), self.judge(b if shared else self.map(b))])
+
+    labels = torch.cat([torch.zeros(32, 1), torch.ones(32, 1)])
+    pair = torch.randn(32, 16), torch.randn(32, 16)
+    assert loud(sc.diagnose(Aligns(), pair, labels, functional.binary_cross_entropy_with_logits)) == expected
+
+
+def test_patches_that_are_read_once_may_be_read_by_another_convolution():
+    layers = nn.Conv2d(1, 8, 2, 2), nn.Conv2d(8, 16, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)
+    x, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
+    assert loud(sc.diagnose(nn.Sequential(*layers), x, labels, functional.cross_entropy)) == []
+
+
+class Equation(nn.Module):
+    """u and a derivative of it."""
+
+    def __init__(self, activation, order):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, 16), activation(), nn.Linear(16, 16), activation(), nn.Linear(16, 1))
+        self.order = order
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        u = derivative = self.net(x)
+        for _ in range(self.order):
+            (derivative,) = torch.autograd.grad(derivative.sum(), x, create_graph=True)
+        return u + derivative
+
+
+@pytest.mark.parametrize(
+    ("activation", "order", "expected"),
+    [(nn.ReLU, 2, ["US512"]), (nn.LeakyReLU, 2, ["US512"]), (nn.ReLU, 1, []), (nn.Tanh, 2, []), (nn.SiLU, 3, [])],
+)
+def test_a_relu_has_no_second_derivative(activation, order, expected):
+    model, x = Equation(activation, order), torch.linspace(0, 3, 64).unsqueeze(1)
+    assert loud(sc.diagnose(model, x, x.sin(), functional.mse_loss)) == expected
+    with sc.Monitor(model, every=1) as monitor:
+        functional.mse_loss(model(x), x.sin()).backward()
+        torch.optim.SGD(model.parameters(), 0.01).step()
+    assert loud(monitor.diagnosis()) == expected

@@ -1,0 +1,248 @@
+"""US103, US203, US204, US301, US302, US307, US507, US510, US608: what several measurements of a training tell."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from unstuck_support.layers import activation, linear, measurement, rules, training, with_weight
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import sigmoidcore as sc
+from unstuck.measure.measurement import Comparison
+from unstuck.rules import find
+
+FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
+X, Y = torch.randn(128, 64), torch.randint(10, (128,))
+
+
+@pytest.mark.parametrize(
+    ("update", "distance", "expected"),
+    [(2.9e-5, 8, ["US301"]), (3.1e-5, 8, []), (9.2e-4, 9, ["US301"]), (9.4e-4, 9, []), (9.2e-4, 8, [])],
+)
+def test_steps_are_too_small_by_themselves_or_by_the_way_that_they_have_gone(update, distance, expected):
+    steps = [replace(m, step=distance * i) for i, m in enumerate(training([update] * 12, FLAT))]
+    assert rules(*steps) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.976, ["US301"]), (0.975, [])])
+def test_steps_are_too_small_if_the_loss_falls_by_less_than_a_fifth_on_a_short_way(share, expected):
+    steps = [replace(m, step=9 * i) for i, m in enumerate(training([9e-4] * 12, [2.3 * share**i for i in range(12)]))]
+    assert rules(*steps) == expected
+
+
+def dying(dead, largest, first=0.1, usual=0.05):
+    layers = [linear("0", 1.0), activation("1", 1.0, 0, dead=first), linear("2", 1.0, 1)]
+    later = measurement(layers[0], replace(layers[1], dead=dead), layers[2])
+    steps = [replace(later, step=i) for i in range(1, 6)]
+    steps = [replace(measurement(*layers), step=0), *steps]
+    for name in ("0.weight", "2.weight"):
+        steps = [with_weight(m, name, update=largest if m.step == 2 else usual, rate=0.1) for m in steps]
+    return rules(*steps)
+
+
+def test_units_that_die_after_a_large_step_are_named_with_this_step_first():
+    assert dying(0.95, 0.2) == ["US302", "US202"]
+    assert dying(0.95, 0.09) == ["US202"]
+    assert dying(0.95, 0.2, first=0.95) == ["US202"]
+    assert dying(0.3, 0.2) == []
+    assert dying(0.95, 0.2, usual=0.15) == ["US302", "US202"]
+
+
+@pytest.mark.parametrize(
+    ("update", "decay", "expected"),
+    [(0.03, 0.8, ["US307"]), (0.01, 0.8, []), (0.03, 0.3, [])],
+    ids=["fast", "slow", "less than the gradient"],
+)
+def test_a_decay_that_takes_a_hundredth_of_the_weights_in_a_step(update, decay, expected):
+    steps = training([update] * 12, FALLING)
+    for name in ("0.weight", "2.weight"):
+        steps = [with_weight(m, name, decay=decay) for m in steps]
+    assert rules(*steps) == expected
+
+
+@pytest.mark.parametrize(("size", "losses", "expected"), [(0.1, FLAT, ["US307"]), (0.3, FLAT, []), (0.1, FALLING, [])])
+def test_weights_that_shrink_while_nothing_is_learned(size, losses, expected):
+    steps = training([1e-2] * 12, losses)
+    for name in ("0.weight", "2.weight"):
+        steps = [with_weight(m, name, size=2 * size ** (i / 11)) for i, m in enumerate(steps)]
+    assert rules(*steps) == expected
+
+
+def unpaired(losses, update=0.02, every=10, **compared):
+    comparison = Comparison("cross_entropy", 2, (64, 10), (64,), True, low=0, high=9, varied=True, output_rms=0.3)
+    beside = compared.pop("beside", 0)
+    steps = training([update] * 12, losses)
+    steps = [replace(m, step=every * i, foreign_steps=beside) for i, m in enumerate(steps)]
+    return [f.rule for f in find([replace(m, comparisons=(replace(comparison, **compared),)) for m in steps])]
+
+
+CHANCE = [math.log(10) + 0.01 * (-1) ** i for i in range(12)]
+
+
+def test_a_loss_that_stays_at_that_of_a_constant_is_named():
+    assert unpaired(CHANCE) == ["US608"]
+    squared = {"function": "mse_loss", "classes": False, "low": -2.0, "high": 2.0, "target_rms": 1.5}
+    assert unpaired(CHANCE, **squared, target_deviation=1.5) == ["US608"]
+    assert unpaired(CHANCE, **squared, target_deviation=3.0) == []
+    assert unpaired(CHANCE, **squared, target_deviation=1.0) == []
+
+
+@pytest.mark.parametrize(
+    "healthy",
+    [
+        {"losses": [math.log(10)] * 6 + FALLING[:6]},
+        {"losses": [1.8] * 12},
+        {"losses": CHANCE, "every": 8},
+        {"losses": CHANCE, "update": 4e-3},
+        {"losses": CHANCE, "varied": False, "function": "binary_cross_entropy_with_logits", "high": 1},
+        {"losses": CHANCE, "beside": 1},
+    ],
+    ids=[
+        "a slow start",
+        "better than a constant",
+        "a short training",
+        "small steps",
+        "one label a call",
+        "beside a generator",
+    ],
+)
+def test_slow_starts_and_losses_below_that_of_a_constant_are_healthy(healthy):
+    assert unpaired(**healthy) == []
+
+
+def answered(loss, comparison, first=None):
+    """A recurrent layer that forgets and a softmax that looks at one key, with this loss."""
+    steps = [1e-9] * 10 + [1.0] * 10
+    layers = [linear("0", 1.0, steps=tuple(steps)), activation("1", 1.0, 0), linear("2", 1.0, 1)]
+    layers[1] = replace(layers[1], role="attention", entropy=0.01, sharp=1.0)
+    last = measurement(*layers, comparisons=(comparison,), loss=loss, loss_function=comparison.function)
+    return rules(*([replace(last, loss=first)] if first else []), last)
+
+
+def test_a_network_that_has_learned_may_forget_and_look_at_one_key():
+    classes = Comparison("cross_entropy", 2, (64, 10), (64,), True, 0, 9, varied=True, target_rms=5.0, output_rms=4.0)
+    numbers = Comparison(
+        "mse_loss", 2, (64, 1), (64, 1), False, -2, 2, target_rms=1.0, target_deviation=1.0, output_rms=1.0
+    )
+    assert answered(1.0, classes) == answered(0.2, numbers) == ["US103", "US204"]
+    assert answered(0.4, classes) == answered(0.09, numbers) == answered(0.2, numbers, first=2.1) == []
+
+
+def test_five_losses_do_not_tell_that_a_training_stands_still():
+    steps = [replace(m, step=99 * i) for i, m in enumerate(training([1e-6] * 12, FLAT))]
+    assert (rules(*steps), rules(*steps[:8]), rules(*steps[:7])) == (["US301"], ["US301"], [])
+
+
+@pytest.mark.parametrize(
+    ("shares", "factor", "expected"),
+    [
+        ((0.6,) * 4, 0.8, []),
+        ((0.8, 0.8), 0.8, []),
+        ((0.7,) * 4, 0.97, ["US510"]),
+        ((0.6,) * 4, 1.0, ["US510"]),
+        ((0.9,), 0.8, ["US510"]),
+    ],
+    ids=["GAT", "DAGNN", "slow", "stands still", "reversed"],
+)
+def test_strong_dropout_is_a_note_while_the_loss_falls(shares, factor, expected):
+    steps = training([1e-3] * 12, [2.3 * factor**i for i in range(12)])
+    assert rules(*(replace(m, dropouts=shares) for m in steps)) == expected
+    assert rules(*(replace(m, dropouts=shares) for m in steps[:3])) == ["US510"], "too few losses tell nothing"
+
+
+@pytest.mark.parametrize(("sources", "expected"), [((0,), ["US507"]), ((0, 1), [])], ids=["hidden", "topics"])
+def test_a_softmax_of_a_mean_and_noise_is_no_hidden_activation(sources, expected):
+    layers = (linear("mean", 1.0), linear("deviation", 1.0))[: len(sources)]
+    topics = activation("topics", 1.0, *sources, kind="Softmax", softmax_dim=1)
+    words = linear("words", 1.0, len(sources))
+    assert rules(*(measurement(*layers, topics, words, step=i, loss=2.3) for i in range(12))) == expected
+
+
+def change(part):
+    """A training of which a layer loses, gets and renames parameters after half of the steps."""
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(64, 8)
+    with sc.Monitor(model, every=2) as monitor:
+        for i in range(20):
+            if i == 10:
+                part(model)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return monitor.diagnosis()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda model: prune.l1_unstructured(model[0], "weight", 0.5),
+        lambda model: parametrizations.weight_norm(model[0]),
+        lambda model: model.__delitem__(slice(1, None)),
+        lambda model: model.append(nn.Linear(2, 2)),
+    ],
+    ids=["pruned", "parametrised", "shortened", "lengthened"],
+)
+def test_parameters_may_come_and_go_in_a_training(part):
+    diagnosis = change(part)
+    assert "0.bias" in {weight.name for weight in diagnosis.measurement.weights}
+    assert "US301" not in {finding.rule for finding in diagnosis.findings}
+
+
+def descent(model, loss, rate, steps=120, momentum=0.0):
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    with sc.Monitor(model, every=steps // 12) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model).backward()
+            optimizer.step()
+    return [f.rule for f in monitor.diagnosis().findings]
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.003, ["US301"]), (0.3, [])], ids=["slow", "usual"])
+def test_a_loss_that_falls_a_little_at_every_measurement_asks_for_larger_steps(rate, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    x = torch.randn(64, 4)
+    targets = x.prod(1, keepdim=True).sign()
+    found = descent(model, lambda model: (model(x) - targets).abs().mean(), rate)
+    assert [rule for rule in found if rule == "US301"] == expected
+
+
+def test_steps_that_grow_until_weights_are_not_finite_are_too_large():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.LeakyReLU(), nn.Linear(32, 32), nn.LeakyReLU(), nn.Linear(32, 1))
+    x = 3 * torch.randn(64, 8)
+    found = descent(model, lambda model: (model(x) - x[:, :1]).square().mean(), 0.05, steps=48, momentum=0.9)
+    assert {"US302", "US401"} <= set(found)
+
+
+def test_a_logarithm_of_0_is_no_large_step():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
+    x, calls = torch.randn(64, 8), iter(range(100))
+    labels = (x[:, :1] > 0).float()
+
+    def loss(model):
+        p = model(x)
+        return -(labels * torch.log(p * (next(calls) != 60))).mean()
+
+    found = descent(model, loss, 0.05, steps=96)
+    assert "US401" in found
+    assert "US302" not in found
+
+
+@pytest.mark.parametrize(("always", "expected"), [(True, ["US203"]), (False, [])])
+def test_a_batch_of_one_sample_twice_is_chance_if_others_differ(always, expected):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sc.Monitor(model, every=1) as monitor:
+        for step in range(6):
+            x = torch.randn(2, 4)
+            if always or step == 5:
+                x[1] = x[0]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), torch.tensor([0, 1])).backward()
+            optimizer.step()
+    assert [f.rule for f in monitor.diagnosis().findings if f.severity != "note"] == expected
