@@ -1,7 +1,7 @@
 # Everything that a contributor or the CI runs. `make` alone lists the targets.
 #
-# Paths are relative, so that the folder may have spaces in its name. `.venv/.installed-EXTRA` records that an extra of
-# pyproject.toml is installed; it is renewed when pyproject.toml changes. Another Python: make setup PYTHON=python3.12
+# Paths are relative, so that the folder may have spaces in its name. `.venv/.installed-TARGET` records that what
+# a target needs is installed; it is renewed when a pyproject.toml changes. Another Python: make setup PYTHON=python3.12
 
 SHELL := /bin/sh
 PYTHON ?=
@@ -11,13 +11,13 @@ CANDIDATES = $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11
 NOT_INSTALLED = The packages could not be installed; pip says why above. If it found no torch, this Python is too new for \
 	PyTorch: rm -rf .venv; make setup PYTHON=python3.12. If it reached nothing, check the network; then repeat the command.
 
-.PHONY: help setup demo test test-oldest test-integrations lint types doctest docs results notebooks bench format clean
+.PHONY: help setup demo test test-oldest test-integrations lint types doctest docs messages results notebooks bench format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.installed-dev ## make .venv and install the package for development
+setup: .venv/.installed-dev ## make .venv and install both packages for development
 
 demo: .venv/.installed-demo ## train a deep network of sigmoids, with and without Sigmoid Core
 	.venv/bin/sigmoid-core demo
@@ -25,9 +25,8 @@ demo: .venv/.installed-demo ## train a deep network of sigmoids, with and withou
 test: .venv/.installed-test ## run the tests
 	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
-test-oldest: .venv-oldest/.installed ## run the tests of the package with the lowest versions that pyproject.toml allows
-	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope --ignore tests/test_docs.py \
-		--ignore tests/test_gallery.py --ignore tests/benchmarks
+test-oldest: .venv-oldest/.installed ## run the tests of the packages with the lowest versions that they allow
+	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope packages
 
 test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks
 	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope tests/integrations
@@ -45,11 +44,14 @@ types: .venv/.installed-dev ## check the types
 	.venv/bin/python -m mypy
 
 doctest: .venv/.installed-test ## run the examples in the docstrings
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors src
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors packages/unstuck/src packages/sigmoid-core/src
 
 docs: .venv/.installed-docs ## build the documentation into docs/_build/html
 	.venv/bin/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+messages: .venv/.installed-test ## compile the Chinese texts of both packages
+	.venv/bin/python tests/support/messages.py
 
 results: .venv/.installed-dev ## write the tables of the documentation again from benchmarks/results
 	.venv/bin/python docs/results.py
@@ -58,13 +60,13 @@ notebooks: .venv/.installed-integrations ## run the notebooks of the documentati
 	.venv/bin/python docs/notebooks.py
 
 bench: .venv/.installed-integrations ## run every benchmark, one after the other (make bench BENCH=--quick for a short run)
-	@set -e; for script in benchmarks/[!_]*.py; do \
+	@set -e; for script in $(filter-out benchmarks/training.py,$(wildcard benchmarks/[!_]*.py)); do \
 		echo; echo "== $$script"; .venv/bin/python "$$script" $(BENCH); \
 	done
 
 clean: ## remove everything that was built (.venv and runs/ stay)
 	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .venv-oldest
-	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find packages tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.made:
 	@if ! .venv/bin/python -c '$(SUITABLE)' 2>/dev/null || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
@@ -88,21 +90,27 @@ clean: ## remove everything that was built (.venv and runs/ stay)
 	fi
 	@touch .venv/.made
 
-.venv/.installed-%: .venv/.made pyproject.toml
+# What is installed for a target: the two packages, and what the target needs beside them.
+PACKAGES := -e packages/unstuck -e
+FOR_demo := $(PACKAGES) packages/sigmoid-core[demo]
+FOR_test := $(PACKAGES) packages/sigmoid-core[data,lab,plots,sklearn,tensorboard] -r tests/requirements.txt
+FOR_dev := $(FOR_test) -r tests/requirements-dev.txt
+FOR_docs := $(FOR_test) -r docs/requirements.txt
+FOR_integrations := $(FOR_dev) -r tests/integrations/requirements.txt
+
+.venv/.installed-%: .venv/.made packages/unstuck/pyproject.toml packages/sigmoid-core/pyproject.toml tests/requirements.txt
 	@echo "Installing packages into .venv; the first time, this downloads PyTorch and takes some minutes."
-	@.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[$*]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
+	@.venv/bin/python -m pip install -q --disable-pip-version-check $(FOR_$*) || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
 	@touch .venv/.installed-$*
 
-.venv/.installed-integrations: .venv/.installed-dev tests/integrations/requirements.txt
-	.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]" -r tests/integrations/requirements.txt
-	@touch .venv/.installed-integrations
+.venv/.installed-integrations: tests/integrations/requirements.txt
 
-.venv-oldest/.installed: .venv/.installed-test .ci/oldest.py pyproject.toml
+.venv-oldest/.installed: .venv/.installed-test .ci/oldest.py
 	@.venv/bin/python -c 'import sys; sys.exit(sys.version_info > (3, 12))' || { \
 		echo "The oldest packages need Python 3.11: rm -rf .venv; make test-oldest PYTHON=python3.11" >&2; exit 1; \
 	}
 	rm -rf .venv-oldest
 	.venv/bin/python -m venv .venv-oldest
 	.venv/bin/python .ci/oldest.py > .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -e ".[test]" -c .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check $(FOR_test) -c .venv-oldest/constraints.txt
 	@touch .venv-oldest/.installed

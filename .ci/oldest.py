@@ -1,4 +1,4 @@
-"""Print the lowest versions that pyproject.toml allows, as a constraints file for pip: `make test-oldest`.
+"""Print the lowest versions that the packages allow, as a constraints file for pip: `make test-oldest`.
 
 Where two extras give a package different lower bounds, the higher one counts.
 """
@@ -9,16 +9,19 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-FOR_CONTRIBUTORS = {"dev", "docs", "test"}
+OURS = {"sigmoid-core", "unstuck"}
 
 
-def lowest(pyproject: Path) -> dict[str, Version]:
+def lowest(pyprojects: list[Path]) -> dict[str, Version]:
     """The lower bound of every requirement, by package name."""
-    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    extras = [lines for name, lines in project["optional-dependencies"].items() if name not in FOR_CONTRIBUTORS]
+    texts: list[str] = []
+    for pyproject in pyprojects:
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        texts += [*project["dependencies"], *(t for extra in project.get("optional-dependencies", {}).values() for t in extra)]
     bounds: dict[str, Version] = {}
-    for text in [*project["dependencies"], *(line for extra in extras for line in extra)]:
-        requirement = Requirement(text)
+    for requirement in map(Requirement, texts):
+        if requirement.name in OURS:
+            continue
         for specifier in requirement.specifier:
             if specifier.operator == ">=":
                 found = Version(specifier.version)
@@ -27,5 +30,5 @@ def lowest(pyproject: Path) -> dict[str, Version]:
 
 
 if __name__ == "__main__":
-    for name, version in sorted(lowest(Path("pyproject.toml")).items()):
+    for name, version in sorted(lowest(sorted(Path("packages").glob("*/pyproject.toml"))).items()):
         print(f"{name}=={version}")
