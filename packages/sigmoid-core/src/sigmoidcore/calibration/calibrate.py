@@ -18,11 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.branch_start import size_branches, start_branches
-from sigmoidcore.calibration.branches import Branch, find_branches
 from sigmoidcore.calibration.correction import can_correct, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
-from sigmoidcore.core import CoreModule
 from sigmoidcore.observation.profile import gradient_profile
 from unstuck.observation import (
     Inputs,
@@ -58,8 +55,6 @@ class Calibration:
         passes: forward passes that solved slopes.
         seconds: time taken, in seconds.
         notes: sentences on what could not be done.
-        branches: the residual branches, with the sizes that they have now; of `prepare` with `branches=True`. The
-            profile is then that of the residual stream, behind each sum.
 
     Example:
         >>> import sigmoidcore as sc
@@ -77,45 +72,20 @@ class Calibration:
     passes: int
     seconds: float
     notes: tuple[str, ...]
-    branches: tuple[Branch, ...] = ()
-
-    @property
-    def branch_layers(self) -> tuple[str, ...]:
-        """Names of the layers in residual branches, for `Equalizer(branches=...)`."""
-        return tuple(dict.fromkeys(layer for branch in self.branches for layer in branch.layers))
 
     def __str__(self) -> str:
         """One line for each fact, then the profile."""
         rows = [
             ("spread", f"{self.before.spread:.4g} -> {self.after.spread:.4g}"),
-            *self._of_branches(),
-            *self._of_cores(),
+            ("slopes", f"{float(self.slopes.min()):.4g} to {float(self.slopes.max()):.4g}"),
+            ("saturation level", f"{self.levels[0]:.3g} at the first core, {self.levels[-1]:.3g} at the last"),
             ("time", f"{self.seconds:.2f} s, {self.passes} pass{'' if self.passes == 1 else 'es'}"),
             *(("note", note) for note in self.notes[:NOTES]),
         ]
         if len(self.notes) > NOTES:
             rows.append(("", f"and {len(self.notes) - NOTES} more notes, see .notes"))
-        counts = ((len(self.slopes), "core"), (len(self.branches), "branch"))
-        many = [f"{n} {what}{('es' if what == 'branch' else 's') if n > 1 else ''}" for n, what in counts if n]
-        head = f"calibrated {' and '.join(many)}"
+        head = f"calibrated {len(self.slopes)} core{'' if len(self.slopes) == 1 else 's'}"
         return "\n".join([head, *(f"  {key:<16}  {value}" for key, value in rows), str(self.after)])
-
-    def _of_branches(self) -> list[tuple[str, str]]:
-        if not self.branches:
-            return []
-        first, last, sizes = self.branches[0], self.branches[-1], [branch.size for branch in self.branches]
-        return [
-            ("stream", f"size {first.stream:.3g} before the first branch, {last.stream:.3g} before the last"),
-            ("branches", f"sizes {min(sizes):.3g} to {max(sizes):.3g}"),
-        ]
-
-    def _of_cores(self) -> list[tuple[str, str]]:
-        if not len(self.slopes):
-            return []
-        return [
-            ("slopes", f"{float(self.slopes.min()):.4g} to {float(self.slopes.max()):.4g}"),
-            ("saturation level", f"{self.levels[0]:.3g} at the first core, {self.levels[-1]:.3g} at the last"),
-        ]
 
 
 def calibrate(
@@ -163,7 +133,6 @@ def prepare(
     targets: Any = None,
     loss_fn: LossFn | None = None,
     saturation: float | Literal["auto"] = USUAL,
-    branches: bool = False,
 ) -> Calibration:
     """Before training, for depth: fresh orthogonal weights, zero biases, then calibrate.
 
@@ -181,17 +150,13 @@ def prepare(
         saturation: saturation level u of the first core. "auto": 2 for samples of at most three features, whose
             functions are curved, and 0.5 otherwise. In benchmarks/saturation.py its errors are on average 1.20 times
             those of the best level for each set and depth; with 0.5 everywhere, 1.59 times.
-        branches: for transformers and other models of residual branches, x + branch(x), without norms in front of them,
-            and with or without cores. Every layer gets outputs of size 1, embeddings a residual stream of size 1, and
-            each of the N branches the size 1 / sqrt(4 N). The stream ends at the size 1.12, and its gradient profile is
-            level to a factor of 1.12, at any depth. Embeddings keep their directions.
 
     Returns:
         A frozen, printable report.
 
     Raises:
-        ValueError: as `calibrate`, or no residual branch was found; weights, slopes and shifts are then as they were.
-        TypeError: not an nn.Module, or `branches` is not a bool.
+        ValueError: as `calibrate`; weights, slopes and shifts are then as they were.
+        TypeError: not an nn.Module.
 
     Warns:
         UserWarning: more than ten cores are not centered; the network will hardly learn.
@@ -207,47 +172,13 @@ def prepare(
         Orthogonal weights: Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Pennington, Schoenholz, Ganguli (2017),
         arXiv 1711.04735.
     """
-    if not isinstance(branches, bool):
-        raise TypeError(f"branches must be True or False, got {branches!r:.60}: prepare finds the branches by itself")
     if isinstance(saturation, str):
         if saturation != "auto":
             raise ValueError(f'saturation must be "auto" or a positive number, got {saturation!r}')
         tensors = floating_tensors(inputs)
         few = len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].shape[1] <= FEW
         saturation = CURVED if few else USUAL
-    if branches:
-        return _prepare_branches(model, inputs, targets, loss_fn, saturation)
     return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=True)
-
-
-def _prepare_branches(
-    model: nn.Module, inputs: Inputs, targets: Any, loss_fn: LossFn | None, saturation: float
-) -> Calibration:
-    started = time.perf_counter()
-    check_model(model)
-    check_inputs(inputs)
-    check_loss(targets, loss_fn)
-    notes: dict[str, None] = {}
-    found = find_branches(model, inputs, targets, loss_fn)
-    cores = None
-    with _Snapshot(model).restored_on_error():
-        start_branches(model, inputs, found.branches, lambda text: notes.update({text: None}))
-        if any(isinstance(module, CoreModule) for module in model.modules()):
-            cores = _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=False)
-            notes.update(dict.fromkeys(cores.notes))
-        size_branches(model, inputs, lambda text: notes.update({text: None}))
-        now = find_branches(model, inputs, targets, loss_fn)
-    none = torch.zeros(0, dtype=torch.float64)
-    return Calibration(
-        before=found.profile,
-        after=now.profile,
-        slopes=none if cores is None else cores.slopes,
-        levels=none if cores is None else cores.levels,
-        passes=0 if cores is None else cores.passes,
-        seconds=time.perf_counter() - started,
-        notes=tuple(notes),
-        branches=now.branches,
-    )
 
 
 def _calibrate(

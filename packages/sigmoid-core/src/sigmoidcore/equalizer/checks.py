@@ -31,13 +31,11 @@ def check_optimizer(optimizer: Any) -> None:
         )
 
 
-def cores_of(model: nn.Module, places: Mapping[str, nn.Module], *, needed: bool) -> dict[str, SigmoidCore]:
+def cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, SigmoidCore]:
     """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
-    if not needed and not any(isinstance(module, SigmoidCore) for module in model.modules()):
-        return {}
     watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
     cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
-    if not cores and not places and needed:
+    if not cores and not places:
         raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
     sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
     if sharded is not None:

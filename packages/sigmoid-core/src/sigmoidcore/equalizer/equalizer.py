@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from sigmoidcore.equalizer.alarm import Alarm
-from sigmoidcore.equalizer.branch_rule import BranchRule
 from sigmoidcore.equalizer.cadence import Cadence, check_state
 from sigmoidcore.equalizer.checks import check_equalizer, check_optimizer, check_same, cores_of, has_closure
 from sigmoidcore.equalizer.layer_rule import LayerRule
@@ -63,15 +62,12 @@ class Equalizer:
     weights or inputs were changed, each core whose preactivations have another mean or size gets the shift and slope
     that make up for it. It rests for good if the old data come back.
 
-    **Branch rule**, for residual branches without norms (`branches`): a step that changes one of their matrices or
-    kernels by more than 2 % of its size when the Equalizer was made is shortened to that.
-
     Losses that contain derivatives (docs/physics.md) disable the layer, the neuron and the recovery rule. If more than
     1 % of all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None):
     they were computed before the change, and Adam would remember their size for long. docs/method.md has the formulas
     and the reasons.
 
-    A step that is not sampled costs four norms, without `branches`: hooks are in place on sampled steps only.
+    A step that is not sampled costs four norms: hooks are in place on sampled steps only.
     Gradients of several backward passes before one step (accumulation) are joined. Clipping and steps that a
     gradient scaler skips do no harm. A profile that is not finite is recorded and never moves a slope.
 
@@ -79,7 +75,7 @@ class Equalizer:
     ranks of `torch.distributed` the statistics are summed first: all ranks make the same changes.
 
     Args:
-        model: a model with `SigmoidCore` modules; with `branches`, any model.
+        model: a model with `SigmoidCore` modules.
         optimizer: its optimizer.
         every: "auto" or a number of steps. Auto samples before the profile can reach the edge of the band at its last
             speed: after at most four times the last interval (a quarter after large corrections), at least every 100
@@ -89,8 +85,6 @@ class Equalizer:
         scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients. The changes do not
             depend on it: the factor is the same in every layer.
         process_group: the ranks that train this model together; default: all, if `torch.distributed` is initialized.
-        branches: names or patterns of modules in residual branches without norms, such as `"blocks.*"`, or
-            `branch_layers` of the report of `prepare`; `"*"` for all weights, the head's included.
         sinks: called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
 
     Attributes:
@@ -131,7 +125,6 @@ class Equalizer:
         floor: float = 0.05,
         scaler: torch.amp.GradScaler | None = None,
         process_group: "torch.distributed.ProcessGroup | Ranks | None" = None,
-        branches: Iterable[str] = (),
         sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
         check_model(model)
@@ -141,8 +134,7 @@ class Equalizer:
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
         self._places = bounded_norms(model)
-        self._branch_rule = BranchRule(model, branches)
-        self._cores = cores_of(model, self._places, needed=not self._branch_rule.limits_any)
+        self._cores = cores_of(model, self._places)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
@@ -160,7 +152,6 @@ class Equalizer:
             self._layer_rule,
             self._neuron_rule,
             self._norm_rule,
-            self._branch_rule,
             self._recovery_rule,
             self._alarm,
         )
@@ -238,7 +229,7 @@ class Equalizer:
         self.remove()
 
     def _attach_if_due(self) -> None:
-        if self._cadence.due and (self._cores or self._places):
+        if self._cadence.due:
             self._recovery_rule.attach_if_waiting(self._cadence.step)  # before anything reads what a core makes
             self._observer.attach()
             if self._places:
@@ -252,11 +243,9 @@ class Equalizer:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not has_closure(args, kwargs):
             self.look()
-        self._branch_rule.before_step()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
-        self._branch_rule.after_step()
         self._cadence.step += 1
         if self._recovery_rule.waiting:
             self._cadence.hurry()
