@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.datasets import make_classification
 
 from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
-from sigmoidcore.estimators.training import Trainer
+from sigmoidcore.training_loop import Training
 
 QUICK = {"max_iter": 5, "weight_decay": 0.4, "random_state": 0}
 X, y = make_classification(120, 6, random_state=0)
@@ -55,13 +55,13 @@ def test_a_fit_that_fails_leaves_the_estimator_as_it_was(wrong):
 @pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"weight_decay": "auto"}])
 def test_an_error_during_training_leaves_the_estimator_as_it_was(settings, monkeypatch):
     model = SigmoidCoreClassifier((8,), **{**QUICK, **settings}).fit(X, y)
-    epoch, calls = Trainer.epoch, []
+    step, calls = Training.step, []
 
-    def failing(*arguments):
-        calls.append(epoch(*arguments))
-        if len(calls) == 3:
+    def failing(*arguments, **options):
+        calls.append(step(*arguments, **options))
+        if len(calls) == 15:
             raise MemoryError
         return calls[-1]
 
-    monkeypatch.setattr(Trainer, "epoch", failing)
+    monkeypatch.setattr(Training, "step", failing)
     assert_unchanged(model, {}, lambda: model.fit(X, y))

@@ -2,10 +2,13 @@
 
 import copy
 import math
+import threading
 import warnings
-from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Self
+from itertools import pairwise
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -14,12 +17,15 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 
-from sigmoidcore.estimators.data import Samples, Scaling, Table, Targets
+from sigmoidcore.calibration.calibrate import prepare
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore.estimators.data import Classes, Numbers, Samples, Scaling, Table, Targets
 from sigmoidcore.estimators.parameters import automatic_batch_size, automatic_epochs, check_parameters, hidden_widths
-from sigmoidcore.estimators.training import Schedule, Trainer, isolated, prepared
 from sigmoidcore.nn.networks import Chain
+from sigmoidcore.training_loop import Schedule, Training, adamw
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import measure
@@ -37,10 +43,11 @@ ROWS = 10_000
 """Rows of one forward pass of a prediction."""
 DTYPES = np.float64, np.float32
 Random = np.random.RandomState
+_GLOBAL_GENERATOR = threading.Lock()
 
 
 @dataclass(eq=False, repr=False)
-class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
+class SigmoidCoreEstimator(BaseEstimator):  # type: ignore[misc]
     """Training and prediction of both estimators; `SigmoidCoreClassifier` documents parameters and attributes."""
 
     hidden_layer_sizes: Any = (100,)
@@ -79,7 +86,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         before = dict(vars(self))
         try:
             table = self._checked(X, y, sample_weight)
-            with isolated():
+            with _isolated():
                 self._fit(_with_weight(table))
         except BaseException:
             self.__dict__ = before
@@ -94,20 +101,14 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         Returns:
             [samples], or the columns of y in `fit`.
         """
-        outputs = self._outputs(X).numpy()
-        return self._targets.decode(outputs)
+        outputs = self._outputs(X)  # it checks that there are targets
+        return self._targets.decode(outputs.numpy())
 
     def __sklearn_tags__(self) -> Any:
         """The estimator's properties for scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-    # --- training ------------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _targets_of(self, table: Table) -> Targets:
-        """The classes, or the scaling of the targets."""
 
     def _checked(self, X: Any, y: Any, weights: Any) -> Table:
         """The samples as arrays; a single column of targets has one dimension."""
@@ -122,10 +123,9 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _fit(self, table: Table) -> None:
         """Train on checked samples. Objects that attributes refer to are replaced, never modified."""
         random = check_random_state(self.random_state)
-        held_out = None
-        if self.early_stopping:
-            table, held_out = self._split(table, self.validation_fraction, random)
-        self._targets = self._targets_of(table)
+        fraction = self.validation_fraction
+        table, held_out = self._split(table, fraction, random) if self.early_stopping else (table, None)
+        self._targets: Targets = Numbers(table) if is_regressor(self) else Classes(self.classes_)
         self._scaling = Scaling(table.X, table.weights)
         widths = (table.X.shape[1], *hidden_widths(self.hidden_layer_sizes), self._targets.outputs)
         if self.weight_decay != "auto":
@@ -133,9 +133,8 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         else:
             self.weight_decay_ = DEFAULT_DECAY if table.X.shape[0] < FEWEST else self._best_decay(table, random)
         inputs = self._scaling(table.X[random.permutation(table.X.shape[0])[:PROBES]]).float()
-        network = prepared(widths, inputs, self.saturation, random.randint(2**31 - 1))
-        self.n_layers_, self.n_outputs_ = len(widths), widths[-1]
-        self.out_activation_ = self._targets.activation
+        network = _prepared(widths, inputs, self.saturation, random.randint(2**31 - 1))
+        self.n_layers_, self.n_outputs_, self.out_activation_ = len(widths), widths[-1], self._targets.activation
         samples = Samples(table, self._targets.encode(table.y), self._scaling, torch.device(self.device))
         self._train(network, samples, held_out, random)
         rows = np.linspace(0, len(samples) - 1, min(len(samples), PROBES)).astype(np.int64)  # y may be sorted
@@ -148,25 +147,21 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         With a part of the samples, it is divided by the ratio of their numbers: the best time scale of AdamW, in
         epochs, does not depend on the number of samples (Wang and Aitchison 2024, arXiv 2405.13698).
         """
-        samples: int = table.X.shape[0]
-        part = min(1.0, MOST_COMPARED / samples)
+        part: float = min(1.0, MOST_COMPARED / table.X.shape[0])
         if part < 1:
             _, table = self._split(table, part, random)
         table, held_out = self._split(table, DECAY_FRACTION, random)
-        seed = random.randint(2**31 - 1)
+        same = {"early_stopping": False, "verbose": False, "random_state": random.randint(2**31 - 1)}
         losses: dict[float, float] = {}
         for decay in DECAYS:
-            trial: Self = copy.copy(self).set_params(
-                weight_decay=decay, early_stopping=False, verbose=False, random_state=seed
-            )
+            trial: Self = copy.copy(self).set_params(weight_decay=decay, **same)
             try:
                 trial._fit(table)
             except FloatingPointError:
                 continue
             if trial._interrupted:
                 raise KeyboardInterrupt
-            outputs = trial._run(trial.network_, held_out.X)
-            each = trial._targets.losses(outputs, trial._targets.encode(held_out.y))
+            each = trial._targets.losses(trial._run(trial.network_, held_out.X), trial._targets.encode(held_out.y))
             loss = float(np.average(each.numpy(), weights=held_out.weights))
             if math.isfinite(loss):
                 losses[decay] = loss
@@ -188,47 +183,59 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _train(self, network: Chain, samples: Samples, held_out: Table | None, random: Random) -> None:
         epochs = automatic_epochs(len(samples)) if self.max_iter == "auto" else self.max_iter
-        schedule = Schedule(epochs, self.tol, self.n_iter_no_change)
         batch_size = automatic_batch_size(len(samples)) if self.batch_size == "auto" else self.batch_size
-        order = np.arange(len(samples))
+        network.to(samples.device)
+        optimizer = adamw(network, self.learning_rate_init, self.weight_decay_)
+        equalizer = Equalizer(network, optimizer, tolerance=self.tolerance, process_group=Alone())
+        say: Callable[[str], None] = print if self.verbose else lambda text: None
         curve: list[float] = []
         scores: list[float] = []
-        best: tuple[float, Any] | None = None
-        trainer = Trainer(network, samples.device, self.learning_rate_init, self.weight_decay_, self.tolerance)
+        best: Any = None
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+            order = random.permutation(len(samples)) if self.shuffle else np.arange(len(samples))
+            return samples.batches(batch_size, order)
+
+        def after_epoch(loss: float) -> float:
+            nonlocal best
+            curve.append(loss)
+            say(f"Iteration {len(curve)}, loss = {loss:.8f}")
+            if held_out is None:
+                return loss
+            predictions = self._targets.decode(self._run(network, held_out.X).numpy())
+            score_of = r2_score if is_regressor(self) else accuracy_score
+            scores.append(float(score_of(held_out.y, predictions, sample_weight=held_out.weights)))
+            say(f"Validation score: {scores[-1]:f}")
+            if scores[-1] > max(scores[:-1], default=-math.inf):
+                best = copy.deepcopy(network.state_dict())
+            return -scores[-1]
+
+        schedule = Schedule(epochs, self.tol, self.n_iter_no_change)
+        training = Training(network, self._loss, optimizer, equalizer)
         self._interrupted = False
         try:
-            while not schedule.finished:
-                if self.shuffle:
-                    order = random.permutation(len(samples))
-                curve.append(trainer.epoch(samples, self._targets.losses, order, batch_size, schedule))
-                if self.verbose:
-                    print(f"Iteration {len(curve)}, loss = {curve[-1]:.8f}")
-                if held_out is not None:
-                    scores.append(self._validate(network, held_out))
-                    if self.verbose:
-                        print(f"Validation score: {scores[-1]:f}")
-                    if best is None or scores[-1] > best[0]:
-                        best = scores[-1], copy.deepcopy(network.state_dict())
-                schedule.after_epoch(-scores[-1] if scores else curve[-1])
+            training.run(batches, len(samples), schedule, on_epoch=after_epoch)
         except KeyboardInterrupt:
             self._interrupted = True
-        finally:
-            trainer.finish()
+        except FloatingPointError as error:
+            weaker = f", or a smaller weight_decay than {self.weight_decay_:g}" if self.weight_decay_ > 0 else ""
+            raise FloatingPointError(
+                f"{error}: use a smaller learning_rate_init than {self.learning_rate_init:g}{weaker}, or correct "
+                "numbers in X or y that are far from the others"
+            ) from None
+        network.to("cpu", torch.float64).eval()
         if best is not None:
-            network.load_state_dict(best[1])
+            network.load_state_dict(best)
         self.network_ = network
         self.loss_curve_, self.n_iter_ = curve, len(curve)
         self.loss_ = curve[-1] if curve else None
         self.best_loss_ = min(curve, default=None) if held_out is None else None
         self.validation_scores_ = None if held_out is None else scores
-        self.best_validation_score_ = None if best is None else best[0]
+        self.best_validation_score_ = max(scores, default=None)
 
-    def _validate(self, network: Chain, held_out: Table) -> float:
-        predictions = self._targets.decode(self._run(network, held_out.X).numpy())
-        score_of = r2_score if is_regressor(self) else accuracy_score
-        return float(score_of(held_out.y, predictions, sample_weight=held_out.weights))
-
-    # --- the fitted network --------------------------------------------------------------------------------------
+    def _loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        losses = self._targets.losses(outputs, targets)
+        return (losses if weights is None else losses * weights).mean()
 
     def _outputs(self, X: Any) -> Tensor:
         """The network's outputs, [samples, outputs], float64, on the CPU."""
@@ -241,7 +248,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _run(self, network: Chain, X: Any) -> Tensor:
         network.eval()
         like = next(network.parameters())
-        with isolated(gradients=False):
+        with _isolated(gradients=False):
             starts = range(0, X.shape[0], ROWS)
             parts = [network(self._scaling(X[start : start + ROWS]).to(like)) for start in starts]
         return torch.cat(parts).to("cpu", torch.float64)
@@ -253,13 +260,10 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         if self._diagnosis is None:
             inputs, targets = self._sample
             network = copy.deepcopy(self.network_).to(torch.float32)
-            with isolated():
-                subject = Subject(network, inputs, targets, self._mean_loss)
+            with _isolated():
+                subject = Subject(network, inputs, targets, self._loss)
                 self._diagnosis = judged([measure(subject, Alone())], subject)
         return self._diagnosis
-
-    def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._targets.losses(outputs, targets).mean()
 
 
 def _with_weight(table: Table) -> Table:
@@ -269,3 +273,27 @@ def _with_weight(table: Table) -> Table:
     if not table.weights.any():
         raise ValueError("all sample weights are 0: there is nothing to learn from")
     return table._replace(weights=table.weights / table.weights.max()).at(table.weights > 0)
+
+
+def _prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal["auto"], seed: int) -> Chain:
+    """A prepared network: Linear and a centered core for every hidden width, then Linear; float32, on the CPU.
+
+    PyTorch's global generator does not change, also if several threads make networks at the same time.
+    """
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), SigmoidCore(fan_out, alpha=4.0, centered=True)]
+        network = Chain(*layers[:-1]).to(torch.float32)
+        prepare(network, inputs, saturation=saturation)
+    return network
+
+
+@contextmanager
+def _isolated(*, gradients: bool = True) -> Iterator[None]:
+    """Compute gradients or not, and on the CPU by default, whatever the caller has set."""
+    # The context of a device makes every call of PyTorch slower, so it is entered only if it changes something.
+    on_cpu = nullcontext() if torch.empty(0).device.type == "cpu" else torch.device("cpu")
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), on_cpu:
+        yield

@@ -9,7 +9,7 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from sigmoidcore.estimators.base import SigmoidCoreEstimator
-from sigmoidcore.estimators.data import Array, Classes, Table, Targets
+from sigmoidcore.estimators.data import Array, Table
 
 
 @dataclass(eq=False, repr=False)
@@ -76,6 +76,3 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             weights = by_class if weights is None else weights * by_class
         self.classes_: Any = np.unique(y)
         return Table(X, y, weights)
-
-    def _targets_of(self, table: Table) -> Targets:
-        return Classes(self.classes_)

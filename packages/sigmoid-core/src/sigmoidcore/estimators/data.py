@@ -10,9 +10,9 @@ from scipy import sparse
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from torch import Tensor, nn
 
-from sigmoidcore.training.data.preprocessing import RARE, common_scale
-
 Array = np.ndarray[Any, Any]
+RARE = 0.1
+"""Share of numbers other than 0 below which a sparse matrix is very sparse, as text is."""
 
 
 class Table(NamedTuple):
@@ -30,7 +30,8 @@ class Table(NamedTuple):
 class Scaling:
     """Standardises columns; a sparse matrix only batch by batch, which `StandardScaler` cannot do.
 
-    Columns of a very sparse matrix (text) have a common scale instead.
+    All columns of a very sparse matrix get the same largest value instead, and a mean variance of 1: a rare word,
+    standardised, would be a number of many standard deviations.
     """
 
     def __init__(self, X: Any, weights: Array | None) -> None:
@@ -40,7 +41,8 @@ class Scaling:
         self.deviation: Array = np.asarray(scaler.scale_, dtype=np.float64)
         if sparse.issparse(X) and X.nnz < RARE * math.prod(X.shape):
             self.mean = np.zeros_like(self.mean)
-            self.deviation = common_scale(scaler.var_, MaxAbsScaler().fit(X).scale_)
+            largest = MaxAbsScaler().fit(X).scale_
+            self.deviation = largest * (math.sqrt(np.mean(scaler.var_ / largest**2)) or 1.0)
 
     def __call__(self, X: Any) -> Tensor:
         """The standardised samples; dense, float64."""
@@ -51,9 +53,7 @@ class Samples:
     """Training samples as tensors on a device; a sparse matrix is standardised batch by batch."""
 
     def __init__(self, table: Table, targets: Tensor, scaling: Scaling, device: torch.device) -> None:
-        self.scaling = scaling
-        self.device = device
-        self.targets = targets.to(device)
+        self.scaling, self.device, self.targets = scaling, device, targets.to(device)
         weights = table.weights
         self.weights = None if weights is None else torch.from_numpy(weights / weights.mean()).float().to(device)
         self.X = table.X if sparse.issparse(table.X) else scaling(table.X).float().to(device)

@@ -29,11 +29,10 @@ def check_parameters(estimator: Any) -> None:
     """Raise a ValueError or a TypeError if a parameter has a value that is not allowed."""
     for name, (kind, smallest, largest, bounds) in RANGES.items():
         value = getattr(estimator, name)
-        if name in AUTOMATIC and isinstance(value, str):
-            if value != "auto":
-                raise ValueError(f'{name} must be "auto" or a number, got {value!r}')
-        else:
+        if name not in AUTOMATIC or not isinstance(value, str):
             check_scalar(value, name, kind, min_val=smallest, max_val=largest, include_boundaries=bounds)
+        elif value != "auto":
+            raise ValueError(f'{name} must be "auto" or a number, got {value!r}')
 
 
 def hidden_widths(sizes: Any) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from scipy import sparse
 from sklearn.base import RegressorMixin
 
 from sigmoidcore.estimators.base import SigmoidCoreEstimator
-from sigmoidcore.estimators.data import Numbers, Table, Targets
+from sigmoidcore.estimators.data import Table
 
 
 class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignore[misc]
@@ -30,6 +30,3 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         if sparse.issparse(y):
             raise ValueError("y is a sparse matrix: a regressor needs an array, give y.toarray()")
         return super()._checked(X, y, weights)
-
-    def _targets_of(self, table: Table) -> Targets:
-        return Numbers(table)
