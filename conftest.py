@@ -1,7 +1,7 @@
 import gc
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,28 +47,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a command with invalid input: exit code 2, empty standard output; return the one line of standard error."""
 
-    def run(arguments: list[str]) -> str:
-        from sigmoidcore.cli import main
-
+    def run(command: Callable[[list[str]], int], arguments: list[str]) -> str:
         capsys.readouterr()
-        code = main(arguments)
+        code = command(arguments)
         output, error = capsys.readouterr()
         assert (code, output, error.count("\n")) == (2, "", 1), (output, error)
-        assert error.startswith("sigmoid-core: ")
+        assert error.startswith(("sigmoid-core: ", "unstuck: "))
         return error
 
     return run
-
-
-@pytest.fixture(scope="module")
-def without_figures() -> Iterator[None]:
-    """Trainings draw no figures, which takes longer than a small training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigmoidcore.training.execution.save_figures", lambda run, records: [])
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,19 +18,19 @@ GROUPS = {
 
 HEAD = """# What a diagnosis can find
 
-<!-- Written by docs/rules.py from sigmoidcore.diagnosis.rules; a test compares the two. -->
-<!-- all run by tests/diagnosis/test_rules.py -->
+<!-- Written by docs/rules.py from unstuck.rules; a test compares the two. -->
+<!-- all run by packages/unstuck/tests/test_rules.py -->
 
-`sc.diagnose` measures one batch, `sc.Monitor` a training ([API](api.md)). The rules turn measurements into findings.
+`unstuck.diagnose` measures one batch, `unstuck.Monitor` a training ([API](api.md)). The rules turn measurements into findings.
 Thresholds are ratios or follow from arithmetic, so width, batch size, the scale of the loss and the dtype do not matter
 to a healthy network.
 
 **Errors** and **warnings** mean that a network is broken; **notes** are facts worth knowing. A rule gives at most one
 finding, which names all its layers. A finding is left out if an error or a warning of another rule explains it (column
 "explained by"). Findings of US101 to US104, US201 to US204, US307 and US507 are notes if the loss is small
-nevertheless: below a tenth of that of a constant answer or, if that is not known, below a fiftieth of the first one. In
-networks of sigmoids, findings of US101, US102, US103 and US201 also have the exact call that repairs them, if one works
-for the model.
+nevertheless: below a tenth of that of a constant answer or, if that is not known, below a fiftieth of the first one.
+Findings of US101, US102, US201 to US203, US503 and US607 also have a call that draws weights for the activations, if the
+weights are as they were initialised. With Sigmoid Core installed, networks of sigmoids get its calls instead.
 
 The words are those of [the method](method.md). A *layer* is one call of a function with weights, of an activation or of
 a softmax. The layers *before* it are all that lead to it. A *sink* is a layer with weights that feeds no other one: it
@@ -45,12 +45,12 @@ The examples are broken on purpose. Each makes a `model`, for
 import torch
 from torch import nn
 
-import sigmoidcore as sc
+import unstuck
 
 inputs, targets = torch.randn(128, 64), torch.randint(10, (128,))
 loss_fn = nn.functional.cross_entropy
 # ... an example from below
-print(sc.diagnose(model, inputs, targets, loss_fn))
+print(unstuck.diagnose(model, inputs, targets, loss_fn))
 ```
 
 unless it changes these, or makes its own `diagnosis` from a training.
@@ -126,22 +126,10 @@ model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
 inputs = 255 * torch.rand(128, 64)
 targets, loss_fn = inputs / 255, nn.functional.mse_loss
 """,
-    "US207": """
-class DynamicTanh(nn.Module):
-    def __init__(self, features, alpha=0.5):
-        super().__init__()
-        self.alpha, self.weight = nn.Parameter(torch.tensor([alpha])), nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-
-    def forward(self, x):
-        return torch.tanh(self.alpha * x) * self.weight + self.bias
-
-model = nn.Sequential(nn.Linear(64, 64), DynamicTanh(64, alpha=0.02), nn.Linear(64, 10))
-""",
     "US301": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(5):
         optimizer.zero_grad()
         loss_fn(model(inputs), targets).backward()
@@ -151,7 +139,7 @@ diagnosis = monitor.diagnosis()
     "US302": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(5):
         optimizer.zero_grad()
         loss_fn(model(inputs), targets).backward()
@@ -161,7 +149,7 @@ diagnosis = monitor.diagnosis()
     "US303": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(5):
         optimizer.zero_grad()
         loss_fn(model(inputs), targets).backward()
@@ -170,7 +158,7 @@ diagnosis = monitor.diagnosis()
 """,
     "US304": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(5):
         loss_fn(model(inputs), targets).backward()
 diagnosis = monitor.diagnosis()
@@ -178,7 +166,7 @@ diagnosis = monitor.diagnosis()
     "US305": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(5):
         loss_fn(model(inputs), targets).backward()
         optimizer.step()
@@ -187,7 +175,7 @@ diagnosis = monitor.diagnosis()
     "US306": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for i in range(20):
         last = i % 4 == 3
         if last:
@@ -200,7 +188,7 @@ diagnosis = monitor.diagnosis()
     "US307": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=5.0)
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(6):
         optimizer.zero_grad()
         loss_fn(model(inputs), targets).backward()
@@ -209,7 +197,7 @@ diagnosis = monitor.diagnosis()
 """,
     "US308": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(6):
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         for _ in range(3):
@@ -317,7 +305,7 @@ model, inputs = Words(), torch.randint(50, (128, 12))
     "US509": """
 model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=0.0), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-with sc.Monitor(model, every=1) as monitor:
+with unstuck.Monitor(model, every=1) as monitor:
     for _ in range(5):
         optimizer.zero_grad()
         loss_fn(model(inputs), targets).backward()
@@ -326,7 +314,7 @@ diagnosis = monitor.diagnosis()
 """,
     "US510": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.9), nn.Linear(64, 10))
-diagnosis = sc.diagnose(model, inputs, targets, loss_fn, training=True)
+diagnosis = unstuck.diagnose(model, inputs, targets, loss_fn, training=True)
 """,
     "US511": """
 class Reader(nn.Module):
@@ -404,7 +392,7 @@ for layer in model[::2]:
     "US608": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-with sc.Monitor(model, every=10) as monitor:
+with unstuck.Monitor(model, every=10) as monitor:
     for _ in range(120):
         inputs, targets = torch.randn(128, 64), torch.randint(10, (128,))
         optimizer.zero_grad()
@@ -415,7 +403,7 @@ diagnosis = monitor.diagnosis()
     "US609": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 11))
 optimizer = torch.optim.SGD(model.parameters(), lr=3e-3)
-with sc.Monitor(model, every=10) as monitor:
+with unstuck.Monitor(model, every=10) as monitor:
     for _ in range(120):
         optimizer.zero_grad()
         outputs = model(inputs)

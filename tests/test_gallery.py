@@ -27,7 +27,7 @@ def test_every_network_has_its_words_its_source_and_its_figure_in_the_page(galle
         section = page.split(f"\n### {exhibit.title}\n")[1].split("\n### ")[0]
         for part in (exhibit.symptom, exhibit.source.source, exhibit.code.strip("\n"), f"gallery/{exhibit.slug}.svg"):
             assert part in section
-        assert re.search(r"^SC\d\d\d (error|warning): ", section, flags=re.MULTILINE)
+        assert re.search(r"^US\d\d\d (error|warning): ", section, flags=re.MULTILINE)
         assert f"| [{exhibit.title}](#{exhibit.slug}) |" in page
     assert [figure.stem for figure in figures] == sorted(exhibit.slug for exhibit in exhibits)
     assert sum(figure.stat().st_size for figure in figures) < 1_000_000

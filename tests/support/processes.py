@@ -1,5 +1,6 @@
-"""The command in a process that starts at once, because it is forked from one that has imported PyTorch already."""
+"""A command in a process that starts at once, because it is forked from one that has imported PyTorch already."""
 
+import importlib
 import io
 import multiprocessing
 import os
@@ -10,9 +11,8 @@ from multiprocessing import reduction
 
 FORKS = multiprocessing.get_context("forkserver")
 PRELOADED = """
-sigmoidcore.cli.app sigmoidcore.cli.train sigmoidcore.diagnosis.watch sigmoidcore.training.execution
-sigmoidcore.plots.figures matplotlib.backends.backend_agg pandas safetensors.torch skops.io sklearn.compose
-sklearn.impute torch._dynamo
+sigmoidcore._public unstuck.watch matplotlib.backends.backend_agg pandas skops.io sklearn.compose sklearn.impute
+torch._dynamo
 """
 FORKS.set_forkserver_preload(PRELOADED.split())
 
@@ -31,27 +31,29 @@ def _arrived(duplicate):
     return duplicate.detach()
 
 
-def start(arguments, stdout=None, stderr=None, stdin=None, environment=None):
-    """Start `sigmoid-core ARGUMENTS` in this folder; streams that are not given are /dev/null."""
+def start(arguments, stdout=None, stderr=None, stdin=None, environment=None, command="sigmoid-core"):
+    """Start `COMMAND ARGUMENTS` in this folder; streams that are not given are /dev/null."""
     with open(os.devnull, "r+b") as nothing:
         streams = [Descriptor((nothing if stream is None else stream).fileno()) for stream in (stdin, stdout, stderr)]
         arguments = [os.fspath(argument) for argument in arguments]
-        process = FORKS.Process(target=_run, args=(arguments, os.getcwd(), environment or dict(os.environ), streams))
+        process = FORKS.Process(
+            target=_run, args=(command, arguments, os.getcwd(), environment or dict(os.environ), streams)
+        )
         process.start()
     return process
 
 
-def finished(arguments, environment=None):
-    """Run `sigmoid-core ARGUMENTS`; return its exit code, output and standard error."""
+def finished(arguments, environment=None, command="sigmoid-core"):
+    """Run `COMMAND ARGUMENTS`; return its exit code, output and standard error."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
-        process = start(arguments, output, error, environment=environment)
+        process = start(arguments, output, error, environment=environment, command=command)
         process.join()
         output.seek(0)
         error.seek(0)
         return process.exitcode, output.read(), error.read()
 
 
-def _run(arguments, folder, environment, streams):
+def _run(command, arguments, folder, environment, streams):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -61,9 +63,9 @@ def _run(arguments, folder, environment, streams):
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), "utf-8")
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), "utf-8")
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), "utf-8", "backslashreplace", line_buffering=True)
-    sys.argv = ["sigmoid-core", *arguments]
+    sys.argv = [command, *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from sigmoidcore.cli import main
+    main = importlib.import_module({"unstuck": "unstuck.cli", "sigmoid-core": "sigmoidcore.cli"}[command]).main
 
     try:
         sys.exit(main())

@@ -1,12 +1,14 @@
 """A model and a batch for a Monitor."""
 
 import gc
+import sys
 
 import pytest
 import torch
-from unstuck_support.monitored import ROWS, attached
 from torch import nn
+from unstuck_support.monitored import ROWS, attached
 
+from unstuck import extensions
 from unstuck.measure.probe import Probe
 from unstuck.measure.tracker import Tracker
 
@@ -21,6 +23,30 @@ def bugs_are_errors(request, monkeypatch):
     if request.node.get_closest_marker("with_bugs") is None:
         monkeypatch.setattr(Tracker, "note_bug", fail)
         monkeypatch.setattr(Probe, "_give_up", fail)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Without other packages that build on this one."""
+    monkeypatch.setattr("unstuck.extensions.entry_points", lambda **_: ())
+    extensions.extensions.cache_clear()
+    extensions.packages.cache_clear()
+    yield
+    extensions.extensions.cache_clear()
+    extensions.packages.cache_clear()
+
+
+@pytest.fixture
+def own_process(monkeypatch, tmp_path):
+    """The process as it was afterwards, in a folder of its own; what it holds already is not searched for models."""
+    gc.freeze()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import functools
 
 import pytest
 import torch
-from unstuck_support.measuring import layer, measured
 from torch import nn
 from torch.nn import functional
+from unstuck_support.measuring import measured
 
 from unstuck.measure.activations import ACTIVATIONS
 from unstuck.measure.calls import name_of as function_name
@@ -158,16 +158,3 @@ def test_an_activation_without_a_flat_part_has_saturated_neurons_and_no_dead_one
 )
 def test_activations_that_work_at_their_flat_end_have_no_saturated_neurons(kind):
     assert slopes_seen(MODULES[kind], torch.full((64, 4), -80.0)).saturated is None
-
-
-def test_a_core_has_the_relative_slopes_of_its_scaled_preactivations():
-    import sigmoidcore as sc
-
-    for centered in (False, True):
-        core = sc.SigmoidCore(4, alpha=3.0, centered=centered, scale=1.7)
-        core.set_shift(torch.tensor([-1.0, 0.0, 0.5, 4.0]))
-        x = torch.randn(50, 4)
-        row = layer(measured(nn.Sequential(nn.Identity(), core, nn.Linear(4, 1)), x), "1")
-        exact = sc.gain.mean_relative_slope(3 * (x - core.shift))
-        assert row.relative_slope == pytest.approx(float(exact.mean()), abs=1e-6)
-        assert row.saturated == float((exact < 0.05).double().mean())

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from unstuck_support.measuring import Forward, layer, measured
 from torch import nn
 from torch.nn import functional
+from unstuck_support.measuring import Forward, layer, measured
 
-import sigmoidcore as sc
+import unstuck
 
 
 def entropy(weights, allowed):
@@ -146,5 +146,5 @@ def test_a_mask_that_shows_the_padding_and_hides_the_words_is_named(attend, inve
     tokens = torch.randint(1, 20, (32, 9))
     tokens[:, 6:], tokens[::2, 4:] = 0, 0
     model = Reader(lambda net, x, padding: attend(net, x, padding ^ inverted))
-    findings = sc.diagnose(model, tokens, torch.randint(3, (32,)), functional.cross_entropy).findings
+    findings = unstuck.diagnose(model, tokens, torch.randint(3, (32,)), functional.cross_entropy).findings
     assert ("US511" in [f.rule for f in findings]) == inverted

@@ -3,7 +3,7 @@ import collections
 import pytest
 import torch
 
-import sigmoidcore as sc
+import unstuck
 from catalogue import BROKEN, HEALTHY
 from catalogue.case import Case
 from unstuck.findings import Finding, Severity
@@ -19,9 +19,9 @@ def said(case: Case) -> list[Finding]:
     """The errors and warnings."""
     model, inputs, targets, loss_fn = case.problem()
     if not case.steps:
-        found = sc.diagnose(model, inputs, targets, loss_fn).findings
+        found = unstuck.diagnose(model, inputs, targets, loss_fn).findings
     else:
-        monitor = sc.Monitor(model, every=1)
+        monitor = unstuck.Monitor(model, every=1)
         optimizer = case.optimizer(model.parameters())
         for _ in range(case.steps):
             optimizer.zero_grad()
@@ -73,12 +73,11 @@ WITHOUT_CASES = {
     **dict.fromkeys(("US304", "US305", "US306", "US308", "US309"), LOOP),
     **dict.fromkeys(("US206", "US307", "US505", "US506", "US507", "US508", "US509", "US510", "US511"), PROGRAMS),
     **dict.fromkeys(("US602", "US603", "US604", "US605", "US606"), PROGRAMS),
-    "US207": "tests/diagnosis/test_bounded_norms.py has its networks",
     **dict.fromkeys(("US608", "US609", "US610"), PROGRAMS),
-    "US607": "tests/diagnosis/test_rules_loss.py has its networks",
-    "US512": "tests/diagnosis/test_rules_layers.py has its networks",
-    "US611": "tests/diagnosis/test_rules_terms.py has its networks",
-    "US612": "tests/diagnosis/test_rules_terms.py has its networks",
+    "US607": "packages/unstuck/tests/test_rules_loss.py has its networks",
+    "US512": "packages/unstuck/tests/test_rules_layers.py has its networks",
+    "US611": "packages/unstuck/tests/test_rules_terms.py has its networks",
+    "US612": "packages/unstuck/tests/test_rules_terms.py has its networks",
 }
 """Why the catalogue has fewer than two broken networks of a rule."""
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from unstuck_support.measuring import Forward, measured, mlp, names
 from support.untouched import untouched
 from torch import nn
 from torch.nn import functional
+from unstuck_support.measuring import Forward, measured, mlp, names
 
-import sigmoidcore as sc
+import unstuck
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(32) % 3
@@ -44,12 +44,12 @@ Y = torch.arange(32) % 3
 )
 def test_wrong_arguments_are_refused_with_cause_and_remedy(model, inputs, kind, said):
     with pytest.raises(kind, match=said):
-        sc.diagnose(model, inputs)
+        unstuck.diagnose(model, inputs)
 
 
 def test_an_error_inside_a_model_is_not_changed():
     with pytest.raises(TypeError, match="unsupported operand") as caught:
-        sc.diagnose(Forward(lambda s, x: s.fc(x) + "text", fc=nn.Linear(6, 3)), X)
+        unstuck.diagnose(Forward(lambda s, x: s.fc(x) + "text", fc=nn.Linear(6, 3)), X)
     assert "does not accept" not in str(caught.value)
 
 
@@ -69,7 +69,7 @@ def test_an_error_inside_a_model_is_not_changed():
 )
 def test_a_loss_that_is_not_a_scalar_is_refused(loss_fn, said):
     with pytest.raises(ValueError, match=said):
-        sc.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
+        unstuck.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_a_loss_that_is_not_a_scalar_is_refused(loss_fn, said):
 )
 def test_a_loss_that_is_not_a_function_of_two_is_refused(loss_fn, said):
     with pytest.raises(TypeError, match=said):
-        sc.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
+        unstuck.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
 
 
 def test_a_model_without_floating_point_outputs_is_refused_without_a_loss():
     with pytest.raises(ValueError, match="without a floating-point tensor"):
-        sc.diagnose(Forward(lambda s, x: s.fc(x).argmax(1), fc=nn.Linear(6, 3)), X)
+        unstuck.diagnose(Forward(lambda s, x: s.fc(x).argmax(1), fc=nn.Linear(6, 3)), X)
 
 
 def test_outputs_may_be_a_dataclass():
@@ -119,7 +119,7 @@ def test_weights_of_inference_mode_are_refused():
     with torch.inference_mode():
         model = mlp(nn.Tanh)
     with pytest.raises(ValueError, match=r"'0.weight' of the model was made in torch.inference_mode\(\)"):
-        sc.diagnose(model, X)
+        unstuck.diagnose(model, X)
 
 
 def detector():
@@ -135,7 +135,7 @@ def detector():
 def test_training_mode_changes_nothing_in_the_model(mode):
     model = detector().train(mode)
     with untouched(model):
-        d = sc.diagnose(model, X, None, lambda outputs, _: outputs["loss"], training=True)
+        d = unstuck.diagnose(model, X, None, lambda outputs, _: outputs["loss"], training=True)
     assert names(d.measurement) == ["fc"]
     assert all(weight.gradient is not None for weight in d.measurement.weights)
     assert d.subject.training
@@ -151,33 +151,33 @@ def test_in_training_mode_dropout_drops_and_frozen_norms_stay_frozen():
 
     for part in (model.norm, model.drop):
         part.register_forward_hook(note)
-    sc.diagnose(model, X, training=True)
+    unstuck.diagnose(model, X, training=True)
     assert seen == {"BatchNorm1d": False, "Dropout": True}
 
 
 def test_in_evaluation_mode_norms_that_have_seen_no_data_normalise_by_the_batch_as_in_training():
     blocks = [part for _ in range(6) for part in (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU())]
     model = nn.Sequential(*blocks, nn.Linear(6, 3))
-    in_training = sc.diagnose(model, X).measurement.profile.sizes
+    in_training = unstuck.diagnose(model, X).measurement.profile.sizes
     with untouched(model.eval()):
-        fresh = sc.diagnose(model, X)
+        fresh = unstuck.diagnose(model, X)
     assert torch.equal(fresh.measurement.profile.sizes, in_training)
     assert "`1`, `4`, `7` and 3 more have seen no data yet" in str(fresh).replace("\n    ", " ")
     model.train()(X)
-    used = sc.diagnose(model.eval(), X)
+    used = unstuck.diagnose(model.eval(), X)
     assert not torch.equal(used.measurement.profile.sizes, in_training)
     assert used.measurement.notes == ()
 
 
 def test_an_error_says_in_which_mode_the_model_ran_if_its_outputs_differ_in_training():
     with pytest.raises(TypeError) as caught:
-        sc.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"])
+        unstuck.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"])
     assert caught.value.__notes__ == ["the model ran in evaluation mode; training=True runs it as in training"]
     with pytest.raises(KeyError) as caught:
-        sc.diagnose(detector(), X, None, lambda outputs, _: outputs["other"], training=True)
+        unstuck.diagnose(detector(), X, None, lambda outputs, _: outputs["other"], training=True)
     assert not hasattr(caught.value, "__notes__")
     with pytest.raises(KeyError) as caught:
-        sc.diagnose(mlp(nn.Tanh), X, None, lambda outputs, _: {}[0])
+        unstuck.diagnose(mlp(nn.Tanh), X, None, lambda outputs, _: {}[0])
     assert not hasattr(caught.value, "__notes__")
 
 
@@ -186,7 +186,7 @@ def test_an_exported_model_is_measured_in_its_own_mode():
     exported = torch.export.export(model, (X,)).module()
     wanted = measured(model, X)
     for training in (False, True):
-        m = sc.diagnose(exported, X, training=training).measurement
+        m = unstuck.diagnose(exported, X, training=training).measurement
         assert [row.gradient for row in m.layers] == pytest.approx([row.gradient for row in wanted.layers])
         assert [row.weights for row in m.layers] == [row.weights for row in wanted.layers]
 
@@ -203,7 +203,7 @@ def test_a_model_with_gradients_but_without_known_layers_has_a_note():
             return None, ctx.saved_tensors[0].T @ gradient
 
     model = Forward(lambda s, x: Opaque.apply(x, s.weight), weight=nn.Parameter(torch.randn(6, 3)))
-    d = sc.diagnose(model, X)
+    d = unstuck.diagnose(model, X)
     assert not d.measurement.layers
     assert not d.findings
     assert "any layer, although parameters get gradients" in d.measurement.notes[0]
@@ -261,7 +261,7 @@ def test_products_of_parameters_and_layers_that_forward_makes_are_reported():
     made = Forward(lambda s, x: s.fc(nn.Linear(6, 6)(x)), fc=nn.Linear(6, 3))
     assert measured(made, X).strays == ("forward: linear",)
     optimizer = torch.optim.SGD(made.parameters(), 0.1)
-    with sc.Monitor(made, every=1) as monitor:
+    with unstuck.Monitor(made, every=1) as monitor:
         for _ in range(3):
             made(X).sum().backward()
             optimizer.step()
@@ -305,6 +305,6 @@ def test_inputs_with_gradients_and_teachers_are_not_weights_of_the_model():
 def test_outputs_near_the_largest_number_have_a_histogram():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 3e38)
-    layer = sc.diagnose(model, torch.linspace(-1, 1, 40)[:, None]).layers[0]
+    layer = unstuck.diagnose(model, torch.linspace(-1, 1, 40)[:, None]).layers[0]
     assert sum(layer.histogram) == 40
     assert max(layer.histogram) < 5

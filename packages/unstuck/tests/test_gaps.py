@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from unstuck_support.layers import activation, chain, linear, measurement, with_weight
 from unstuck_support.measurements import changed
-from torch import nn
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.report import verdict
 from unstuck.rules import gaps
 
@@ -28,7 +28,7 @@ def first_line(diagnosis):
 def watched(steps, samples=64, model=None):
     model = model or small()
     optimizer = torch.optim.Adam(model.parameters())
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(steps):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(X[:samples]), Y[:samples]).backward()
@@ -41,13 +41,13 @@ def named(*measurements):
 
 
 def test_a_network_on_a_whole_batch_is_healthy_and_says_that_no_step_was_seen():
-    found = sc.diagnose(small(), X, Y, nn.functional.cross_entropy)
+    found = unstuck.diagnose(small(), X, Y, nn.functional.cross_entropy)
     assert str(found).splitlines()[0] == first_line(found) == "healthy: 3 layers, nothing found"
     assert str(found).splitlines()[2] == "not judged: step sizes (no step was seen)"
 
 
 def test_a_frozen_model_is_not_called_healthy():
-    found = sc.diagnose(small().requires_grad_(False), X)
+    found = unstuck.diagnose(small().requires_grad_(False), X)
     assert "in 3 layers, but not judged: the training (all 4 parameters" in first_line(found)
     assert repr(found) == f"<Diagnosis: {first_line(found)}>"
 
@@ -55,7 +55,7 @@ def test_a_frozen_model_is_not_called_healthy():
 def test_a_frozen_part_is_named():
     model = small()
     model[0].requires_grad_(False)
-    found = sc.diagnose(model, X, Y, nn.functional.cross_entropy)
+    found = unstuck.diagnose(model, X, Y, nn.functional.cross_entropy)
     assert first_line(found).startswith("healthy")
     assert "2 of 4 parameters (frozen)" in str(found)
 
@@ -63,14 +63,14 @@ def test_a_frozen_part_is_named():
 @pytest.mark.filterwarnings("ignore")
 def test_a_dynamically_quantized_model_is_not_called_healthy():
     model = torch.ao.quantization.quantize_dynamic(small(), {nn.Linear}, dtype=torch.qint8)
-    found = sc.diagnose(model, X)
+    found = unstuck.diagnose(model, X)
     assert first_line(found) == "nothing found in 1 layer, but not judged: 2 quantized layers (`0` and `2`) and 1 more"
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_parameters_behind_quantized_layers_are_not_accused():
     model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Embedding(9, 8), *small()), {nn.Linear})
-    found = sc.diagnose(model, torch.randint(9, (64,)))
+    found = unstuck.diagnose(model, torch.randint(9, (64,)))
     assert found.healthy
     assert first_line(found).startswith("1 note in 2 layers, but not judged: 2 quantized layers (`1` and `3`)")
 
@@ -79,7 +79,7 @@ def test_a_scripted_part_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
-    found = sc.diagnose(nn.Sequential(nn.Linear(8, 8), part, nn.Linear(8, 3)), X)
+    found = unstuck.diagnose(nn.Sequential(nn.Linear(8, 8), part, nn.Linear(8, 3)), X)
     assert "1 module of TorchScript (`1`)" in str(found)
 
 

@@ -75,7 +75,7 @@ def test_numbers_of_six_digits_and_those_that_are_not_finite_come_back_as_they_w
 
 
 def test_a_long_history_is_thinned_evenly_until_it_is_small_enough(monkeypatch):
-    monkeypatch.setattr("sigmoidcore.diagnosis.report.json.EARLIER", 50_000)
+    monkeypatch.setattr("unstuck.report.json.EARLIER", 50_000)
     measurements = tuple(replace(stack(5), step=step) for step in range(1001))
     text = to_json(Diagnosis(measurements[-1], (), measurements))
     assert len(text) < 60_000
@@ -92,6 +92,28 @@ def test_the_text_is_returned_and_written(tmp_path):
 
 def test_the_model_and_its_batch_are_not_in_it():
     assert to_json(replace(BROKEN, subject=Subject(None, "secret"))) == TEXT
+
+
+def test_a_diagnosis_comes_back_from_its_text():
+    again = Diagnosis.from_json(TEXT)
+    assert again.to_json() == TEXT
+    assert str(again) == str(Diagnosis.from_json(again.to_json()))
+    assert again.findings == BROKEN.findings
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', TEXT.replace('"layers"', '"other"', 1)])
+def test_another_text_is_no_diagnosis(text):
+    with pytest.raises(ValueError, match=r"."):
+        Diagnosis.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "fails"),
+    [(["error"], True), (["warning"], True), (["never"], False), (["US1"], True), (["US101"], True), (["US2"], False)],
+)
+def test_conditions_are_severities_rules_or_groups(conditions, fails):
+    assert Diagnosis(stack(30, 1e-2), (vanishing("0"),)).fails(conditions) is fails
+    assert not Diagnosis(stack(3), ()).fails(conditions)
 
 
 def test_unknown_fields_are_left_out():

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from unstuck_support.layers import loud
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import loud
 
-import sigmoidcore as sc
+import unstuck
 
 X = torch.randn(64, 6)
 MASKS = (torch.rand(64, 5) > 0.5).float()
@@ -18,7 +18,7 @@ def found(loss, targets, inputs=X, *layers, outputs=5):
     """Errors and warnings of a linear network."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, outputs), *layers)
-    return loud(sc.diagnose(model, inputs, targets, loss))
+    return loud(unstuck.diagnose(model, inputs, targets, loss))
 
 
 def dice(outputs, targets):
@@ -128,7 +128,7 @@ def test_parameters_of_the_loss_need_an_optimizer(held):
     body, classifier = nn.Linear(6, 4), nn.Linear(4, 5, bias=False)
     own = [*body.parameters(), *(classifier.parameters() if held else [])]
     optimizer = torch.optim.Adam(own)
-    with sc.Monitor(body, every=1) as monitor:
+    with unstuck.Monitor(body, every=1) as monitor:
         for _ in range(4):
             optimizer.zero_grad()
             outputs = body(X)
@@ -141,7 +141,7 @@ def test_parameters_of_the_loss_need_an_optimizer(held):
 def test_a_pretrained_network_in_the_loss_needs_no_optimizer():
     body, features = nn.Linear(6, 6), nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
     optimizer = torch.optim.Adam(body.parameters())
-    with sc.Monitor(body, every=1) as monitor:
+    with unstuck.Monitor(body, every=1) as monitor:
         for _ in range(4):
             optimizer.zero_grad()
             functional.mse_loss(features(body(X)), features(X).detach()).backward()
@@ -182,7 +182,9 @@ def test_the_log_softmax_of_a_classification_is_over_the_classes(dim, expected):
 
     assert found(loss, KINDS, torch.randn(64, 7, 6)) == expected
     points = nn.Conv1d(6, 5, 1)
-    diagnosis = sc.diagnose(points, torch.randn(64, 6, 7), KINDS, lambda o, y: functional.nll_loss(o.log_softmax(1), y))
+    diagnosis = unstuck.diagnose(
+        points, torch.randn(64, 6, 7), KINDS, lambda o, y: functional.nll_loss(o.log_softmax(1), y)
+    )
     assert diagnosis.findings == ()
 
 
@@ -208,7 +210,7 @@ def test_a_difference_of_outputs_without_a_gradient_pairs_all_samples():
         advantage = returns - values.detach()
         return (advantage * values.squeeze(1)).mean() + (values.squeeze(1) - returns).square().mean()
 
-    assert [f.rule for f in sc.diagnose(model, torch.randn(64, 4), returns, loss).findings] == ["US602"]
+    assert [f.rule for f in unstuck.diagnose(model, torch.randn(64, 4), returns, loss).findings] == ["US602"]
 
 
 def binary_cross_entropy(p, t):
@@ -228,7 +230,7 @@ def weighted_cross_entropy(p, t):
 def test_a_cross_entropy_by_hand_needs_labels_of_0_and_1(loss):
     model, x = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), torch.randn(64, 4)
     labels = (x[:, :1] > 0).float()
-    (compared,) = sc.diagnose(model, x, labels, loss).measurement.comparisons
+    (compared,) = unstuck.diagnose(model, x, labels, loss).measurement.comparisons
     assert (compared.function, compared.reads, compared.low, compared.high) == ("binary_cross_entropy", 1, 0, 1)
-    assert [f.rule for f in sc.diagnose(model, x, 3 * labels, loss).findings] == ["US603"]
-    assert sc.diagnose(model, x, 3 * labels, weighted_cross_entropy).measurement.comparisons == ()
+    assert [f.rule for f in unstuck.diagnose(model, x, 3 * labels, loss).findings] == ["US603"]
+    assert unstuck.diagnose(model, x, 3 * labels, weighted_cross_entropy).measurement.comparisons == ()

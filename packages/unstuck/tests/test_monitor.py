@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 import torch
+from torch import nn
 from unstuck_support.monitored import (
     ROWS,
     assert_right,
@@ -22,9 +23,8 @@ from unstuck_support.monitored import (
     step,
 )
 from unstuck_support.steps import WAYS, in_vmap, loss_of
-from torch import nn
 
-from sigmoidcore import Monitor
+from unstuck import Monitor
 from unstuck.measure.history import History
 from unstuck.measure.recorder import LayerGradient, Recorder
 from unstuck.monitor import PATIENCE

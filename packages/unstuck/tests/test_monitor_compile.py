@@ -15,7 +15,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
-from sigmoidcore import Monitor, diagnose
+from unstuck import Monitor, diagnose
 
 DATA = batches(steps=9, rows=20)
 

@@ -14,7 +14,7 @@ from unstuck_support.monitored import (
 )
 from unstuck_support.steps import loss_of, scale_grows
 
-from sigmoidcore import Monitor
+from unstuck import Monitor
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

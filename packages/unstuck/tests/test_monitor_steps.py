@@ -7,6 +7,8 @@ from functools import partial
 import pytest
 import torch
 from support.copies import COPIES
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from unstuck_support.measuring import Forward
 from unstuck_support.monitored import (
     ROWS,
@@ -20,10 +22,8 @@ from unstuck_support.monitored import (
     step,
 )
 from unstuck_support.steps import functional_derivatives, loss_of, residual
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from sigmoidcore import MLP, Equalizer, Monitor
+from unstuck import Monitor
 from unstuck.monitor import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -249,26 +249,6 @@ def test_a_model_that_is_wrapped_later_keeps_its_names(model, batch):
     assert [layer.name for layer in monitor.measurements[1].layers] == ["0", "1", "2.module", "3", "4", "5", "6"]
     assert [w.name for w in monitor.measurements[1].weights][2] == "2.module.weight"
     assert_right(monitor.measurements[1], model, lambda network: loss_of(network, batch))
-
-
-def test_two_monitors_and_an_equalizer_measure_the_same_gradients(batch):
-    model = MLP(8, 16, 5, 3)
-    optimizer = sgd(model, lr=0.0)
-    with (
-        Monitor(model, every=1) as first,
-        Equalizer(model, optimizer, every=1, tolerance=1e9) as equalizer,
-        Monitor(model, every=2) as second,
-    ):
-        for _ in range(3):
-            step(model, optimizer, batch)
-    assert [m.step for m in first.measurements] == [0, 1, 2]
-    assert [m.step for m in second.measurements] == [0, 2]
-    assert len(equalizer.history) == 3
-    assert sizes(first.measurements[2]) == sizes(second.measurements[1])
-    alone = of_one_step(model, lambda _: loss_of(model, batch).backward())
-    assert sizes(first.measurements[2]) == pytest.approx(sizes(alone), rel=1e-5)
-    cores = [layer.gradient for layer in alone.layers if layer.role == "weights"][:5]
-    assert [math.exp(x) for x in equalizer.history[2].log_sizes] == pytest.approx(cores, rel=1e-5)
 
 
 def test_trainings_in_several_threads_have_their_own_monitors():

@@ -2,8 +2,8 @@
 
 import copy
 import dataclasses
+import itertools
 import json
-import math
 
 import pytest
 import torch
@@ -11,12 +11,22 @@ from support.labelled import Labelled
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, prepare
-from unstuck import rules
+from unstuck import Monitor, diagnose, rules
 
 
 def sgd(model, lr=0.1):
     return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def smooth():
+    """A network of tanhs whose second derivatives are large."""
+    sizes = (2, 16, 16, 16, 16)
+    hidden = [nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in itertools.pairwise(sizes)]
+    net = nn.Sequential(*hidden, nn.Linear(16, 1))
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(1.5)
+    return net
 
 
 def curvature_loss(net, x):
@@ -28,7 +38,7 @@ def curvature_loss(net, x):
 
 
 def test_exploding_gradients_are_not_judged_if_the_loss_contains_derivatives():
-    net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
+    net, x = smooth(), torch.randn(64, 2, requires_grad=True)
     optimizer = sgd(net, 1e-9)
     with Monitor(net, every=1) as monitor:
         for _ in range(2):
@@ -47,7 +57,7 @@ def test_exploding_gradients_are_not_judged_if_the_loss_contains_derivatives():
 
 
 def test_a_loss_of_derivatives_alone_has_one_note():
-    net, x = MLP(2, 16, 4, 1), torch.rand(64, 2, requires_grad=True)
+    net, x = smooth(), torch.rand(64, 2, requires_grad=True)
     optimizer = sgd(net)
     with Monitor(net, every=1) as monitor:
         (first,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
@@ -58,7 +68,7 @@ def test_a_loss_of_derivatives_alone_has_one_note():
 
 
 def test_derivatives_outside_of_the_loss_do_not_count():
-    net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
+    net, x = smooth(), torch.randn(64, 2, requires_grad=True)
     optimizer = sgd(net, 1e-9)
     with Monitor(net, every=1) as monitor:
         torch.autograd.grad(net(x).sum(), x)  # a saliency map
@@ -86,7 +96,7 @@ class Graph(nn.Module):
 
     def __init__(self, edges=None):
         super().__init__()
-        self.first, self.core, self.last = nn.Linear(4, 8), SigmoidCore(8, centered=True), nn.Linear(8, 2)
+        self.first, self.core, self.last = nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)
         self.register_buffer("edges", edges)
 
     def forward(self, x, edges=None):
@@ -104,7 +114,6 @@ def edges():
 def test_sparse_inputs_are_reported_as_not_measured(edges, layout):
     net, x = Graph(), torch.randn(30, 4)
     sparse = edges.to_sparse(layout=layout)
-    prepare(net, (x, sparse))
     found = []
     for given in (sparse, edges):
         optimizer = sgd(net, 0.0)
@@ -117,13 +126,6 @@ def test_sparse_inputs_are_reported_as_not_measured(edges, layout):
         assert layer.gradient == pytest.approx(other.gradient, rel=1e-5)
         assert layer.rms == pytest.approx(other.rms, rel=1e-5)
     assert diagnose(net, (x, sparse)).measurement.notes[0] == "an input of the model: it is a sparse tensor"
-
-
-def test_a_non_finite_sparse_input_is_refused(edges):
-    bad = edges.clone()
-    bad[0, 0] = math.nan
-    with pytest.raises(ValueError, match="1 non-finite"):
-        prepare(Graph(), (torch.randn(30, 4), bad.to_sparse()))
 
 
 def test_nested_tensors_are_reported_as_not_measured():
@@ -254,7 +256,7 @@ def test_a_bug_of_ours_before_a_pass_leaves_it_to_run_unmeasured(monkeypatch):
     def mistaken(*_):
         raise LookupError("a mistake")
 
-    monkeypatch.setattr("sigmoidcore.diagnosis.measure.recorder.Recorder.take_inputs", mistaken)
+    monkeypatch.setattr("unstuck.measure.recorder.Recorder.take_inputs", mistaken)
     model = nn.Linear(6, 3)
     with Monitor(model, every=1) as monitor, pytest.warns(RuntimeWarning, match=r"please report it .LookupError"):
         model(torch.randn(4, 6)).sum().backward()

@@ -7,9 +7,8 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from unstuck_support.hooks import global_hooks
 
-from sigmoidcore import SigmoidCore
-from sigmoidcore._torch.hooks import global_hooks
 from unstuck.observation import LayerObserver, Observer
 
 
@@ -39,7 +38,7 @@ class Doubles(LayerObserver):
 
 @pytest.fixture
 def model():
-    return nn.Sequential(nn.Linear(3, 4), SigmoidCore(4), nn.Linear(4, 2))
+    return nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 2))
 
 
 def test_it_sees_its_layers_only_while_it_is_attached_and_none_of_a_copy(model):
@@ -62,7 +61,7 @@ def test_it_hears_of_a_layer_that_fails(model):
 
 @pytest.mark.parametrize("by_keyword", [False, True])
 def test_a_layer_observer_may_replace_inputs_and_outputs_of_a_layer(by_keyword):
-    core, x = SigmoidCore(), torch.randn(5)
+    core, x = nn.Sigmoid(), torch.randn(5)
     with Doubles({"core": core}):
         y = core(input=x) if by_keyword else core(x)
     assert torch.equal(y, torch.sigmoid(2 * x) / 2)

@@ -5,7 +5,7 @@ import torch
 from support.untouched import untouched
 from torch import nn
 
-import sigmoidcore as sc
+import unstuck
 
 MSE = nn.functional.mse_loss
 
@@ -24,7 +24,7 @@ class Middle(nn.Module):
 def message(model, loss=MSE, **options):
     inputs, targets = torch.randn(64, 4), torch.randn(64, 1)
     with untouched(model):
-        findings = sc.diagnose(model, inputs, targets, loss, trace_nonfinite=True, **options).findings
+        findings = unstuck.diagnose(model, inputs, targets, loss, trace_nonfinite=True, **options).findings
     return " ".join(f.message for f in findings if f.rule == "US401")
 
 
@@ -73,20 +73,20 @@ def test_a_mask_of_infinities_that_a_softmax_takes_away_is_not_the_cause():
 def test_a_finite_step_is_not_repeated(trace):
     calls = []
     model = Middle(lambda h: calls.append(1) or torch.tanh(h))
-    sc.diagnose(model, torch.randn(64, 4), torch.randn(64, 1), MSE, trace_nonfinite=trace)
+    unstuck.diagnose(model, torch.randn(64, 4), torch.randn(64, 1), MSE, trace_nonfinite=trace)
     assert len(calls) == 3  # one step, and two passes of four samples
 
 
 def test_without_it_the_finding_prints_the_call():
     net, x, y = Middle(torch.log), torch.randn(64, 4), torch.randn(64, 1)
-    finding = next(f for f in sc.diagnose(net, x, y, MSE).findings if f.rule == "US401")
-    assert finding.call == "print(sc.diagnose(net, x, y, MSE, trace_nonfinite=True))"
+    finding = next(f for f in unstuck.diagnose(net, x, y, MSE).findings if f.rule == "US401")
+    assert finding.call == "print(unstuck.diagnose(net, x, y, MSE, trace_nonfinite=True))"
     exec(finding.call)
 
 
 def test_weights_with_nan_have_no_operation_and_no_call():
     model = nn.Linear(4, 1)
     nn.init.constant_(model.weight, float("nan"))
-    finding = sc.diagnose(model, torch.randn(64, 4), trace_nonfinite=True).findings[0]
+    finding = unstuck.diagnose(model, torch.randn(64, 4), trace_nonfinite=True).findings[0]
     assert "made the first" not in finding.message
     assert finding.call is None

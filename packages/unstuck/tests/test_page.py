@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from unstuck_support import diagnoses
 from torch import nn
+from unstuck_support import diagnoses
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.diagnosis import Diagnosis
 from unstuck.findings import Severity
 from unstuck.measure.measurement import Measurement
@@ -250,7 +250,7 @@ def test_a_page_of_many_layers_is_under_two_megabytes_with_every_layer_in_its_ta
 
 
 def test_a_table_of_very_many_layers_is_thinned_with_a_note(write, monkeypatch):
-    monkeypatch.setattr("sigmoidcore.diagnosis.report.page.MOST", most := 200)
+    monkeypatch.setattr("unstuck.report.page.MOST", most := 200)
     tree, data = parsed(write(diagnoses.broken(most, decay=1.0001)))
     assert len(data["names"]) <= most
     assert data["places"] == sorted(set(data["places"]))
@@ -289,7 +289,7 @@ def test_a_long_table_without_script_shows_the_layers_of_findings_and_some_other
 
 def test_the_page_of_a_real_network_names_all_its_layers(write):
     model = nn.Sequential(*[m for _ in range(30) for m in (nn.Linear(16, 16), nn.Sigmoid())], nn.Linear(16, 4))
-    diagnosis = sc.diagnose(model, torch.randn(32, 16), torch.randint(0, 4, (32,)), nn.functional.cross_entropy)
+    diagnosis = unstuck.diagnose(model, torch.randn(32, 16), torch.randint(0, 4, (32,)), nn.functional.cross_entropy)
     tree, data = parsed(write(diagnosis))
     assert data["names"] == [layer.name for layer in diagnosis.measurement.layers]
     assert len(tree.all("li", class_="finding")) == len(diagnosis.findings) > 0

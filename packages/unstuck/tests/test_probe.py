@@ -5,14 +5,14 @@ from functools import partial
 
 import pytest
 import torch
-from unstuck_support.measuring import Forward, layer, measured, mlp, module_gradients, names, size
 from support.untouched import untouched
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from unstuck_support.hooks import global_hooks
+from unstuck_support.measuring import Forward, layer, measured, mlp, module_gradients, names, size
 
-import sigmoidcore as sc
-from sigmoidcore._torch.hooks import global_hooks
+import unstuck
 from unstuck.measure.measurement import STEPS
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
@@ -37,7 +37,6 @@ NETWORKS = {
     "mlp of relus": (lambda: mlp(nn.ReLU, depth=6), (32, 6)),
     "mlp of gelus on sequences": (lambda: nn.Sequential(mlp(nn.GELU), nn.Flatten(), nn.Linear(15, 3)), (32, 5, 6)),
     "convolutional": (convolutional, (8, 3, 5, 5)),
-    "of cores": (lambda: sc.MLP(6, 8, 4, 3), (32, 6)),
 }
 
 
@@ -138,9 +137,6 @@ def steps_before_samples(rnn):
         lambda: nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True),
         lambda: nn.GRU(6, 5, 3, batch_first=True, bias=False),
         lambda: nn.LSTM(6, 5, proj_size=3, batch_first=True),
-        lambda: sc.RNN(6, 5, batch_first=True),
-        lambda: sc.recurrent.CoreLSTM(6, 5, batch_first=True),
-        lambda: sc.recurrent.CoreGRU(6, 5, 2, batch_first=True),
     ],
 )
 @pytest.mark.parametrize("read", [lambda h: h.sum(1), lambda h: h[:, -1]], ids=["all steps", "last step"])
@@ -289,7 +285,7 @@ def test_diagnose_changes_nothing():
     x = X.clone().requires_grad_()
     x.grad = torch.full_like(x, 2.0)
     with untouched(model):
-        sc.diagnose(model, x, Y, nn.CrossEntropyLoss())
+        unstuck.diagnose(model, x, Y, nn.CrossEntropyLoss())
     assert [p._version for p in model.parameters()] == versions
     assert torch.equal(x.grad, torch.full_like(x, 2.0))
     assert x.requires_grad
@@ -312,7 +308,7 @@ def test_everything_is_detached_and_restored_after_an_error(where):
 
     model = Forward(forward, net=everything())
     with untouched(model), pytest.raises((ArithmeticError, KeyboardInterrupt)):
-        sc.diagnose(model, X, Y, loss_fn)
+        unstuck.diagnose(model, X, Y, loss_fn)
     assert not global_hooks()
     assert len(measured(mlp(nn.Tanh), X).layers) == 5
 

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from unstuck_support.layers import chain, residual, rules
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import chain, residual, rules
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.diagnosis import judged
 from unstuck.findings import Severity
 from unstuck.measure.measurement import Measurement
@@ -68,7 +68,7 @@ def docs(root):
 def test_the_page_is_what_docs_rules_py_writes(root, docs):
     written = (root / "docs" / "rules.md").read_text(encoding="utf-8")
     assert written == docs.page(), "run .venv/bin/python docs/rules.py"
-    assert re.findall(r'^<a id="(sc\d+)"></a>$', written, flags=re.MULTILINE) == [i.lower() for i in IDS]
+    assert re.findall(r'^<a id="(us\d+)"></a>$', written, flags=re.MULTILINE) == [i.lower() for i in IDS]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,9 @@ def example_of(docs):
     def diagnosis(rule):
         scope = {}
         exec(preamble + docs.EXAMPLES[rule], scope)
-        return scope.get("diagnosis") or sc.diagnose(*(scope[n] for n in ("model", "inputs", "targets", "loss_fn")))
+        return scope.get("diagnosis") or unstuck.diagnose(
+            *(scope[n] for n in ("model", "inputs", "targets", "loss_fn"))
+        )
 
     return diagnosis
 
@@ -96,7 +98,7 @@ def test_the_example_of_a_rule_is_found_by_this_rule_only_in_at_most_three_sente
 @pytest.mark.parametrize("rule", RULES, ids=IDS)
 def test_the_finding_of_a_rule_has_no_english_words_in_chinese_and_the_same_json(rule, example_of, monkeypatch):
     diagnosis = example_of(rule.id)
-    monkeypatch.setenv("SIGMOIDCORE_LANG", "zh")
+    monkeypatch.setenv("UNSTUCK_LANG", "zh")
     again = judged(diagnosis.history or [diagnosis.measurement], diagnosis.subject)
     (finding,) = [f for f in again.findings if f.rule == rule.id]
     text = "\n".join(finding_lines(finding, 80))
@@ -116,7 +118,7 @@ def mlp(kind, depth, width=64, norm=None):
 
 def diagnosed(model, loss=functional.cross_entropy, samples=128, shape=(64,), dtype=torch.float32):
     inputs, targets = torch.randn(samples, *shape, dtype=dtype), torch.randint(10, (samples,))
-    return sc.diagnose(model.to(dtype), inputs, targets, loss)
+    return unstuck.diagnose(model.to(dtype), inputs, targets, loss)
 
 
 def loud(model, **how):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from unstuck_support.measuring import Forward
 from torch import nn
 from torch.nn import functional
+from unstuck_support.measuring import Forward
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 
 WORDS = torch.randint(20, (32, 9))
@@ -34,7 +34,7 @@ def flat(outputs, targets):
 
 
 def findings(model, inputs, targets=None, loss=None):
-    found = sc.diagnose(model, inputs, targets, loss).findings
+    found = unstuck.diagnose(model, inputs, targets, loss).findings
     return [(f.rule, f.severity.value) for f in found if f.rule in ("US506", "US508", "US606")]
 
 
@@ -103,7 +103,7 @@ def test_two_inputs_that_one_network_reads_as_one_batch_are_not_mixed():
 @pytest.mark.parametrize("views", VIEWS.values(), ids=list(VIEWS))
 def test_an_output_that_depends_on_the_place_in_the_batch_is_named(views):
     model = of(lambda net, h: views(h + torch.linspace(0, 1, 64)[: len(h), None]))
-    found = [f.message for f in sc.diagnose(model, torch.randn(64, 6)).findings if f.rule == "US506"]
+    found = [f.message for f in unstuck.diagnose(model, torch.randn(64, 6)).findings if f.rule == "US506"]
     assert len(found) == 1
     assert "its place in the batch" in found[0]
 
@@ -118,7 +118,7 @@ MIXED = [("US506", "warning")]
 
 def mixed_axes(model, inputs):
     model(inputs)  # lazy layers get their sizes
-    found = sc.diagnose(model, inputs).findings
+    found = unstuck.diagnose(model, inputs).findings
     return [(f.rule, f.severity.value) for f in found if "axes" in f.message]
 
 
@@ -281,7 +281,7 @@ def test_samples_that_end_alike_are_not_compared(like_the_first):
 def test_other_targets_are_not_compared_with_the_tokens():
     model = Encoder(pooled=False)
     assert findings(model, WORDS[:, :8], torch.randint(20, (32, 8)), flat) == []
-    assert Severity.ERROR not in [f.severity for f in sc.diagnose(model, WORDS[:, :8]).findings]
+    assert Severity.ERROR not in [f.severity for f in unstuck.diagnose(model, WORDS[:, :8]).findings]
 
 
 HEADS = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from unstuck_support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
 from unstuck_support.measurements import changed
-from torch import nn
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.measure.measurement import BatchNorm, Layer, Weight
 from unstuck.rules import RULES, find
 
@@ -43,7 +43,7 @@ def test_normal_weights_of_a_fixed_deviation_are_too_large_for_wide_layers(devia
     for weight in (p for p in model.parameters() if p.dim() > 1):
         nn.init.normal_(weight, std=deviation)
     inputs = torch.randn(64, 32)
-    found = sc.diagnose(model, (inputs,), inputs.sum(1, keepdim=True), nn.functional.mse_loss).findings
+    found = unstuck.diagnose(model, (inputs,), inputs.sum(1, keepdim=True), nn.functional.mse_loss).findings
     assert [f.rule for f in found if f.severity != "note"] == loud
     assert all("times as large as usual initial ones" in f.message for f in found if f.rule == "US102")
 

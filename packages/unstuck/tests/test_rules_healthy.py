@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unstuck_support.layers import activation, linear, loud, measurement, rules, training
 from torch import nn
 from torch.func import grad, vmap
 from torch.nn import functional
+from unstuck_support.layers import activation, linear, loud, measurement, rules, training
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 from unstuck.measure.measurement import Comparison
 from unstuck.rules import find
@@ -32,7 +32,7 @@ class Product(nn.Module):
 def test_the_bias_of_a_product_is_cleared_although_its_gradient_comes_first():
     model = Product(torch.randn(8, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(5):
             optimizer.zero_grad()
             functional.cross_entropy(model(X), Y).backward()
@@ -45,7 +45,9 @@ def test_an_activation_of_a_layer_that_starts_at_0_has_not_collapsed(last):
     head = nn.Linear(8, 4)
     nn.init.zeros_(head.weight)
     loss = functional.mse_loss
-    assert "US203" not in loud(sc.diagnose(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), head, last), X, X[:, :4], loss))
+    assert "US203" not in loud(
+        unstuck.diagnose(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), head, last), X, X[:, :4], loss)
+    )
 
 
 class Steps(nn.Module):
@@ -65,7 +67,7 @@ class Steps(nn.Module):
 
 def test_the_first_call_of_a_recurrent_layer_may_read_the_same_state_for_all_samples():
     x = torch.randn(64, 5, 4)
-    assert loud(sc.diagnose(Steps(), x, x.abs(), functional.mse_loss)) == []
+    assert loud(unstuck.diagnose(Steps(), x, x.abs(), functional.mse_loss)) == []
 
 
 LABELS = Comparison("cross_entropy", 3, (64, 10), (64,), classes=True, high=9.0, target_rms=5.0, varied=True)
@@ -109,7 +111,7 @@ class Masked(nn.Module):
 
 @pytest.mark.parametrize(("replaces", "severity"), [(True, Severity.NOTE), (False, Severity.ERROR)])
 def test_nan_that_the_network_replaces_is_a_note(replaces, severity):
-    found = sc.diagnose(Masked(replaces), X, Y, functional.cross_entropy).findings
+    found = unstuck.diagnose(Masked(replaces), X, Y, functional.cross_entropy).findings
     assert [f.severity for f in found if f.rule == "US401"] == [severity]
 
 
@@ -129,7 +131,7 @@ def test_layers_with_an_activation_a_product_or_a_recurrence_are_no_linear_netwo
     narrow = nn.Sequential(nn.Linear(8, 2), nn.BatchNorm1d(2), nn.Linear(2, 8))
     pooled = nn.Sequential(nn.Conv1d(1, 8, 3), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(24, 4))
     for model, x in ((Gate(), X), (narrow, X), (pooled, X[:, None])):
-        assert "US507" not in loud(sc.diagnose(model, x))
+        assert "US507" not in loud(unstuck.diagnose(model, x))
 
 
 class Sign(torch.autograd.Function):
@@ -167,13 +169,13 @@ def test_an_activation_written_by_hand_is_one(bend, hidden):
                 x = bend(layer(x))
             return self.layers[2](torch.relu(self.layers[1](x)) if hidden == 1 else x)
 
-    assert loud(sc.diagnose(Bent(), X, Y, functional.cross_entropy)) == []
+    assert loud(unstuck.diagnose(Bent(), X, Y, functional.cross_entropy)) == []
 
 
 def test_a_bottleneck_without_a_bias_is_a_factor():
     model = nn.AdaptiveLogSoftmaxWithLoss(64, 60, [10], div_value=1.5)
     x, words = torch.randn(64, 64), torch.arange(64) % 60
-    assert loud(sc.diagnose(model, (x, words), loss_fn=lambda outputs, _: outputs.loss)) == []
+    assert loud(unstuck.diagnose(model, (x, words), loss_fn=lambda outputs, _: outputs.loss)) == []
 
 
 def test_a_weight_that_is_gone_from_the_model_ends_no_diagnosis():
@@ -201,7 +203,7 @@ class OneByOne(nn.Module):
 )
 def test_a_kernel_may_be_made_from_a_parameter_of_fewer_dimensions(size, kernel):
     x = torch.randn(64, 1, 8, 8)
-    assert loud(sc.diagnose(OneByOne(size, kernel), x, torch.randn(64, 8), functional.mse_loss)) == []
+    assert loud(unstuck.diagnose(OneByOne(size, kernel), x, torch.randn(64, 8), functional.mse_loss)) == []
 
 
 class Force(nn.Module):
@@ -216,7 +218,7 @@ class Force(nn.Module):
 
 
 def test_a_network_that_runs_inside_of_a_function_transform_is_diagnosed():
-    assert loud(sc.diagnose(Force(), X, X, functional.mse_loss)) == []
+    assert loud(unstuck.diagnose(Force(), X, X, functional.mse_loss)) == []
 
 
 class Preferences(nn.Module):
@@ -244,14 +246,14 @@ class Preferences(nn.Module):
     ids=["DPO", "softplus", "KTO"],
 )
 def test_a_policy_that_equals_its_reference_has_not_collapsed(loss):
-    assert loud(sc.diagnose(Preferences(), (X, (Y, (Y + 1) % 4)), loss_fn=loss)) == []
+    assert loud(unstuck.diagnose(Preferences(), (X, (Y, (Y + 1) % 4)), loss_fn=loss)) == []
 
 
 def test_a_network_that_loses_its_inputs_has_collapsed_although_it_ends_in_an_activation():
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4), nn.LogSigmoid())
     with torch.no_grad():
         model[0].weight.mul_(1e-9)
-    assert "US203" in loud(sc.diagnose(model, X, loss_fn=lambda o, _: -o.mean()))
+    assert "US203" in loud(unstuck.diagnose(model, X, loss_fn=lambda o, _: -o.mean()))
 
 
 class Readouts(nn.Module):
@@ -276,5 +278,5 @@ def _of_both(outputs, targets):
 @pytest.mark.parametrize(("joins", "severity"), [(True, Severity.NOTE), (False, Severity.WARNING)])
 def test_an_output_that_is_the_same_for_all_samples_is_a_note_if_it_joins_others(joins, severity):
     tokens = torch.rand(64, 8).argsort(1)
-    found = sc.diagnose(Readouts(joins), tokens, Y, _of_both).findings
+    found = unstuck.diagnose(Readouts(joins), tokens, Y, _of_both).findings
     assert [(f.severity, f.layers) for f in found if f.rule == "US203"] == [(severity, ("readout",))]

@@ -5,12 +5,12 @@ import warnings
 
 import pytest
 import torch
-from unstuck_support.layers import loud
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
+from unstuck_support.layers import loud
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 
 X, Y = torch.randn(64, 8), torch.randint(4, (64,))
@@ -25,7 +25,7 @@ def looped(step, model=None, steps=40, every=5, rate=0.1):
     """What a Monitor says of a training by `step(model, optimizer)`."""
     model = model or mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    with sc.Monitor(model, every=every) as monitor:
+    with unstuck.Monitor(model, every=every) as monitor:
         for _ in range(steps):
             step(model, optimizer)
     return monitor.diagnosis()
@@ -95,7 +95,7 @@ def test_passes_whose_gradients_are_thrown_away_are():
 @pytest.mark.parametrize(("life", "expected"), [(25, []), (4, ["US308"])])
 def test_an_optimizer_for_each_phase_is_made_once_for_its_steps(life, expected):
     model = mlp()
-    with sc.Monitor(model, every=5) as monitor:
+    with unstuck.Monitor(model, every=5) as monitor:
         for step in range(100):
             if step % life == 0:
                 optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -109,7 +109,7 @@ def test_weights_that_another_computes_are_none_of_this_model():
     optimizer = torch.optim.SGD(own.values(), lr=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with sc.Monitor(model, every=5) as monitor:
+        with unstuck.Monitor(model, every=5) as monitor:
             for _ in range(20):
                 optimizer.zero_grad()
                 computed = {name: 1.0 * p for name, p in own.items()}
@@ -141,7 +141,7 @@ class Chooses(nn.Module):
 def test_what_a_model_draws_by_itself_mixes_no_samples(draw):
     state = random.getstate()
     for _ in range(4):
-        assert loud(sc.diagnose(Chooses(draw), X, Y, functional.cross_entropy)) == []
+        assert loud(unstuck.diagnose(Chooses(draw), X, Y, functional.cross_entropy)) == []
     random.setstate(state)
 
 
@@ -165,7 +165,7 @@ class Settles(nn.Module):
 @pytest.mark.parametrize("seed", [1, 3])
 def test_an_iteration_that_stops_for_the_whole_batch_mixes_no_samples(seed):
     torch.manual_seed(seed)
-    assert loud(sc.diagnose(Settles(), X, Y, functional.cross_entropy)) == []
+    assert loud(unstuck.diagnose(Settles(), X, Y, functional.cross_entropy)) == []
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_batches_of_one_sample_are_normalised_as_in_use_if_all_are_alike(images,
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
     images = images + 0.1 * torch.randn(1, 3, 8, 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with sc.Monitor(model, every=3) as monitor:
+    with unstuck.Monitor(model, every=3) as monitor:
         for image in images:
             optimizer.zero_grad()
             functional.mse_loss(model(image[None]), image[None]).backward()
@@ -198,17 +198,17 @@ class ActorCritic(nn.Module):
 
 def test_a_network_for_another_call_is_a_note_until_a_training_has_shown_that_it_stays():
     model = ActorCritic()
-    diagnosis = sc.diagnose(model, X, Y, functional.cross_entropy)
+    diagnosis = unstuck.diagnose(model, X, Y, functional.cross_entropy)
     assert [(f.rule, f.severity) for f in diagnosis.findings] == [("US501", Severity.NOTE)]
     assert loud(looped(usual, model)) == ["US501"]
     model.spare = nn.Linear(8, 8)  # a single layer is no network
-    assert loud(sc.diagnose(model, X, Y, functional.cross_entropy)) == ["US501"]
+    assert loud(unstuck.diagnose(model, X, Y, functional.cross_entropy)) == ["US501"]
 
 
 def test_networks_that_steps_between_the_measured_ones_move_are_trained():
     model = ActorCritic()
     actor, critic = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.actor, model.critic))
-    with sc.Monitor(model, every=5) as monitor:
+    with unstuck.Monitor(model, every=5) as monitor:
         for _ in range(40):
             model.zero_grad()
             model.critic(X).square().mean().backward()
@@ -223,7 +223,7 @@ def test_networks_that_steps_between_the_measured_ones_move_are_trained():
 def test_linear_layers_in_a_row_are_a_note_once_they_fit_the_data(steps, severity):
     model, targets = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 4)), X @ torch.randn(8, 4)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with sc.Monitor(model, every=5) as monitor:
+    with unstuck.Monitor(model, every=5) as monitor:
         for _ in range(steps):
             optimizer.zero_grad()
             functional.mse_loss(model(X), targets).backward()
@@ -273,13 +273,13 @@ def test_an_embedding_may_start_as_a_constant():
     people, items = torch.arange(64) % 32, torch.arange(64) % 16
     right = (torch.rand(64, 1) > 0.5).float()
     loss = functional.binary_cross_entropy_with_logits
-    assert loud(sc.diagnose(Discrimination(), (people, items), right, loss)) == []
+    assert loud(unstuck.diagnose(Discrimination(), (people, items), right, loss)) == []
 
 
 def test_outputs_that_learn_an_offset_do_not_move_to_one_point():
     model = nn.Linear(8, 1)
     optimizer = torch.optim.SGD([model.bias], lr=300.0)
-    with sc.Monitor(model, every=5) as monitor:
+    with unstuck.Monitor(model, every=5) as monitor:
         for _ in range(100):
             optimizer.zero_grad()
             (1 + 0.01 * (model(X) / 9 - 1).square().mean()).backward()
@@ -291,7 +291,7 @@ def test_outputs_that_learn_an_offset_do_not_move_to_one_point():
 def test_a_last_batch_that_is_small_says_little_of_the_statistics():
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for rows in [*([torch.arange(64)] * 40), torch.arange(2)]:
             usual(model, optimizer, 3 * X[rows], Y[rows])
     worst = max(n.drift for n in monitor.measurements[-1].batch_norms)
@@ -305,7 +305,7 @@ def test_the_loss_of_a_discriminator_that_reads_detached_outputs_is_none_of_the_
     critic = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1), nn.Sigmoid())
     optimizers = [torch.optim.Adam(m.parameters(), lr=2e-4) for m in (critic, generator)]
     zeros, ones = torch.zeros(64, 1), torch.ones(64, 1)
-    with sc.Monitor(generator, every=1) as monitor:
+    with unstuck.Monitor(generator, every=1) as monitor:
         for _ in range(12):
             fake = generator(torch.randn(64, 8))
             critic.zero_grad()

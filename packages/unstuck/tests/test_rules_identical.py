@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unstuck_support.layers import chain, loud, rules, with_weight
-from unstuck_support.measurements import changed
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import chain, loud, rules, with_weight
+from unstuck_support.measurements import changed
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.measure.measurement import Weight
 
 
@@ -72,7 +72,7 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize(("same", "expected"), [(False, []), (True, ["US503"])])
 def test_neurons_may_be_identical_if_others_are_added(same, expected):
-    found = sc.diagnose(Noisy(same), torch.randn(64, 8), torch.randn(64, 3), nn.functional.mse_loss)
+    found = unstuck.diagnose(Noisy(same), torch.randn(64, 8), torch.randn(64, 3), nn.functional.mse_loss)
     assert loud(found) == expected
 
 
@@ -89,7 +89,9 @@ class Experts(nn.Module):
 
 def test_copies_that_get_the_same_gradient_stay_equal():
     def findings(*experts):
-        return sc.diagnose(Experts(experts), torch.randn(64, 8), torch.randn(64, 3), nn.functional.mse_loss).findings
+        return unstuck.diagnose(
+            Experts(experts), torch.randn(64, 8), torch.randn(64, 3), nn.functional.mse_loss
+        ).findings
 
     expert = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
     (found,) = findings(expert, copy.deepcopy(expert))
@@ -104,9 +106,9 @@ def test_weights_of_0_that_feed_weights_of_0_are_identical_neurons():
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    assert "US503" in loud(sc.diagnose(model, x, y, nn.functional.cross_entropy))
+    assert "US503" in loud(unstuck.diagnose(model, x, y, nn.functional.cross_entropy))
     nn.init.normal_(model[2].weight)
-    assert "US503" not in loud(sc.diagnose(model, x, y, nn.functional.cross_entropy))
+    assert "US503" not in loud(unstuck.diagnose(model, x, y, nn.functional.cross_entropy))
 
 
 def test_neurons_of_0_that_feed_random_weights_too_are_not_identical():
@@ -122,7 +124,7 @@ def test_neurons_of_0_that_feed_random_weights_too_are_not_identical():
             return self.zero(hidden) + self.random(hidden)
 
     x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    assert "US503" not in loud(sc.diagnose(Heads(), x, y, nn.functional.cross_entropy))
+    assert "US503" not in loud(unstuck.diagnose(Heads(), x, y, nn.functional.cross_entropy))
 
 
 def test_the_last_layer_of_a_branch_and_the_head_may_start_at_0():
@@ -138,7 +140,7 @@ def test_the_last_layer_of_a_branch_and_the_head_may_start_at_0():
             return self.head((x + self.last(self.inner(x).relu())).relu())
 
     x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    assert "US503" not in loud(sc.diagnose(Fixup(), x, y, nn.functional.cross_entropy))
+    assert "US503" not in loud(unstuck.diagnose(Fixup(), x, y, nn.functional.cross_entropy))
 
 
 class LowRank(nn.Module):
@@ -183,7 +185,7 @@ def test_weights_of_0_behind_which_another_signal_or_factor_tells_the_neurons_ap
     torch.manual_seed(0)
     model = nn.Sequential(*parts)
     x, y = torch.randn(64, 8), torch.randint(4, (64,))
-    found = sc.diagnose(model, x, y, nn.functional.cross_entropy)
+    found = unstuck.diagnose(model, x, y, nn.functional.cross_entropy)
     assert ("US503" in loud(found)) == expected
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(4):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from unstuck_support.layers import loud
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import loud
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 
 X = torch.randn(128, 64)
@@ -53,7 +53,7 @@ class Branches(nn.Module):
 def severity(model, *inputs, targets):
     torch.manual_seed(0)
     loss = functional.cross_entropy if targets.dtype == torch.long else functional.mse_loss
-    found = sc.diagnose(model, inputs, targets, loss).findings
+    found = unstuck.diagnose(model, inputs, targets, loss).findings
     return next((f.severity for f in found if f.rule == "US206"), None)
 
 
@@ -96,7 +96,7 @@ def test_units_that_are_off_for_all_samples_because_of_their_inputs_are_explaine
         model[2].bias.zero_()
     labels = (torch.arange(64) % 2).float()[:, None]
     loss = functional.binary_cross_entropy_with_logits
-    assert loud(sc.diagnose(model, torch.rand(64, 3) * LARGE, labels, loss)) == ["US206"]
+    assert loud(unstuck.diagnose(model, torch.rand(64, 3) * LARGE, labels, loss)) == ["US206"]
 
 
 def test_large_inputs_for_which_the_steps_are_too_large_are_a_warning():
@@ -105,7 +105,7 @@ def test_large_inputs_for_which_the_steps_are_too_large_are_a_warning():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     x = torch.stack([(torch.rand(300) < 0.5).float(), 31 + 3 * torch.randn(300)], 1)
     labels = torch.where(torch.rand(300) < 0.5, torch.randint(3, (300,)), (x[:, 1] > 31).long() + x[:, 0].long())
-    with sc.Monitor(model, every=10) as monitor:
+    with unstuck.Monitor(model, every=10) as monitor:
         for i in range(300):
             optimizer.zero_grad()
             functional.cross_entropy(model(x[i : i + 1]), labels[i : i + 1]).backward()
@@ -135,7 +135,7 @@ def test_what_is_scaled_inside_is_no_fault_also_after_a_training(inside):
     waves = torch.where(labels == 1, 0.9, 0.45)[:, None, None] * torch.arange(16)[:, None]
     x = 140 * torch.sin(waves + 6.28 * torch.rand(64, 1, 4))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with sc.Monitor(model, every=10) as monitor:
+    with unstuck.Monitor(model, every=10) as monitor:
         for _ in range(150):
             optimizer.zero_grad()
             functional.cross_entropy(model(x), labels).backward()
@@ -148,7 +148,7 @@ def test_a_logistic_regression_that_scales_its_inputs_and_is_certain_is_no_fault
     model, x = nn.Sequential(Divides(), nn.Linear(20, 1), nn.Sigmoid()), 100 * torch.randn(128, 20)
     with torch.no_grad():
         model[1].weight.mul_(40)
-    assert loud(sc.diagnose(model, x, (model(x) > 0.5).float(), functional.binary_cross_entropy)) == []
+    assert loud(unstuck.diagnose(model, x, (model(x) > 0.5).float(), functional.binary_cross_entropy)) == []
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_a_logistic_regression_that_scales_its_inputs_and_is_certain_is_no_fault
 )
 def test_the_size_of_the_inputs(inputs, expected):
     model = mlp(nn.ReLU())
-    assert loud(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == expected
+    assert loud(unstuck.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == expected
     large = inputs.abs().max() > 50
-    findings = [(f.rule, f.severity.value) for f in sc.diagnose(model, inputs).findings]
+    findings = [(f.rule, f.severity.value) for f in unstuck.diagnose(model, inputs).findings]
     assert findings == [(rule, "note" if large else "warning") for rule in expected], "a ReLU passes any scale on"
 
 
@@ -187,20 +187,22 @@ def test_large_inputs_are_seen_behind_a_tanh_that_makes_them_small_and_beside_in
             return self.field(x), self.field(self.ends)
 
     torch.manual_seed(0)
-    diagnosis = sc.diagnose(Rod(), length * torch.rand(128, 1), loss_fn=lambda y, _: y[0].square().mean() + y[1].mean())
+    diagnosis = unstuck.diagnose(
+        Rod(), length * torch.rand(128, 1), loss_fn=lambda y, _: y[0].square().mean() + y[1].mean()
+    )
     assert loud(diagnosis)[:1] == expected
 
 
 @pytest.mark.parametrize("factor", [1, 1000])
 def test_large_inputs_are_a_warning_if_the_first_outputs_are_far_off(factor):
     model, target = mlp(nn.ReLU(), outputs=1), torch.randn(128, 1)
-    finding = sc.diagnose(model, 100 * X, factor * target, functional.mse_loss).findings[-1]
+    finding = unstuck.diagnose(model, 100 * X, factor * target, functional.mse_loss).findings[-1]
     assert (finding.rule, finding.severity.value) == ("US206", "warning" if factor == 1 else "note")
 
 
 def test_a_normalisation_at_the_start_takes_inputs_of_any_size():
     for inputs in (255 * torch.rand(128, 64), 1e-3 * torch.rand(128, 64)):
         model = nn.Sequential(nn.BatchNorm1d(64, eps=1e-12), *mlp(nn.ReLU()))
-        assert loud(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == []
+        assert loud(unstuck.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == []
     model = mlp(nn.BatchNorm1d(64), nn.ReLU())
-    assert loud(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), 255 * torch.rand(128, 64))) == []
+    assert loud(unstuck.diagnose(nn.Sequential(*model, nn.Sigmoid()), 255 * torch.rand(128, 64))) == []

@@ -4,18 +4,18 @@ import copy
 
 import pytest
 import torch
-from unstuck_support.layers import loud
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import loud
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
 
 
 def diagnosed(model, inputs=X, **how):
-    return sc.diagnose(model, inputs, Y[: len(inputs)], functional.cross_entropy, **how)
+    return unstuck.diagnose(model, inputs, Y[: len(inputs)], functional.cross_entropy, **how)
 
 
 def mlp(*between, outputs=10):
@@ -24,7 +24,7 @@ def mlp(*between, outputs=10):
 
 def trained(model, inputs=X, steps=5, parameters=None, **options):
     optimizer = torch.optim.SGD(parameters or model.parameters(), **{"lr": 0.01} | options)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for i in range(steps):
             optimizer.zero_grad()
             batch = inputs[i][None] if inputs.dim() > X.dim() else inputs
@@ -81,7 +81,7 @@ class Teacher(nn.Module):
 
 @pytest.mark.parametrize(("read", "severity"), [(False, "note"), (True, "warning")])
 def test_a_teacher_that_no_layer_reads_may_be_fresh_beside_layers_with_their_own_initialisation(read, severity):
-    found = sc.diagnose(Teacher(read), X, None, lambda outputs, _: functional.mse_loss(*outputs)).findings
+    found = unstuck.diagnose(Teacher(read), X, None, lambda outputs, _: functional.mse_loss(*outputs)).findings
     assert [f.severity for f in found if f.rule == "US505"] == [severity]
 
 
@@ -115,7 +115,7 @@ def test_single_layers_of_a_teacher_and_weights_that_follow_others_are_not_froze
 
     model = Parts(network, copied)
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
-    with sc.Monitor(model, every=2) as monitor:
+    with unstuck.Monitor(model, every=2) as monitor:
         for _ in range(steps):
             optimizer.zero_grad()
             loss(model(X)).backward()
@@ -123,7 +123,7 @@ def test_single_layers_of_a_teacher_and_weights_that_follow_others_are_not_froze
             with torch.no_grad():
                 for part in (model.first, model.last) if follows else ():
                     part.weight.mul_(0.999)
-    found = monitor.diagnosis() if steps else sc.diagnose(model, X, None, loss)
+    found = monitor.diagnosis() if steps else unstuck.diagnose(model, X, None, loss)
     assert [f.severity for f in found.findings if f.rule == "US505"] == ["note" if follows else severity]
 
 
@@ -164,7 +164,7 @@ def test_two_linear_layers_are_two_if_the_loss_reads_what_is_in_between(compared
         p, z = outputs
         return -functional.cosine_similarity(p, compared(z).flip(0)).mean()
 
-    assert [rule for rule in loud(sc.diagnose(Siamese(), X, Y, loss_fn)) if rule == "US507"] == expected
+    assert [rule for rule in loud(unstuck.diagnose(Siamese(), X, Y, loss_fn)) if rule == "US507"] == expected
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_statistics_that_stay_or_are_of_one_sample():
     one_by_one = torch.randn(5, 1, 9, 9)
     model = images(nn.BatchNorm2d(8))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for image in one_by_one:
             optimizer.zero_grad()
             functional.cross_entropy(model(image[None]), Y[:1]).backward()
@@ -285,9 +285,9 @@ def test_saturated_outputs_are_named_if_they_are_wrong(size, expected):
     targets = (torch.arange(128.0) % 2)[:, None]
     with torch.no_grad():
         model[2].weight.mul_(size)
-    assert loud(sc.diagnose(model, X, targets, functional.mse_loss)) == expected
+    assert loud(unstuck.diagnose(model, X, targets, functional.mse_loss)) == expected
     right = model(X).detach().sign()
-    assert loud(sc.diagnose(model, X, right, functional.mse_loss)) == []
+    assert loud(unstuck.diagnose(model, X, right, functional.mse_loss)) == []
 
 
 def test_a_network_of_many_layers_without_activations_is_an_experiment():
@@ -300,7 +300,7 @@ def test_a_network_of_many_layers_without_activations_is_an_experiment():
 @pytest.mark.parametrize("norm", [nn.LayerNorm(1), nn.GroupNorm(1, 1)])
 def test_a_normalisation_of_single_numbers_leaves_0(norm):
     model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), norm)
-    findings = sc.diagnose(model, X, torch.randn(128, 1), functional.mse_loss).findings
+    findings = unstuck.diagnose(model, X, torch.randn(128, 1), functional.mse_loss).findings
     assert ("US509", Severity.ERROR) in [(f.rule, f.severity) for f in findings]
     wide = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 10), nn.GroupNorm(2, 10))
     assert loud(diagnosed(wide)) == []
@@ -365,7 +365,7 @@ def test_a_normalisation_of_one_or_two_numbers_is_a_note_in_a_branch(part, size,
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), part, nn.ReLU(), nn.Linear(64, 10))
     nn.init.normal_(model[2].weight, std=size)
-    findings = sc.diagnose(model, X, Y, functional.cross_entropy).findings
+    findings = unstuck.diagnose(model, X, Y, functional.cross_entropy).findings
     assert {f.rule: f.severity for f in findings}.get("US509") is severity
 
 
@@ -383,7 +383,7 @@ def test_a_softmax_between_layers_explains_a_loss_that_stands_still(rate, softma
     torch.manual_seed(0)
     labels, model = X[:, :10].argmax(1), mlp(softmax)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    with sc.Monitor(model, every=5) as monitor:
+    with unstuck.Monitor(model, every=5) as monitor:
         for _ in range(100):
             optimizer.zero_grad()
             functional.cross_entropy(model(X), labels).backward()
@@ -419,7 +419,7 @@ def difference(scores, x, values):
 )
 def test_a_difference_of_attentions_is_no_softmax_in_the_place_of_an_activation(join, expected):
     x = torch.randn(64, 12, 8)
-    found = sc.diagnose(Weighing(join), x, x, functional.mse_loss).findings
+    found = unstuck.diagnose(Weighing(join), x, x, functional.mse_loss).findings
     assert [f.rule for f in found if f.rule == "US507"] == expected
 
 
@@ -439,7 +439,7 @@ def unet_without_activations():
 
 
 def test_a_network_whose_functions_are_all_linear_is_found():
-    found = sc.diagnose(unet_without_activations(), torch.randn(16, 1, 8, 8)).findings
+    found = unstuck.diagnose(unet_without_activations(), torch.randn(16, 1, 8, 8)).findings
     assert [(f.rule, f.layers) for f in found] == [("US507", ("a", "b"))]
 
 
@@ -447,7 +447,7 @@ def test_a_network_whose_functions_are_all_linear_is_found():
 def test_a_momentum_that_forgets_the_statistics_is_a_note(momentum, expected):
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=momentum), nn.ReLU(), nn.Linear(8, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(5):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(torch.randn(64, 8)), torch.randint(4, (64,))).backward()
@@ -459,7 +459,9 @@ def test_a_momentum_that_forgets_the_statistics_is_a_note(momentum, expected):
 @pytest.mark.parametrize(("bias", "expected"), [(False, []), (True, ["US507"])])
 def test_an_embedding_before_a_last_layer_without_a_bias_is_meant(bias, expected):
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32), nn.Linear(32, 20, bias=bias))
-    assert loud(sc.diagnose(model, torch.randn(64, 32), torch.arange(64) % 20, functional.cross_entropy)) == expected
+    assert (
+        loud(unstuck.diagnose(model, torch.randn(64, 32), torch.arange(64) % 20, functional.cross_entropy)) == expected
+    )
 
 
 @pytest.mark.parametrize(("kernel", "expected"), [((2, 2), []), ((3, 2), ["US507"])], ids=["halves", "overlaps"])
@@ -471,7 +473,7 @@ def test_a_convolution_that_makes_an_image_smaller_may_be_followed_by_another(ke
     )
     x, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 4
     model(x)
-    assert loud(sc.diagnose(model, x, labels, functional.cross_entropy)) == expected
+    assert loud(unstuck.diagnose(model, x, labels, functional.cross_entropy)) == expected
 
 
 def test_an_optimizer_that_holds_frozen_parameters_only_is_an_error():
@@ -480,7 +482,7 @@ def test_an_optimizer_that_holds_frozen_parameters_only_is_an_error():
         model[i].requires_grad_(False)
     optimizer = torch.optim.SGD(model[4].parameters(), lr=0.1)
     x, labels = torch.randn(64, 1, 8), torch.arange(64) % 4
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(12):
             optimizer.zero_grad()
             functional.cross_entropy(model(x), labels).backward()
@@ -504,7 +506,7 @@ def test_an_optimizer_whose_parameters_are_frozen_for_a_part_of_a_step_trains_th
     torch.manual_seed(0)
     pair = Pair()
     first, second = (torch.optim.Adam(part.parameters()) for part in (pair.judge, pair.generator))
-    with sc.Monitor(pair, every=2) as monitor:
+    with unstuck.Monitor(pair, every=2) as monitor:
         for _ in range(12):
             made = pair(torch.randn(64, 2))
             pair.judge.requires_grad_(True)
@@ -531,13 +533,13 @@ def test_a_map_before_a_network_that_reads_something_else_too_is_meant(shared, e
 
     labels = torch.cat([torch.zeros(32, 1), torch.ones(32, 1)])
     pair = torch.randn(32, 16), torch.randn(32, 16)
-    assert loud(sc.diagnose(Aligns(), pair, labels, functional.binary_cross_entropy_with_logits)) == expected
+    assert loud(unstuck.diagnose(Aligns(), pair, labels, functional.binary_cross_entropy_with_logits)) == expected
 
 
 def test_patches_that_are_read_once_may_be_read_by_another_convolution():
     layers = nn.Conv2d(1, 8, 2, 2), nn.Conv2d(8, 16, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)
     x, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
-    assert loud(sc.diagnose(nn.Sequential(*layers), x, labels, functional.cross_entropy)) == []
+    assert loud(unstuck.diagnose(nn.Sequential(*layers), x, labels, functional.cross_entropy)) == []
 
 
 class Equation(nn.Module):
@@ -562,8 +564,8 @@ class Equation(nn.Module):
 )
 def test_a_relu_has_no_second_derivative(activation, order, expected):
     model, x = Equation(activation, order), torch.linspace(0, 3, 64).unsqueeze(1)
-    assert loud(sc.diagnose(model, x, x.sin(), functional.mse_loss)) == expected
-    with sc.Monitor(model, every=1) as monitor:
+    assert loud(unstuck.diagnose(model, x, x.sin(), functional.mse_loss)) == expected
+    with unstuck.Monitor(model, every=1) as monitor:
         functional.mse_loss(model(x), x.sin()).backward()
         torch.optim.SGD(model.parameters(), 0.01).step()
     assert loud(monitor.diagnosis()) == expected

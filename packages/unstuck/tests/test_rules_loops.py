@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from unstuck_support.layers import loud, rules, training
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import loud, rules, training
 
-import sigmoidcore as sc
+import unstuck
 
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
 FALLING = [2.3 * 0.9**i for i in range(12)]
@@ -16,7 +16,7 @@ FALLING = [2.3 * 0.9**i for i in range(12)]
 
 def monitored(model, loss_of, parameters=None, between=lambda step: None, steps=6):
     optimizer = torch.optim.SGD(parameters or list(model.parameters()), lr=0.01)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for step in range(steps):
             between(step)
             optimizer.zero_grad()
@@ -74,7 +74,7 @@ def bootstrapped(model):
 
 def test_a_target_network_that_no_optimizer_moves_is_a_note():
     model = Values()
-    assert loud(sc.diagnose(model, (X,), Y, lambda o, y: bootstrapped(model))) == []
+    assert loud(unstuck.diagnose(model, (X,), Y, lambda o, y: bootstrapped(model))) == []
     assert loud(monitored(model, bootstrapped, list(model.values.parameters()))) == []
     assert loud(monitored(model, bootstrapped)) == ["US501"]
 
@@ -93,13 +93,13 @@ def test_a_state_that_is_cut_between_the_steps(cut, expected, stacks):
                 states.append(self.cell(step, cut(states[-1])))
             return self.head(torch.stack(states)[-1] if stacks else states[-1])
 
-    assert loud(sc.diagnose(Steps(), (X,), Y, functional.cross_entropy)) == expected
+    assert loud(unstuck.diagnose(Steps(), (X,), Y, functional.cross_entropy)) == expected
 
 
 def test_gradients_that_are_emptied_before_the_step_are_named_by_the_remedy():
     model = nn.Linear(64, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(6):
             functional.cross_entropy(model(X), Y).backward()
             optimizer.zero_grad()

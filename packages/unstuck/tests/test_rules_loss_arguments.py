@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 
 X, RETURNS = torch.randn(64, 6), torch.randn(64)
@@ -17,7 +17,7 @@ def found(loss, outputs=11, model=None):
     """Errors and warnings of a small network and a loss of its outputs."""
     torch.manual_seed(0)
     model = model or nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, outputs))
-    findings = sc.diagnose(model, X, RETURNS, lambda outputs, _targets: loss(outputs)).findings
+    findings = unstuck.diagnose(model, X, RETURNS, lambda outputs, _targets: loss(outputs)).findings
     return [f.rule for f in findings if f.severity is not Severity.NOTE]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
@@ -33,7 +33,7 @@ def usual(model, optimizer):
 
 def found(model, step, times=5):
     """Errors and warnings of a Monitor."""
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(times):
             step()
     return [f for f in monitor.diagnosis().findings if f.severity is not Severity.NOTE]
@@ -105,7 +105,7 @@ def test_a_loop_that_never_steps_is_an_error(model):
 
 
 def test_two_backward_passes_without_a_step_are_not_a_training(model):
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         loss_of(model).backward()
         loss_of(model).backward()
     with pytest.raises(ValueError, match="no step was measured"):
@@ -251,7 +251,7 @@ def test_normalisations_that_nobody_moves_beside_a_frozen_network_are_a_note():
     model[0].requires_grad_(False)
     optimizer = torch.optim.SGD(model[4].parameters(), lr=0.1)
     x, labels = torch.randn(64, 1, 8), torch.arange(64) % 4
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(5):
             optimizer.zero_grad()
             functional.cross_entropy(model(x), labels).backward()
@@ -266,7 +266,7 @@ def test_a_penalty_that_is_most_of_the_loss_and_shrinks_the_weights_is_too_stron
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     labels = torch.arange(100) % 5
     x = torch.randn(5, 8)[labels] + 0.3 * torch.randn(100, 8)
-    with sc.Monitor(model, every=5) as monitor:
+    with unstuck.Monitor(model, every=5) as monitor:
         for _ in range(150):
             optimizer.zero_grad()
             penalty = sum(p.square().sum() for p in model.parameters())
@@ -281,7 +281,7 @@ def test_a_loss_with_many_new_parameters_that_nobody_moves_is_named():
     criterion = nn.AdaptiveLogSoftmaxWithLoss(16, 40, [10, 20])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     x, labels = torch.randn(80, 8), torch.arange(80) % 40
-    with sc.Monitor(model, every=2) as monitor:
+    with unstuck.Monitor(model, every=2) as monitor:
         for _ in range(12):
             optimizer.zero_grad()
             criterion.zero_grad()

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unstuck_support.layers import activation, chain, linear, loud, measurement, only, residual, rules, with_weight
-from unstuck_support.measurements import changed
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import activation, chain, linear, loud, measurement, only, residual, rules, with_weight
+from unstuck_support.measurements import changed
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 from unstuck.measure.measurement import Weight
 from unstuck.rules import find
@@ -65,7 +65,9 @@ class Auxiliary(nn.Module):
     ids=["training only", "never", "always"],
 )
 def test_parts_that_may_run_in_training_mode_only_are_a_note(model, training, severity):
-    (finding,) = (f for f in sc.diagnose(model, torch.randn(64, 8), training=training).findings if f.rule == "US501")
+    (finding,) = (
+        f for f in unstuck.diagnose(model, torch.randn(64, 8), training=training).findings if f.rule == "US501"
+    )
     assert (finding.severity, finding.layers[0]) == (severity, "second.weight")
     assert ("training=True" in finding.remedy) == (severity == "note")
 
@@ -73,7 +75,7 @@ def test_parts_that_may_run_in_training_mode_only_are_a_note(model, training, se
 def test_parts_that_no_mode_uses_are_a_warning():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     model[2].register_module("spare", nn.Linear(8, 8))
-    (finding,) = sc.diagnose(model, torch.randn(64, 8)).findings
+    (finding,) = unstuck.diagnose(model, torch.randn(64, 8)).findings
     assert (finding.rule, finding.severity, finding.layers[0]) == ("US501", "warning", "2.spare.weight")
 
 
@@ -208,7 +210,7 @@ def test_a_dead_activation_is_named_by_its_zero_gradient_even_with_few_rows():
 
 def test_a_normalisation_of_the_inputs_is_no_weight_of_the_next_layer():
     model = nn.Sequential(nn.LayerNorm([6, 8]), nn.Flatten(), nn.Linear(48, 3))
-    assert sc.diagnose(model, torch.randn(64, 6, 8), torch.randn(64, 3), nn.functional.mse_loss).findings == ()
+    assert unstuck.diagnose(model, torch.randn(64, 6, 8), torch.randn(64, 3), nn.functional.mse_loss).findings == ()
 
 
 class Remade(nn.Module):
@@ -228,7 +230,7 @@ class Remade(nn.Module):
 def test_layers_that_each_forward_pass_makes_anew_are_not_registered(when, expected):
     model = Remade(when)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(5):
             optimizer.zero_grad()
             model(torch.randn(64, 8)).square().mean().backward()
@@ -240,7 +242,7 @@ def test_a_gradient_of_0_behind_saturated_units_names_them():
     model = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 4))
     nn.init.constant_(model[0].bias, 200.0)
     x, y = torch.randn(1, 8), torch.zeros(1, dtype=torch.int64)
-    (finding,) = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings
+    (finding,) = unstuck.diagnose(model, x, y, nn.functional.cross_entropy).findings
     assert (finding.rule, finding.layers) == ("US502", ("1", "0"))
     assert "saturated" in finding.message
 
@@ -285,7 +287,7 @@ def hard(code):
 def test_steps_without_a_derivative_in_evaluation_mode_only_are_a_note(codes, training, severities):
     torch.manual_seed(0)
     x = torch.randn(64, 8)
-    found = sc.diagnose(Codec(*codes), x, x, functional.mse_loss, training=training).findings
+    found = unstuck.diagnose(Codec(*codes), x, x, functional.mse_loss, training=training).findings
     assert {f.rule: f.severity for f in found} == severities
     assert all(("training=True" in f.remedy) == (f.severity == "note") for f in found)
 
@@ -297,7 +299,7 @@ def test_a_network_that_has_no_graph_in_evaluation_mode_only_is_a_note():
                 return super().forward(x)
 
     x = torch.randn(64, 8)
-    (found,) = sc.diagnose(Frugal(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), x, x, functional.mse_loss).findings
+    (found,) = unstuck.diagnose(Frugal(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), x, x, functional.mse_loss).findings
     assert (found.rule, found.severity) == ("US501", "note")
 
 
@@ -312,7 +314,7 @@ def test_a_gradient_that_is_nearly_0_in_training_mode_is_none(bias, severity):
             return self.last(torch.sigmoid(self.first(x) + (bias if self.training else 40.0)))
 
     x, y = torch.randn(8, 8), torch.randn(8, 2)
-    found = sc.diagnose(Saturated(), x, y, functional.mse_loss).findings
+    found = unstuck.diagnose(Saturated(), x, y, functional.mse_loss).findings
     assert [f.severity for f in found if f.rule == "US502"] == [severity]
 
 
@@ -343,7 +345,9 @@ class Durations(nn.Module):
 )
 def test_a_last_layer_that_a_rounding_reads_is_named_with_it(rounding, expected):
     x, y = torch.randn(64, 8), torch.randn(64, 1)
-    found = sc.diagnose(Durations(rounding), x, y, lambda out, y: (out[0] - y).square().mean() + out[1].square().mean())
+    found = unstuck.diagnose(
+        Durations(rounding), x, y, lambda out, y: (out[0] - y).square().mean() + out[1].square().mean()
+    )
     assert loud(found) == expected
     if expected:
         assert "which reads the output of `width`, has no slope" in found.findings[0].message
@@ -352,7 +356,7 @@ def test_a_last_layer_that_a_rounding_reads_is_named_with_it(rounding, expected)
 def test_a_rounding_between_two_layers_is_named():
     x = torch.randn(64, 8)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), Rounds(), nn.Linear(8, 8))
-    (finding,) = sc.diagnose(model, x, x, functional.mse_loss).findings
+    (finding,) = unstuck.diagnose(model, x, x, functional.mse_loss).findings
     assert (finding.rule, finding.message.endswith("round, which reads it, has no slope.")) == ("US502", True)
 
 
@@ -369,7 +373,7 @@ def test_an_output_that_the_loss_always_multiplies_by_0_is_named(factor, expecte
     model = Durations(lambda x: x)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x, y = torch.randn(64, 8), torch.randn(64, 1)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(12):
             optimizer.zero_grad()
             pitch, width = model(x)
@@ -405,6 +409,6 @@ class Sentence(nn.Module):
 def test_of_two_directions_both_are_used(kind, answer, expected):
     model, x = Sentence(kind, answer), torch.randn(32, 6, 8)
     model(x)
-    found = sc.diagnose(model, x, torch.arange(32) % 3, nn.functional.cross_entropy).findings
+    found = unstuck.diagnose(model, x, torch.arange(32) % 3, nn.functional.cross_entropy).findings
     named = [layer for f in found if f.rule == "US502" and f.severity is Severity.WARNING for layer in f.layers]
     assert named == expected

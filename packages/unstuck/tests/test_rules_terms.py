@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from unstuck_support.layers import loud
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import loud
 
-import sigmoidcore as sc
+import unstuck
 
 X, RARE = torch.randn(128, 64), (torch.arange(128) < 8).long()
 REWARDS = torch.randn(128, 1)
@@ -32,14 +32,14 @@ def mlp(outputs):
 )
 def test_class_weights_of_frequent_classes_are_not_the_largest(weights, labels, expected):
     loss = nn.CrossEntropyLoss(weight=torch.tensor(weights))
-    assert loud(sc.diagnose(mlp(2), (X,), labels, loss)) == expected
+    assert loud(unstuck.diagnose(mlp(2), (X,), labels, loss)) == expected
 
 
 @pytest.mark.parametrize(("pull", "expected"), [(1 / 15, ["US610"]), (15.0, [])])
 @pytest.mark.parametrize("labels", [1, 4])
 def test_a_weight_of_positives_is_that_of_the_negatives_over_theirs(pull, expected, labels):
     loss = nn.BCEWithLogitsLoss(pos_weight=torch.full((labels,), pull))
-    assert loud(sc.diagnose(mlp(labels), (X,), RARE.float().unsqueeze(1).repeat(1, labels), loss)) == expected
+    assert loud(unstuck.diagnose(mlp(labels), (X,), RARE.float().unsqueeze(1).repeat(1, labels), loss)) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_a_bootstrapped_target_has_no_gradient(target, expected):
     def loss(values, following):
         return functional.mse_loss(values, target(model(following)))
 
-    assert loud(sc.diagnose(model, (X,), X.roll(1, 0), loss)) == expected
+    assert loud(unstuck.diagnose(model, (X,), X.roll(1, 0), loss)) == expected
     copied = copy.deepcopy(model)
-    beside = sc.diagnose(model, (X,), X.roll(1, 0), lambda o, x: functional.mse_loss(o, target(copied(x))))
+    beside = unstuck.diagnose(model, (X,), X.roll(1, 0), lambda o, x: functional.mse_loss(o, target(copied(x))))
     assert loud(beside) == [], "no optimizer moves the target"
 
 
@@ -72,7 +72,7 @@ def test_a_bootstrapped_target_has_no_gradient(target, expected):
 def test_a_term_that_another_drowns(factor, size, expected):
     model, labels = mlp(11), X[:, 1:11].argmax(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=2e-3 / factor)
-    with sc.Monitor(model, every=10) as monitor:
+    with unstuck.Monitor(model, every=10) as monitor:
         for _ in range(130):
             optimizer.zero_grad()
             outputs = model(X)
@@ -92,7 +92,7 @@ def test_a_term_that_another_drowns(factor, size, expected):
 def test_a_squared_difference_by_hand_adds_its_part_whatever_its_weights(squared):
     model, weights = mlp(64), torch.rand(128, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for _ in range(3):
             optimizer.zero_grad()
             outputs = model(X)
@@ -114,7 +114,7 @@ def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected, 
     encoder, decoder = nn.Sequential(nn.Linear(64, 64), nn.Tanh()), nn.Linear(64, 64)
     model = nn.Sequential(encoder, decoder)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with sc.Monitor(model, every=10) as monitor:
+    with unstuck.Monitor(model, every=10) as monitor:
         for _ in range(130):
             optimizer.zero_grad()
             penalty = encoder(X).square().sum(1).mean()
@@ -140,7 +140,7 @@ SQUARED = nn.MSELoss()
 )
 def test_a_loss_that_is_maximised(loss_fn, expected):
     targets = torch.tanh(X.roll(1, 0))
-    assert loud(sc.diagnose(mlp(64), (X,), targets, loss_fn)) == expected
+    assert loud(unstuck.diagnose(mlp(64), (X,), targets, loss_fn)) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_loss_that_is_maximised(loss_fn, expected):
 def test_a_sign_that_stays_while_the_loss_grows(factors, expected):
     model, labels = mlp(10), X[:, :10].argmax(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for i in range(12):
             optimizer.zero_grad()
             (factors[i % len(factors)] * functional.cross_entropy(model(X), labels)).backward()
@@ -163,7 +163,7 @@ def test_a_loss_that_an_adversary_keeps_level_is_no_mistake():
     model, labels = mlp(10), X[:, :10].argmax(1)
     adversary = torch.optim.SGD(model[2].parameters(), lr=1.0)
     optimizer = torch.optim.SGD(model[0].parameters(), lr=1e-3)
-    with sc.Monitor(model[0], every=1) as monitor:
+    with unstuck.Monitor(model[0], every=1) as monitor:
         for _ in range(12):
             adversary.zero_grad()
             functional.cross_entropy(model(X), labels).backward()
@@ -186,4 +186,4 @@ def test_padding_that_counts_in_the_loss(padding_idx, ignored, length, expected)
     inputs[:, length:] = 0
     targets = torch.where(inputs > 0, (5 * inputs) % 23 + 1, 0)
     loss = nn.CrossEntropyLoss(ignore_index=ignored)
-    assert loud(sc.diagnose(model, inputs, targets, lambda out, y: loss(out.transpose(1, 2), y))) == expected
+    assert loud(unstuck.diagnose(model, inputs, targets, lambda out, y: loss(out.transpose(1, 2), y))) == expected

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unstuck_support.layers import activation, linear, measurement, rules, training, with_weight
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from unstuck_support.layers import activation, linear, measurement, rules, training, with_weight
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.measure.measurement import Comparison
 from unstuck.rules import find
 
@@ -163,7 +163,7 @@ def test_a_softmax_of_a_mean_and_noise_is_no_hidden_activation(sources, expected
 def change(part):
     """A training of which a layer loses, gets and renames parameters after half of the steps."""
     model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(64, 8)
-    with sc.Monitor(model, every=2) as monitor:
+    with unstuck.Monitor(model, every=2) as monitor:
         for i in range(20):
             if i == 10:
                 part(model)
@@ -192,7 +192,7 @@ def test_parameters_may_come_and_go_in_a_training(part):
 
 def descent(model, loss, rate, steps=120, momentum=0.0):
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
-    with sc.Monitor(model, every=steps // 12) as monitor:
+    with unstuck.Monitor(model, every=steps // 12) as monitor:
         for _ in range(steps):
             optimizer.zero_grad()
             loss(model).backward()
@@ -237,7 +237,7 @@ def test_a_logarithm_of_0_is_no_large_step():
 def test_a_batch_of_one_sample_twice_is_chance_if_others_differ(always, expected):
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with sc.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1) as monitor:
         for step in range(6):
             x = torch.randn(2, 4)
             if always or step == 5:

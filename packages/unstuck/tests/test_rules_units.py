@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from unstuck_support.layers import activation, chain, linear, measurement, only, powers, rules, with_weight
 from unstuck_support.measurements import changed
-from torch import nn
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.findings import Severity
 from unstuck.measure.measurement import Weight
 from unstuck.rules import find
@@ -162,7 +162,7 @@ def test_a_closed_gate_explains_the_vanishing_gradient_of_the_signal_that_it_mul
 def test_a_zero_normalisation_weight_before_dead_units_is_named():
     model = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
     nn.init.zeros_(model[1].weight)
-    finding = next(f for f in sc.diagnose(model, torch.randn(128, 64)).findings if f.rule == "US202")
+    finding = next(f for f in unstuck.diagnose(model, torch.randn(128, 64)).findings if f.rule == "US202")
     assert finding.layers == ("2",)
     assert "`1.weight` is 0" in finding.message
     assert finding.remedy.startswith("Start the weight of a normalisation at 1")
@@ -183,9 +183,9 @@ def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():
 def test_tokens_that_are_the_same_for_all_samples_are_the_cause_of_dead_units():
     model = nn.Sequential(nn.Embedding(9, 16), nn.Flatten(), nn.ReLU(), nn.Linear(64, 3))
     nn.init.constant_(model[0].weight, -1.0)
-    (finding,) = sc.diagnose(model, torch.ones(64, 4, dtype=torch.long)).findings
+    (finding,) = unstuck.diagnose(model, torch.ones(64, 4, dtype=torch.long)).findings
     assert (finding.rule, finding.layers) == ("US203", ())
-    assert [f.rule for f in sc.diagnose(model, torch.randint(9, (64, 4))).findings] == ["US202"]
+    assert [f.rule for f in unstuck.diagnose(model, torch.randint(9, (64, 4))).findings] == ["US202"]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from unstuck_support.measuring import Forward, layer, measured, mlp, module_gradients, size
 from torch import nn
 from torch.nn import functional
+from unstuck_support.measuring import Forward, layer, measured, mlp, module_gradients, size
 
 from unstuck.measure.measurement import BINS
 from unstuck.measure.probe import Probe

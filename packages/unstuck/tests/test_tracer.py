@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import sigmoidcore as sc
+import unstuck
 from unstuck.measure.tape import PASSES
 
 MSE = nn.functional.mse_loss
@@ -23,7 +23,7 @@ def train(model, loss_of, *, steps=12, accumulate=1, trace=True, autocast=False,
     """Train with a Monitor whose second measurement would come after the end; the loss, or the batch, is bad once."""
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    with sc.Monitor(model, trace_nonfinite=trace) as monitor:
+    with unstuck.Monitor(model, trace_nonfinite=trace) as monitor:
         for step in range(steps):
             optimizer.zero_grad()
             for _ in range(accumulate):
@@ -108,7 +108,7 @@ def test_networks_that_train_against_each_other_are_traced_one_by_one():
     torch.manual_seed(0)
     generator, critic = nn.Linear(4, 2), nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Sigmoid())
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (generator, critic)]
-    with sc.Monitor(generator, trace_nonfinite=True) as monitor:
+    with unstuck.Monitor(generator, trace_nonfinite=True) as monitor:
         for step in range(10):
             optimizers[1].zero_grad()
             (critic(generator(torch.randn(16, 4)).detach()) - critic(torch.randn(16, 2))).mean().backward()
@@ -128,7 +128,7 @@ def test_finite_but_huge_gradients_are_not_the_cause():
 
 def test_a_loop_without_an_optimizer_keeps_the_latest_passes_alone():
     model, outputs = network(), []
-    with sc.Monitor(model, trace_nonfinite=True):
+    with unstuck.Monitor(model, trace_nonfinite=True):
         for _ in range(PASSES + 3):
             output = model(torch.randn(32, 8))
             output.square().mean().backward()
@@ -140,7 +140,7 @@ def test_a_loop_without_an_optimizer_keeps_the_latest_passes_alone():
 def test_overflows_that_a_scaler_skips_are_not_traced():
     model = nn.Linear(8, 1)
     optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    with sc.Monitor(model, every=1, scaler=scaler, trace_nonfinite=True) as monitor:
+    with unstuck.Monitor(model, every=1, scaler=scaler, trace_nonfinite=True) as monitor:
         for _ in range(3):
             optimizer.zero_grad()
             scaler.scale(model(torch.randn(16, 8)).square().mean() * 1e3).backward()
@@ -151,5 +151,5 @@ def test_overflows_that_a_scaler_skips_are_not_traced():
 
 def test_a_model_under_it_is_copied_and_stored_like_any_other():
     model = network()
-    with sc.Monitor(model, trace_nonfinite=True):
+    with unstuck.Monitor(model, trace_nonfinite=True):
         assert pickle.loads(pickle.dumps(copy.deepcopy(model))) is not None

@@ -1,16 +1,12 @@
 """Which layers the probe sees, by which names, what feeds them and which weights they use."""
 
-import copy
-
 import pytest
 import torch
-from unstuck_support.measuring import Forward, measured, names, sources
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
+from unstuck_support.measuring import Forward, measured, names, sources
 
-import sigmoidcore as sc
-from sigmoidcore.nn.recurrent import CoreLSTM
 from unstuck.measure.probe import Probe
 from unstuck.observation import Ranks
 
@@ -357,28 +353,6 @@ def test_a_loop_over_a_cell_has_a_row_for_every_step(kind):
     assert m.layers[4].kind == kind.__name__
     assert m.layers[4].weights == ("cell.weight_ih", "cell.weight_hh")
     assert sources(m)["cell@5"] == ["cell@4"]
-
-
-def test_the_rows_of_our_own_networks():
-    m = measured(sc.MLP(6, 8, 2, 3), X)
-    assert [row.kind for row in m.layers] == ["Linear", "SigmoidCore", "Linear", "SigmoidCore", "Linear"]
-    m = measured(sc.ConvNet(1, 4, 2, 3, image_size=8), torch.randn(4, 1, 8, 8))
-    assert [row.kind for row in m.layers] == ["Conv2d", "SigmoidCore", "Conv2d", "SigmoidCore", "Linear"]
-    assert [row.neurons for row in m.layers if row.role == "activation"] == [4, 4]
-    m = measured(Forward(lambda s, x: s.rnn(x)[0], rnn=CoreLSTM(8, 4, batch_first=True)), SEQUENCES)
-    assert [(row.name, row.kind, len(row.steps)) for row in m.layers] == [("rnn", "CoreLSTM", 5)]
-    assert set(m.layers[0].weights) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0"}
-
-
-def test_converted_and_folded_networks_have_the_rows_of_the_plain_one():
-    plain = nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-    expected = sources(measured(plain, X))
-    model = copy.deepcopy(plain)
-    sc.convert(model)
-    assert sources(measured(model, X)) == expected
-    assert [row.kind for row in measured(model, X).layers][1::2] == ["SigmoidCore"] * 2
-    sc.calibrate(model, X)
-    assert sources(measured(sc.fold(model), X)) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`sigmoid-core watch`: scripts of many shapes run as without it, to the last bit, and what it says about them."""
+"""`unstuck`: scripts of many shapes run as without it, to the last bit, and what it says about them."""
 
 import runpy
 import subprocess
@@ -9,7 +9,7 @@ import torch
 from support import processes
 from unstuck_support.watching import BEGIN, SCRIPTS, verdict_of, watched, written
 
-from sigmoidcore.cli import main
+from unstuck.cli import main
 
 pytestmark = pytest.mark.usefixtures("own_process")
 
@@ -21,7 +21,7 @@ def test_results_and_random_streams_are_those_without_it_bit_for_bit(name, tmp_p
     plain = capfd.readouterr()
     output, error = watched(capfd, path, options=["--every", "3", "--json", "found.json"])
     assert output == plain.out
-    assert "sigmoid-core: " in error
+    assert "unstuck: " in error
     assert len(verdict_of(tmp_path)[1]) >= 2
 
 
@@ -33,7 +33,7 @@ def remembered():
     for few in (pair for count in (2, 3) for pair in itertools.permutations(kinds, count)):
         yield from map(str, (typing.Optional[typing.Union[few]], typing.List[typing.Union[few]]))
 
-print([name for name in ("torch", "numpy", "sigmoidcore.diagnosis") if name in sys.modules])
+print([name for name in ("torch", "numpy", "unstuck.diagnosis") if name in sys.modules])
 os.environ["OMP_NUM_THREADS"] = "2"
 random.seed(0)
 try:
@@ -56,13 +56,13 @@ print(model.weight.tolist(), torch.rand(1).item().hex(), random.random().hex())
 def test_watch_imports_pytorch_after_the_script_and_leaves_its_import_as_it_was(tmp_path):
     (tmp_path / "train.py").write_text(ORDER)
     results = []
-    for watch in ([], ["-m", "sigmoidcore", "watch", "--fail-on", "US1"]):
+    for watch in ([], ["-m", "unstuck", "--fail-on", "US1"]):
         (tmp_path / "torch.py").write_text("import os\nos.remove(__file__)\nraise ImportError('not yet')\n")
         results.append(in_process([sys.executable, *watch, "train.py"], tmp_path))
     plain, watched = results
     assert plain[1].startswith("[]\nnot yet\n")
     assert watched[:2] == plain[:2]
-    assert "sigmoid-core: Linear, trained by Adam" in watched[2]
+    assert "unstuck: Linear, trained by Adam" in watched[2]
 
 
 PLACE = """
@@ -88,7 +88,7 @@ def test_the_script_finds_itself_where_python_would_run_it(tmp_path, place):
     program = [*place.split(), "--every", "3", "--", "-x"]
     plain = in_process([sys.executable, *program], tmp_path)
     assert plain[0] == 0
-    code, output, error = processes.finished(["watch", *program])
+    code, output, error = processes.finished([*program], command="unstuck")
     assert (code, output) == plain[:2]
     assert "nothing to watch in this process" in error
 
@@ -111,14 +111,14 @@ def test_a_script_ends_as_without_it_and_the_verdict_follows(tmp_path, end):
     code, output, error = in_process([sys.executable, "train.py"], tmp_path)
     assert code != 0 or "fork" in end
     if "SIGINT" in end:  # only an interpreter ends by this signal
-        found = in_process([sys.executable, "-m", "sigmoidcore", "watch", "train.py"], tmp_path)
+        found = in_process([sys.executable, "-m", "unstuck", "train.py"], tmp_path)
     else:
-        found = processes.finished(["watch", "train.py"])
+        found = processes.finished(["train.py"], command="unstuck")
     assert found[:2] == (code, output)
     if "SIGTERM" in end or "_exit" in end:
         assert found[2] == error == ""
     else:
-        assert found[2].replace(error, "", 1).lstrip().startswith("sigmoid-core: ")
+        assert found[2].replace(error, "", 1).lstrip().startswith("unstuck: ")
 
 
 def test_classes_of_the_script_are_pickled_and_known_to_new_processes(tmp_path, monkeypatch):
@@ -147,9 +147,9 @@ def test_classes_of_the_script_are_pickled_and_known_to_new_processes(tmp_path, 
             torch.save(model, "model.pt")
     """
     path = written(tmp_path, script)
-    code, _, error = processes.finished(["watch", "train.py"])
+    code, _, error = processes.finished(["train.py"], command="unstuck")
     assert code == 0, error
-    assert "sigmoid-core: Net, trained by SGD" in error
+    assert "unstuck: Net, trained by SGD" in error
     net = runpy.run_path(str(path))["Net"]
     monkeypatch.setattr(sys.modules["__main__"], "Net", net, raising=False)  # which is where a script has its classes
     assert isinstance(torch.load("model.pt", weights_only=False), net)
@@ -164,8 +164,8 @@ def test_a_finding_is_printed_when_it_appears_and_again_in_the_verdict(tmp_path,
     """
     _, error = watched(capfd, written(tmp_path, script))
     before, after = error.split("the script goes on")
-    assert "sigmoid-core: Sequential, step 0\nSC101 error: vanishing gradient" in before
-    assert "\n      sc.convert(model, centered=True)\n      sc.prepare(model, inputs)\n" in before
+    assert "unstuck: Sequential, step 0\nUS101 error: vanishing gradient" in before
+    assert ".set_submodule(name, torch.nn.Tanh())\n" in before
     assert after.count("US101 error: vanishing gradient") == 1
     assert "the loss and the targets (no loss function was seen)" in " ".join(after.split())
     assert "step sizes (1 measured step, 3 are needed)" in " ".join(after.split())
@@ -198,7 +198,7 @@ def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
         train(model, optimizer)
     """
     _, error = watched(capfd, written(tmp_path, script))
-    assert "step 1\nSC201 warning: saturated neurons" in error
+    assert "step 1\nUS201 warning: saturated neurons" in error
     said = " ".join(error.split())
     assert "earlier: US201 warning, saturated neurons, at step 1, and not in the last measurement" in said
 
@@ -208,22 +208,22 @@ def test_the_exit_code_tells_a_finding_if_it_is_asked_to(tmp_path, condition, co
     path = written(
         tmp_path, "model = network(20, nn.Sigmoid)\ntrain(model, torch.optim.SGD(model.parameters(), lr=0.1))"
     )
-    assert main(["watch", "--fail-on", condition, str(path)]) == code
+    assert main(["--fail-on", condition, str(path)]) == code
     path.write_text("raise SystemExit(4)")
     with pytest.raises(SystemExit) as ended:
-        main(["watch", "--fail-on", condition, str(path)])
+        main(["--fail-on", condition, str(path)])
     assert ended.value.code == 4
 
 
 def test_an_error_in_the_first_pass_has_no_frames_of_the_watch_and_the_verdict_says_what_was_seen(tmp_path):
     script = "nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(8, 1))(inputs)\n"
     written(tmp_path, script)
-    code, _, error = processes.finished(["watch", "train.py"])
-    trace, verdict = error.split("\nsigmoid-core: Sequential, moved by no optimizer\n")
+    code, _, error = processes.finished(["train.py"], command="unstuck")
+    trace, verdict = error.split("\nunstuck: Sequential, moved by no optimizer\n")
     assert code == 1
     assert "train.py" in trace
     assert "functional.linear" in trace or "F.linear" in trace
-    assert "sigmoidcore" not in trace
+    assert "unstuck" not in trace
     assert "no gradient of a backward() came back through its layers" in verdict
 
 
@@ -233,16 +233,16 @@ def test_a_bug_of_ours_ends_the_measurement_and_not_the_script(tmp_path, capfd, 
 
     path = written(tmp_path, SCRIPTS["plain"])
     whole = watched(capfd, path)
-    monkeypatch.setattr("sigmoidcore.diagnosis.watch.find", mistaken)
+    monkeypatch.setattr("unstuck.watch.find", mistaken)
     output, error = watched(capfd, path)
     assert output == whole.out
     assert "not watched: Sequential (LookupError: a mistake)" in error
 
 
 def test_a_script_from_standard_input_is_refused():
-    code, _, error = processes.finished(["watch", "-"])
+    code, _, error = processes.finished(["-"], command="unstuck")
     assert code == 2
-    assert "cannot be watched: write it to a file" in error
+    assert "cannot be run: write it to a file" in error
 
 
 @pytest.mark.parametrize("steps", [9, 10, 20])
@@ -263,29 +263,29 @@ def test_a_script_traces_its_model_whether_or_not_the_next_step_is_measured(tmp_
         (["."], "is a folder: give a script"),
         (["train"], "there is no script train; a module needs -m"),
         (["absent.py"], ": check its name\n"),
-        (["book.ipynb"], "is a notebook: sigmoid-core watch -m IPython book.ipynb"),
-        (["--json", "-", "train.py"], "--json - would mix with the output of the script"),
-        (["--every", "0", "train.py"], "Invalid value for '--every'"),
+        (["book.ipynb"], "is a notebook: unstuck -m IPython book.ipynb"),
+        (["--json", "-", "train.py"], "argument --json: - would mix with the output of the script"),
+        (["--every", "0", "train.py"], "argument --every: '0' is not a number of steps"),
         (["--fail-on", "nothing", "train.py"], "'nothing' is not error"),
-        ([], "Missing argument 'SCRIPT'"),
+        ([], "the following arguments are required: SCRIPT"),
     ],
 )
 def test_a_wrong_command_is_refused_before_anything_runs(refused, arguments, text):
     open("book.ipynb", "w").close()
     with open("train.py", "w") as file:
         file.write("raise AssertionError")
-    assert text in refused(["watch", *arguments])
+    assert text in refused(main, arguments)
 
 
 def test_a_module_that_does_not_exist_ends_as_in_python(tmp_path):
-    code, output, error = processes.finished(["watch", "-m", "no.such_module"])
+    code, output, error = processes.finished(["-m", "no.such_module"], command="unstuck")
     assert (code, output) == (1, "")
-    assert error.startswith("sigmoid-core: there is no module no.such_module that can run")
-    assert error.count("sigmoid-core") == 1
+    assert error.startswith("unstuck: there is no module no.such_module that can run")
+    assert error.count("unstuck:") == 1
 
 
 def test_a_closed_standard_error_does_not_end_the_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "train.py").write_text("print('trained')")
     monkeypatch.setattr(sys, "stderr", None)  # as Python sets it if the stream is closed
-    assert main(["watch", "train.py"]) == 0
+    assert main(["train.py"]) == 0
     assert capsys.readouterr().out == "trained\n"

@@ -1,4 +1,4 @@
-"""Which models `sigmoid-core watch` finds in a script, and what it says about each."""
+"""Which models `unstuck` finds in a script, and what it says about each."""
 
 import gc
 
@@ -29,8 +29,8 @@ def test_networks_that_train_against_each_other_are_two_models_with_a_file_each(
     """
     files = ["--json", "found.json", "--html", "found.html"]
     _, error = watched(capfd, written(tmp_path, script), options=files)
-    assert "sigmoid-core: Generator, trained by SGD" in error
-    assert "sigmoid-core: Judge, trained by Adam" in error
+    assert "unstuck: Generator, trained by SGD" in error
+    assert "unstuck: Judge, trained by Adam" in error
     (worst, _), (other, measured) = verdict_of(tmp_path), verdict_of(tmp_path, "found-Generator.json")
     assert [len(found["measurement"]["weights"]) for found in (worst, other)] == [42, 4]
     assert "US101" in [finding["rule"] for finding in worst["findings"]]
@@ -56,7 +56,7 @@ def test_parts_that_a_script_calls_one_by_one_are_one_model(tmp_path, capfd):
     """
     _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
     assert error.count("trained by") == 1
-    assert "sigmoid-core: Whole, trained by Adam" in error
+    assert "unstuck: Whole, trained by Adam" in error
     names = [layer["name"] for layer in verdict_of(tmp_path)[0]["measurement"]["layers"]]
     assert names == ["encoder.0", "encoder.1", "encoder.2", "encoder.3", "encoder.4", "decoder"]
 
@@ -64,7 +64,7 @@ def test_parts_that_a_script_calls_one_by_one_are_one_model(tmp_path, capfd):
 def test_weights_that_are_updated_by_hand_are_measured_all_along(tmp_path, capfd):
     script = SCRIPTS["by hand"].replace("range(40)", "range(200)")
     _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
-    assert "sigmoid-core: Sequential, moved by no optimizer" in error
+    assert "unstuck: Sequential, moved by no optimizer" in error
     assert "step sizes (no optimizer made the last step)" in " ".join(error.split())
     found, measured = verdict_of(tmp_path)
     assert found["findings"] == []
@@ -102,7 +102,7 @@ def test_a_private_wrapper_has_the_name_of_its_module(tmp_path, capfd):
             optimizer.step()
     """
     _, error = watched(capfd, written(tmp_path, script))
-    assert "sigmoid-core: Sequential, trained by Adam" in error
+    assert "unstuck: Sequential, trained by Adam" in error
 
 
 def test_a_training_without_a_step_is_an_error_to_its_end(tmp_path, capfd):
@@ -123,7 +123,7 @@ def test_an_optimizer_of_another_model_is_named(tmp_path, capfd):
     """
     _, error = watched(capfd, written(tmp_path, script))
     assert "SGD: 6 of its 6 parameters belong to no module that ran" in error
-    assert "sigmoid-core: Sequential, moved by no optimizer" in error
+    assert "unstuck: Sequential, moved by no optimizer" in error
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_model_that_runs_beside_the_trained_one_is_not_measured_for_long(tmp_p
             optimizer.step()
     """
     _, error = watched(capfd, written(tmp_path, script))
-    assert f"sigmoid-core: Other, moved by no optimizer\n\nnothing was measured: {reason}" in error
+    assert f"unstuck: Other, moved by no optimizer\n\nnothing was measured: {reason}" in error
 
 
 def test_models_whose_optimizers_have_the_parameters_of_the_first_are_named(tmp_path, capfd):
@@ -157,8 +157,8 @@ def test_models_whose_optimizers_have_the_parameters_of_the_first_are_named(tmp_
                 train(each, optimizer, 12)
     """
     _, error = watched(capfd, written(tmp_path, script))
-    first, nothing = error.split("sigmoid-core: Sequential 2, moved by no optimizer")
-    assert first.strip().startswith("sigmoid-core: Sequential, trained by SGD")
+    first, nothing = error.split("unstuck: Sequential 2, moved by no optimizer")
+    assert first.strip().startswith("unstuck: Sequential, trained by SGD")
     assert "give them to one, or freeze the model\nthe same result: Sequential 3\n" in nothing
     assert "no layers" not in first
 
@@ -188,7 +188,7 @@ def test_a_teacher_that_was_trained_before_is_no_forgotten_model(tmp_path, capfd
     _, error = watched(capfd, written(tmp_path, script))
     assert "US303" not in error
     assert "moved by no optimizer" not in error
-    assert error.count("sigmoid-core: Teacher") == 1
+    assert error.count("unstuck: Teacher") == 1
 
 
 def test_tasks_that_alternate_are_no_unused_parameters(tmp_path, capfd):
@@ -223,7 +223,7 @@ def test_models_of_other_sizes_or_side_by_side_are_not_taken_for_folds(tmp_path,
     _, error = watched(capfd, written(tmp_path, script))
     assert "the same result: Sequential 2\n" in error
     assert "before the loop" not in error
-    assert "sigmoid-core: Sequential 3, trained by SGD" in error
+    assert "unstuck: Sequential 3, trained by SGD" in error
 
 
 def test_a_training_in_another_thread_is_not_watched_and_the_verdict_says_so(tmp_path, capfd):
@@ -255,7 +255,7 @@ def test_folds_with_one_result_are_reported_once(tmp_path, capfd):
     """
     _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
     said = " ".join(error.split())
-    assert "sigmoid-core: Sequential 2, step 0: US101 error: vanishing gradient, as in Sequential " in said
+    assert "unstuck: Sequential 2, step 0: US101 error: vanishing gradient, as in Sequential " in said
     assert error.count("Only ") == 2  # when it appeared, and in the verdict
     assert "the same result: Sequential 2, Sequential 3" in error
     assert len(list(tmp_path.glob("found*.json"))) == 3
@@ -273,7 +273,7 @@ def test_a_model_that_is_made_for_each_step_is_named_and_costs_little(tmp_path, 
     assert "more models of the class Sequential, after 8 that took few steps" in " ".join(error.split())
     assert "Sequential 10" not in error
     assert "belong to no module" not in error
-    assert "sigmoid-core: Linear, trained by SGD" in error
+    assert "unstuck: Linear, trained by SGD" in error
 
 
 def test_an_unreachable_scaler_does_not_count(tmp_path, capfd):

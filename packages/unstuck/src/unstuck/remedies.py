@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import nn
+
 from unstuck.extensions import extensions
 from unstuck.findings import Finding, Severity
 from unstuck.language import _
@@ -57,12 +59,21 @@ def _redraw(measurement: Measurement, subject: Subject) -> str | None:
     hidden = [measurement.layers[i] for i in Evidence((measurement,)).hidden]
     kinds = {layer.kind for layer in hidden}
     statements = []
-    sigmoids = [layer.module for layer in hidden if layer.kind == "Sigmoid"]
-    if sigmoids:
-        statements.append(f"for name in {sigmoids}: {model}.set_submodule(name, torch.nn.Tanh())")
+    sigmoids = {name for name, module in subject.model.named_modules() if isinstance(module, nn.Sigmoid)}
+    if sigmoids & {layer.module for layer in hidden}:
+        visible = sorted(sigmoids - {layer.module for layer in hidden})  # they keep outputs and gates between 0 and 1
+        but = f" and name not in {visible}" if visible else ""
+        statements += [
+            f"for name, layer in list({model}.named_modules()):",
+            f"    if isinstance(layer, torch.nn.Sigmoid){but}:",
+            f"        {model}.set_submodule(name, torch.nn.Tanh())",
+        ]
     draw = "orthogonal_(layer.weight, 1.1)" if kinds and kinds <= TANHS else "kaiming_normal_(layer.weight)"
-    layers = f"[layer for layer in {model}.modules() if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))]"
-    statements.append(f"for layer in {layers}: torch.nn.init.{draw}")
+    statements += [
+        f"for layer in {model}.modules():",
+        "    if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):",
+        f"        torch.nn.init.{draw}",
+    ]
     return "\n".join(statements)
 
 

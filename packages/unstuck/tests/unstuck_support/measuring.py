@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-import sigmoidcore as sc
+import unstuck
 
 
 class Forward(nn.Module):
@@ -24,7 +24,7 @@ class Forward(nn.Module):
 
 def measured(model, inputs, targets=None, loss_fn=None):
     """The measurement of one batch."""
-    return sc.diagnose(model, inputs, targets, loss_fn).measurement
+    return unstuck.diagnose(model, inputs, targets, loss_fn).measurement
 
 
 def layer(measurement, name):

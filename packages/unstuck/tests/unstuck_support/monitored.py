@@ -3,10 +3,10 @@
 import pytest
 import torch
 from support.compiling import stance
+from unstuck_support.hooks import global_hooks
 from unstuck_support.steps import loss_of
 
-from sigmoidcore import Monitor
-from sigmoidcore._torch.hooks import global_hooks
+from unstuck import Monitor
 
 ROWS = 24
 

@@ -1,8 +1,8 @@
-"""Scripts that train, and what `sigmoid-core watch` says about them in this process."""
+"""Scripts that train, and what `unstuck` says about them in this process."""
 
 import json
 
-from sigmoidcore.cli import main
+from unstuck.cli import main
 
 BEGIN = """
 import random
@@ -118,7 +118,7 @@ def written(folder, text, name="train.py"):
 def watched(capfd, path, *arguments, options=()):
     """Output and standard error of the script under `watch`, in this process."""
     capfd.readouterr()
-    assert main(["watch", *options, str(path), *arguments]) == 0
+    assert main([*options, str(path), *arguments]) == 0
     return capfd.readouterr()
 
 

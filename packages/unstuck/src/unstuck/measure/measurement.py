@@ -33,7 +33,6 @@ class Layer:
     module: str  # name of the module that it ran in; "" is the model itself
     kind: str  # class of the module, or "relu()" for a function
     role: Role  # see `Role`
-    function: str = ""  # the function of which a layer of another package is a kind, as its class says
     sources: tuple[int, ...] = ()  # positions of the layers that reach it directly; empty: it reads the model's inputs
     weights: tuple[str, ...] = ()  # names of its parameters
     reads: int | None = None  # position of the layer that it reads, moved or reshaped at most, if both have one role
@@ -75,6 +74,7 @@ class Layer:
     histogram: tuple[int, ...] | None = None  # of finite numbers of the output, `BINS` bins from `low` to `high`
     low: float | None = None  # smallest number in the histogram; a large output is thinned evenly for it
     high: float | None = None  # largest number in the histogram
+    function: str = ""  # the function of which a layer of another package is a kind, as its class says
 
     @property
     def plain_kind(self) -> str:

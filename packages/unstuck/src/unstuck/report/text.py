@@ -95,11 +95,13 @@ def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
         lines += wrapped(where, width, "  ")
     lines += wrapped(finding.remedy, width, "  → ", "    ")
     if finding.call is not None:
-        call = printable(finding.call)
+        call = finding.call
         if len(call) > CALL:
             length = _("{count} characters", count=f"{len(call):,}")
             call = f"print(diagnosis.findings[{index}].call)  # {length}"
-        lines += ["", *(f"      {line}" for line in (call.split("; ") if text_width(call) > width - 6 else [call]))]
+        if text_width(call) > width - 6:
+            call = call.replace("; ", "\n")
+        lines += ["", *(f"      {printable(line)}" for line in call.split("\n"))]
     return lines
 
 

@@ -55,4 +55,4 @@ def _numbers(evidence: Evidence) -> Iterator[Gap]:
     if latest.loss_function is None:
         yield Gap(_("the loss and the targets"), _("no loss function was seen"))
     if latest.step is not None and latest.layers:
-        yield Gap(_("what the outputs depend on"), _("only sc.diagnose looks at it"))
+        yield Gap(_("what the outputs depend on"), _("only unstuck.diagnose looks at it"))

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import sigmoidcore as sc
+import unstuck
 from sigmoidcore.core import SigmoidCore
 from unstuck.findings import Severity
 
@@ -100,7 +101,7 @@ def normed():
 def vanishing(model, inputs=None):
     torch.manual_seed(0)
     inputs = torch.randn(64, 32) if inputs is None else inputs
-    return sc.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy), inputs
+    return unstuck.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy), inputs
 
 
 PREPARE = "sc.prepare(model, inputs); optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))"
@@ -176,7 +177,7 @@ def test_mend_does_what_the_call_does(make):
 
 def saturated(model, inputs):
     targets = torch.randint(10, (64,))
-    diagnosis = sc.diagnose(model, inputs, targets, functional.cross_entropy)
+    diagnosis = unstuck.diagnose(model, inputs, targets, functional.cross_entropy)
     return next(f for f in diagnosis.findings if f.rule == "US201"), targets
 
 
@@ -186,8 +187,8 @@ def test_the_call_for_saturated_neurons_is_mend_and_works():
     with torch.no_grad():
         net[2].bias.add_(20)
     features, labels = torch.randn(64, 32), torch.randint(10, (64,))
-    finding = next(iter(sc.diagnose(net, features, labels, functional.cross_entropy).findings))
-    assert finding.call == "print(sc.diagnose(net, features, labels, torch.nn.functional.cross_entropy).mend())"
+    finding = next(iter(unstuck.diagnose(net, features, labels, functional.cross_entropy).findings))
+    assert finding.call == "print(unstuck.diagnose(net, features, labels, torch.nn.functional.cross_entropy).mend())"
     exec(finding.call)
     assert isinstance(net[3], SigmoidCore)
 
@@ -195,7 +196,7 @@ def test_the_call_for_saturated_neurons_is_mend_and_works():
 def test_a_value_without_a_name_is_called_as_the_argument():
     torch.manual_seed(0)
     network = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(32, 32), nn.Sigmoid())))
-    call = sc.diagnose(network, torch.randn(64, 32)).findings[0].call
+    call = unstuck.diagnose(network, torch.randn(64, 32)).findings[0].call
     assert call.startswith("sc.convert(network, centered=True); sc.prepare(network, inputs); ")
 
 
@@ -239,7 +240,7 @@ def test_lstm_cells_get_no_call():
                 state = self.cell(x[:, t], state)
             return self.head(state[0])
 
-    diagnosis = sc.diagnose(Cells(), torch.randn(64, 60, 8), torch.randint(10, (64,)), functional.cross_entropy)
+    diagnosis = unstuck.diagnose(Cells(), torch.randn(64, 60, 8), torch.randint(10, (64,)), functional.cross_entropy)
     finding = next(f for f in diagnosis.findings if f.rule == "US103")
     assert finding.call is None
     assert finding.remedy.startswith("Start the bias")
