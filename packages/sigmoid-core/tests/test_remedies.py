@@ -1,4 +1,4 @@
-"""The calls of findings run as printed; without a working call, the finding says why."""
+"""With Sigmoid Core installed, findings have its calls, which run as printed; without one, the finding says why."""
 
 import copy
 
@@ -154,25 +154,13 @@ def test_the_call_for_a_model_with_optional_arguments_works():
         (BranchesAndCalls, "make it a module, nn.Sigmoid()"),
     ],
 )
-def test_without_a_working_call_the_remedy_and_mend_say_why(make, why):
+def test_without_a_working_call_the_remedy_says_why_beside_the_plain_call(make, why):
     torch.manual_seed(0)
     diagnosis, _ = vanishing(make())
     finding = next(f for f in diagnosis.findings if f.rule == "US101")
-    assert finding.call is None
+    assert "orthogonal_" in finding.call
     assert why in finding.remedy
-    assert "Sigmoid Core has no call for this model" in finding.remedy
-    mending = diagnosis.mend()
-    assert not mending.done
-    assert any(why in left.why for left in mending.left)
-
-
-@pytest.mark.parametrize("make", [Shared, Branches])
-def test_mend_does_what_the_call_does(make):
-    torch.manual_seed(0)
-    mending = vanishing(make())[0].mend()
-    assert [change.what for change in mending.done] == ["converted", "prepared"]
-    assert mending.after.measurement.profile.sizes[:-1].max() < 2 * mending.after.measurement.profile.sizes[:-1].min()
-    assert mending.train == PREPARE.split("; ")[1]
+    assert "sigmoid-core has no call for this model" in finding.remedy
 
 
 def saturated(model, inputs):
@@ -181,16 +169,16 @@ def saturated(model, inputs):
     return next(f for f in diagnosis.findings if f.rule == "US201"), targets
 
 
-def test_the_call_for_saturated_neurons_is_mend_and_works():
+def test_the_call_for_saturated_neurons_opens_them():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
     with torch.no_grad():
         net[2].bias.add_(20)
     features, labels = torch.randn(64, 32), torch.randint(10, (64,))
-    finding = next(iter(unstuck.diagnose(net, features, labels, functional.cross_entropy).findings))
-    assert finding.call == "print(unstuck.diagnose(net, features, labels, torch.nn.functional.cross_entropy).mend())"
+    finding = unstuck.diagnose(net, features, labels, functional.cross_entropy).findings[0]
+    assert (finding.rule, finding.call[:34]) == ("US201", "sc.convert(net); sc.prepare(net, f")
     exec(finding.call)
-    assert isinstance(net[3], SigmoidCore)
+    assert unstuck.diagnose(net, features, labels, functional.cross_entropy).healthy
 
 
 def test_a_value_without_a_name_is_called_as_the_argument():
@@ -213,7 +201,6 @@ class Gate(nn.Module):
 def test_a_closed_gate_gets_no_call():
     finding, _ = saturated(Gate(), torch.randn(64, 32))
     assert finding.call is None
-    assert "mend" not in finding.remedy
 
 
 def test_an_untraceable_forward_does_not_fail_a_diagnosis():

@@ -48,12 +48,13 @@ def _with_call(finding: Finding, measurement: Measurement, subject: Subject) -> 
         else:
             if suggestion is not None:
                 return replace(finding, remedy=suggestion[0], call=suggestion[1])
-    return replace(finding, remedy=remedy, call=_PLAIN[finding.rule](measurement, subject))
+    return replace(finding, remedy=remedy, call=_PLAIN[finding.rule](finding, measurement, subject))
 
 
-def _redraw(measurement: Measurement, subject: Subject) -> str | None:
-    """The call that draws weights for the hidden activations; None if the weights are trained."""
-    if not may_be_redrawn(subject.model, measurement):
+def _redraw(finding: Finding, measurement: Measurement, subject: Subject) -> str | None:
+    """The call that draws weights for the hidden activations; None if the weights are trained, or gates are closed."""
+    named = [layer for layer in measurement.layers if layer.name in finding.layers]
+    if (named and all(layer.gate for layer in named)) or not may_be_redrawn(subject.model, measurement):
         return None
     model = subject.name("model")
     hidden = [measurement.layers[i] for i in Evidence((measurement,)).hidden]
@@ -72,19 +73,20 @@ def _redraw(measurement: Measurement, subject: Subject) -> str | None:
     statements += [
         f"for layer in {model}.modules():",
         "    if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):",
+        "        layer.reset_parameters()",
         f"        torch.nn.init.{draw}",
     ]
     return "\n".join(statements)
 
 
-def _trace(measurement: Measurement, subject: Subject) -> str | None:
+def _trace(finding: Finding, measurement: Measurement, subject: Subject) -> str | None:
     """The call that names the operation, unless it is known or an earlier step made the numbers."""
     if measurement.origin or measurement.input_nonfinite or any(weight.nonfinite for weight in measurement.weights):
         return None
     return f"print({diagnose_call(subject, 'trace_nonfinite=True')})"
 
 
-_PLAIN: dict[str, Callable[[Measurement, Subject], str | None]] = {
+_PLAIN: dict[str, Callable[[Finding, Measurement, Subject], str | None]] = {
     **dict.fromkeys(("US101", "US102", "US201", "US202", "US203", "US503", "US607"), _redraw),
     **dict.fromkeys(("US103", "US301", "US302"), lambda *_: None),  # the words have the call
     "US401": _trace,
