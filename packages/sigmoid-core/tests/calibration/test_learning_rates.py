@@ -1,13 +1,14 @@
 """The learning-rate rule against rates computed by hand."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr, prepare
+from sigmoidcore import MLP, RNN, ConvNet, SigmoidCore, convert, depth_scaled_lr, prepare
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import make_orthogonal
 
@@ -15,10 +16,11 @@ ROUNDING = 0.05
 """Rates are rounded to two digits, so that equal layers share a group."""
 
 
-def rates(model, lr=0.03):
+def rates(model, lr=0.03, optimizer="adam"):
     """The rate of each parameter by name."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return {names[id(p)]: group["lr"] for group in depth_scaled_lr(model, lr) for p in group["params"]}
+    groups = depth_scaled_lr(model, lr, optimizer=optimizer)
+    return {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
 
 
 def orthogonal(model):
@@ -42,18 +44,36 @@ def size(weight):
     return min(sizes)
 
 
-def participation(weights):
-    """(sum s^2)^2 / sum s^4 over the singular values s of W_l ... W_1: rows of size 1, the first's columns before."""
-    first, *rest = weights
-    product = np.eye(first.shape[1])
-    for weight in [first / np.linalg.norm(first, axis=0), *rest]:
-        product = weight / np.linalg.norm(weight, axis=1, keepdims=True) @ product
-    squares = np.linalg.svd(product, compute_uv=False) ** 2
-    return float(squares.sum() ** 2 / (squares**2).sum())
+def directions(*shapes):
+    """Participation ratio of the singular values behind each of several orthogonal weights, from 1,000 draws."""
+    signal = torch.eye(shapes[0][1], dtype=torch.float64).expand(1000, -1, -1)
+    found = []
+    for outputs, inputs in shapes:
+        frame = torch.linalg.qr(torch.randn(1000, max(outputs, inputs), min(outputs, inputs), dtype=torch.float64))[0]
+        signal = (frame if outputs > inputs else frame.mT) @ signal
+        gram = signal @ signal.mT
+        found.append(float(gram.diagonal(dim1=1, dim2=2).sum(1).square().mean() / gram.square().sum((1, 2)).mean()))
+    return found
 
 
-def hidden_weights(model, depth):
-    return [model[2 * layer].weight.detach().double().numpy() for layer in range(depth)]
+def tanhs():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+    convert(model)
+    return model
+
+
+class Residual(nn.Module):
+    def __init__(self, width=16, blocks=3):
+        super().__init__()
+        self.stem = nn.Linear(8, width)
+        self.blocks = nn.ModuleList(MLP(width, width, 1, width) for _ in range(blocks))
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 10, 100])
@@ -69,17 +89,79 @@ def test_orthogonal_layers_get_a_constant_times_lr_over_depth_from_10_on_and_the
 
 
 @pytest.mark.parametrize(("inputs", "width", "depth", "outputs"), [(196, 96, 20, 10), (2, 40, 10, 1), (64, 64, 30, 10)])
-def test_rates_are_those_computed_by_hand_for_other_shapes_and_for_untouched_weights(inputs, width, depth, outputs):
+def test_layers_of_one_width_share_equally_also_with_untouched_weights(inputs, width, depth, outputs):
     model = MLP(inputs, width, depth, outputs)
     found = rates(model, lr=0.01)
-    weights = hidden_weights(model, depth)
-    directions = [participation(weights[: layer + 1]) - 1 for layer in range(depth)]
-    for layer, weight in enumerate(weights):
-        share = min(0.1, directions[layer] / sum(directions))
-        factor = HIDDEN if layer else FIRST
-        expected = 0.01 * share * factor / math.sqrt(weight.size) * size(torch.tensor(weight))
+    sizes = [size(model[2 * layer].weight.detach()) for layer in range(depth)]
+    for layer in range(depth):
+        typical = float(np.median(sizes[1:])) if layer else sizes[0]
+        expected = 0.01 / depth * (HIDDEN if layer else FIRST) / math.sqrt(model[2 * layer].weight.numel()) * typical
         assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING, abs=0)
     assert found[f"{2 * depth}.weight"] == pytest.approx(0.01 * LAST / width, rel=ROUNDING, abs=0)
+
+
+def test_shares_follow_the_directions_that_orthogonal_weights_of_these_shapes_pass_on():
+    widths = [30, 12, 20, 20, 5, 8, 2, *[8] * 20, 3]  # so many layers that a tenth limits none
+    shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    model = orthogonal(nn.Sequential(*(nn.Linear(inputs, outputs) for outputs, inputs in shapes)))
+    more = [found - 1 for found in directions(*shapes[:-1])]
+    found = rates(model)
+    for layer in range(1, len(shapes) - 1):
+        share, weight = min(0.1, more[layer] / sum(more)), model[layer].weight.detach()
+        expected = 0.03 * share * HIDDEN / math.sqrt(weight.numel()) * size(weight)
+        assert found[f"{layer}.weight"] == pytest.approx(expected, rel=2 * ROUNDING)
+
+
+MODELS = {
+    "MLP": lambda: MLP(8, 16, 12, 3),
+    "ConvNet": lambda: nn.Sequential(nn.Unflatten(1, (2, 2, 2)), ConvNet(2, 8, 4, 3, image_size=2)),
+    "residual": Residual,
+    "converted": tanhs,
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loop_that_loads_trained_weights_before_it_makes_the_optimizer_ends_with_the_same_weights(name, optimizer):
+    x, members = torch.randn(60, 8), []
+
+    def train(steps, saved=None):
+        torch.manual_seed(0)
+        model = MODELS[name]()
+        prepare(model, x)
+        if saved is not None:
+            model.load_state_dict(saved[0])
+        groups = depth_scaled_lr(model, optimizer=optimizer)
+        names = {id(p): name for name, p in model.named_parameters()}
+        members.append([[names[id(p)] for p in group["params"]] for group in groups])
+        training = torch.optim.SGD(groups, momentum=0.5) if optimizer == "sgd" else torch.optim.Adam(groups)
+        if saved is not None:
+            training.load_state_dict(saved[1])
+        for _ in range(steps):
+            training.zero_grad()
+            nn.functional.cross_entropy(model(x), x[:, :3].argmax(1)).backward()
+            training.step()
+        return model.state_dict(), training.state_dict()
+
+    torch.testing.assert_close(train(10, train(30)), train(40), rtol=0, atol=0)
+    assert members[0] == members[1]
+
+
+def test_a_layer_that_prepare_made_small_has_its_own_rate_among_others_of_its_shape():
+    class Towers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = MLP(16, 16, 2, 16), MLP(16, 16, 2, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.a(x) * self.b(x))
+
+    for model, x, name in ((Towers(), torch.randn(60, 16), "b.0"), (Residual(), torch.randn(60, 8), "blocks.0.0")):
+        prepare(model, x)
+        small = size(model.get_parameter(f"{name}.weight").detach())
+        assert small < 0.5
+        expected = 0.03 * 0.1 * HIDDEN / 16 * small
+        assert rates(model)[f"{name}.weight"] == rates(model)[f"{name}.bias"] == pytest.approx(expected, rel=ROUNDING)
 
 
 @pytest.mark.parametrize(("steps", "hidden"), [(5, 16), (64, 128)])
@@ -103,44 +185,39 @@ def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_a
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e-2, 37.0, 1e6])
-def test_hidden_weights_times_c_get_rates_times_c_biases_at_most_that_of_size_1_and_the_last_keeps_its_rate(factor):
+def test_hidden_weights_times_c_get_rates_times_c_the_first_bias_at_most_that_of_size_1_and_the_last_as_before(factor):
     model = MLP(20, 30, 12, 4)
     before = rates(model)
     with torch.no_grad():
         for p in model.parameters():
             p *= factor
+    first = size(model[0].weight.detach())
     for name, rate in rates(model).items():
-        if name.endswith("weight") or name.startswith("24."):
-            expected = before[name] * (1 if name.startswith("24.") else factor)
-            assert rate == pytest.approx(expected, rel=2 * ROUNDING, abs=0)
-        else:
-            weight = model.get_parameter(name.replace("bias", "weight"))
-            unit = rates(model)[name.replace("bias", "weight")] / size(weight.detach())
-            assert rate == pytest.approx(unit * min(1.0, size(weight.detach())), rel=2 * ROUNDING, abs=0)
+        expected = before[name] * (1 if name.startswith("24.") else factor)
+        expected *= min(1.0, 1 / first) if name == "0.bias" else 1
+        assert rate == pytest.approx(expected, rel=2 * ROUNDING, abs=0)
 
 
-def test_unlike_columns_give_the_rate_of_the_smaller_ones():
+def test_unlike_columns_give_the_rate_of_the_smaller_ones_and_columns_of_zero_are_left_out():
     model = nn.Sequential(nn.Linear(2, 64), SigmoidCore(64), nn.Linear(64, 1))
     with torch.no_grad():
         model[0].weight[:, 0], model[0].weight[:, 1] = 1.0, 1e6
     # Harmonic mean of 8 and 8e6, of two columns: 8 sqrt(2); fan_in over the smaller dimension is 1.
     assert rates(model)["0.weight"] == pytest.approx(0.003 * FIRST / math.sqrt(128) * 8 * math.sqrt(2), rel=ROUNDING)
-
-
-def test_columns_of_zero_are_left_out():
     model = orthogonal(nn.Sequential(nn.Linear(64, 64), SigmoidCore(64), nn.Linear(64, 10)))
     with torch.no_grad():
         model[0].weight[:, :32] = 0.0
     assert rates(model)["0.weight"] == pytest.approx(0.003 * FIRST / 64 * math.sqrt(0.5), rel=ROUNDING)
 
 
-@pytest.mark.parametrize("layer", [0, 2, 4, 6])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("layer", [0, 2, 6])
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e30, math.nan, math.inf])
-def test_all_rates_are_positive_and_finite_whatever_one_weight_is(value, layer):
-    model = MLP(64, 64, 3, 64)
+def test_all_rates_are_positive_and_finite_whatever_one_weight_is(value, layer, optimizer):
+    model = nn.Sequential(*MLP(64, 64, 3, 64), nn.LayerNorm(64))
     with torch.no_grad():
         model[layer].weight.fill_(value)
-    assert all(0 < rate < math.inf for rate in rates(model).values())
+    assert all(0 < rate < math.inf for rate in rates(model, optimizer=optimizer).values())
 
 
 def test_every_parameter_is_in_exactly_one_group_also_those_of_other_layers_and_trainable_cores():
@@ -154,7 +231,6 @@ def test_every_parameter_is_in_exactly_one_group_also_those_of_other_layers_and_
     grouped = [p for group in groups for p in group["params"]]
     assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
     assert rates(model)["3.weight"] == rates(model)["2.1.log_slope"] == 0.03 / 5  # four Linears, one convolution
-    assert len({group["lr"] for group in groups}) == len(groups)
 
 
 def test_parameters_that_require_no_gradient_are_left_out():
@@ -179,12 +255,6 @@ def test_adam_takes_the_groups_and_one_step_moves_each_weight_by_its_rate(optimi
         torch.testing.assert_close(moved, torch.full_like(moved, expected[name]), rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("lr", [0.0, -0.1, math.inf, math.nan])
-def test_a_rate_that_is_not_positive_and_finite_is_an_error_that_names_it(lr):
-    with pytest.raises(ValueError, match=f"lr must be a positive finite number, got {lr}"):
-        depth_scaled_lr(MLP(2, 2, 1, 1), lr)
-
-
 def test_a_model_with_nothing_to_train_is_an_error():
     for model in (nn.Sequential(SigmoidCore(3)), MLP(2, 2, 1, 1).requires_grad_(False)):
         with pytest.raises(ValueError, match="no parameters that require a gradient: nothing to train"):
@@ -205,16 +275,10 @@ def test_a_convolutions_rate_falls_with_the_taps_of_its_kernel():
     assert rate(1) == pytest.approx(5 * rate(5), rel=ROUNDING)
 
 
-def sgd_rates(model, lr=0.03):
-    groups = depth_scaled_lr(model, lr, optimizer="sgd")
-    found = {id(p): group["lr"] for group in groups for p in group["params"]}
-    return {name: found[id(p)] for name, p in model.named_parameters()}
-
-
 @pytest.mark.parametrize("depth", [10, 30, 300])
 def test_sgd_divides_one_rate_among_orthogonal_layers(depth):
     model = orthogonal(MLP(64, 64, depth, 64))
-    found = sgd_rates(model)
+    found = rates(model, optimizer="sgd")
     for layer in range(depth):
         assert found[f"{2 * layer}.weight"] == pytest.approx(3 / depth / 64, rel=ROUNDING)
         assert found[f"{2 * layer}.bias"] == pytest.approx(3 / depth / 64, rel=ROUNDING)
@@ -231,7 +295,7 @@ def test_a_step_of_sgd_changes_the_outputs_of_prepared_networks_by_the_same(dept
         torch.manual_seed(seed)
         model = MLP(16, width, depth, 1)
         prepare(model, x)
-        rate = sgd_rates(model)
+        rate = rates(model, optimizer="sgd")
         hidden = [name for name, _ in model.named_parameters()][:-2]
         for sample in x[:30]:
             gradients = torch.autograd.grad(model(sample[None]).sum(), [model.get_parameter(name) for name in hidden])
@@ -242,23 +306,20 @@ def test_a_step_of_sgd_changes_the_outputs_of_prepared_networks_by_the_same(dept
     assert sum(of_biases) / len(of_biases) < 6
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "LBFGS", "l-bfgs"])
-def test_there_are_no_rates_for_l_bfgs_and_the_error_has_the_recipe(name):
-    with pytest.raises(ValueError, match=r"train with Adam first, then use torch\.optim\.LBFGS"):
-        depth_scaled_lr(MLP(4, 8, 3, 2), optimizer=name)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"lr": lr}, f"lr must be a positive finite number, got {lr}") for lr in (0.0, -0.1, math.inf, math.nan)),
+        *(({"optimizer": name}, "train with Adam first, then use torch.optim.LBFGS") for name in ("lbfgs", "L-BFGS")),
+        ({"optimizer": "lion"}, "optimizer must be 'adam' or 'sgd', got 'lion'"),
+    ],
+)
+def test_an_invalid_argument_is_an_error_that_names_it(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        depth_scaled_lr(MLP(2, 2, 1, 1), **options)
 
 
-def test_sgd_refuses_recurrent_layers_and_another_optimizer_is_an_error():
+def test_sgd_refuses_recurrent_layers():
     for layer in (RNN(3, 4), nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 4))):
         with pytest.raises(ValueError, match="recurrent layer, for which there is no rule for SGD: use Adam"):
             depth_scaled_lr(layer, optimizer="sgd")
-    with pytest.raises(ValueError, match="optimizer must be 'adam' or 'sgd', got 'lion'"):
-        depth_scaled_lr(MLP(2, 2, 1, 1), optimizer="lion")
-
-
-@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30, math.nan, math.inf])
-def test_rates_of_sgd_are_positive_and_finite_whatever_one_weight_is(value):
-    model = nn.Sequential(MLP(8, 8, 3, 8), nn.LayerNorm(8))
-    with torch.no_grad():
-        model[0][2].weight.fill_(value)
-    assert all(0 < rate < math.inf for rate in sgd_rates(model).values())

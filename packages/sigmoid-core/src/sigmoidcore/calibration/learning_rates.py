@@ -1,13 +1,15 @@
 """One learning rate for every depth, width and number of inputs."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.calibration.orthogonal import TRANSPOSED, WEIGHTED
+from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.networks import RNN
 from unstuck.observation import check_model
 
@@ -34,13 +36,13 @@ def depth_scaled_lr(
 
         r_l = lr * share_l * 50 / sqrt(fan_in fan_out) * size(W_l),    sum of the shares at most 1,
 
-    which is 0.8 lr / L for orthogonal 64 x 64 weights. share_l is proportional to D_l - 1, where D_l is the effective
-    number (participation ratio) of the singular values of W_l ... W_1 with rows of size 1: a layer
-    learns nothing if all samples reach it along one line. No layer has more than a tenth. The first layer has 400 in
-    place of 50, because `prepare` made its weights small. The last layer's rate is lr * 16 / fan_in, at any
+    which is 0.8 lr / L for orthogonal 64 x 64 weights. share_l is proportional to D_l - 1, where D_l is the number of
+    directions (participation ratio of the singular values) that orthogonal weights of these shapes pass on to layer l:
+    a layer learns nothing if all samples reach it along one line. No layer has more than a tenth. The first layer has
+    400 in place of 50, because `prepare` made its weights small. The last layer's rate is lr * 16 / fan_in, at any
     depth. That of an `RNN` is lr / steps * 370 / hidden_size, with the steps that it was prepared for; the last layer
     then has 128 in place of 16.
-    A bias has its weight's rate, with a size of at most 1.
+    A bias has its weight's rate; in front of the first core of the model, a tower or a block, with a size of at most 1.
 
     SGD changes the outputs by each layer's rate times the squared size of the outputs' gradient by its weight. In a
     level network with outputs of variance 1, this squared size is 1 / mean(W_l^2). So with
@@ -52,11 +54,19 @@ def depth_scaled_lr(
     `torch.optim.SGD(sc.depth_scaled_lr(model, 0.003, optimizer="sgd"), momentum=0.9)`. The default is for
     cross-entropy. For the mean squared error, whose curvature is larger, start with 0.001.
 
+    **Trained weights.** The groups, their order and their members follow the architecture alone: modules, shapes and
+    which parameters require a gradient. So an optimizer's state fits, whether the weights were loaded before or after
+    this call, and it brings its own rates. Shares do not look at the weights either: training lowers the D_l of the
+    layers that learn most, which are the last that should get a smaller rate. Only the size of a group (the median of
+    its weights) is read from them, because it is their unit: inputs of a thousandfold size have weights of a
+    thousandth. Training moved it by 1 % in hidden layers and by 1 to 45 % in the first (digits, 10 to 100 layers), so
+    a new optimizer on trained weights has nearly the rates of the old one.
+
     L-BFGS needs no rule: it has one rate for all parameters. Use it after Adam (docs/physics.md).
 
     Args:
-        model: a model of Linear layers, convolutions and cores, prepared or calibrated: rates follow the weights it has
-            now. In a convolution, fan_in counts the taps of the kernel, too.
+        model: a model of Linear layers, convolutions and cores, prepared or calibrated. In a convolution, fan_in counts
+            the taps of the kernel, too.
         lr: the total change a step; 0.03 at any depth, a third or three times as much works as well.
         optimizer: "adam" (also for AdamW) or "sgd".
 
@@ -92,33 +102,38 @@ def depth_scaled_lr(
     if not trained:
         raise ValueError("the model has no parameters that require a gradient: nothing to train")
     rates = _RULES[optimizer](model, lr)
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[Hashable, list[nn.Parameter]] = {}
     for parameter in trained:
-        groups.setdefault(float(f"{rates[parameter]:.2g}"), []).append(parameter)
-    return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+        groups.setdefault(rates[parameter][0], []).append(parameter)
+    return [
+        {"params": group, "lr": float(f"{statistics.median_low(rates[p][1] for p in group):.2g}")}
+        for group in groups.values()
+    ]
 
 
-_Rates = dict[nn.Parameter, float]
+_Rates = dict[nn.Parameter, tuple[Hashable, float]]
+"""For each parameter the key of its group, which follows the architecture alone, and its rate."""
 
 
 def _adam_rates(model: nn.Module, lr: float) -> _Rates:
     layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
     recurrent = [m for m in model.modules() if isinstance(m, RNN)]
-    hidden, last = layers[:-1], layers[-1:]
-    rates = dict.fromkeys(model.parameters(), lr / max(1, len(hidden)))
-
-    def set_rate(module: nn.Module, rate: float, size: float = 1.0) -> None:
-        for parameter in module.parameters(recurse=False):
-            rates[parameter] = rate * (size if parameter.dim() > 1 else min(size, 1.0))
-
+    hidden, last, entries = layers[:-1], layers[-1:], _entries(model)
+    rates: _Rates = dict.fromkeys(model.parameters(), ("other", lr / max(1, len(hidden))))
     for layer, share in zip(hidden, _shares(hidden), strict=True):
         weight = _matrices(layer)
-        factor = FIRST if layer is hidden[0] else HIDDEN
-        set_rate(layer, lr * share * factor / math.sqrt(weight.numel()), _size(weight))
+        rate = lr * share * (FIRST if layer is hidden[0] else HIDDEN) / math.sqrt(weight.numel())
+        size = _size(weight)
+        for parameter in layer.parameters(recurse=False):
+            apart = layer in entries and parameter.dim() == 1
+            key = (layer is hidden[0], entries.get(layer), apart, rate)
+            rates[parameter] = key, rate * (min(size, 1.0) if apart else size)
     for layer in last:
-        set_rate(layer, lr * (LAST_RECURRENT if recurrent else LAST) / _matrices(layer)[0].numel())
+        rate = lr * (LAST_RECURRENT if recurrent else LAST) / _matrices(layer)[0].numel()
+        rates.update(dict.fromkeys(layer.parameters(recurse=False), ("last", rate)))
     for module in recurrent:
-        set_rate(module, lr / max(1, int(module.steps)) * RECURRENT / module.hidden_size)
+        rate = lr / max(1, int(module.steps)) * RECURRENT / module.hidden_size
+        rates.update(dict.fromkeys(module.parameters(recurse=False), (module, rate)))
     return rates
 
 
@@ -126,18 +141,34 @@ def _sgd_rates(model: nn.Module, lr: float) -> _Rates:
     recurrent = [name for name, m in model.named_modules() if isinstance(m, RNN | nn.RNNBase)]
     if recurrent:
         raise ValueError(f"'{recurrent[0]}' is a recurrent layer, for which there is no rule for SGD: use Adam")
-    layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
-    rates = dict.fromkeys(model.parameters(), SGD * lr / max(1, len(layers) - 1))
+    layers, entries = [m for m in model.modules() if isinstance(m, WEIGHTED)], _entries(model)
+    rates: _Rates = dict.fromkeys(model.parameters(), ("other", SGD * lr / max(1, len(layers) - 1)))
     shares = [*_shares(layers[:-1]), *(1.0 for _ in layers[-1:])]
     for layer, share in zip(layers, shares, strict=True):
         weight = _matrices(layer)
         for parameter in layer.parameters(recurse=False):
             size = 1.0 if parameter.dim() > 1 else min(1.0, weight[0].numel() * MEAN_SQUARE)
-            rates[parameter] = SGD * lr * share * _mean_square(weight) * size
+            key = (layer is layers[0], layer is layers[-1], entries.get(layer), weight.shape, share * size)
+            rates[parameter] = key, SGD * lr * share * _mean_square(weight) * size
     return rates
 
 
 _RULES = {"adam": _adam_rates, "sgd": _sgd_rates}
+
+
+def _entries(model: nn.Module) -> dict[nn.Module, int]:
+    """Layers in front of the first core of a module, and the depth of the outermost such module.
+
+    `prepare` gives a layer that reads inputs another size. The architecture does not show which do, but those are here.
+    """
+    entries: dict[nn.Module, int] = {}
+    for name, module in model.named_modules():
+        for layer in () if isinstance(module, WEIGHTED) else module.modules():
+            if isinstance(layer, CoreModule):
+                break
+            if isinstance(layer, WEIGHTED):
+                entries.setdefault(layer, len(name.split(".")) if name else 0)
+    return entries
 
 
 def _matrices(layer: nn.Module) -> Tensor:
@@ -149,26 +180,29 @@ def _matrices(layer: nn.Module) -> Tensor:
 
 
 def _shares(layers: Sequence[nn.Module]) -> list[float]:
-    """Shares proportional to the signal's effective number of directions less one; convolutions as the sum of taps."""
-    product: Tensor | None = None
-    directions = []
+    """Shares proportional to the directions that orthogonal weights pass on, less one: D_l - 1.
+
+    For a random projection P of m dimensions to n and a signal B = A A^T with tr B = 1 and tr B^2 = 1/D, the mean of
+    P P^T over all rotations gives D' = E (tr PB)^2 / E tr (PB)^2 = (a + 2b/D) / (a/D + b (1 + 1/D)), with
+    b = n (m - n) / (m (m - 1) (m + 2)) and a = n/m - b (m + 1). More outputs than inputs lose nothing.
+
+    Source:
+        The second moments of the orthogonal group: Collins and Sniady (2006), arXiv math-ph/0402073.
+    """
+    directions: list[float] = []
+    outputs = 0
     for layer in layers:
-        weight = _matrices(layer).sum(2)
-        fits = product is not None and product.shape[0] == weight.shape[1]
-        if not fits:  # it reads features, whose sizes its columns make up for
-            weight = _over(weight, torch.linalg.vector_norm(weight, dim=0))
-        weight = _over(weight, torch.linalg.vector_norm(weight, dim=1, keepdim=True))  # a slope may undo these
-        product = weight @ product if fits and product is not None else weight
-        product = product / torch.linalg.matrix_norm(product).clamp_min(torch.finfo(torch.float64).tiny)
-        gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
-        ratio = float(gram.square().sum())
-        directions.append(max(1 / ratio - 1, 1e-3) if math.isfinite(ratio) and ratio > 0 else 1e-3)
-    total = sum(directions)
-    return [min(SHARE, d / total) for d in directions]
-
-
-def _over(weight: Tensor, sizes: Tensor) -> Tensor:
-    return weight / torch.where(sizes > 0, sizes, 1.0)
+        n, m, taps = _matrices(layer).shape
+        known = directions[-1] if outputs == m else float(m)
+        # `prepare` draws these kernels orthogonal as a whole, others at their centre.
+        whole = not directions or max(getattr(layer, "stride", (1,))) > 1
+        m, outputs = m * taps if whole else m, n
+        b = max(0, m - n) * n / max(1, m * (m - 1) * (m + 2))
+        a = min(1.0, n / m) - b * (m + 1)
+        directions.append((a + 2 * b / known) / (a / known + b * (1 + 1 / known)))
+    more = [max(d - 1, 1e-3) for d in directions]
+    total = sum(more)
+    return [min(SHARE, d / total) for d in more]
 
 
 def _size(weight: Tensor) -> float:
