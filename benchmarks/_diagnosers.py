@@ -1,9 +1,9 @@
-"""Sigmoid Core and its peers, each asked in the way that its documentation says what is wrong with a network.
+"""`unstuck` and its peers, each asked in the way that its documentation says what is wrong with a network.
 
 All say a list of `Said`: one finding each, with the rules of ours that it may stand for, and the layers that it names.
 
-**Sigmoid Core** gets one batch (`sc.diagnose`), or the training of the case (`sc.Monitor` at every step). Errors and
-warnings count, notes do not.
+**unstuck** gets one batch (`unstuck.diagnose`), or the training of the case (`unstuck.Monitor` at every step). Errors
+and warnings count, notes do not.
 
 **torch-audit** (`audit_dynamic` with its wrappers) sees a training and audits every step of it; by default it would see
 step 0 only. Findings of severity WARN and above count, of the rules that are about whether a network learns: non-finite
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import sigmoidcore as sc
+import unstuck
 from _sagemaker_rules import fired, recorded
 from catalogue.case import Case
 from real_failures.program import Training
@@ -60,10 +60,10 @@ class OwnLoopError(Exception):
     """The tool can follow the usual loop only, and the program has its own."""
 
 
-def sigmoid_core(case: Case) -> list[Said]:
+def ours(case: Case) -> list[Said]:
     model, inputs, targets, loss_fn = case.problem()
     if case.steps:
-        monitor = sc.Monitor(model, every=1)
+        monitor = unstuck.Monitor(model, every=1)
         optimizer = case.optimizer(model.parameters())
         for _ in range(case.steps):
             optimizer.zero_grad()
@@ -71,7 +71,7 @@ def sigmoid_core(case: Case) -> list[Said]:
             optimizer.step()
         diagnosis = monitor.diagnosis()
     else:
-        diagnosis = sc.diagnose(model, inputs, targets, loss_fn)
+        diagnosis = unstuck.diagnose(model, inputs, targets, loss_fn)
     counted = [f for f in diagnosis.findings if f.severity is not Severity.NOTE]
     return [Said(f.rule, frozenset({f.rule}), f.layers) for f in counted]
 
@@ -199,7 +199,7 @@ PEERS: dict[str, Peer] = {
     "sagemaker": sagemaker,
     "sagemaker-without-initialization": sagemaker_without_initialization,
 }
-TOOLS = ("sigmoid-core", *PEERS)
+TOOLS = ("unstuck", *PEERS)
 
 
 def usual_optimizer(training: Training) -> torch.optim.Optimizer:
@@ -217,8 +217,8 @@ def training_of(case: Case) -> Training:
 
 def asked(tool: str, case: Case, steps: int) -> tuple[list[Said], str | None]:
     """What the tool says of the case, and the error that it ended with: "not installed" for one that is missing."""
-    if tool == "sigmoid-core":
-        return tried(lambda: sigmoid_core(case))
+    if tool == "unstuck":
+        return tried(lambda: ours(case))
     return tried(lambda: PEERS[tool](training_of(case), case.steps or steps))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sigmoidcore.training import Split
+from training import Split
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """The folder of the package's four idx files."""

@@ -49,19 +49,13 @@ def dyt(alpha: float, erf: bool = False) -> Place:
 
 @dataclass(frozen=True)
 class Method:
-    """The places of a model; and whether they become ours: convert(norms=True), calibrate, Equalizer.
-
-    prepared: `prepare` with `branches=True` in place of `calibrate`. limited: weights whose steps the Equalizer limits.
-    """
+    """The places of a model; and whether they become ours: convert(norms=True), calibrate, Equalizer."""
 
     places: Places
     ours: bool = False
-    prepared: bool = False
-    limited: str = ""
 
 
 bare = partial(nn.RMSNorm, elementwise_affine=False)
-BLOCKS = "blocks.*"
 LAYER, RMS, NORM_FREE = Places(nn.LayerNorm), Places(nn.RMSNorm), Places(query_norm=nn.RMSNorm, end=bare)
 METHODS = {
     "layer norm": Method(Places(nn.LayerNorm, branches="whole")),
@@ -77,18 +71,11 @@ METHODS = {
     "bhyt scaled": Method(Places(BoundedHyperbolicTanh)),
     "none scaled": Method(Places()),
     "none scaled q/k norm": Method(Places(query_norm=nn.RMSNorm)),
-    "none scaled q/k norm limited": Method(Places(query_norm=nn.RMSNorm), limited=BLOCKS),
     "none scaled q/k ours": Method(Places(query_norm=nn.RMSNorm), ours=True),
-    "none scaled q/k ours limited": Method(Places(query_norm=nn.RMSNorm), ours=True, limited=BLOCKS),
-    "none scaled q/k ours limited everywhere": Method(Places(query_norm=nn.RMSNorm), ours=True, limited="*"),
-    "none scaled q/k ours prepared limited": Method(
-        Places(query_norm=nn.RMSNorm), ours=True, prepared=True, limited=BLOCKS
-    ),
     "none fixup": Method(Places(branches="fixup")),
     "none rezero": Method(Places(branches="rezero")),
     "end norm scaled q/k norm": Method(NORM_FREE),
     "end ours scaled q/k ours": Method(NORM_FREE, ours=True),
-    "end ours scaled q/k ours limited": Method(NORM_FREE, ours=True, limited=BLOCKS),
     "ours": Method(Places(nn.LayerNorm, branches="whole"), ours=True),
     "ours scaled": Method(LAYER, ours=True),
     "ours scaled q/k ours": Method(Places(nn.LayerNorm, nn.RMSNorm), ours=True),

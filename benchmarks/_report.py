@@ -30,7 +30,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = {"numpy": "numpy", "sklearn": "scikit-learn", "sigmoidcore": "sigmoid-core"}
+SOURCES = ROOT / "packages" / "unstuck" / "src", ROOT / "packages" / "sigmoid-core" / "src"
+"""For scripts of others: the code of this checkout."""
+PACKAGES = {"numpy": "numpy", "sklearn": "scikit-learn", "unstuck": "unstuck", "sigmoidcore": "sigmoid-core"}
 
 Row = dict[str, Any]
 
@@ -196,10 +198,10 @@ def plain(value: Any) -> Any:
 
 
 def git_state() -> dict[str, Any]:
-    """The commit, and whether the code of the package or of the benchmarks differs from it."""
+    """The commit, and whether the code of the packages or of the benchmarks differs from it."""
     commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     # Results are excluded: else the first benchmark of a series would make the second one dirty.
-    paths = ("src", "benchmarks", "pyproject.toml", ":(exclude)benchmarks/results")
+    paths = ("packages/*/src/*", "packages/*/pyproject.toml", "benchmarks", ":(exclude)benchmarks/results")
     changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", *paths)
     return {"commit": commit or None, "dirty": changes != ""}
 

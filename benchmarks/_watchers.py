@@ -1,12 +1,12 @@
-"""What watches a training, for `diagnosis_overhead.py`: Sigmoid Core's Monitor and its peers, each as its manual says.
+"""What watches a training, for `diagnosis_overhead.py`: our Monitor and its peers, each as its manual says.
 
 A watcher is a context manager: made before the first step, it gives a function that the training calls after each step
 with the step's number and its loss, and what it has gathered is written when it ends.
 
-**Monitor**: `sc.Monitor`. **wandb** (`run.watch(log="all")`, offline): histograms of all parameters and gradients; the
-run logs the loss at every step, for without that nothing that is watched is kept. **TensorBoard**: the same histograms
-by `add_histogram`, as its tutorials do. **torchmortem**: its collectors at this cadence; for every step its own
-default, in which the expensive ones run one step in 50.
+**Monitor**: `unstuck.Monitor`. **wandb** (`run.watch(log="all")`, offline): histograms of all parameters and gradients;
+the run logs the loss at every step, for without that nothing that is watched is kept. **TensorBoard**: the same
+histograms by `add_histogram`, as its tutorials do. **torchmortem**: its collectors at this cadence; for every step its
+own default, in which the expensive ones run one step in 50.
 """
 
 import logging
@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-import sigmoidcore as sc
+import unstuck
 
 AfterStep = Callable[[int, Tensor], None]
 Watcher = Callable[[nn.Module, torch.optim.Optimizer, int], AbstractContextManager[AfterStep]]
@@ -31,7 +31,7 @@ def nobody(model: nn.Module, optimizer: torch.optim.Optimizer, every: int) -> It
 
 @contextmanager
 def monitor(model: nn.Module, optimizer: torch.optim.Optimizer, every: int) -> Iterator[AfterStep]:
-    with sc.Monitor(model, every=every) as watching:
+    with unstuck.Monitor(model, every=every) as watching:
         yield lambda step, loss: None
     assert watching.measurements
 

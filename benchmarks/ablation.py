@@ -31,10 +31,10 @@ from torch import Tensor, nn
 import sigmoidcore as sc
 from _branched import BRANCHED
 from _report import Report, arguments
+from peers.method import one_rate
 from sigmoidcore.calibration import orthogonal, solver
 from sigmoidcore.equalizer import equalizer
-from sigmoidcore.peers.method import one_rate
-from sigmoidcore.training import Recipe, Split, Training, digits
+from training import DivergedError, Split, digits, train
 
 WIDTH, EPOCHS, SATURATION, SAMPLES = 64, 10, 0.5, 256
 ADAM = 0.001
@@ -137,21 +137,18 @@ def trained(model: nn.Module, parts: Parts, split: Split, rate: float, epochs: i
     start = (fingerprint(model, split), RATE in parts, rate, seed)
     if start in _known:
         return _known[start]
-    recipe = Recipe(epochs=epochs, seed=seed, equalize=bool(parts & {LAYER, NEURON}), **rule)
-    training = Training(model, split, recipe)
     finished = True
     try:
-        training.run()
-    except FloatingPointError:
-        finished = False
-    accuracies = training.result.accuracies or [0.0]
-    looks = () if training.equalizer is None else training.equalizer.history
+        result = train(model, split, epochs=epochs, seed=seed, equalize=bool(parts & {LAYER, NEURON}), **rule)
+    except DivergedError as error:
+        result, finished = error.result, False
+    accuracies = result.accuracies or [0.0]
     found = {
         "best": round(max(accuracies), 2),
         "last": round(accuracies[-1], 2),
-        "loss": training.result.losses[-1] if finished else None,
+        "loss": result.losses[-1] if finished else None,
         "finished": finished,
-        "changes": sum(look.slopes + look.neurons > 0 for look in looks),
+        "changes": sum(look.slopes + look.neurons > 0 for look in result.history),
     }
     if parts >= {LAYER, NEURON} and not found["changes"]:
         _known[start] = found

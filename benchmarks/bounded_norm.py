@@ -4,9 +4,7 @@ A language model of characters (context 64, batch 16), or with `--data FILE.npz`
 (patches of 4 x 4 pixels, batch 32); 4 heads; the rate is constant for half of the steps and then falls to 0; gradients
 clipped at 1. A training that is not finite stops and has the loss inf. All methods have the same weights at the start.
 `_norm_methods.py` lists them. "scaled": branches are multiplied by 1 / sqrt(2 blocks). "q/k": a place on queries and
-keys, too; "end": one at the end of a branch. Ours: convert(norms=True), calibrate, Equalizer, all at their defaults;
-"prepared": `prepare` with `branches=True` in place of `calibrate`; "limited": an Equalizer of `branches="blocks.*"`,
-"everywhere" of `branches="*"`.
+keys, too; "end": one at the end of a branch. Ours: convert(norms=True), calibrate, Equalizer, all at their defaults.
 DyT (arXiv 2503.10622) and Derf (arXiv 2512.10938) with the start of alpha that their papers give, 0.5, and DyT with
 others; the embeddings have the size 1, which is what their scale is for. BHyT (arXiv 2601.09719) with exact statistics.
 
@@ -108,14 +106,9 @@ def train(method: Method, data: Text | Images, setting: Setting) -> Outcome:
     generator = torch.Generator().manual_seed(setting.seed)
     if method.ours:
         sc.convert(model, norms=True)
-        inputs = data.batch(64, generator)[0].to(device)
-        if method.prepared:
-            sc.prepare(model, inputs, branches=True)
-        else:
-            sc.calibrate(model, inputs)
+        sc.calibrate(model, data.batch(64, generator)[0].to(device))
     parts = optimizers(setting.optimizer, model, setting.rate)
-    branches = [method.limited] if method.limited else []
-    equalizer = sc.Equalizer(model, parts[0], branches=branches) if method.ours or branches else None
+    equalizer = sc.Equalizer(model, parts[0]) if method.ours else None
     times, stopped, started = [], None, time.perf_counter()
     for step in range(steps):
         begun = time.perf_counter()

@@ -4,7 +4,7 @@
 CIFAR-10, which is downloaded there if it is missing. Images are shuffled with a fixed seed. By default they are halved
 to 16 x 16 by averaging; `--size 32 --channels 32 --augment` (shifts by up to 4 pixels, mirror images) is meant for
 `--device cuda`. 3 x 3 convolutions, the second with a stride of 2, Flatten, Linear; Adam, batch 100, the rate constant
-for half of the steps and then falling to 0. The networks are those of `sigmoidcore.peers`.
+for half of the steps and then falling to 0. The networks are those of `peers`.
 
 Sigmoid Core has the rule's rates at 0.03 and the saturation 0.5, so no setting is tried for it. Every other method has
 the best of its rates and of its knob's values, found at 20 layers with a seed that is not reported, by the accuracy on
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from _convolutions import Setting, accuracy
 from _report import Report, arguments
-from sigmoidcore.peers import find
-from sigmoidcore.training import Split
+from peers import find
+from training import Split
 
 CLASSES, TUNING_SEED = 10, 100
 RATES = (0.0003, 0.001, 0.003)
@@ -34,8 +34,8 @@ METHODS = ("sigmoid-core", "tanh-orthogonal", "dks", "batchnorm-sigmoid", "resne
 class Augmented(Split):
     """Each training batch is shifted by up to 4 pixels, and every second one mirrored."""
 
-    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in super().train_batches(batch_size, seed, epoch, start):
+    def train_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in super().train_batches(batch_size, seed, epoch):
             left, top = torch.randint(9, (2,)).tolist()
             padded = nn.functional.pad(x.flip(3) if torch.rand(()) < 0.5 else x, (4, 4, 4, 4))
             yield padded[:, :, top : top + x.shape[2], left : left + x.shape[3]], y

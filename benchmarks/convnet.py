@@ -7,7 +7,7 @@ Adam, batch 100, 5 epochs, the rate constant for half of the steps and then fall
 every other method the best of three rates; both are found at depth 20 with seed 0. ResNet: blocks
 h + conv(act(norm(conv(act(norm(h)))))) with ReLU and BatchNorm. DenseNet: each layer reads the joined outputs of all
 layers of its block, growth 4, BatchNorm and ReLU before each convolution, a 1 x 1 transition to 16 channels every 10
-layers and at the end. The networks are those of `sigmoidcore.peers`.
+layers and at the end. The networks are those of `peers`.
 """
 
 import statistics
@@ -22,8 +22,8 @@ import sigmoidcore as sc
 from _convolutions import Setting, accuracy
 from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
-from sigmoidcore.peers import find
-from sigmoidcore.training import Split
+from peers import find
+from training import Split
 
 CHANNELS, SIZE = 16, 14
 RATES = (0.0003, 0.001, 0.003)

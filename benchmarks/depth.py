@@ -15,8 +15,8 @@ from torch import nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.peers import Problem, find
-from sigmoidcore.training import digits, train
+from peers import Problem, find
+from training import digits, train
 
 METHODS = {
     "core": replace(find("sigmoid-core"), knob="saturation", knobs=(0.5, 0.35)),
@@ -52,7 +52,7 @@ def main() -> None:
                 continue
             seeds = report.seeds if depth < 10_000 else report.seeds[:1]
             epochs = 10 if depth < 10_000 else options.epochs_10000
-            problem = Problem(split.train_x[:256], split.train_y[:256], loss_fn, 10, 64, depth)
+            problem = Problem(*split.probes(), 10, 64, depth)
             accuracies, spreads, seconds, prepared = [], [], [], []
             for seed in seeds:
                 torch.manual_seed(seed)

@@ -1,11 +1,11 @@
-"""Broken and healthy networks, diagnosed by Sigmoid Core and by its peers: who finds what, and who cries wolf.
+"""Broken and healthy networks, diagnosed by `unstuck` and by its peers: who finds what, and who cries wolf.
 
 The catalogue is in `catalogue/`: MLPs, convolutional, residual and recurrent networks, transformers, networks with
 numbers that are not finite or have few bits, and trainings; of 2 to 1,000 layers. Every broken one has one cause,
 injected by construction; `catalogue/case.py` says what counts as the right rule and the right layer. `_diagnosers.py`
 says how each tool is asked, which of its findings count, and for which of our rules each may stand.
 
-Of Sigmoid Core the right layer must be the first name of the right finding. A peer has found it if any finding of the
+Of `unstuck` the right layer must be the first name of the right finding. A peer has found it if any finding of the
 right kind names it anywhere, and a finding of a peer may stand for several kinds.
 
     pip install torch-audit torchmortem
@@ -73,7 +73,7 @@ def main() -> None:
                         family=family,
                         case=case.name,
                         rule=case.rules[0] if case.broken else None,
-                        **grade(case, said, strict=tool == "sigmoid-core"),
+                        **grade(case, said, strict=tool == "unstuck"),
                         error=error,
                         seconds=round(time.perf_counter() - started, 2),
                         said=[[s.rule, *s.layers[:5]] for s in said],
@@ -84,12 +84,12 @@ def main() -> None:
     mistaken = [
         row
         for row in report.rows
-        if row["tool"] == "sigmoid-core"
+        if row["tool"] == "unstuck"
         and (row["error"] or not (row["right_layer"] if row["rule"] else not row["called_broken"]))
     ]
     for row in mistaken:
         wanted, said = [row["rule"], *row["layers"][:3]], row["error"] or row["said"]
-        print(f"sigmoid-core: {row['case']}: wants {wanted}, said {said}", file=sys.stderr)
+        print(f"unstuck: {row['case']}: wants {wanted}, said {said}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Programs of real people that did not learn, diagnosed as a user would: is the accepted cause named?
 
-The programs are in `real_failures/`. Each is diagnosed three times: `sc.diagnose` on the first batch, `sc.Monitor`
-during the training, and `sc.diagnose` on the first batch after the training. The findings of the three reports, in this
-order, are what a user reads. `real_failures/rules.py` says which rules name which cause.
+The programs are in `real_failures/`. Each is diagnosed three times: `unstuck.diagnose` on the first batch,
+`unstuck.Monitor` during the training, and `unstuck.diagnose` on the first batch after the training. The findings of the
+three reports, in this order, are what a user reads. `real_failures/rules.py` says which rules name which cause.
 
     first     the first error or warning names the cause
     named     another error or warning names it
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
-import sigmoidcore as sc
+import unstuck
 from _report import Report, Row, arguments, table
 from real_failures import PROGRAMS, RULES, Program
 from unstuck.findings import Severity
@@ -49,7 +49,7 @@ def diagnosed(program: Program, repaired: bool) -> tuple[list[Said], list[str]]:
     said: list[Said] = []
     errors: list[str] = []
 
-    def ask(report: str, diagnose: Callable[[], sc.Diagnosis]) -> None:
+    def ask(report: str, diagnose: Callable[[], unstuck.Diagnosis]) -> None:
         try:
             diagnosis = diagnose()
         except Exception as error:  # a diagnosis that falls over is a result
@@ -64,12 +64,12 @@ def diagnosed(program: Program, repaired: bool) -> tuple[list[Said], list[str]]:
         training = program.training(repaired)
         inputs, targets = training.batch(0)
 
-        def on_batch() -> sc.Diagnosis:
-            return sc.diagnose(training.model, (inputs,), targets, training.loss)
+        def on_batch() -> unstuck.Diagnosis:
+            return unstuck.diagnose(training.model, (inputs,), targets, training.loss)
 
         ask("before", on_batch)
         training = program.training(repaired)  # again: its loss may count its calls
-        with sc.Monitor(training.model, every=max(1, program.steps // MEASUREMENTS)) as monitor:
+        with unstuck.Monitor(training.model, every=max(1, program.steps // MEASUREMENTS)) as monitor:
             training.run(program.steps)
         ask("training", monitor.diagnosis)
         ask("after", on_batch)

@@ -1,4 +1,4 @@
-"""Overhead of watching: a training step with `sc.Monitor` or a peer over one that nobody watches.
+"""Overhead of watching: a training step with `unstuck.Monitor` or a peer over one that nobody watches.
 
 Networks of 3 MLPs, a conv net, an LSTM and a transformer, and one MLP under `torch.compile`; cadences of one step in
 100, which is the Monitor's default, and of every step. `_watchers.py` says how each watcher is asked.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import sigmoidcore as sc
 from _branched import BRANCHED
 from _report import Report, arguments
-from sigmoidcore.training import digits
+from training import digits
 
 SAMPLES, WIDTH, STEPS, EPOCHS = 320, 32, 400, 10
 HARM_SEEDS = 12

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from _report import Report, arguments
-from sigmoidcore.peers import Method, Problem, find
-from sigmoidcore.training import Recipe, Split, Training, digits
-from sigmoidcore.training.loop import Progress
+from peers import Method, Problem, find
+from training import DivergedError, Split, digits, train
 
-DEPTH, WIDTH, EPOCHS = 30, 64, 10
+DEPTH, WIDTH, EPOCHS, BATCH = 30, 64, 10, 100
 WITH, WITHOUT = "sigmoid-core", "sigmoid-core, without the Equalizer"
 PEERS = ("tanh-orthogonal", "dks", "rezero", "resnet")
 TUNING_SEED = 100
@@ -67,9 +66,9 @@ class Drift(Split):
     change: Callable[[Tensor], Tensor]
     since: int
 
-    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of an epoch."""
-        for x, y in super().train_batches(batch_size, seed, epoch, start):
+        for x, y in super().train_batches(batch_size, seed, epoch):
             yield (self.change(x) if epoch >= self.since else x), y
 
 
@@ -86,9 +85,9 @@ class Alternation(Split):
 
     change: Callable[[Tensor], Tensor]
 
-    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of an epoch."""
-        for i, (x, y) in enumerate(super().train_batches(batch_size, seed, epoch, start)):
+        for i, (x, y) in enumerate(super().train_batches(batch_size, seed, epoch)):
             yield (self.change(x) if i % 2 else x), y
 
 
@@ -117,7 +116,7 @@ def wrong_labels(split: Split, share: float = 0.4) -> Split:
 class Trouble:
     """What is different from the undisturbed training: the recipe, the data, the rate, or an event in the middle."""
 
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     data: Callable[[Split], Split] = lambda split: split
     rate: float = 1.0
     event: Callable[[nn.Module], None] | None = None
@@ -146,22 +145,20 @@ def accuracy(method: Method, setting: Setting, trouble: Trouble, split: Split, s
     """Of the last epoch on the test samples, in percent."""
     knob, rate = setting
     torch.manual_seed(seed)
-    x, y = split.train_x[:256], split.train_y[:256]
-    model = method.network(Problem(x, y, nn.functional.cross_entropy, split.classes, WIDTH, DEPTH), knob)
-    options = {**method.training(), "epochs": EPOCHS, **trouble.recipe}
+    model = method.network(Problem(*split.probes(), split.classes, WIDTH, DEPTH), knob)
+    options = {**method.training(), "epochs": EPOCHS, "batch_size": BATCH, **trouble.options}
     if not equalize:
         options["equalize"] = False
-    recipe = Recipe(lr=rate * trouble.rate, seed=seed, **options)
-    steps = recipe.epochs * -(-len(split.train_x) // recipe.batch_size)
+    half = options["epochs"] * -(-len(split.train_x) // options["batch_size"]) // 2
 
-    def on_step(progress: Progress) -> None:
-        if trouble.event is not None and progress.step == steps // 2:
+    def on_step(step: int) -> None:
+        if trouble.event is not None and step == half:
             with torch.no_grad():
                 trouble.event(model)
 
     try:
-        result = Training(model, trouble.data(split), recipe).run(on_step)
-    except FloatingPointError:
+        result = train(model, trouble.data(split), lr=rate * trouble.rate, seed=seed, on_step=on_step, **options)
+    except DivergedError:
         return 100 / split.classes
     return round(result.accuracies[-1], 2)
 

@@ -1,14 +1,13 @@
 """Exit codes under load: commands that end with an error and commands that end well, eight processes at a time.
 
 25 runs each of eight wrong commands (exit code 2) and eight right ones (0). A process that crashes has another code.
-The commands read CSV, Parquet and runs, because the libraries for these start threads.
+The commands read CSV and Parquet and train, because the libraries for these start threads.
 """
 
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,31 +17,38 @@ import pandas as pd
 from _report import Report, arguments
 
 RUNS, TOGETHER = 25, 8
-SMALL = ("--depth", "1", "--width", "8", "--epochs", "1", "--weight-decay", "0", "--no-class-weights")
+TRAINING = """import torch
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+optimizer = torch.optim.Adam(model.parameters())
+for _ in range(20):
+    optimizer.zero_grad()
+    model(torch.randn(32, 4)).square().mean().backward()
+    optimizer.step()
+"""
 WRONG = {
-    "train: no such column": ("train", "--data", "x.csv", "--target", "typo"),
-    "train: no such file": ("train", "--data", "missing.csv", "--target", "y"),
-    "train: rows of different lengths": ("train", "--data", "ragged.csv", "--target", "y"),
-    "train: a damaged Parquet file": ("train", "--data", "damaged.parquet", "--target", "y"),
-    "train: no such option": ("train", "--depht", "3"),
-    "predict: a column is missing": ("predict", "run", "without.csv", "-o", "{new}.csv"),
-    "evaluate: not a run": ("evaluate", "x.csv"),
-    "diagnose: no such module": ("diagnose", "missing.module:make"),
+    "train: no such column": "sigmoidcore train x.csv --target typo -o {new}.skops",
+    "train: no such file": "sigmoidcore train missing.csv --target y -o {new}.skops",
+    "train: rows of different lengths": "sigmoidcore train ragged.csv --target y -o {new}.skops",
+    "train: a damaged Parquet file": "sigmoidcore train damaged.parquet --target y -o {new}.skops",
+    "train: no such option": "sigmoidcore train x.csv --traget y -o {new}.skops",
+    "predict: a column is missing": "sigmoidcore predict model.skops without.csv -o {new}.csv",
+    "predict: not a model": "sigmoidcore predict x.csv x.csv -o {new}.csv",
+    "unstuck: no such script": "unstuck missing.py",
 }
 RIGHT = {
-    "train: CSV": ("train", "--data", "x.csv", "--target", "y", *SMALL, "--output", "{new}"),
-    "train: Parquet": ("train", "--data", "x.parquet", "--target", "y", *SMALL, "--output", "{new}"),
-    "predict: CSV": ("predict", "run", "x.csv", "-o", "{new}.csv"),
-    "predict: Parquet": ("predict", "run", "x.parquet", "-o", "{new}.parquet"),
-    "evaluate: CSV": ("evaluate", "run", "x.csv"),
-    "diagnose: a run": ("diagnose", "run", "--fail-on", "never"),
-    "runs": ("runs", "."),
-    "version": ("--version",),
+    "train: CSV": "sigmoidcore train x.csv --target y -o {new}.skops",
+    "train: Parquet": "sigmoidcore train x.parquet --target y -o {new}.skops",
+    "predict: CSV": "sigmoidcore predict model.skops x.csv -o {new}.csv",
+    "predict: Parquet": "sigmoidcore predict model.skops x.parquet -o {new}.parquet",
+    "version": "sigmoidcore --version",
+    "unstuck: a training": "unstuck --json {new}.json training.py",
+    "unstuck: report": "unstuck report found.json",
+    "unstuck: version": "unstuck --version",
 }
 
 
 def prepare(folder: Path) -> None:
-    """The files that the commands read, and a run."""
+    """The files that the commands read, a model and a diagnosis."""
     random = np.random.default_rng(0)
     table = pd.DataFrame(random.normal(size=(400, 4)), columns=list("abcd")).assign(kind=random.choice(["u", "v"], 400))
     table["y"] = np.where(table["a"] + table["b"] > 0, "yes", "no")
@@ -52,14 +58,16 @@ def prepare(folder: Path) -> None:
     (folder / "ragged.csv").write_text("a,b,y\n1,2,yes\n1,2,3,4,no\n")
     content = (folder / "x.parquet").read_bytes()
     (folder / "damaged.parquet").write_bytes(content[: len(content) // 2])
-    code, message = run(["train", "--data", "x.csv", "--target", "y", *SMALL, "--output", "run"], folder)
-    if code != 0:
-        raise RuntimeError(f"the run of the commands ended with {code}: {message}")
+    (folder / "training.py").write_text(TRAINING)
+    for command in (RIGHT["train: CSV"].format(new="model"), RIGHT["unstuck: a training"].format(new="found")):
+        code, message = run(command, folder)
+        if code != 0:
+            raise RuntimeError(f"{command} ended with {code}: {message}")
 
 
-def run(command: Sequence[str], folder: Path) -> tuple[int, str]:
+def run(command: str, folder: Path) -> tuple[int, str]:
     """Exit code, and the last line of standard error."""
-    words = [sys.executable, "-m", "sigmoidcore", *command]
+    words = [sys.executable, "-m", *command.split()]
     process = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     return process.returncode, (process.stderr.strip().splitlines() or [""])[-1]
 
@@ -77,8 +85,8 @@ def main() -> None:
         for number, (name, command, expected) in enumerate(cases):
             if not report.wants(command=name):
                 continue
-            commands = [[word.format(new=f"new-{number}-{i}") for word in command] for i in range(runs)]
-            ended = list(pool.map(lambda words: run(words, folder), commands))
+            commands = [command.format(new=f"new-{number}-{i}") for i in range(runs)]
+            ended = list(pool.map(lambda text: run(text, folder), commands))
             unexpected = [f"{code}: {message}" for code, message in ended if code != expected]
             report.add(
                 command=name,

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from _fashion_mnist import fashion_mnist
+from _last_step import LastStep
 from _report import Report, arguments
 from sigmoidcore.nn.recurrent import converted, folded
-from sigmoidcore.peers.methods.gated import LastStep
-from sigmoidcore.training import digits
+from training import digits
 
 KINDS = (
     "rnn of cores",

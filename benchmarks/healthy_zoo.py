@@ -1,4 +1,4 @@
-"""Healthy networks that nobody here built: what Sigmoid Core accuses them of.
+"""Healthy networks that nobody here built: what `unstuck` accuses them of.
 
 `zoo/` has a small model of every family of timm and torchvision, architectures of Transformers, and networks of other
 fields and habits, written by hand. None has pretrained weights. Each is diagnosed at its initialisation, then trained
@@ -20,9 +20,8 @@ from typing import Any
 
 import torch
 
-import sigmoidcore as sc
+import unstuck
 from _report import Report, Row, arguments, table
-from unstuck import Diagnosis
 from unstuck.findings import Severity
 from unstuck.observation import run
 from zoo import GROUPS, Network
@@ -31,10 +30,10 @@ STAGES = ("initial", "monitor", "trained")
 STEPS, EVERY = 20, 4
 
 
-def losses_of(network: Network, problem: Any, stages: dict[str, Diagnosis]) -> tuple[float, float]:
+def losses_of(network: Network, problem: Any, stages: dict[str, unstuck.Diagnosis]) -> tuple[float, float]:
     """Diagnose a network at all stages; returns the first and the last loss of its training."""
     model, inputs, targets, loss_fn = problem
-    stages["initial"] = sc.diagnose(model, inputs, targets, loss_fn, training=network.training)
+    stages["initial"] = unstuck.diagnose(model, inputs, targets, loss_fn, training=network.training)
     optimizer = network.optimizer(model) if network.optimizer else torch.optim.AdamW(model.parameters(), network.rate)
     losses: list[float] = []
 
@@ -46,17 +45,17 @@ def losses_of(network: Network, problem: Any, stages: dict[str, Diagnosis]) -> t
         return loss
 
     model.train()
-    with sc.Monitor(model, every=EVERY) as monitor:
+    with unstuck.Monitor(model, every=EVERY) as monitor:
         for _ in range(STEPS):
             optimizer.step(closure)
     stages["monitor"] = monitor.diagnosis()
-    stages["trained"] = sc.diagnose(model, inputs, targets, loss_fn, training=network.training)
+    stages["trained"] = unstuck.diagnose(model, inputs, targets, loss_fn, training=network.training)
     return losses[0], losses[-1]
 
 
 def rows_of(group: str, network: Network) -> Iterator[Row]:
     """A row for each stage; an error belongs to the stages that it prevents."""
-    stages: dict[str, Diagnosis] = {}
+    stages: dict[str, unstuck.Diagnosis] = {}
     error, losses = None, (None, None)
     started = time.perf_counter()
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

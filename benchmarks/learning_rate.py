@@ -9,13 +9,12 @@ import statistics
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 import sigmoidcore as sc
 from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
-from sigmoidcore.peers import Problem, find
-from sigmoidcore.training import Split, digits, train
+from peers import Problem, find
+from training import DivergedError, Split, digits, train
 
 CORE = find("sigmoid-core")
 METHODS = {
@@ -27,7 +26,7 @@ FACTORS = {"0.1": 0.1, "0.33": 1 / 3, "1": 1.0, "3.3": 10 / 3}
 
 
 def accuracies(split: Split, method: str, width: int, depth: int, factor: float, seeds: list[int]) -> list[float]:
-    problem = Problem(split.train_x[:256], split.train_y[:256], nn.functional.cross_entropy, 10, width, depth)
+    problem = Problem(*split.probes(), 10, width, depth)
     found = []
     for seed in seeds:
         torch.manual_seed(seed)
@@ -35,7 +34,7 @@ def accuracies(split: Split, method: str, width: int, depth: int, factor: float,
         try:
             result = train(model, split, lr=0.03 * factor, seed=seed, **METHODS[method].training())
             found.append(round(result.accuracies[-1], 2))
-        except FloatingPointError:
+        except DivergedError:
             found.append(0.0)
     return found
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.training import digits
+from training import digits
 
 
 def now() -> float:

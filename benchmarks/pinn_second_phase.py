@@ -32,8 +32,8 @@ import sigmoidcore as sc
 from _report import Report, arguments
 from pde import PROBLEMS
 from pde.methods import METHODS as LEARNERS
+from peers.weights import orthogonal
 from pinn import reference
-from sigmoidcore.peers.weights import orthogonal
 
 WIDTH, DEPTH = 20, 6
 DOMAIN, ENDS, START = 2540, 80, 160

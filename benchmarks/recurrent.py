@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
+from _last_step import LastStep
 from _report import Report, arguments
-from sigmoidcore.peers.methods.gated import LastStep
-from sigmoidcore.training import digits
-from sigmoidcore.training.data import accuracy
+from training import accuracy, digits
 
 UNITS = 128
 KINDS: dict[str, Callable[[], nn.Module]] = {

@@ -1,23 +1,22 @@
-"""Twenty networks that do not learn, repaired by the printed remedy and by `mend()`, against an expert's repair.
+"""Twenty networks that do not learn, repaired by the printed remedy, against an expert's repair.
 
 Each network has one fault of a kind that people make: a depth that plain sigmoids do not survive, weights of a wrong
 size, raw inputs, dead units. All learn handwritten digits (or sums of sequences) for 300 steps of Adam, as
 
     broken    it is, at a rate of 0.001
     repaired  an expert would write it, at 0.001
-    remedy    the first finding of `sc.diagnose` says: its call as printed, or the first of its words, done by hand
-    mended    `diagnose(...).mend()` leaves it
+    remedy    the first finding of `unstuck.diagnose` says: its call as printed, or its words, done by hand
 
-The last two train with the optimizer that they name, or at 0.001. A network is rescued if its score is within
-`TOLERANCE` of that of the repaired one. Scores are means over the seeds, in percent: accuracy, or explained variance.
-Every outcome starts from the seed.
+The last one trains with the optimizer that it names, or at 0.001. Calls are of Sigmoid Core where it has one, else of
+plain PyTorch. A network is rescued if its score is within `TOLERANCE` of that of the repaired one. Scores are means
+over the seeds, in percent: accuracy, or explained variance. Every outcome starts from the seed.
 """
 
 import copy
 import itertools
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +24,14 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
-from _report import Report, arguments, table
-from sigmoidcore.training import digits
+import unstuck
+from _report import Report, arguments
+from training import digits
 from unstuck.findings import Severity
 
 STEPS, BATCH, PROBE, RATE = 300, 128, 256, 0.001
 TOLERANCE = 3.0
-OUTCOMES = ("broken", "repaired", "remedy", "mended")
+OUTCOMES = ("broken", "repaired", "remedy")
 Make = Callable[[], nn.Module]
 
 
@@ -169,10 +169,6 @@ def unit_inputs(model: nn.Module, inputs: Tensor) -> nn.Module:
     return nn.Sequential(Standardise(), model)
 
 
-def plain_he(model: nn.Module, inputs: Tensor) -> nn.Module:
-    return he(model)
-
-
 def constant(model: nn.Module, value: float) -> nn.Module:
     return initialised(model, lambda weight: nn.init.constant_(weight, value))
 
@@ -210,13 +206,13 @@ RESCUES = (
            lambda: mlp(nn.Tanh, 5), lambda: unit_inputs(mlp(nn.Tanh, 5), classes(40.0, 100.0).train[0]),
            lambda: classes(40.0, 100.0), unit_inputs),
     Rescue("ReLUs all off by their bias",
-           lambda: changed(mlp(nn.ReLU, 4), "4", offset=-10.0), lambda: mlp(nn.ReLU, 4), by_hand=plain_he),
-    Rescue("ReLUs normal weights of 0.01 8 deep", lambda: normal(mlp(nn.ReLU, 8), 0.01), relus(8), by_hand=plain_he),
-    Rescue("ReLUs unit normal weights 12 deep", lambda: normal(mlp(nn.ReLU, 12), 1.0), relus(12), by_hand=plain_he),
-    Rescue("ReLUs default weights 40 deep", lambda: mlp(nn.ReLU, 40), relus(40), by_hand=plain_he),
-    Rescue("constant weights ReLU", lambda: constant(mlp(nn.ReLU, 3), 0.05), relus(3), by_hand=plain_he),
+           lambda: changed(mlp(nn.ReLU, 4), "4", offset=-10.0), lambda: mlp(nn.ReLU, 4)),
+    Rescue("ReLUs normal weights of 0.01 8 deep", lambda: normal(mlp(nn.ReLU, 8), 0.01), relus(8)),
+    Rescue("ReLUs unit normal weights 12 deep", lambda: normal(mlp(nn.ReLU, 12), 1.0), relus(12)),
+    Rescue("ReLUs default weights 40 deep", lambda: mlp(nn.ReLU, 40), relus(40)),
+    Rescue("constant weights ReLU", lambda: constant(mlp(nn.ReLU, 3), 0.05), relus(3)),
     Rescue("last layer 1000 times too large",
-           lambda: changed(mlp(nn.Tanh, 4), "8", factor=1000.0), lambda: mlp(nn.Tanh, 4), by_hand=plain_he),
+           lambda: changed(mlp(nn.Tanh, 4), "8", factor=1000.0), lambda: mlp(nn.Tanh, 4)),
 )  # fmt: skip
 
 
@@ -233,36 +229,25 @@ def trained(network: nn.Module, task: Task, optimizer: torch.optim.Optimizer | N
     return task.score(network)
 
 
-def outcomes(rescue: Rescue, seed: int) -> Iterator[tuple[str, float, str]]:
-    """Name, score and explanation of every outcome."""
+def outcomes(rescue: Rescue, seed: int) -> tuple[tuple[float, ...], list[str]]:
+    """The score of every outcome, and the rule and the remedy."""
     task = rescue.task()
     torch.manual_seed(seed)
     network = rescue.broken()
     pixels, labels, loss = *(part[:PROBE] for part in task.train), task.loss
-    yield "broken", trained(copy.deepcopy(network), task), ""
+    broken = trained(copy.deepcopy(network), task)
     torch.manual_seed(seed)
-    yield "repaired", trained(rescue.repaired(), task), ""
-    intact = copy.deepcopy(network)
+    repaired = trained(rescue.repaired(), task)
     torch.manual_seed(seed)
-    diagnosis = sc.diagnose(network, pixels, labels, loss)
+    diagnosis = unstuck.diagnose(network, pixels, labels, loss)
     loud = [finding for finding in diagnosis.findings if finding.severity is not Severity.NOTE]
-    names: dict[str, Any] = {"torch": torch, "sc": sc}
-    printed: list[Any] = []
-    names |= {"network": network, "pixels": pixels, "labels": labels, "loss": loss, "print": printed.append}
-    said = f"{loud[0].rule}: {loud[0].call or loud[0].remedy}" if loud else "nothing"
+    names: dict[str, Any] = {"torch": torch, "sc": sc, "network": network, "pixels": pixels}
     if loud and loud[0].call is not None:
         exec(loud[0].call, names)
-        for mending in printed:
-            exec(mending.train or "", names)
     elif loud and rescue.by_hand is not None:
         network = rescue.by_hand(network, task.train[0])
-    yield "remedy", trained(network, task, names.get("optimizer")), said
-    network = names["network"] = copy.deepcopy(intact)
-    torch.manual_seed(seed)
-    mending = sc.diagnose(network, pixels, labels, loss).mend()
-    if mending.train is not None:
-        exec(mending.train, names)
-    yield "mended", trained(network, task, names["optimizer"] if mending.train else None), str(mending)
+    said = [loud[0].rule, loud[0].call or loud[0].remedy] if loud else []
+    return (broken, repaired, trained(network, task, names.get("optimizer"))), said
 
 
 def main() -> None:
@@ -276,19 +261,13 @@ def main() -> None:
     for rescue in RESCUES[::5] if options.quick else RESCUES:
         if not report.wants(network=rescue.name):
             continue
-        scores: dict[str, list[float]] = {name: [] for name in OUTCOMES}
-        texts: dict[str, str] = {}
-        for seed in seeds:
-            for name, score, text in outcomes(rescue, seed):
-                scores[name].append(score)
-                texts[name] = text
-        means = {name: statistics.mean(values) for name, values in scores.items()}
-        rescued = {f"{name} rescues": means[name] >= means["repaired"] - TOLERANCE for name in ("remedy", "mended")}
-        report.add(network=rescue.name, **means, **rescued, values=scores, texts=texts)
+        scores, said = zip(*(outcomes(rescue, seed) for seed in seeds), strict=True)
+        values = dict(zip(OUTCOMES, zip(*scores, strict=True), strict=True))
+        means = {name: statistics.mean(of_seeds) for name, of_seeds in values.items()}
+        rescued = means["remedy"] >= means["repaired"] - TOLERANCE
+        report.add(network=rescue.name, **means, rescued=rescued, values=values, said=said[-1])
     report.finish()
-    count = len(report.rows)
-    line = {name: sum(row[f"{name} rescues"] for row in report.rows) for name in ("remedy", "mended")}
-    print(f"\n{table([{'networks': count, **line}])}")
+    print(f"\n{sum(row['rescued'] for row in report.rows)} of {len(report.rows)} are rescued")
 
 
 if __name__ == "__main__":

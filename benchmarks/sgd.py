@@ -15,8 +15,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.training import Split, digits
-from sigmoidcore.training.data import accuracy
+from training import Split, accuracy, digits
 
 LR, BATCH, INPUTS, CLASSES = 0.03, 100, 64, 10
 FACTORS = {"0.1": 0.1, "0.33": 1 / 3, "1": 1.0, "3.3": 10 / 3}

@@ -30,10 +30,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from _report import Report, arguments
+from _skipgram import LAST_RATE, RATE, Batch, Corpus, SkipGram, batches, loss, train
 from sigmoidcore.gain import mean_relative_slope, relative_slope, slope_for_floor
-from sigmoidcore.peers.skipgram import Corpus, SkipGram, train
-from sigmoidcore.peers.skipgram.model import Batch, loss
-from sigmoidcore.peers.skipgram.training import LAST_RATE, RATE, batches
 
 DIMENSIONS, WINDOW, NEGATIVE, MIN_COUNT = 100, 5, 5, 5
 FLOOR, OPEN, EVERY = 0.05, 0.8, 50
@@ -60,7 +58,7 @@ def ours(corpus: Corpus, name: str, epochs: int, seed: int, pairs: list[Batch]) 
     part = 0.25 if "rate" in name else 1.0
     steps = 0
 
-    def keep_open(progress: object) -> None:
+    def keep_open() -> None:
         nonlocal steps
         steps += 1
         if name == "slope kept open" and steps % EVERY == 0:

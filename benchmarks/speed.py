@@ -10,7 +10,6 @@ written into prepared buffers.
 
 import argparse
 import copy
-import io
 import math
 import os
 import random
@@ -23,15 +22,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.training import Recipe, Split, Training
-from sigmoidcore.training.data import Kind, task
-from sigmoidcore.training.display import Screen
 
 SIZES = (1000, 64, 100), (100, 256, 256), (30, 1024, 512), (10_000, 64, 100)
 GPU_SIZES = (1000, 256, 4096), (100, 4096, 4096)
@@ -385,45 +380,6 @@ def _steps(size: Size, *, watching: bool, steps: int) -> Iterator[float]:
             yield time.process_time() - started
 
 
-def looped(clock: Clock, depth: int, steps: int) -> dict[str, float]:
-    """The training loop over a bare one, and the same with the command's live view over without."""
-    batch = 100
-    torch.manual_seed(0)
-    x, y = torch.randn(batch * steps, INPUTS), torch.randint(0, CLASSES, (batch * steps,))
-    data = Split("speed", x, y, x[:1], y[:1], classes=CLASSES)
-    model = sc.MLP(INPUTS, 64, depth, CLASSES)
-    sc.prepare(model, x[:batch])
-    recipe = Recipe(epochs=1, batch_size=batch, equalize=False)
-
-    def bare() -> None:
-        network = copy.deepcopy(model)
-        optimizer = torch.optim.AdamW(sc.depth_scaled_lr(network), weight_decay=0.0, fused=True)
-        for rows in torch.randperm(len(x)).split(batch):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(network(x[rows]), y[rows])
-            loss.backward()
-            optimizer.step()
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError("the loss is not finite")
-
-    def trainer() -> None:
-        Training(copy.deepcopy(model), data, recipe).run()
-
-    def shown() -> None:
-        terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
-        with Screen(terminal, live=True).training("speed", 1, task(Kind.CLASSES)) as meter:
-            Training(copy.deepcopy(model), data, recipe).run(lambda progress: meter.update(progress, 1.0, profile))
-
-    profile = sc.gradient_profile(model, x[:batch])
-    taken = clock.compared({"bare": bare, "trainer": trainer, "shown": shown, "bare again": bare})
-    return {
-        "trainer_over_bare": ratio(taken, "trainer", "bare"),
-        "bare_over_bare": ratio(taken, "bare again", "bare"),
-        "shown_over_not": ratio(taken, "shown", "trainer"),
-        "step_ms": round(milliseconds(taken["bare"]) / steps, 3),
-    }
-
-
 def checkpointed(clock: Clock, depth: int) -> dict[str, float]:
     """Memory that is kept for the way back, and the time of a step, with checkpoints of sqrt(depth) layers each."""
     cores, _, x, y = networks((depth, 64, 100), clock.device, torch.float32)
@@ -499,8 +455,6 @@ def main() -> None:
     row("import", "-", lambda: importing(2 if quick else 9))
     for size in sizes[: 0 if on_gpu else 1 if quick else 2]:
         row("watched", shown(size), lambda size=size: watched(size, *((20, 2) if quick else (200, 3))))  # type: ignore[misc]
-    for depth in () if on_gpu else (5,) if quick else (10, 100):
-        row("loop", f"{depth} x 64 x 100", lambda depth=depth: looped(clock, depth, 10 if quick else 100))  # type: ignore[misc]
     for depth in (25,) if quick else (100, 1000, 10_000):
         row("checkpoints", depth, lambda depth=depth: checkpointed(clock, depth))  # type: ignore[misc]
     report.finish()

@@ -15,7 +15,7 @@ from torch import nn
 import sigmoidcore as sc
 from _report import Report, arguments
 from sigmoidcore.calibration.learning_rates import FIRST, HIDDEN
-from sigmoidcore.training import digits, train
+from training import digits, train
 
 
 def equal_rates(model: nn.Module, lr: float) -> list[dict[str, Any]]:

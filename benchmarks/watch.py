@@ -1,4 +1,4 @@
-"""`sigmoid-core watch` on scripts that nobody here wrote: unmodified, and with one fault in each.
+"""`unstuck` on scripts that nobody here wrote: unmodified, and with one fault in each.
 
 The scripts are PyTorch's examples, minGPT, nanoGPT and Lightning's examples. Their checkouts are not part of the
 project::
@@ -10,15 +10,16 @@ project::
     pip install six torchvision lightning "jsonargparse[signatures]"
     python benchmarks/watch.py --programs PROGRAMS
 
-Each script runs four times on small data made here: by Python and by `watch`, whole and with the fault. `same`: the
-output (but for times) and all files are those without `watch`, bit for bit. `found`: errors and warnings of the
-verdict. `ran`: with the exit code that it has without `watch`; 0 when whole. `named`: a rule of the fault is among
+Each script runs four times on small data made here: by Python and by `unstuck`, whole and with the fault. `same`: the
+output (but for times) and all files are those without it, bit for bit. `found`: errors and warnings of the
+verdict. `ran`: with the exit code that it has without it; 0 when whole. `named`: a rule of the fault is among
 them or was printed during the training, or the verdict says it in words.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import pickletools
 import random
 import re
@@ -34,7 +35,7 @@ from pathlib import Path
 
 import torch
 
-from _report import Report, arguments
+from _report import SOURCES, Report, arguments
 
 TIMES = re.compile(r"ms/batch +[\d.]+|time: +[\d.]+s|time [\d.]+ms|iter_dt [\d.]+ms|mfu -?[\d.]+%|[\d.]+it/s|\d+:\d\d")
 UNCOMPARED = (".pdf", ".pyc")
@@ -243,12 +244,12 @@ def run(
     verdict.unlink(missing_ok=True)
     command = [sys.executable]
     if watched:
-        command += ["-m", "sigmoidcore", "watch", "--json", str(verdict)]
+        command += ["-m", "unstuck", "--json", str(verdict)]
     command += [*clock, script.name, *options.split()]
     home = place.parent / "watched-program-home"  # for caches, such as that of the fonts
     home.mkdir(exist_ok=True)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment["PYTHONPATH"] = f"{root}:{Path(__file__).resolve().parent.parent / 'src'}"
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (root, *SOURCES)))
     result = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True)
     made = {path for path in set(place.rglob("*")) - before if path.is_file() and path.suffix not in UNCOMPARED}
     return Outcome(
@@ -315,7 +316,7 @@ def scripts(report: Report, checkouts: Path) -> None:
                 continue
             plain = run(program, checkouts, program.options, watched=False, fault=fault)
             watched = run(program, checkouts, program.options, watched=True, fault=fault)
-            verdict = watched.error[watched.error.rfind("\nsigmoid-core: ") :]
+            verdict = watched.error[watched.error.rfind("\nunstuck: ") :]
             report.add(
                 program=program.name,
                 fault=program.fault.name if fault else "none",

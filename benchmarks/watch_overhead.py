@@ -1,7 +1,7 @@
-"""What `sigmoid-core watch` costs: the time of a whole training under it over that without.
+"""What `unstuck train.py` costs: the time of a whole training under it over that without.
 
-The scripts of `watch.py`, with options for 200 to 1,500 steps, run by `_step_clock.py` with and without `watch`,
-in turn. The clock starts with the first step and stops with the last, so imports, data and the construction of the
+The scripts of `watch.py`, with options for 200 to 1,500 steps, run by `_step_clock.py` with and without it, in turn.
+The clock starts with the first step and stops with the last, so imports, data and the construction of the
 model are not in it; the measurements of the first steps are. All runs of a script compute the same, so a step counts
 with the shortest time that it took in any of them: what else the machine does can only make it longer. `overhead`
 compares the sums of these wall times, `processor` of processor times, `runs` whole runs. The goal, 1.03, is for steps

@@ -1,6 +1,6 @@
-"""`sigmoid-core watch` on the training scripts of fifteen repositories, unmodified: are its findings true?
+"""`unstuck` on the training scripts of fifteen repositories, unmodified: are its findings true?
 
-Each script runs under `watch`, alone, in a new copy of its repository, until it ends or for `--limit` seconds; then it
+Each script runs under it, alone, in a new copy of its repository, until it ends or for `--limit` seconds; then it
 gets Ctrl-C, and the verdict follows. Scripts that cannot run here (they download, need another version of a library or
 a GPU) have `measured` 0 and are not counted. Fashion-MNIST stands in for MNIST. `found`: errors and warnings of the
 verdict. `defect`: what is wrong in the script, in words. We looked for it in the code and the output of the scripts
@@ -42,7 +42,7 @@ from pathlib import Path
 
 import torch
 
-from _report import Report, arguments
+from _report import SOURCES, Report, arguments
 
 TWO_SOFTMAXES = "a softmax before CrossEntropyLoss"
 TANH_LOGITS = "CrossEntropyLoss reads the states of an RNN, which are between -1 and 1"
@@ -122,7 +122,7 @@ def write_images(source: Path, folder: Path) -> None:
 
 
 def watched(script: Path, options: tuple[str, ...], checkouts: Path, images: Path, limit: float) -> tuple[int, str]:
-    """Exit code and standard error of a script under `watch`; its diagnoses are in the folder of the copy."""
+    """Exit code and standard error of a script under `unstuck`; its diagnoses are in the folder of the copy."""
     repository = script.relative_to(checkouts).parts[0]
     root = Path(tempfile.gettempdir()) / "watched-repository"
     shutil.rmtree(root, ignore_errors=True)
@@ -131,11 +131,10 @@ def watched(script: Path, options: tuple[str, ...], checkouts: Path, images: Pat
     shutil.copytree(kept, root / kept.relative_to(checkouts), ignore=shutil.ignore_patterns(".git", "docs", "*.gif"))
     for place in IMAGES.get(repository, ()):
         write_images(images, (folder / place).resolve())
-    source = Path(__file__).resolve().parent.parent / "src"
-    path = os.pathsep.join(map(str, (source, folder, root / repository, root / repository / "src")))
+    path = os.pathsep.join(map(str, (*SOURCES, folder, root / repository, root / repository / "src")))
     environment = dict(os.environ, PYTHONPATH=path, MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES="")
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    command = [sys.executable, "-m", "sigmoidcore", "watch", "--json", str(root / "found.json"), script.name, *options]
+    command = [sys.executable, "-m", "unstuck", "--json", str(root / "found.json"), script.name, *options]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from svg import svg
 
-import sigmoidcore as sc
+import unstuck
 from sigmoidcore.plots.style import PALETTE, legend_below, new_figure, style_axes
 from unstuck.findings import Finding, Severity
 from unstuck.report.text import finding_lines
@@ -50,9 +50,9 @@ HEAD = """# Gallery of broken networks
 <!-- Written by docs/gallery.py from gallery.toml and benchmarks/real_failures; a test compares page and programs. -->
 
 {count} mistakes that people really made. Each was reported or asked about in public, and is rebuilt here in a small
-network that trains in a second; symptoms are paraphrased. The report is what `sc.diagnose` or `sc.Monitor` prints, cut
-to the finding that names the cause. The curves are the losses of the same training, broken and repaired. Where they
-agree, the loss does not show the mistake; the score below the figure does.
+network that trains in a second; symptoms are paraphrased. The report is what `unstuck.diagnose` or `unstuck.Monitor`
+prints, cut to the finding that names the cause. The curves are the losses of the same training, broken and repaired.
+Where they agree, the loss does not show the mistake; the score below the figure does.
 
 To find your own mistake, do not search this page: [run the diagnosis](diagnosis.md), or
 [watch your script](watch.md) without a line of code. These networks are of the half of the collection on which the
@@ -115,17 +115,17 @@ def exhibits() -> list[Exhibit]:
     return [Exhibit(**entry) for entry in tomllib.loads(WORDS.read_text(encoding="utf-8"))["exhibit"]]
 
 
-def first_batch(program: Program, repaired: bool) -> sc.Diagnosis:
+def first_batch(program: Program, repaired: bool) -> unstuck.Diagnosis:
     """What `diagnose` says before the training."""
     training = program.training(repaired)
     inputs, targets = training.batch(0)
-    return sc.diagnose(training.model, (inputs,), targets, training.loss)
+    return unstuck.diagnose(training.model, (inputs,), targets, training.loss)
 
 
-def watched(program: Program) -> sc.Diagnosis:
+def watched(program: Program) -> unstuck.Diagnosis:
     """What a `Monitor` says after the training."""
     training = program.training(repaired=False)
-    with sc.Monitor(training.model, every=max(1, program.steps // 20)) as monitor:
+    with unstuck.Monitor(training.model, every=max(1, program.steps // 20)) as monitor:
         training.run(program.steps)
     return monitor.diagnosis()
 
@@ -134,8 +134,8 @@ def report(program: Program) -> Report:
     """The first error or warning that names the cause, of one batch or else of the training."""
     rules = {rule for cause in program.causes for rule in RULES[cause]}
     for call, diagnose in (
-        ("`sc.diagnose` on the first batch", lambda: first_batch(program, repaired=False)),
-        (f"`sc.Monitor` over {program.steps} steps", lambda: watched(program)),
+        ("`unstuck.diagnose` on the first batch", lambda: first_batch(program, repaired=False)),
+        (f"`unstuck.Monitor` over {program.steps} steps", lambda: watched(program)),
     ):
         for finding in diagnose().findings:
             if finding.rule in rules and finding.severity is not Severity.NOTE:

@@ -12,11 +12,35 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
-from sigmoidcore.peers.methods.laaf import LocallyAdaptiveTanh, slope_recovery
 
 BETAS = (0.9, 0.99)
 """Of Adam, for all methods: the points are new at every step, and a few of them near a jump make large gradients. With
 0.999, PyTorch's default, errors were larger for tanh and for Sigmoid Core (tried by hand)."""
+
+
+LARGER = 10.0
+"""n of the paper of locally adaptive activations: the slope is n a, and a begins as 1 / n."""
+
+
+class LocallyAdaptiveTanh(nn.Module):
+    """tanh(n a x) with trained a, one for a layer (`width` None) or one for each neuron.
+
+    Source:
+        Jagtap, Kawaguchi and Karniadakis (2020), arXiv 1909.12228.
+    """
+
+    def __init__(self, width: int | None) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.full(() if width is None else (width,), 1 / LARGER))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(LARGER * self.a * x)
+
+
+def slope_recovery(model: nn.Module) -> Tensor:
+    """The term of the loss that raises slopes: 1 over the mean of exp of the layers' mean a."""
+    means = [layer.a.mean() for layer in model.modules() if isinstance(layer, LocallyAdaptiveTanh)]
+    return 1 / torch.stack(means).exp().mean()
 
 
 class Adaptive(nn.Module):

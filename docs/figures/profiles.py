@@ -8,10 +8,12 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.plots.figures import gradient_profiles
-from sigmoidcore.training import digits, train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from svg import svg
+
+from training import digits, train
 
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)

@@ -1,4 +1,4 @@
-"""Time, memory and safety: speed, overheads, folding, data, the page of the lab, and faults."""
+"""Time and memory: speed, overheads, folding, and the page of the lab."""
 
 from result_tables.figures import bold, one, rows, select
 from result_tables.registry import Cells, table
@@ -64,15 +64,6 @@ def speed() -> Cells:
     for key, network in (("compile_s", "cores"), ("compile_plain_s", "plain")):
         yield f"seconds to compile {network}, {SHALLOW[0]}", "-", *both("compile", SHALLOW[0], key, form=".0f")
     yield "`import sigmoidcore` beyond torch, ms", "50", *both("import", "-", "import_ms", 50, ".0f")
-    for size in SHALLOW:
-        yield (
-            f"the training loop over a bare one, {size}",
-            "1.03",
-            *both("loop", size, "trainer_over_bare", 1.03, ".3f"),
-        )
-    for size in SHALLOW:
-        view = both("loop", size, "shown_over_not", 1.01, ".3f")
-        yield f"the live view over none, {size}", "1.01", *view
 
 
 @table
@@ -134,13 +125,6 @@ def fold() -> Cells:
 
 
 @table
-def data_pipeline() -> Cells:
-    for row in select("data_pipeline", way="ours"):
-        first, epoch = (f"{round(row[key], -3):,}" for key in ("first", "epoch"))
-        yield row["source"], first, f"{row['first_of_plain']:.2f}", epoch, f"{row['epoch_of_plain']:.2f}"
-
-
-@table
 def lab_frames() -> Cells:
     for row in rows("lab_frames"):
         yield (
@@ -149,19 +133,3 @@ def lab_frames() -> Cells:
             *(f"{row[key]:.1f}" for key in ("updates_per_s", "main_thread_ms", "browser_ms", "longest_drawing_ms")),
             bold(f"{row['first_paint_ms']:.0f}", row["first_paint_ms"] > 1000) + f" ({row['latest_paint_ms']:.0f})",
         )
-
-
-@table
-def faults() -> Cells:
-    notes = {
-        "in_writes": "hit the middle of writing a checkpoint",
-        "old_run_gone": "hit after the old run was gone",
-        "saved": "stopped a training, and the reported step was saved; the others had not begun or had finished",
-        "said": "ended with one line that names the damage or the full disk",
-        "refused": "were refused with the remedy",
-        "one_won": "let exactly one begin",
-        "named": "named step, layer and remedy; no such weight was saved",
-    }
-    for row in rows("faults"):
-        note, _, count = row["noted"].partition(" ")
-        yield row["fault"], str(row["trials"]), str(row["lost"]), f"{count} {notes[note]}"

@@ -21,7 +21,7 @@ NAMES = {
 
 
 def accuracy(method: str, depth: int) -> str:
-    """A method of benchmarks/peers.py on digits, with its name."""
+    """A method of benchmarks/compare_peers.py on digits, with its name."""
     return f"{NAMES[method]} {percent(one('peers', method=method, data='digits', depth=depth)['accuracy'])}"
 
 
@@ -106,14 +106,14 @@ def norms_and_sequences() -> Cells:
     def losses(method: str) -> str:
         return ", ".join(f"{mean(of_seeds(method, blocks, 0.01)):.2f}" for blocks in (12, 36))
 
-    none, norm, limited = "none scaled q/k norm", "layer norm scaled q/k norm", "none scaled q/k ours limited"
+    none, norm = "none scaled q/k norm", "layer norm scaled q/k norm"
     dyt = one("bounded_norm", blocks=12, method="dyt 0.5 scaled", optimizer="adamw", rate=0.01)
     yield (
         "Transformers",
         "**LayerNorm or RMSNorm**, with scaled branches; in small models, none before the branches",
         f"loss of 12 and 36 blocks: LayerNorm {losses(norm)}; RMSNorm on queries and keys alone {losses(none)}, but "
         f"fragile; DyT, which has no norm on queries and keys, {float(dyt['loss']):.2f} with 12",
-        losses(limited),
+        f"{losses('ours scaled q/k ours')} with ours in the place of every norm",
         "[without norms](transformers_without_normalisation.md)",
     )
     gru = max(select("recurrent", kind="gru"), key=lambda row: row["accuracy"])
@@ -166,7 +166,7 @@ def bounded() -> Cells:
     named = outcomes.count("first") + outcomes.count("named")
     yield (
         "My network does not learn",
-        "**`sc.diagnose`**, with any network",
+        "**`unstuck train.py`**, with any network",
         "-",
         f"names the cause of {named} of {len(outcomes)} real failures that its rules were not written for",
         "[diagnosis](diagnosis.md)",

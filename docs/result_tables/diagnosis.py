@@ -10,19 +10,19 @@ Found = dict[str, list[Row]]
 @table
 def diagnosis_cases() -> Cells:
     names = {
-        "sigmoid-core": "Sigmoid Core",
+        "unstuck": "unstuck",
         "torch-audit": "torch-audit",
         "torchmortem": "torchmortem",
         "sagemaker": "SageMaker Debugger's rules",
         "sagemaker-without-initialization": "the same without `PoorWeightInitialization`",
     }
     for tool, name in names.items():
-        found = select("diagnosis_cases_sigmoid_core" if tool == "sigmoid-core" else "diagnosis_cases", tool=tool)
+        found = select("diagnosis_cases_unstuck" if tool == "unstuck" else "diagnosis_cases", tool=tool)
         broken = [row for row in found if row["rule"] is not None]
         counts = [sum(row[key] for row in broken) for key in ("called_broken", "right_rule", "right_layer")]
         alarms = sum(row["called_broken"] for row in found if row["rule"] is None)
         crashes = sum(row["error"] is not None for row in found)
-        of_all = (f" of {len(broken)}", f" of {len(found) - len(broken)}") if tool == "sigmoid-core" else ("", "")
+        of_all = (f" of {len(broken)}", f" of {len(found) - len(broken)}") if tool == "unstuck" else ("", "")
         yield name, f"{counts[0]}{of_all[0]}", str(counts[1]), str(counts[2]), f"{alarms}{of_all[1]}", str(crashes)
 
 
@@ -62,8 +62,8 @@ def outcomes_of(name: str) -> Cells:
 @table
 def rescues() -> Cells:
     for row in rows("rescues"):
-        rescued = (bold(f"{row[name]:.0f}", not row[f"{name} rescues"]) for name in ("remedy", "mended"))
-        yield row["network"], f"{row['broken']:.0f}", f"{row['repaired']:.0f}", *rescued
+        remedy = bold(f"{row['remedy']:.0f}", not row["rescued"])
+        yield row["network"], f"{row['broken']:.0f}", f"{row['repaired']:.0f}", remedy
 
 
 @table
@@ -131,9 +131,7 @@ def failures_traincheck() -> Cells:
 
 def ours() -> Found:
     return {
-        "sigmoid-core": [
-            row | {"error": None} for half in ("", "_held_out") for row in rows(f"diagnosis_failures{half}")
-        ]
+        "unstuck": [row | {"error": None} for half in ("", "_held_out") for row in rows(f"diagnosis_failures{half}")]
     }
 
 

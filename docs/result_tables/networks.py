@@ -122,12 +122,6 @@ def sgd_one_rate() -> Cells:
 
 
 @table
-def hostile_inputs() -> Cells:
-    for row in rows("hostile_inputs"):
-        yield row["case"].replace("as they are", "unchanged"), percent(row["accuracy"])
-
-
-@table
 def untouched_weights() -> Cells:
     for layers in (30, 100):
         best = max(select("untouched_weights", depth=layers), key=lambda row: row["accuracy"])

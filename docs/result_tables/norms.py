@@ -52,14 +52,8 @@ def bounded_norm() -> Cells:
 STARTS = {
     **NAMES,
     "bhyt scaled": "BHyT: tanh(0.2 x / rms(x)) at the start",
-    "end norm scaled q/k norm": "RMSNorm at the end of branches, on queries and keys",
     "none fixup": "nothing, Fixup",
     "none rezero": "nothing, ReZero",
-    "none scaled q/k norm limited": "nothing, RMSNorm on queries and keys, limited",
-    "none scaled q/k ours limited": "nothing, **ours on queries and keys, limited**",
-    "none scaled q/k ours limited everywhere": "nothing, **ours on queries and keys, all steps limited**",
-    "none scaled q/k ours prepared limited": "nothing, **ours on queries and keys, prepared and limited**",
-    "end ours scaled q/k ours limited": "**ours at the end of branches, on queries and keys, limited**",
 }
 START_RATES = (0.01, 0.03)
 
@@ -80,7 +74,7 @@ def bounded_norm_starts() -> Cells:
 
 def starts() -> list[Row]:
     """Trainings of 300 steps with 6 blocks."""
-    return [row for row in (*free("bounded_norm_starts"), *rows("bounded_norm_limited")) if row["blocks"] == 6]
+    return [row for row in rows("bounded_norm_starts") if row["blocks"] == 6]
 
 
 def start(method: str, rate: float) -> str:
@@ -108,20 +102,7 @@ def bounded_norm_seeds() -> Cells:
 
 def seeds() -> list[Row]:
     """Trainings of 300 steps with three seeds."""
-    return [
-        row
-        for row in (*free("bounded_norm_seeds"), *rows("bounded_norm_limited"), *rows("bounded_norm_everywhere"))
-        if _is_first(row) and row["blocks"] > 6
-    ]
-
-
-def free(*names: str) -> list[Row]:
-    """The rows of networks whose steps are not limited; `bounded_norm_limited` has the others."""
-    return [row for name in names for row in rows(name) if not row["method"].endswith("held")]
-
-
-def _is_first(row: Row) -> bool:
-    return (row["task"], row["width"], row["steps"], row["optimizer"]) == ("text", 64, 300, "adamw")
+    return [row for row in rows("bounded_norm_seeds") if row["blocks"] > 6]
 
 
 def losses(method: str, blocks: int, rate: float) -> list[float]:
@@ -130,26 +111,18 @@ def losses(method: str, blocks: int, rate: float) -> list[float]:
     return [float(row["loss"]) for row in seeds() if (row["method"], row["blocks"], row["rate"]) == place]
 
 
-OTHERS = (
-    "layer norm scaled q/k norm",
-    "none scaled q/k norm",
-    "none scaled q/k norm limited",
-    "none scaled q/k ours limited",
-)
-
-
 @table
-def bounded_norm_limited() -> Cells:
+def bounded_norm_others() -> Cells:
     """Validation loss of other trainings, one seed: longer, wider, Muon, images; the lowest of a row in bold."""
     found = {
         (row["task"], row["width"], row["steps"], row["optimizer"], row["rate"], row["method"]): float(row["loss"])
-        for row in (*free("bounded_norm_others", "bounded_norm_longer"), *rows("bounded_norm_limited"))
-        if row["blocks"] == 12 and not _is_first(row)
+        for row in (*rows("bounded_norm_others"), *rows("bounded_norm_longer"))
+        if row["blocks"] == 12
     }
     for task, width, steps, optimizer, rate in sorted(dict.fromkeys(key[:5] for key in found), key=_place):
-        line = [found.get((task, width, steps, optimizer, rate, method)) for method in OTHERS]
-        least = min(value for value in line if value is not None)
-        cells = ["-" if value is None else bold(f"{value:.3f}", value == least) for value in line]
+        others = ("layer norm scaled q/k norm", "none scaled q/k norm")
+        line = [found[task, width, steps, optimizer, rate, method] for method in others]
+        cells = (bold(f"{value:.3f}", value == min(line)) for value in line)
         yield TASKS[task], str(width), f"{steps:,}", OPTIMIZERS[optimizer], f"{rate:g}", *cells
 
 
@@ -184,19 +157,10 @@ def bounded_norms() -> Iterator[str]:
     fast = (loss(f"none scaled q/k {what}", rate=0.03) for what in ("ours", "norm"))
     norms = (loss(name, rate=0.03) for name in ("layer norm scaled q/k norm", "ours scaled q/k ours"))
     yield f"{' and '.join(fast)} without, {' and '.join(norms)} with"
-    both, peer, norm = "none scaled q/k {} limited", "none scaled q/k norm", "layer norm scaled q/k norm"
+    peer, norm = "none scaled q/k norm", "layer norm scaled q/k norm"
 
     def rise(method: str) -> str:
         return f"from {mean(losses(method, 12, 0.01)):.3f} to {mean(losses(method, 12, 0.03)):.3f}"
 
-    by_norm, by_ours = (rise(both.format(what)) for what in ("norm", "ours"))
-    yield f"it goes {by_norm} with RMSNorm on queries and keys, and {by_ours} with ours"
     yield f"RMSNorm's goes {rise(peer)}, LayerNorm's {rise(norm)}"
-    far = (f"{mean(losses(both.format(what), 12, 0.1)):.2f}" for what in ("norm", "ours"))
-    yield f"at 0.1 it is {' and '.join(far)}"
-    yield f"At 0.3 it is {mean(losses(both.format('ours'), 12, 0.3)):.2f}: the rate spoils the head."
-    all_limited = (f"{mean(losses(f'{both} everywhere'.format('ours'), 12, rate)):.2f}" for rate in (0.03, 0.1, 0.3))
-    yield '`branches="*"`, it is {} at 0.03, {} at 0.1 and {} at 0.3'.format(*all_limited)
     yield f"BHyT {start('bhyt scaled', 0.01)}; Fixup {start('none fixup', 0.01)}; ReZero {start('none rezero', 0.01)}"
-    prepared, drawn = (start(f"none scaled q/k ours {how}", 0.01) for how in ("prepared limited", "limited"))
-    yield f"At 0.01 it is {prepared} prepared, {drawn} as drawn"

@@ -1,10 +1,9 @@
 """The sentences with figures that a page must contain."""
 
 from collections.abc import Iterator
-from statistics import geometric_mean, mean, median
+from statistics import geometric_mean, median
 
 from result_tables.figures import between, one, percent, rows, select
-from result_tables.norms import losses
 from result_tables.registry import sentences
 
 
@@ -39,14 +38,8 @@ def _with_and_without(setting: str) -> tuple[str, str]:
     return f"{found[0]:.1f}", f"{found[1]:.1f}"
 
 
-def _of_transformers() -> tuple[str, ...]:
-    """Losses with 12 blocks: ours at the best rate and ten times it, LayerNorm's at its best and three times it."""
-    places = (("none scaled q/k ours limited everywhere", (0.03, 0.3)), ("layer norm scaled q/k norm", (0.01, 0.03)))
-    return tuple(f"{mean(losses(method, 12, rate)):.2f}" for method, rates in places for rate in rates)
-
-
 def _held_out() -> Iterator[tuple[int, int]]:
-    """Programs held out whose cause is named, of how many: by Sigmoid Core, torchmortem, SageMaker's rules."""
+    """Programs held out whose cause is named, of how many: by unstuck, torchmortem, SageMaker's rules."""
     peers = (
         select("failures_peers", tool=tool, half="held out", variant="broken") for tool in ("torchmortem", "sagemaker")
     )
@@ -70,9 +63,6 @@ def readme() -> Iterator[str]:
     yield f"{tanh} % with the best of {settings} settings"
     yield f"At 100 layers, learning rates from 0.1 to 3.3 times the rule's give {of_rates('to')} %."
     yield "in three steps: {} % at the end, {} % without it.".format(*_with_and_without("weights x 3"))
-    ours, ours_fast, norm, norm_fast = _of_transformers()
-    yield f"a loss of {ours} after 300 steps where LayerNorm has {norm}"
-    yield f"and {ours_fast} at ten times the best rate; LayerNorm has {norm_fast} at three times its best."
     resnet, ours = of_convolutions("to")
     yield f"residual networks are better: {resnet} % against {ours} % for plain convolutions with Sigmoid Core"
     yield "{:.0f} % against {:.0f} to {:.0f} % on CIFAR-10".format(*_of_cifar())
@@ -80,7 +70,7 @@ def readme() -> Iterator[str]:
     yield "the cause of {} of {} programs of real people that no rule was written for".format(*ours)
     yield "torchmortem {} of {}, SageMaker's rules {} of {}.".format(*torchmortem, *sagemaker)
     scripts, repositories, defects, accused = _repositories()
-    yield f"In {scripts} unmodified scripts of {repositories} public repositories, `watch`"
+    yield f"In {scripts} unmodified scripts of {repositories} public repositories, `unstuck`"
     yield f"{defects} real defects and accuses {accused} others."
 
 
@@ -91,9 +81,6 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"{tanh} %。"
     yield f"100 层时，学习率取规则值的 0.1 到 3.3 倍，准确率为 {of_rates('到')} %。"
     yield "最终准确率 {} %，不用它则只有 {} %。".format(*_with_and_without("weights x 3"))
-    ours, ours_fast, norm, norm_fast = _of_transformers()
-    yield f"300 步后损失为 {ours}，LayerNorm 为 {norm}；"
-    yield f"学习率取最佳值的十倍时为 {ours_fast}，而 LayerNorm 在最佳值的三倍时就已升到 {norm_fast}。"
     resnet, ours = of_convolutions("到")
     yield f"在图像上残差网络更好：小规模 Fashion-MNIST 上为 {resnet} %，用 Sigmoid Core 的普通卷积网络为 {ours} %。"
     yield "分别为 {:.0f} % 和 {:.0f} 到 {:.0f} %".format(*_of_cifar())
@@ -102,7 +89,7 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"{named} 个的原因；torchmortem 找出 {count} 个中的 {by_torchmortem} 个"
     yield f"SageMaker 的规则找出 {asked} 个中的 {by_sagemaker} 个。"
     scripts, repositories, defects, accused = _repositories()
-    yield f"在 {repositories} 个公开仓库的 {scripts} 个未改动的脚本中，`watch`"
+    yield f"在 {repositories} 个公开仓库的 {scripts} 个未改动的脚本中，`unstuck`"
     yield f"了 {defects} 处真实缺陷，另有 {accused} 个脚本被误报。"
 
 
@@ -128,8 +115,8 @@ def benchmarks() -> Iterator[str]:
     for fault in ("8", "0.05"):
         row = one("equalizer", task=f"digits, two slopes x {fault}")
         yield f"times {fault}: {row['watched']:.1f} % with it, {row['alone']:.1f} % without"
-    by_remedy, by_mend = (sum(row[f"{name} rescues"] for row in rows("rescues")) for name in ("remedy", "mended"))
-    yield f"{by_remedy} by the remedy and {by_mend} by `mend()`"
+    rescued = [row["rescued"] for row in rows("rescues")]
+    yield f"{sum(rescued)} of {len(rescued)} are rescued"
     deep = {row["method"]: row for row in select("peers", data="digits", depth=100)}
     ours, tanh, dks, rezero = (deep[name] for name in ("sigmoid-core", "tanh-orthogonal", "dks", "rezero"))
     below = max(ours["accuracy"] - row["accuracy"] for row in (tanh, dks))

@@ -65,7 +65,6 @@ def test_checkpoints_keep_less():
         lambda c: speed.preparing(c, SIZE),
         lambda c: speed.by_depth(c, (2, 4, 8)),
         lambda c: speed.watched(SIZE, 3, 2),
-        lambda c: speed.looped(c, 3, 4),
     ],
 )
 def test_the_other_figures_are_numbers(measured):

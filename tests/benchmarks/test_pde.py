@@ -11,7 +11,7 @@ from torch import nn
 
 import pinn
 from pde import PROBLEMS, allen_cahn, burgers, helmholtz, poisson
-from pde.methods import METHODS, Adaptive
+from pde.methods import METHODS, Adaptive, LocallyAdaptiveTanh, slope_recovery
 
 
 def test_burgers_solution_is_that_of_a_fourier_series_and_does_not_depend_on_the_quadrature():
@@ -153,6 +153,23 @@ def test_all_methods_have_the_same_linear_layers_and_as_many_tries():
         shapes.add(tuple(tuple(layer.weight.shape) for layer in model.modules() if isinstance(layer, nn.Linear)))
     assert shapes == {((8, 2), (8, 8), (8, 8), (1, 8))}
     assert len({len(method.tries) for method in METHODS.values()}) == 1
+
+
+@pytest.mark.parametrize("width", [None, 5])
+def test_locally_adaptive_tanh_begins_as_tanh_and_learns_its_slope(width):
+    layer, x = LocallyAdaptiveTanh(width), torch.randn(7, 5)
+    torch.testing.assert_close(layer(x), torch.tanh(x))
+    layer(x).sum().backward()
+    by_slope = 10 * x / x.cosh().square()
+    torch.testing.assert_close(layer.a.grad, by_slope.sum() if width is None else by_slope.sum(0))
+
+
+def test_slope_recovery_is_one_over_the_mean_exponential_of_the_layers_mean_slopes():
+    model = nn.Sequential(LocallyAdaptiveTanh(2), nn.Linear(2, 2), LocallyAdaptiveTanh(None))
+    with torch.no_grad():
+        model[0].a.copy_(torch.tensor([0.2, 0.6]))
+        model[2].a.fill_(0.5)
+    assert slope_recovery(model).item() == pytest.approx(2 / (math.exp(0.4) + math.exp(0.5)))
 
 
 def test_adaptive_functions_scale_and_shift_within_and_without():

@@ -6,8 +6,8 @@ import torch
 from support.problems import problem
 from torch import nn
 
-from sigmoidcore.peers import find
-from sigmoidcore.peers.methods.kernel_shaping import ShapedTanh, TailoredReLU, scaled_orthogonal
+from peers import find
+from peers.methods.kernel_shaping import ShapedTanh, TailoredReLU, scaled_orthogonal
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

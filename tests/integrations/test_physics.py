@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
-from pde.methods import Adaptive
-from sigmoidcore.peers.methods.laaf import LocallyAdaptiveTanh
+from pde.methods import Adaptive, LocallyAdaptiveTanh
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

@@ -1,40 +1,16 @@
-"""Skip-gram: gensim reads our vectors, and its own have no smaller loss."""
+"""Skip-gram: the vectors of gensim have no smaller loss."""
 
-import random
-
-import numpy as np
 import pytest
 import torch
 
-from sigmoidcore.cli import main
+from _skipgram import Corpus, SkipGram, batches, loss, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
-def test_gensim_reads_the_vectors(tmp_path):
-    from gensim.models import KeyedVectors
-
-    chosen = random.Random(0)
-    topics = ["red green blue yellow", "one two three four", "señor señora niño niña"]
-    lines = [" ".join(chosen.choices(chosen.choice(topics).split(), k=8)) for _ in range(2000)]
-    source, path = tmp_path / "text.txt", tmp_path / "vectors.txt"
-    source.write_text("\n".join(lines), encoding="utf-8")
-    assert main(["skipgram", str(source), "-o", str(path), "--dimensions", "10", "--epochs", "10"]) == 0
-    vectors = KeyedVectors.load_word2vec_format(str(path))
-    assert vectors.vectors.shape == (12, 10)
-    assert vectors.vectors.dtype == np.float32
-    for topic in topics:
-        words = topic.split()
-        assert {word for word, _ in vectors.most_similar(words[0], topn=3)} == set(words[1:])
-
-
-def test_the_loss_is_near_that_of_gensim(tmp_path):
+def test_the_loss_is_near_that_of_gensim():
     from gensim.models import Word2Vec
     from gensim.test.utils import datapath
-
-    from sigmoidcore.peers.skipgram import Corpus, SkipGram, train
-    from sigmoidcore.peers.skipgram.model import loss
-    from sigmoidcore.peers.skipgram.training import batches
 
     with open(datapath("lee_background.cor"), encoding="utf-8") as file:
         text = [line.lower().split() for line in file]

@@ -9,8 +9,8 @@ from scipy.integrate import dblquad, quad
 from scipy.stats import norm
 from support.problems import problem
 
-from sigmoidcore.peers import find
-from sigmoidcore.peers.methods.kernel_shaping import ShapedTanh, TailoredReLU, leaky_relu_map, scaled_orthogonal
+from peers import find
+from peers.methods.kernel_shaping import ShapedTanh, TailoredReLU, leaky_relu_map, scaled_orthogonal
 
 
 def expected(function):

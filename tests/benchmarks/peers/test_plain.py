@@ -10,10 +10,10 @@ from scipy.stats import norm
 from support.problems import problem
 from torch import nn
 
-from sigmoidcore.peers import find
-from sigmoidcore.peers.methods.lsuv import TOLERANCE
-from sigmoidcore.peers.methods.sigmoid import ScaledSigmoid
-from sigmoidcore.peers.weights import weighted
+from peers import find
+from peers.methods.lsuv import TOLERANCE
+from peers.methods.sigmoid import ScaledSigmoid
+from peers.weights import weighted
 
 
 @torch.no_grad()
@@ -27,17 +27,11 @@ def signals(model, x):
     return [*found, x]
 
 
-def test_xaviers_weights_fill_the_interval_of_the_paper():
-    for layer in weighted(find("sigmoid-xavier").network(problem(width=60, depth=4))):
+def test_the_scaled_sigmoids_weights_fill_the_interval_of_glorots_paper():
+    for layer in weighted(find("sigmoid-scaled").network(problem(width=60, depth=4))):
         bound = math.sqrt(6 / sum(layer.weight.shape))
         assert 0.9 * bound < layer.weight.abs().max().item() <= bound
         assert not layer.bias.any()
-
-
-def test_lecuns_weights_have_the_deviation_one_over_the_root_of_the_fan_in():
-    _, *hidden, _ = weighted(find("sigmoid-lecun").network(problem(width=100, depth=4)))
-    for layer in hidden:
-        assert layer.weight.std().item() == pytest.approx(0.1, rel=0.03)
 
 
 def test_the_scaled_sigmoid_is_two_tanhs_of_half_its_input_with_slope_1_at_0():

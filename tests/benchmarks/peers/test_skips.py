@@ -7,13 +7,12 @@ import torch
 from support.problems import problem
 from torch import nn
 
-from sigmoidcore.peers import find
-from sigmoidcore.peers.methods.densenet import DenseBlock
-from sigmoidcore.peers.methods.fixup import FixupBlock, rates
-from sigmoidcore.peers.methods.gated import LastStep
-from sigmoidcore.peers.methods.highway import Highway
-from sigmoidcore.peers.methods.resnet import Residual
-from sigmoidcore.peers.methods.rezero import ReZero
+from peers import find
+from peers.methods.densenet import DenseBlock
+from peers.methods.fixup import FixupBlock, rates
+from peers.methods.highway import Highway
+from peers.methods.resnet import Residual
+from peers.methods.rezero import ReZero
 
 
 def blocks(model, kind):
@@ -129,13 +128,3 @@ def test_the_last_dense_block_is_as_long_as_the_depth_needs():
     assert sizes == [10, 10, 9]
     sizes = [len(block.layers) + 1 for block in blocks(find("densenet").network(problem("conv", depth=20)), DenseBlock)]
     assert sizes == [10, 8]
-
-
-@pytest.mark.parametrize(("name", "kind"), [("lstm", nn.LSTM), ("gru", nn.GRU)])
-def test_gated_layers_are_pytorchs_and_the_last_step_is_read(name, kind):
-    given = problem("rnn", depth=3)
-    model = find(name).network(given)
-    assert isinstance(model, LastStep)
-    assert type(model.layer) is kind
-    assert (model.layer.num_layers, model.layer.hidden_size) == (3, 16)
-    torch.testing.assert_close(model(given.inputs), model.last(model.layer(given.inputs)[0][:, 4]))

@@ -5,10 +5,7 @@ import random
 import pytest
 import torch
 
-from sigmoidcore.peers.skipgram import Corpus, SkipGram, read_corpus, train
-from sigmoidcore.peers.skipgram.model import Batch, Gradient, loss
-from sigmoidcore.peers.skipgram.training import BLOCK, BLOCKS, batches, subsampled
-from sigmoidcore.training.data import InputError
+from _skipgram import Batch, Corpus, Gradient, SkipGram, batches, loss, subsampled, train
 
 
 def text(sentences=400, topics=3, words=12, length=8, seed=0):
@@ -124,30 +121,3 @@ def test_the_same_seed_gives_the_same_vectors():
 
     assert torch.equal(vectors(1), vectors(1))
     assert not torch.equal(vectors(1), vectors(2))
-
-
-def test_a_text_without_frequent_words_is_refused_with_the_remedy():
-    with pytest.raises(InputError, match=r"1 words occur at least 2 times.*the most frequent one is 2.*--min-count"):
-        Corpus.of_sentences([["a", "a", "b"]], min_count=2)
-    with pytest.raises(InputError, match="there are none"):
-        Corpus.of_sentences([])
-
-
-def test_a_batch_has_whole_blocks():
-    corpus = Corpus.of_sentences(text(40), min_count=1)
-    (done, batch), *others = batches(corpus, 2, 5, torch.Generator())
-    assert batch.words.shape == (BLOCKS, BLOCK)
-    assert done == 1 / (1 + len(others))
-
-
-def test_a_text_of_which_chance_leaves_nothing_is_too_short(tmp_path):
-    corpus = Corpus.of_sentences([["a", "b"] * 6])
-    assert sum(len(list(batches(corpus, 5, 5, torch.Generator().manual_seed(seed)))) for seed in range(20)) < 20
-    seeds = [seed for seed in range(20) if not len(subsampled(corpus, torch.Generator().manual_seed(seed))[0])]
-    with pytest.raises(InputError, match="the text is too short: chance left out all its words"):
-        train(SkipGram(2, 4), corpus, epochs=1, seed=seeds[0])
-
-
-def test_a_byte_order_mark_is_not_a_part_of_the_first_word(tmp_path):
-    (tmp_path / "text.txt").write_bytes("\ufeffa b a b\r\n".encode())
-    assert read_corpus(tmp_path / "text.txt", 1).words == ("a", "b")
