@@ -1,19 +1,23 @@
 """Whether a command in the documentation exists and takes its options. Nothing is run."""
 
+import contextlib
+import functools
+import importlib
 import importlib.util
+import io
+import os
 import re
 import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 from packaging.requirements import Requirement
 
-from sigmoidcore.training.data import InputError
-from sigmoidcore.training.options import Options
-
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {"unstuck": "unstuck.cli", "sigmoid-core": "sigmoidcore.cli"}
+"""Our commands, and where their `main` is."""
 UNCHECKED = {"cd", "git", "export", "source", "jq", "time", "rm", "tensorboard", "jupyter"}
 """Programs whose options are not checked."""
 
@@ -31,13 +35,8 @@ def commands(text: str) -> list[list[str]]:
                 words = []
             elif words or not re.fullmatch(r"\w+=.*", word):
                 words.append(word)
-    return [without_redirection(words) for words in found if words]
-
-
-def without_redirection(words: list[str]) -> list[str]:
-    """Drop a redirection and everything after it."""
-    redirections = [place for place, word in enumerate(words) if word in (">", ">>", "2>", "<")]
-    return words[: redirections[0]] if redirections else words
+    ends = [[i for i, word in enumerate(words) if word in (">", ">>", "2>", "<")] for words in found]
+    return [words[: end[0]] if end else words for words, end in zip(found, ends, strict=True) if words]
 
 
 def complaint(words: list[str]) -> str | None:
@@ -59,62 +58,68 @@ def check_make(words: list[str]) -> str | None:
     return None
 
 
-def check_sigmoid_core(words: list[str]) -> str | None:
-    import typer
+@functools.cache
+def options(program: str, *command: str) -> dict[str, str]:
+    """The options in the help of a command of ours, with what follows each; empty if there is no such command."""
+    wide = mock.patch.dict(os.environ, COLUMNS="200")  # so that no option is cut off
+    shown = io.StringIO()
+    with wide, contextlib.redirect_stdout(shown), contextlib.redirect_stderr(None), contextlib.suppress(SystemExit):
+        importlib.import_module(PROGRAMS[program]).main([*command, "--help"])
+    option = r"(--?[a-z][\w-]*)(?: ([A-Z{]\S*))?"
+    rows = re.findall(rf"^[ │*]*((?:{option},? *)+)", shown.getvalue(), flags=re.MULTILINE)
+    return dict(pair for row in rows for pair in re.findall(option, row[0]))
 
-    group = command_line()
+
+def wrong_option(words: list[str], program: str, *command: str) -> str | None:
+    known = options(program, *command)
+    wrong = [word for word in words if word.startswith("-") and word != "-" and word not in known]
+    return f"{' '.join([program, *command])} has no {', '.join(wrong)}" if wrong else None
+
+
+def check_unstuck(words: list[str]) -> str | None:
+    if words[:1] == ["report"]:
+        return wrong_option(words[1:], "unstuck", "report")
+    own = 0
+    while own < len(words) and words[own].startswith("-"):
+        own += 2 if options("unstuck").get(words[own]) else 1
+    return wrong_option(words[:own], "unstuck")
+
+
+def check_sigmoid_core(words: list[str]) -> str | None:
     name, *arguments = words or ["--help"]
     if name in ("--version", "--help"):
         return None
-    if name not in group.commands:
-        return f"sigmoid-core has no command {name}; there are {', '.join(group.commands)}"
-    command = group.commands[name]
-    for parameter in command.params:  # files need not exist
-        parameter.callback = None
-    try:
-        context = command.make_context(name, arguments)
-        if name == "train":  # its values are parsed after the command line
-            known = vars(Options())
-            Options.parse({key: value for key, value in context.params.items() if key in known and value != []})
-    except InputError as error:
-        return str(error)
-    except typer.BadParameter.__bases__[0] as error:
-        return str(error)
-    return None
+    if not options("sigmoid-core", name):
+        return f"sigmoid-core has no command {name}"
+    return wrong_option(arguments, "sigmoid-core", name)
 
 
-def command_line() -> Any:
-    """Typer's group of commands; a new one at each call."""
-    from typer.main import get_command
-
-    from sigmoidcore.cli.app import application
-
-    return get_command(application())
-
-
-def extras() -> dict[str, list[str]]:
-    """The extras in pyproject.toml with their requirements."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {"": project["dependencies"], **project["optional-dependencies"]}
+def projects() -> dict[str, dict[str, list[str]]]:
+    """The extras of both distributions with their requirements; the extra "" has what everybody needs."""
+    paths = sorted(ROOT.glob("packages/*/pyproject.toml"))
+    tables = [tomllib.loads(path.read_text("utf-8"))["project"] for path in paths]
+    return {t["name"]: {"": t["dependencies"], **t.get("optional-dependencies", {})} for t in tables}
 
 
 def known_packages() -> set[str]:
-    """Names of all packages that an extra or the integration tests install."""
-    integrations = (ROOT / "tests" / "integrations" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    listed = [line for lines in extras().values() for line in lines] + integrations
-    return {Requirement(line).name for line in listed if line and not line.startswith("#")}
+    """Names of all packages that an extra or the tests install."""
+    files = ("tests/requirements.txt", "tests/requirements-dev.txt", "tests/integrations/requirements.txt")
+    listed = [line for file in files for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
+    listed += [line for extras in projects().values() for lines in extras.values() for line in lines]
+    return {Requirement(line).name for line in listed if line and not line.startswith("#")} | projects().keys()
 
 
 def check_pip(words: list[str]) -> str | None:
-    arguments = [word for word in words if word not in ("pip", "install") and not word.startswith("-")]
     if "install" not in words:
         return f"pip {' '.join(words)}: only installing is checked"
-    for word in arguments:
-        requirement = Requirement(word.replace(".[", "sigmoid-core[", 1) if word.startswith(".[") else word)
-        if requirement.name == "sigmoid-core" and (unknown := requirement.extras - extras().keys()):
-            return f"pyproject.toml has no extra {', '.join(unknown)}"
+    for word in words:
+        if word in ("pip", "install") or word.startswith("-"):
+            continue
+        requirement = Requirement(word.removeprefix("packages/"))
         if requirement.name not in known_packages():
-            return f"{requirement.name} is in no extra and not in the requirements of the integration tests"
+            return f"{requirement.name} is in no extra and not in the requirements of the tests"
+        if unknown := requirement.extras - projects().get(requirement.name, {}).keys():
+            return f"{requirement.name} has no extra {', '.join(unknown)}"
     return None
 
 
@@ -123,11 +128,14 @@ def check_uv(words: list[str]) -> str | None:
 
 
 def check_python(words: list[str]) -> str | None:
-    if words[:2] == ["-m", "pip"]:
-        return check_pip(words[2:])
-    if words[0] == "-m":
-        return None if importlib.util.find_spec(words[1]) else f"there is no module {words[1]}"
-    return check_file(words)
+    """For torchrun and accelerate, too: the module or the file that they run."""
+    if "-m" in words:
+        module, *rest = words[words.index("-m") + 1 :]
+        ours = {"pip": check_pip, "unstuck": check_unstuck, "sigmoidcore": check_sigmoid_core}
+        if module in ours:
+            return ours[module](rest)
+        return None if importlib.util.find_spec(module) else f"there is no module {module}"
+    return next((check_file([word]) for word in words if word.endswith(".py")), None)
 
 
 def check_file(words: list[str]) -> str | None:
@@ -135,14 +143,8 @@ def check_file(words: list[str]) -> str | None:
     return None if any(ROOT.glob(pattern)) else f"there is no {words[0]}"
 
 
-def check_launcher(words: list[str]) -> str | None:
-    """For torchrun and accelerate, check the command that they launch."""
-    if "sigmoidcore" in words:
-        return check_sigmoid_core(words[words.index("sigmoidcore") + 1 :])
-    return next((check_file([word]) for word in words if word.endswith(".py")), None)
-
-
 CHECKS: dict[str, Callable[[list[str]], str | None]] = {
-    "make": check_make, "sigmoid-core": check_sigmoid_core, "pip": check_pip, "uv": check_uv, "python": check_python,
-    "python3": check_python, "bash": check_file, "torchrun": check_launcher, "accelerate": check_launcher,
+    "make": check_make, "unstuck": check_unstuck, "sigmoid-core": check_sigmoid_core, "pip": check_pip, "uv": check_uv,
+    "python": check_python, "python3": check_python, "torchrun": check_python, "accelerate": check_python,
+    "bash": check_file,
 }  # fmt: skip

@@ -4,6 +4,7 @@ CONTRIBUTING.md, "Write a page", explains the comments.
 """
 
 import contextlib
+import importlib
 import io
 import re
 import sys
@@ -14,15 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.commands import commands
-
-from sigmoidcore.cli import main
+from support.commands import PROGRAMS, commands
 
 ROOT = Path(__file__).resolve().parents[2]
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/**/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/**/*.md", "packages/*/README.md")
     for path in ROOT.glob(pattern)
     if "_build" not in path.parts and path.name != "CHANGELOG.md"
 )
@@ -33,7 +32,7 @@ COMMENT_OR_BLOCK = re.compile(
     r"|^(?P<indent> *)(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)(?P=fence)[ ]*$",
     flags=re.MULTILINE | re.DOTALL,
 )
-MARK = re.compile(r"(not run|needs|run by|all run by|run|excerpt)(?::? +(.+))?", flags=re.DOTALL)
+MARK = re.compile(r"(not run|needs|run by|all run by|run, exits with|run|excerpt)(?::? +(.+))?", flags=re.DOTALL)
 PROMISE = re.compile(r"  # -> (.+)$", flags=re.MULTILINE)
 FILE = re.compile(r"# ([\w/]+\.py)\n")
 """First line of a block that becomes a file."""
@@ -82,7 +81,7 @@ def blocks(page: str) -> list[Block]:
             code = textwrap.dedent(comment.removeprefix(" python\n")).rstrip() + "\n"
             found.append(Block(page, line, "python", code, hidden=True, marks=marks))
         elif mark := MARK.fullmatch(comment.strip()):
-            marks = {**marks, mark[1]: mark[2] or ""}
+            marks = {**marks, mark[1].removesuffix(", exits with"): mark[2] or ""}
             if mark[1] == "all run by":
                 found.append(Block(page, 0, "", "", hidden=True, marks=marks))
     return found
@@ -99,7 +98,7 @@ def run(page: str, monkeypatch: pytest.MonkeyPatch, *, integrations: bool) -> No
     Args:
         page: path in the repository.
         monkeypatch: also available to the hidden code of the page. Terminals have 80 columns.
-        integrations: whether to run blocks that need more than the package.
+        integrations: whether to run blocks that need more than the packages.
     """
     module = types.ModuleType(re.sub(r"\W", "_", page.removesuffix(".md")))
     monkeypatch.setenv("COLUMNS", "80")
@@ -110,7 +109,7 @@ def run(page: str, monkeypatch: pytest.MonkeyPatch, *, integrations: bool) -> No
     try:
         for block in blocks(page):
             with noted(block):
-                output = run_block(block, vars(module), output, integrations)
+                output = run_block(block, vars(module), output, integrations, monkeypatch)
     finally:
         for name in set(sys.modules) - known:
             origin = getattr(sys.modules[name], "__file__", None)
@@ -118,7 +117,9 @@ def run(page: str, monkeypatch: pytest.MonkeyPatch, *, integrations: bool) -> No
                 del sys.modules[name]
 
 
-def run_block(block: Block, namespace: dict[str, object], output: str, integrations: bool) -> str:
+def run_block(
+    block: Block, namespace: dict[str, object], output: str, integrations: bool, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """Run one block, or compare it with the output of the block before; return the latest output."""
     skipped = {"not run", "run by"} & block.marks.keys() or ("needs" in block.marks and not integrations)
     if block.language == "python" and not skipped:
@@ -131,8 +132,7 @@ def run_block(block: Block, namespace: dict[str, object], output: str, integrati
     elif block.language == "python":
         output = output if block.hidden else ""
     elif "run" in block.marks:
-        with contextlib.redirect_stdout(io.StringIO()):
-            run_commands(block)
+        output = namespace["printed"] = run_commands(block, monkeypatch)
     elif block.language == "text" and output and ("excerpt" in block.marks or not block.after_prose):
         check_output(block, output)
     return output
@@ -149,11 +149,18 @@ def execute(block: Block, namespace: dict[str, object]) -> None:
     exec(code, namespace)
 
 
-def run_commands(block: Block) -> None:
-    """Run commands of sigmoid-core in this process."""
-    for program, *arguments in commands(block.text):
-        assert program == "sigmoid-core", f"{program} cannot run here, only sigmoid-core"
-        assert main(arguments) == 0, f"sigmoid-core {' '.join(arguments)}"
+def run_commands(block: Block, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run commands of ours in this process; return what they print."""
+    with contextlib.redirect_stdout(io.StringIO()) as stream, contextlib.redirect_stderr(stream):
+        for program, *arguments in commands(block.text):
+            assert program in PROGRAMS, f"{program} cannot run here, only {' and '.join(PROGRAMS)}"
+            with monkeypatch.context() as process:  # a script that is watched sees a process of its own
+                for name, value in (("argv", [*sys.argv]), ("path", [*sys.path]), ("excepthook", sys.excepthook)):
+                    process.setattr(sys, name, value)
+                process.setitem(sys.modules, "__main__", sys.modules["__main__"])
+                code = importlib.import_module(PROGRAMS[program]).main(arguments)
+            assert code == int(block.marks["run"] or 0), f"{program} {' '.join(arguments)}: {code}"
+    return stream.getvalue()
 
 
 def check_promises(block: Block, printed: str) -> None:
