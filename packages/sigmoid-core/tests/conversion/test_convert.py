@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from core_support.conversions import unchanged, why
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from core_support.conversions import unchanged, why
 from torch import nn
 
 import sigmoidcore as sc

@@ -106,19 +106,6 @@ def test_a_gradient_that_is_read_a_step_late_is_in_the_state(alarm, weights):
     assert alarm.state_dict() == state
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"usual": [1.0]}, {"usual": [float("nan")] * 4}, {"watched": [0, 2, 3, 9]}, {"pending": [1.0]}],
-    ids=str,
-)
-def test_a_wrong_state_is_an_error(alarm, weights, wrong):
-    rung(alarm, weights, [1.0] * 3)
-    before = alarm.state_dict()
-    with pytest.raises(ValueError, match=r"watched|sizes"):
-        alarm.load_state_dict(before | wrong)
-    assert alarm.state_dict() == before
-
-
 @pytest.mark.parametrize("after", [None, float("nan")])
 def test_a_suspicion_does_not_outlast_a_step_that_says_nothing(alarm, weights, after):
     rung(alarm, weights, [1.0] * (START + 1) + [100.0])

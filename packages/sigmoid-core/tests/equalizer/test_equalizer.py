@@ -196,19 +196,13 @@ def test_the_history_keeps_the_last_10_000_samples_and_at_most_64_layers_of_each
     assert equalizer.history.maxlen == 10_000
 
 
-def test_a_state_that_is_not_an_equalizers_or_of_another_model_is_an_error(model, batch):
-    optimizer = idle()
-    with Equalizer(model, optimizer) as equalizer:
-        step(model, optimizer, batch)
-        with pytest.raises(
-            ValueError, match="state of an Equalizer: it lacks before, history, interval, next, resting, step, trials"
-        ):
-            equalizer.load_state_dict({})
-        with (
-            Equalizer(MLP(8, 16, 3, 3), idle()) as other,
-            pytest.raises(ValueError, match=f"a model with {DEPTH} cores, this one has 3"),
-        ):
-            other.load_state_dict(equalizer.state_dict())
+def test_a_state_of_another_model_is_an_error(model):
+    with (
+        Equalizer(model, idle()) as equalizer,
+        Equalizer(MLP(8, 16, 3, 3), idle()) as other,
+        pytest.raises(ValueError, match=f"a model with {DEPTH} cores of 112 neurons, this one has 3 cores of 48"),
+    ):
+        other.load_state_dict(equalizer.state_dict())
 
 
 DRIVEN_LAYER = 4
@@ -275,7 +269,7 @@ def test_the_gradient_of_a_skip_connection_past_a_core_is_not_counted():
 
 
 @pytest.mark.parametrize(
-    "change", [{"step": "x"}, {"interval": 0}, {"next": -1}, {"history": [{"foo": 1}]}, {"history": [1]}]
+    "change", [{"step": "x"}, {"interval": 0}, {"next": -1}, {"history": [{"foo": 1}]}, {"history": [1]}, {}]
 )
 def test_a_wrong_state_is_refused_and_changes_nothing(model, batch, change):
     optimizer = idle()
@@ -283,9 +277,8 @@ def test_a_wrong_state_is_refused_and_changes_nothing(model, batch, change):
         step(model, optimizer, batch)
         before = equalizer.state_dict()
         with pytest.raises(ValueError, match="not the state of an Equalizer"):
-            equalizer.load_state_dict({**before, "step": 40, **change})
-        assert equalizer.state_dict()["step"] == before["step"]
-        assert len(equalizer.history) == 1
+            equalizer.load_state_dict({**before, "step": 40, **change} if change else {})
+        assert str(equalizer.state_dict()) == str(before)
 
 
 @pytest.mark.parametrize("changed", ["preactivations", "outputs"])

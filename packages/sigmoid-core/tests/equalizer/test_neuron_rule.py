@@ -71,9 +71,3 @@ def test_data_that_alternate_in_blocks_end_with_a_core_that_is_open_for_both_and
 def test_a_core_whose_data_move_on_and_on_is_opened_again_and_again():
     samples = Samples()
     assert [samples.opened(offset) for offset in [0.0, 30.0, 30.0, 60.0, 60.0, 90.0, 90.0]] == [*(0, 0, 4, 0, 4, 0, 4)]
-
-
-@pytest.mark.parametrize("wrong", [{"shut": {"other": [0]}}, {"shut": {"core": [4]}}, {"moved": {"core": [1.0]}}])
-def test_a_state_of_other_cores_is_an_error(wrong):
-    with pytest.raises((LookupError, ValueError)):
-        Samples().rule.load_state_dict(wrong)

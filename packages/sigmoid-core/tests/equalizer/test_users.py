@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from support.copies import COPIES
 from core_support.equalized import DEPTH, NEVER, assert_same, cores, snapshot
-from unstuck_support.steps import WAYS, functional_derivatives, in_vmap, loss_of, residual, scale_grows
+from support.copies import COPIES
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from unstuck_support.steps import WAYS, functional_derivatives, in_vmap, loss_of, residual, scale_grows
 
 from sigmoidcore import Equalizer
 

@@ -9,9 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.gain import mean_relative_slope
-from sigmoidcore.observation.gradients import GradientObserver, mean_relative_slopes
+from sigmoidcore.observation.gradients import GradientObserver, gradient_moments, gradient_sizes, relative_slopes
 from sigmoidcore.observation.graph import consumers
-from sigmoidcore.observation.statistics import gradient_moments, gradient_sizes
 from unstuck.observation import norms
 
 
@@ -59,7 +58,7 @@ def test_the_gradient_and_the_mean_relative_slope_are_those_of_autograd_and_of_t
     alpha, shift = core.align(own)
     z = (alpha * (own - shift)).detach()
     expected = mean_relative_slope(z.reshape(-1, 1) if features is None else z.movedim(dim, -1))
-    torch.testing.assert_close(mean_relative_slopes([seen]), [expected])
+    torch.testing.assert_close(relative_slopes([[seen]], x.device), [expected])
     rows = h.detach() if features is None else h.detach().movedim(dim, -1)
     torch.testing.assert_close(seen.x, rows.reshape(-1, len(expected)))
     assert seen.rows * len(expected) == x.numel()

@@ -17,14 +17,10 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name, True) for name in _CALLED)
 
 
-def move_hooks(source: nn.Module, target: nn.Module) -> None:
-    """Give a module the hooks of the one that it replaces; handles that remove a hook still do so."""
-    vars(target).update({name: hooks for name, hooks in vars(source).items() if "hook" in name})
-
-
-def copy_hooks(source: nn.Module, target: nn.Module) -> None:
-    """Give a module its own copy of the hooks of another."""
-    vars(target).update({name: copy(hooks) for name, hooks in vars(source).items() if "hook" in name})
+def give_hooks(source: nn.Module, target: nn.Module, *, copies: bool = False) -> None:
+    """Give a module the hooks of the one that it replaces, which their handles still remove; or copies of its own."""
+    hooks = {name: value for name, value in vars(source).items() if "hook" in name}
+    vars(target).update({name: copy(value) for name, value in hooks.items()} if copies else hooks)
 
 
 def global_hooks() -> list[Callable[..., Any] | None]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sigmoidcore.calibration.segments import Segments
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.nn.networks import RNN
 from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.observation.graph import Segments
 from unstuck.observation import LayerObserver, bare
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -186,7 +186,7 @@ class FreshWeights(LayerObserver):
         if not heads and self._last is not None:
             heads = [self._last]
         for layer, output in heads:
-            centre = any(name in self._samples for name in self._segments.sources(output))
+            centre = any(name in self._samples for name in self._segments.behind(output)[1])
             scale_to_unit_outputs(layer, output, centre=centre)
 
     def _is_frozen(self, layer: nn.Module) -> bool:

@@ -12,10 +12,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
-from sigmoidcore.calibration.segments import Segments
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights
 from sigmoidcore.nn.bounded_norm import LEVEL, BoundedNorm, bounded_norms
+from sigmoidcore.observation.graph import Segments
 from sigmoidcore.observation.profile import watched_layers
 from unstuck.observation import NONE, Inputs, LayerObserver, backward_pass, bare, floating_tensors, run
 
@@ -102,7 +102,7 @@ class Solver(LayerObserver):
         if not bool(torch.isfinite(data).all()):
             raise _not_finite(name, data)
         assert isinstance(layer, Stepwise)
-        self._solution.sources[name] = self._segments.sources(data)
+        self._solution.sources[name] = self._segments.behind(data)[1]
         drawn = self._weights is not None and layer in self._weights.drawn
         slope, level, *notes = recurrent_solver.solve_layer(layer, sequences, self._saturation if drawn else None)
         self._solution.slopes[name], self._solution.levels[name] = slope, level
@@ -116,7 +116,7 @@ class Solver(LayerObserver):
         if not bool(torch.isfinite(x).all()):
             raise _not_finite(name, x)
         level = self._saturation or float(place.level) or LEVEL
-        self._solution.sources[name] = self._segments.sources(x)
+        self._solution.sources[name] = self._segments.behind(x)[1]
         self._solution.bounded.add(name)
         fitted = place.fit(bare(x), level)
         if not fitted:
@@ -127,8 +127,7 @@ class Solver(LayerObserver):
     @torch.no_grad()
     def _solve_core(self, name: str, core: SigmoidCore, x: Tensor) -> Tensor:
         """Set shift and slope of one core; return its input (scaled, if the first layer's weights will be)."""
-        leaves, normalised = self._segments.behind(x)
-        self._solution.sources[name] = [self._segments.name(leaf) for leaf in leaves]
+        leaves, self._solution.sources[name], normalised = self._segments.behind(x)
         layer = None if self._weights is None else self._weights.take_layer(x)
         around, shift, size = centre(name, core, x)
         alike = size == 0
@@ -179,7 +178,7 @@ class Solver(LayerObserver):
 
     def _row_size(self, name: str, leaves: list[Tensor], x: Tensor, signal: Tensor) -> float:
         """Root mean square size of the Jacobian rows from the sources to `x`, weighed as a gradient is."""
-        level = min(self._solution.levels[self._segments.name(leaves[0])], 2.0)
+        level = min(self._solution.levels[self._solution.sources[name][0]], 2.0)
         cotangent = relative_slope(signal * level).mul_(self._signs_like(x))
         with torch.enable_grad():
             gradients = torch.autograd.grad(x, leaves, cotangent, retain_graph=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._torch.hooks import copy_hooks, move_hooks
+from sigmoidcore._torch.hooks import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
 from sigmoidcore.conversion.activations import NEAREST, function_of
 from sigmoidcore.conversion.eligibility import (
@@ -155,7 +155,7 @@ class Choice:
             core = core.to(weight.device, weight.dtype)
         core.train((activation or parent).training)
         if activation is not None:  # its hooks go on with the core
-            (copy_hooks if self.cores else move_hooks)(activation, core)
+            give_hooks(activation, core, copies=bool(self.cores))
         self.cores[name] = core
 
     def report(self) -> list[Activation]:
@@ -179,7 +179,7 @@ def _norm_choice(site: Site, selection: Selection, model: nn.Module) -> Choice:
     if made is None:
         return Choice(site, None, why)
     assert site.module is not None
-    move_hooks(site.module, made)
+    give_hooks(site.module, made)
     return Choice(site, {}, why, {site.name: made})
 
 

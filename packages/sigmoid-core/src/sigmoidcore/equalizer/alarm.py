@@ -106,22 +106,13 @@ class Alarm:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, or from a state without weights."""
-        watched = [int(i) for i in state.get("watched", ())]
-        usual = [float(log) for log in state.get("usual", ())] if watched else []
-        pending = [float(norm) for norm in state.get("pending") or ()]
-        change, quiet, missing = float(state.get("change", 0)), int(state.get("quiet", START)), state.get("missing", 0)
+        """Go on from `state_dict()`."""
         parameters = list(self._parameters())
-        if not all(0 <= i < len(parameters) for i in watched):
-            raise ValueError(f"weights {watched} are watched, of {len(parameters)}")
-        if not all(len(numbers) in (0, len(watched)) for numbers in (usual, pending)):
-            raise ValueError(f"it has {len(usual)} sizes of gradients for {len(watched)} weights")
-        if not all(map(math.isfinite, (*usual, change))):
-            raise ValueError(f"usual sizes of gradients are {usual}, their change is {change}")
-        self._watched, self._weights = watched, [parameters[i] for i in watched]
-        self._usual, self._change, self._quiet, self._missing = usual, change, quiet, int(missing)
-        self._pending = torch.tensor(pending) if pending else None
-        self.suspects = bool(state.get("suspects", False))
+        self._watched, self._usual = list(state["watched"]), list(state["usual"])
+        self._weights = [parameters[i] for i in self._watched]
+        self._missing, self._quiet, self._change = int(state["missing"]), int(state["quiet"]), float(state["change"])
+        self._pending = None if state["pending"] is None else torch.tensor(state["pending"])
+        self.suspects = bool(state["suspects"])
 
 
 def _gradient(p: Tensor) -> Tensor | None:

@@ -73,22 +73,9 @@ class Cadence:
         return {"step": self.step, "next": self.next, "interval": self._interval, "before": before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `check_state` has accepted."""
-        self.step, self.next, self._interval = state["step"], state["next"], state["interval"]
+        """Go on from `state_dict()`."""
+        step, following, interval = (int(state[key]) for key in ("step", "next", "interval"))
+        if min(step, following, interval - 1) < 0:
+            raise ValueError(f"step, next and interval are {step}, {following} and {interval}")
+        self.step, self.next, self._interval = step, following, interval
         self._before = None if state["before"] is None else state["before"].clone()
-
-
-def check_state(state: dict[str, Any], cores: int) -> None:
-    """Raise a ValueError if this is not the state of an Equalizer for so many cores."""
-    missing = {"step", "next", "interval", "before", "history", "trials", "resting"} - set(state)
-    if missing:
-        raise ValueError(f"this is not the state of an Equalizer: it lacks {', '.join(sorted(missing))}")
-    before, counts = state["before"], (state["step"], state["next"], state["interval"])
-    right = all(type(count) is int and count >= least for count, least in zip(counts, (0, 0, 1), strict=True))
-    if not (right and isinstance(before, Tensor | None)):
-        raise ValueError(f"this is not the state of an Equalizer: step, next, interval, before are {*counts, before}")
-    if before is not None and before.shape != (cores,):
-        raise ValueError(
-            f"the state is that of a model with {before.shape[0]} cores, this one has {cores}: "
-            "load it into an Equalizer of the same model"
-        )

@@ -1,4 +1,4 @@
-"""Checks of the arguments that the `Equalizer` and the `Monitor` share."""
+"""Checks of what the `Equalizer` is given."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,18 @@ from sigmoidcore.observation.profile import watched_layers
 from unstuck.observation import Ranks
 
 
-def check_equalizer(every: Any, tolerance: Any, floor: Any) -> None:
-    """Raise a ValueError if an argument of an Equalizer is out of range."""
+def check_arguments(optimizer: Any, every: Any, tolerance: Any, floor: Any) -> None:
+    """Raise a TypeError or ValueError that says what is wrong."""
+    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
+        raise TypeError(
+            f"optimizer must be the torch.optim.Optimizer that trains the model, got {type(optimizer).__name__}"
+        )
     if every != "auto" and (type(every) is not int or every < 1):
         raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
     if not (isinstance(tolerance, Real) and 1 < float(tolerance) < math.inf):
         raise ValueError(f"tolerance must be a factor above 1, got {tolerance!r}; 2 is the usual choice")
     if not (isinstance(floor, Real) and 0 < float(floor) < 1):
         raise ValueError(f"floor must be between 0 and 1, got {floor!r}; 0.05 is the usual choice")
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Raise a TypeError for anything but an optimizer or a wrapper of one."""
-    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
-        raise TypeError(
-            f"optimizer must be the torch.optim.Optimizer that trains the model, got {type(optimizer).__name__}"
-        )
 
 
 def cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, SigmoidCore]:
@@ -44,11 +40,6 @@ def cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, Sig
             "name them in ignored_params of fully_shard, or make the cores without trainable=True"
         )
     return cores
-
-
-def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether `optimizer.step` was given a closure; the first argument is the optimizer."""
-    return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
 
 
 @torch.no_grad()

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.alarm import Alarm
-from sigmoidcore.equalizer.cadence import Cadence, check_state
-from sigmoidcore.equalizer.checks import check_equalizer, check_optimizer, check_same, cores_of, has_closure
+from sigmoidcore.equalizer.cadence import Cadence
+from sigmoidcore.equalizer.checks import check_arguments, check_same, cores_of
 from sigmoidcore.equalizer.layer_rule import LayerRule
 from sigmoidcore.equalizer.neuron_rule import NeuronRule
 from sigmoidcore.equalizer.norm_rule import NormRule
 from sigmoidcore.equalizer.recovery_rule import RecoveryRule
 from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.nn.bounded_norm import bounded_norms
-from sigmoidcore.observation.gradients import CorePass, GradientObserver
+from sigmoidcore.observation.gradients import CorePass, GradientObserver, gradient_sizes, relative_slopes
 from sigmoidcore.observation.graph import Graph, find_graph
-from sigmoidcore.observation.statistics import gradient_sizes, relative_slopes
 from unstuck.language.warning import warn
 from unstuck.observation import Ranks, check_model, checked_sinks, spread, uncompiled
 
@@ -128,8 +128,7 @@ class Equalizer:
         sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
         check_model(model)
-        check_optimizer(optimizer)
-        check_equalizer(every, tolerance, floor)
+        check_arguments(optimizer, every, tolerance, floor)
         self._floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
@@ -139,7 +138,7 @@ class Equalizer:
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
         self._optimizer = optimizer
-        self._neurons = sum(core.shift.numel() for core in self._cores.values())
+        self._neurons = [core.shift.numel() for core in self._all_cores()]
         self._cadence = Cadence(every, tolerance)
         self._unseen = 0
         self._compared = False
@@ -148,13 +147,8 @@ class Equalizer:
         self._norm_rule = NormRule(self._places, tolerance)
         self._recovery_rule = RecoveryRule(self._cores)
         self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1 and bool(self._cores))
-        self._rules = (
-            self._layer_rule,
-            self._neuron_rule,
-            self._norm_rule,
-            self._recovery_rule,
-            self._alarm,
-        )
+        rules = self._layer_rule, self._neuron_rule, self._norm_rule, self._recovery_rule
+        self._parts = (*rules, self._alarm, self._cadence)
         self._graph: Graph | None = None
         try:
             self._hooks = [
@@ -184,33 +178,29 @@ class Equalizer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
-        rules = (self._cadence, *self._rules)
-        return {
-            **{k: v for rule in rules for k, v in rule.state_dict().items()},
-            "history": [vars(sample) for sample in self.history],
-        }
+        parts = {key: value for part in self._parts for key, value in part.state_dict().items()}
+        return {**parts, "neurons": self._neurons, "history": [vars(sample) for sample in self.history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`.
 
         Raises:
-            ValueError: the state is not one of an Equalizer, or of a model with another number of cores; nothing is
-                changed then.
+            ValueError: the state is not one of an Equalizer, or of a model with other cores; nothing is changed then.
         """
-        check_state(state, len(self._cores) + len(self._places))
-        loads = [rule.load_state_dict for rule in self._rules]
         before = self.state_dict()
         try:
+            if list(state["neurons"]) != self._neurons:
+                theirs, own = (f"{len(n)} cores of {sum(n)} neurons" for n in (state["neurons"], self._neurons))
+                raise ValueError(f"it is that of a model with {theirs}, this one has {own}")
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
-            for load in loads:
-                load(state)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-            for load in loads:
-                load(before)
+            for part in self._parts:
+                part.load_state_dict(state)
+        except Exception as error:  # a state may be anything
+            for part in self._parts:
+                part.load_state_dict(before)
             raise ValueError(
-                f"this is not the state of an Equalizer: its history or trials are wrong ({error})"
+                f"this is not the state of an Equalizer of this model ({error!r:.200}): give what state_dict() returned"
             ) from error
-        self._cadence.load_state_dict(state)
         self.history = deque(history, maxlen=REMEMBERED)
         self._detach()
         self._attach_if_due()
@@ -233,15 +223,15 @@ class Equalizer:
             self._recovery_rule.attach_if_waiting(self._cadence.step)  # before anything reads what a core makes
             self._observer.attach()
             if self._places:
-                self._norm_rule.observer.attach()
+                self._norm_rule.attach()
 
     def _detach(self) -> None:
         self._observer.detach()
-        self._recovery_rule.observer.detach()
-        self._norm_rule.observer.detach()
+        self._recovery_rule.detach()
+        self._norm_rule.detach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if not has_closure(args, kwargs):
+        if kwargs.get("closure", args[1] if len(args) > 1 else None) is None:  # the first argument is the optimizer
             self.look()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -270,7 +260,7 @@ class Equalizer:
                 self._observer.copy_values(name)
             return 0
         if not self._compared:
-            check_same([*self._cores.values(), *(place.core for place in self._places.values())], self._ranks)
+            check_same(self._all_cores(), self._ranks)
             self._compared = True
         return self._look(passes, differentiated, ends, followed, recovered)
 
@@ -293,8 +283,10 @@ class Equalizer:
 
     @property
     def _device(self) -> torch.device:
-        cores = [*self._cores.values(), *(place.core for place in self._places.values())]
-        return cores[0].shift.device
+        return self._all_cores()[0].shift.device
+
+    def _all_cores(self) -> list[SigmoidCore]:
+        return [*self._cores.values(), *(place.core for place in self._places.values())]
 
     @torch.no_grad()
     def _look(
@@ -362,7 +354,7 @@ class Equalizer:
 
     def _stale(self, opened: int) -> bool:
         """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""
-        return opened > STALE * self._neurons
+        return opened > STALE * sum(self._neurons[: len(self._cores)])
 
     def _errors(self, logs: Tensor) -> Tensor:
         """Logarithms of the profile over its median; 0 on side branches."""

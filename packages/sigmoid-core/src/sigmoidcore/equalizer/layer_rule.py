@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.observation.gradients import CorePass
+from sigmoidcore.observation.gradients import CorePass, gradient_moments
 from sigmoidcore.observation.graph import Graph
-from sigmoidcore.observation.statistics import gradient_moments
 from unstuck.language.warning import warn
 from unstuck.observation import Ranks
 
@@ -104,8 +103,8 @@ class LayerRule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        trials, resting = {int(i): Trial(*trial) for i, trial in state["trials"].items()}, list(state["resting"])
-        self._trials, self._resting = trials, resting
+        self._trials = {int(i): Trial(*trial) for i, trial in state["trials"].items()}
+        self._resting = list(state["resting"])
 
 
 def _wanted(errors: Tensor, graph: Graph) -> Tensor:

@@ -17,33 +17,49 @@ BACK = 0.15
 be there all the time, at twice its level."""
 
 
-class NormRule:
+class NormRule(LayerObserver):
     """Changes alpha of `BoundedNorm` modules; see `Equalizer`. It reads forward passes alone, no gradients."""
 
     def __init__(self, places: Mapping[str, BoundedNorm], tolerance: float) -> None:
+        super().__init__({name: place.core for name, place in places.items()})
         self._places = list(places.values())
         self._band = math.log(tolerance)
         self._returning: list[int] = []
-        self.observer = _SizeObserver({name: place.core for name, place in places.items()})
+        self._seen: dict[str, tuple[Tensor, int]] = {}  # norm and number of all that has reached a core
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Add to the norm, in a forward pass that trains."""
+        if torch.is_grad_enabled() and layer.training and not transforms_active():
+            size = torch.linalg.vector_norm(bare(x), dtype=torch.promote_types(x.dtype, torch.float32))
+            before, count = self._seen.get(name, (torch.zeros_like(size), 0))
+            self._seen[name] = torch.hypot(before, size), count + x.numel()
+        return x
+
+    def detach(self) -> None:
+        """Stop watching, and forget what has arrived."""
+        super().detach()
+        self._seen = {}
 
     @torch.no_grad()
     def errors(self, ranks: Ranks, device: torch.device) -> Tensor:
-        """log(alpha rms(x) / u) of each place over the passes since the last call: [places], float64, on the CPU.
+        """log(alpha rms(x) / u) of each place over the passes of this step: [places], float64, on the CPU.
 
         A place that has no level yet gets the one that it has. One that did not run, or only with zeros, has error 0; a
-        size that is not finite gives a nan.
+        size that is not finite gives one that is not finite.
         """
         if not self._places:
             return torch.zeros(0, dtype=torch.float64)
-        squares, counts = ranks.total(self.observer.take(device), device).unbind()
-        sizes = (squares / counts.clamp_min(1)).sqrt()
-        alphas, levels = self._read("slope") / 2, self._read("level")
-        levels = torch.where(levels > 0, levels, alphas * sizes)
-        found = torch.where(sizes > 0, (alphas * sizes / levels).log(), 0.0)
-        for place, size, level in zip(self._places, sizes.tolist(), levels.tolist(), strict=True):
-            if 0 < size < math.inf and not float(place.level):
+        seen = [self._seen.get(name, (torch.zeros(()), 0)) for name in self.layers]
+        norms = torch.stack([norm.to(device) for norm, _ in seen]).to("cpu", torch.float64)
+        numbers = torch.tensor([number for _, number in seen], dtype=torch.float64)
+        squares, numbers = ranks.total(torch.stack([norms.square(), numbers]), device).unbind()
+        errors = []
+        for place, size in zip(self._places, (squares / numbers.clamp_min(1)).sqrt().tolist(), strict=True):
+            level = float(place.core.alpha) / 2 * size
+            if 0 < level < math.inf and not float(place.level):
                 place.level.fill_(level)
-        return torch.where(torch.isnan(sizes), torch.nan, found)
+            errors.append(math.log(level / (float(place.level) or level)) if level else 0.0)
+        return torch.tensor(errors, dtype=torch.float64)
 
     @torch.no_grad()
     def follow(self, errors: Tensor) -> int:
@@ -61,41 +77,5 @@ class NormRule:
         return {"returning": list(self._returning)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, or from a state without places."""
-        returning = [int(i) for i in state.get("returning", ())]
-        if not all(0 <= i < len(self._places) for i in returning):
-            raise ValueError(f"places {returning} are returning, of {len(self._places)}")
-        self._returning = returning
-
-    def _read(self, which: str) -> Tensor:
-        values = [place.core.alpha if which == "slope" else place.level for place in self._places]
-        return torch.stack([value.detach().reshape(()) for value in values]).to("cpu", torch.float64)
-
-
-class _SizeObserver(LayerObserver):
-    """Sums the squares of what arrives at the layers in forward passes that train."""
-
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
-        super().__init__(layers)
-        self._sums: dict[str, list[Tensor]] = {}
-        self._counts: dict[str, int] = {}
-
-    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        if torch.is_grad_enabled() and layer.training and not transforms_active():
-            size = torch.linalg.vector_norm(bare(x), dtype=torch.promote_types(x.dtype, torch.float32))
-            self._sums.setdefault(name, []).append(size)
-            self._counts[name] = self._counts.get(name, 0) + x.numel()
-        return x
-
-    def take(self, device: torch.device) -> Tensor:
-        """Sums of squares and numbers of values: [2, layers], float64; and begin anew."""
-        flat = [size.to(device) for name in self.layers for size in self._sums.get(name, ())]
-        squares = torch.stack(flat).to("cpu", torch.float64).square() if flat else torch.zeros(0, dtype=torch.float64)
-        parts = torch.split(squares, [len(self._sums.get(name, ())) for name in self.layers])
-        counts = torch.tensor([self._counts.get(name, 0) for name in self.layers], dtype=torch.float64)
-        self._sums, self._counts = {}, {}
-        return torch.stack([torch.stack([part.sum() for part in parts]), counts])
-
-    def detach(self) -> None:
-        super().detach()
-        self._sums, self._counts = {}, {}
+        """Go on from `state_dict()`."""
+        self._returning = list(state["returning"])

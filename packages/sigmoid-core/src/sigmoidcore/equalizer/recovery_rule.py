@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,7 @@ PAUSE, MOST = 10, 20
 """The n-th recovery is followed by PAUSE times 2**n steps without another, the last by rest."""
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """What a core read: mean of each neuron's preactivation, root mean square of the rest; its slope and shift then."""
 
     mean: Tensor
@@ -39,36 +37,43 @@ class Level:
 
     def to(self, other: Tensor) -> "Level":
         """In dtype and on the device of another tensor: the model may have been moved."""
-        return Level(*(part.to(other) for part in (self.mean, self.size, self.slope, self.shift)))
+        return Level(*(part.to(other) for part in self))
 
-    def give(self, core: SigmoidCore) -> None:
-        """Give a core its slope and its shift."""
+    def restore(self, core: SigmoidCore) -> None:
+        """Set slope and shift of a core."""
         core.set_shift(self.shift)
         core.set_slope(self.slope)
 
 
-class RecoveryRule:
+class RecoveryRule(LayerObserver):
     """Restores slopes and shifts after a sudden change of weights or inputs; see `Equalizer`.
 
-    While `observer` is attached, every core that reads something else than at the last `remember` gets, before it runs,
-    the slope and the shift with which it makes of the new preactivations what it made of the old. The cores behind it
-    then read what they read before. If this brings the gradients of the step no nearer to the usual ones, it is taken
-    back: the training itself has changed the weights, by a step that was too large. If a core is restored to what it
-    read before the last recovery, the data alternate: the rule then rests for good. A return to old data is looked for
-    in the pause after a recovery, too.
+    While it is attached, every core that reads something else than at the last `remember` gets, before it runs, the
+    slope and the shift with which it makes of the new preactivations what it made of the old. The cores behind it then
+    read what they read before. If this brings the gradients of the step no nearer to the usual ones, it is taken back:
+    the training itself has changed the weights, by a step that was too large. If a core is restored to what it read
+    before the last recovery, the data alternate: the rule then rests for good. A return to old data is looked for in
+    the pause after a recovery, too.
     """
 
     def __init__(self, cores: Mapping[str, SigmoidCore]) -> None:
+        super().__init__(cores)
         self._cores = dict(cores)
         self._levels: dict[str, Level] = {}
         self._past: dict[str, Level] = {}  # before the last recovery
         self._recoveries = 0
         self._due = FIRST  # step from which on to remember again: it costs half a training step
-        self._pause = 0  # step until which only a return is looked for
+        self._pause = 0  # step until which only a core is restored that reads again what it read before
         self.waiting = False  # whether the next step recovers
         self.distance = 0.0  # of the gradients from the usual ones, when a change was noticed
         self.taken_back = False  # whether the gradients of this step belong to slopes that were taken back
-        self.observer = _Restorer(self._cores, self._levels, self._past)
+        # In the step that recovers: cores done; hooks of forward passes in evaluation mode; for each restored core its
+        # old slopes, and what was remembered.
+        self._done: set[str] = set()
+        self._graphs: dict[str, list[RemovableHandle]] = {}
+        self._undo: dict[str, tuple[Level, Level]] = {}
+        self._returns_only = False
+        self._returned = False  # whether a core reads again what it read before the last recovery
 
     @property
     def resting(self) -> bool:
@@ -83,8 +88,7 @@ class RecoveryRule:
         first = {name: of_core[0] for name, of_core in passes.items() if of_core[0].samples >= FEWEST}
         if first:  # else the last batch of an epoch
             self._due = min(3 * step + 20, step + 200)
-            self._levels.clear()
-            self._levels.update({name: _level(self._cores[name], one.x) for name, one in first.items()})
+            self._levels = {name: _level(self._cores[name], one.x) for name, one in first.items()}
 
     def expire(self) -> None:
         """Remember again at the next sample: slopes or shifts are others now."""
@@ -93,23 +97,23 @@ class RecoveryRule:
     def attach_if_waiting(self, step: int) -> None:
         """Restore in the next forward pass, that of this step, if a change has been noticed."""
         if self.waiting:
-            self.observer.attach()
-            self.observer.returns_only = step < self._pause
+            self._done, self._graphs, self._undo = set(), {}, {}
+            self._returns_only, self._returned = step < self._pause, False
+            self.attach()
 
     def finish(self, step: int, distance: float) -> int | None:
         """Stop restoring; returns the number of cores that were restored, or None if no change had been noticed.
 
         `distance` is that of the gradients of this step from the usual ones. It warns about the first recovery.
         """
-        undo, self.observer.undo = self.observer.undo, {}
-        self.observer.detach()
-        self.taken_back = False
-        if not self.waiting:
+        self.detach()
+        undo, self._undo = self._undo, {}
+        waited, self.waiting, self.taken_back = self.waiting, False, False
+        if not waited:
             return None
-        self.waiting = False
         if undo and not distance < NEARER * self.distance:
             for name, (own, _) in undo.items():
-                own.give(self._cores[name])
+                own.restore(self._cores[name])
                 del self._levels[name]
             self._due, self.taken_back = FIRST, True
             return 0
@@ -122,9 +126,38 @@ class RecoveryRule:
                     "shifts with which the network computes what it did. Weights or inputs have most likely been "
                     "changed; later recoveries are in `history` only"
                 )
-            self._recoveries = MOST if self.observer.returned else self._recoveries + 1
+            self._recoveries = MOST if self._returned else self._recoveries + 1
             self._pause = step + PAUSE * 2**self._recoveries
         return len(undo)
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Restore a core before it runs, in the first forward pass that trains."""
+        recorded = torch.is_grad_enabled() and x.requires_grad and not transforms_active()
+        recorded &= backward_pass() == NONE  # it is not a checkpoint that runs again
+        if not recorded or name not in self._levels or name in self._done:
+            return x
+        if not layer.training:
+            self._graphs.setdefault(name, []).append(x.register_hook(lambda gradient: None))
+            return x
+        self._done.add(name)
+        # A graph that is still there needs the slope that it was computed with. The hooks live as long as the graph.
+        if not any(handle.hooks_dict_ref() is not None for handle in self._graphs.get(name, ())):
+            self._restore(name, bare(x))
+        return x
+
+    @torch.no_grad()
+    def _restore(self, name: str, x: Tensor) -> None:
+        """Give a core the slope and shift with which it makes of `x` what it made of what it read before."""
+        core, before = self._cores[name], self._levels[name]
+        restored = _restored(core, x, before.to(core.shift))
+        if restored is None:
+            return
+        returned = name in self._past and _alike(restored, self._past[name].to(core.shift))
+        if returned or not self._returns_only:
+            self._undo[name] = restored._replace(slope=core.alpha.clone(), shift=core.shift.clone()), before
+            restored.restore(core)
+            self._returned |= returned
+            self._levels[name] = restored
 
     def state_dict(self) -> dict[str, Any]:
         """The number of recoveries, and what the cores read and have read: names, and tensors or None."""
@@ -140,34 +173,27 @@ class RecoveryRule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, or from a state without levels."""
-        names, past = state.get("remembered", ([], []))
-        found = self._unpacked(names, state.get("levels")), self._unpacked(past, state.get("past"))
-        self._recoveries, self._due, self._pause = (int(state.get(key, 0)) for key in ("recoveries", "due", "pause"))
-        self.waiting, self.distance = bool(state.get("restoring", False)), float(state.get("distance", 0))
-        for levels, new in zip((self._levels, self._past), found, strict=True):
-            levels.clear()
-            levels.update(new)
+        """Go on from `state_dict()`."""
+        names, past = state["remembered"]
+        self._levels, self._past = self._unpacked(names, state["levels"]), self._unpacked(past, state["past"])
+        self._recoveries, self._due, self._pause = (int(state[key]) for key in ("recoveries", "due", "pause"))
+        self.waiting, self.distance = bool(state["restoring"]), float(state["distance"])
 
     def _unpacked(self, names: Sequence[str], values: Tensor | None) -> dict[str, Level]:
-        counts = [self._cores[name].shift.numel() for name in names]
-        if values is None or values.shape != (3 * sum(counts) + len(names),):
-            if names:
-                raise ValueError(f"it has no levels for {len(names)} cores")
-            return {}
-        rows = torch.split(values, [3 * count + 1 for count in counts])
-        found: dict[str, Level] = {}
-        for name, count, row in zip(names, counts, rows, strict=True):
-            shift = self._cores[name].shift
-            mean, slope, own, size = torch.split(row.to(shift), [count, count, count, 1])
+        shifts = {name: self._cores[name].shift for name in names}
+        sizes = [size for shift in shifts.values() for size in (shift.numel(), 1, shift.numel(), shift.numel())]
+        parts = iter(() if values is None else torch.split(values, sizes))
+        found = {}
+        for name, shift in shifts.items():
+            mean, size, slope, own = (next(parts).to(shift) for _ in range(4))
             found[name] = Level(mean, size.reshape(()), slope.reshape(shift.shape), own.reshape(shift.shape))
         return found
 
 
 def _packed(levels: Mapping[str, Level]) -> Tensor | None:
-    """Mean, slope, shift and size of each level in a row, float64 on the CPU."""
-    parts = [part for level in levels.values() for part in (level.mean, level.slope, level.shift, level.size)]
-    return torch.cat([part.reshape(-1).to("cpu", torch.float64) for part in parts]) if parts else None
+    """All numbers in a row, float64 on the CPU."""
+    parts = [part.reshape(-1).to("cpu", torch.float64) for level in levels.values() for part in level]
+    return torch.cat(parts) if parts else None
 
 
 def _level(core: SigmoidCore, x: Tensor) -> Level:
@@ -186,63 +212,17 @@ def _alike(now: Level, before: Level) -> bool:
     return abs(math.log(old / size)) <= SIZE and moved <= MOVED
 
 
-class _Restorer(LayerObserver):
-    """Restores each core before it runs, in the first forward pass that trains."""
-
-    def __init__(self, cores: Mapping[str, SigmoidCore], levels: dict[str, Level], past: dict[str, Level]) -> None:
-        super().__init__(cores)
-        self._levels, self._past = levels, past
-        self._done: set[str] = set()
-        self._graphs: dict[str, list[RemovableHandle]] = {}  # of forward passes in evaluation mode
-        self.undo: dict[str, tuple[Level, Level]] = {}  # of restored cores: with their old slopes, and as remembered
-        self.returns_only = False  # whether only a core is restored that reads again what it read before
-        self.returned = False  # whether a core reads again what it read before the last recovery
-
-    def attach(self) -> None:
-        self._done, self._graphs, self.undo, self.returned = set(), {}, {}, False
-        super().attach()
-
-    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        recorded = torch.is_grad_enabled() and x.requires_grad and not transforms_active()
-        recorded &= backward_pass() == NONE  # it is not a checkpoint that runs again
-        if not recorded or name not in self._levels or name in self._done:
-            return x
-        if not layer.training:
-            self._graphs.setdefault(name, []).append(x.register_hook(_ignore))
-            return x
-        self._done.add(name)
-        # A graph that is still there needs the slope that it was computed with. The hooks live as long as the graph.
-        if not any(handle.hooks_dict_ref() is not None for handle in self._graphs.get(name, ())):
-            assert isinstance(layer, SigmoidCore)
-            with torch.no_grad():
-                restored = _restored(layer, bare(x), self._levels[name].to(layer.shift))
-            if restored is not None:
-                returned = name in self._past and _alike(restored, self._past[name].to(layer.shift))
-                if returned or not self.returns_only:
-                    own = replace(restored, slope=layer.alpha.detach().clone(), shift=layer.shift.clone())
-                    self.undo[name] = own, self._levels[name]
-                    restored.give(layer)
-                    self.returned |= returned
-                    self._levels[name] = restored
-        return x
-
-
-def _ignore(gradient: Tensor) -> None:
-    """A hook that does nothing."""
-
-
 def _restored(core: SigmoidCore, x: Tensor, before: Level) -> Level | None:
     """Slope and shift with which a (x - s) has the mean and size that it had, with the new level; None if it has."""
     rows = core.in_rows(x).to(core.shift.dtype)
     now = _level(core, rows)
     if min(len(x), len(rows)) < FEWEST or _alike(now, before):
         return None
-    set_since = not (core.trainable or torch.equal(now.slope, before.slope)) or not torch.equal(now.shift, before.shift)
-    if set_since:
+    if not (core.trainable or torch.equal(now.slope, before.slope)) or not torch.equal(now.shift, before.shift):
         return None  # the user or another rule wanted something else: the old readings are out of date
     ratio = before.size / now.size
     shift = now.mean - (before.mean - before.shift.reshape(-1)) / ratio
     slope = now.slope * ratio
     if not bool(torch.isfinite(shift).all() & torch.isfinite(slope).all() & (slope > 0).all()):
         return None
-    return replace(now, slope=slope, shift=shift.reshape(core.shift.shape))
+    return now._replace(slope=slope, shift=shift.reshape(core.shift.shape))

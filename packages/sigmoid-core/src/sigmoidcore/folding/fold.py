@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from sigmoidcore._torch.hooks import has_hooks, move_hooks
+from sigmoidcore._torch.hooks import give_hooks, has_hooks
 from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise
@@ -152,7 +152,7 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
             without_shortcut(module)
         return plain_forward(module, name)
     made.training = module.training
-    move_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
+    give_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
     return made
 
 

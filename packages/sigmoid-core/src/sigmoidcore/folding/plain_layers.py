@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._torch.hooks import has_hooks, move_hooks
+from sigmoidcore._torch.hooks import give_hooks, has_hooks
 from sigmoidcore.conversion.activations import FUNCTIONS
 from sigmoidcore.conversion.dataflow import features_of
 from sigmoidcore.conversion.tracing import RewrittenForward
@@ -233,5 +233,5 @@ def _graph_module(owner: nn.Module, forward: RewrittenForward, name: str) -> fx.
             f"a slope or shift stays in the forward of '{name}' ({type(owner).__name__}), which does something else in "
             "training than in evaluation: call model.eval() before fold, or make its functional calls modules"
         )
-    move_hooks(owner, made)
+    give_hooks(owner, made)
     return made

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch.autograd import asks_for
 from sigmoidcore._torch.hooks import global_hooks, has_hooks
-from sigmoidcore._torch.modules import buffer, parameter
+from sigmoidcore._torch.modules import tensor
+from unstuck.observation import accumulates
 
 BLOCK = 24 << 20
 """Most bytes of outputs in one tensor. Larger ones C's allocator takes from the system, and gives back, every time."""
@@ -80,8 +80,8 @@ class Stack:
         found = None if watched else listeners(modules)
         if found is None:
             return None
-        weights: list[Any] = [parameter(linear, "weight") for linear in linears]
-        biases: list[Any] = [parameter(linear, "bias") for linear in linears]
+        weights = [tensor(linear, "weight") for linear in linears]
+        biases = [tensor(linear, "bias") for linear in linears]
         width: Any = cores[0].num_features
         square = torch.Size((width, width))
         if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in chain(weights, biases)):
@@ -90,8 +90,8 @@ class Stack:
             return None
         if torch.is_grad_enabled() and not all(p.requires_grad for p in chain(weights, biases)):
             return None
-        slopes = torch.stack([buffer(core, "slope") for core in cores])
-        shifts = torch.stack([buffer(core, "shift") for core in cores])
+        slopes = torch.stack([tensor(core, "slope") for core in cores])
+        shifts = torch.stack([tensor(core, "shift") for core in cores])
         if slopes.requires_grad or shifts.requires_grad:
             return None
         factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
@@ -203,11 +203,12 @@ class _Layers(torch.autograd.Function):
         added[-1] = None if added[-1] is None else added[-1] * last
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
         listen = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
-        to_parameters = asks_for(node for node, _ in ctx.next_functions[-2 * len(weights) :])
+        of_parameters = (node for node, _ in ctx.next_functions[-2 * len(weights) :])
+        to_parameters = any(node is not None and accumulates(node, unknown=True) for node in of_parameters)
         saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters, listen)
-        of_inputs, of_parameters = way(saved, added)
+        of_inputs, rest = way(saved, added)
         nothing: list[None] = [None] * (2 * len(weights))
-        return of_inputs, None, None, None, None, *(of_parameters or nothing)
+        return of_inputs, None, None, None, None, *(rest or nothing)
 
 
 class _Saved(NamedTuple):

@@ -23,6 +23,7 @@ from unstuck.observation import (
     floating_tensors,
     in_transform,
     nearest_leaf,
+    norms,
     row_norms,
     running_node,
     transforms_active,
@@ -205,7 +206,7 @@ class Pass:
         if copies:
             self._x, self._y = self._x.clone(), self._y.clone()
         self._versions = version(self._x), version(self._y)
-        self._slopes: Tensor | None = None
+        self.slopes: Tensor | None = None  # mean relative slopes, once it is settled
         self._gradient: Tensor | None = None
         self._settled: tuple[Tensor, ...] = ()
         self.again = backward_pass() != NONE  # as in reentrant activation checkpoints
@@ -232,11 +233,6 @@ class Pass:
     def rows(self) -> int:
         """Number of samples, times positions, that a neuron reads; or the layer, if it has one slope."""
         return self._x.numel() // (self.core.num_features or 1)
-
-    @property
-    def slopes(self) -> Tensor | None:
-        """Mean relative slopes, if it is settled: see `mean_relative_slopes`."""
-        return self._slopes
 
     @property
     def changed(self) -> bool:
@@ -267,8 +263,8 @@ class Pass:
         if self._gradient is not None:
             self._settled = (*self._settled, row_norms(self._gradient))
             self._gradient = None
-        if self._settled and self._slopes is None and not self.changed:
-            self._slopes = mean_relative_slopes([self])[0]
+        if self._settled and self.slopes is None and not self.changed:
+            self.slopes = _slopes_of_passes([self])[0]
             self._y = self._y.new_empty(0)
             self._versions = self._versions[0], version(self._y)
 
@@ -306,12 +302,51 @@ CorePass = Pass | LayerPass
 """A pass through a core: by itself, or in a stack."""
 
 
-def mean_relative_slopes(passes: Sequence[CorePass]) -> list[Tensor]:
-    """Mean relative slope of every neuron over the rows of each pass, [neurons] or [1].
+def gradient_sizes(passes: Iterable[Sequence[CorePass]]) -> Tensor:
+    """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
+    flat = norms([gradient for of_core in passes for one in of_core for gradient in one.gradients()])
+    samples = [one.samples for of_core in passes for one in of_core for _ in one.gradients()]
+    flat /= torch.tensor(samples, dtype=torch.float64).sqrt()
+    counts = [sum([len(one.gradients()) for one in of_core]) for of_core in passes]
+    if len(flat) == len(counts):
+        return flat
+    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
+
+
+def gradient_moments(passes: Iterable[Sequence[CorePass]], sizes: Tensor, home: torch.device) -> Tensor:
+    """Sums over the samples of squares and fourth powers of their gradients, over the sizes: [2, cores], on the CPU.
+
+    The square of the first over the second is the number of samples that make the gradient: all if they are alike, one
+    if a single sample has nearly all of it. Where layers are computed as one, positions count as samples.
+    """
+    found = []
+    for of_core, size in zip(passes, sizes.tolist(), strict=True):
+        gradients = [gradient for one in of_core for gradient in one.gradients()]
+        squares = torch.cat([row_norms(gradient) for gradient in gradients]).div_(size).square_()
+        found.append(torch.stack([squares.sum(), squares.square().sum()]).to(home))
+    return torch.stack(found, 1).to("cpu", torch.float64)  # one look at the device, not one for every core
+
+
+def relative_slopes(passes: Iterable[Sequence[CorePass]], home: torch.device) -> list[Tensor]:
+    """Mean relative slope of every neuron of each core over all its passes, [neurons] or [1], on one device.
 
     It is 4 y (1 - y) for y = sigmoid(z), and 1 - (2y)^2 for a centered y: the error is 1e-7 in float32, 0.02 a sample
-    in bfloat16, whose roundings average out. Small layers of one kind are stacked, in half the time.
+    in bfloat16, whose roundings average out.
     """
+    slopes = iter(_slopes_of_passes([one for of_core in passes for one in of_core]))
+    found = []
+    for of_core in passes:
+        mean = next(slopes).to(home)
+        if len(of_core) > 1:
+            rows = sum(one.rows for one in of_core)
+            parts = [mean, *(next(slopes).to(home) for _ in of_core[1:])]
+            mean = torch.stack([part * (one.rows / rows) for part, one in zip(parts, of_core, strict=True)]).sum(0)
+        found.append(mean)
+    return found
+
+
+def _slopes_of_passes(passes: Sequence[CorePass]) -> list[Tensor]:
+    """Mean relative slopes over the rows of each pass. Small layers of one kind are stacked, in half the time."""
     found: list[Any] = [one.slopes for one in passes]
     outputs = {i: one.output() for i, one in enumerate(passes) if isinstance(one, Pass) and one.slopes is None}
     kinds: dict[Any, list[int]] = {}

@@ -1,14 +1,29 @@
-"""How the cores of a model depend on one another: which are on the trunk, and which on side branches."""
+"""Who feeds whom: the cores of a model along PyTorch's autograd graph.
+
+Of a training step, the graph is that of all cores (`find_graph`). A pass that sets slopes cuts it at the cores
+(`Segments`). `conversion.dataflow` asks the same of a model that does not run.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import accumulate
+from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch.autograd.graph import Node
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from sigmoidcore._torch.autograd import Link, met_first
 from sigmoidcore.observation.gradients import FOLLOWED, OUTPUT, CorePass
+from unstuck.observation import bare, nodes_behind
+
+_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
+"""In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
+_PRODUCTS = ("Mul", "Div", "Bmm", "Baddbmm", "Lerp", "Addcmul", "Addcdiv", "ScaledDotProduct")
+"""In the names of the nodes of products, whose factors may be signals or weights."""
+_LAYERS = ("Addmm", "Mm", "Linear", "Convolution")
+"""In the names of the nodes of layers: what comes out of them is a signal."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,14 @@ class Graph:
     # none on a side branch
     behind: list[list[int]]
     normalised: set[int]  # cores that feed others through a normalisation only, which undoes what a slope gives
+
+
+class Link(NamedTuple):
+    """The way from one core to another."""
+
+    name: str  # of the core at its beginning
+    normalised: bool  # whether it passes a normalisation
+    multiplied: bool  # whether it passes a product with another signal: a gate, attention, a mixture
 
 
 def find_graph(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -> Graph:
@@ -41,9 +64,7 @@ def find_graph(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -
             any(link.multiplied for link in links[i].values()) or (links[i] and side.issuperset(links[i]))
         ):
             side.add(i)
-    behind: list[list[int]] = [[k for k in of_core if k < last and k not in side] for of_core in links]
-    for i in side:
-        behind[i] = []
+    behind = [[] if i in side else [k for k in fed if k < last and k not in side] for i, fed in enumerate(links)]
     normalised = {i for i, of_core in enumerate(links) if of_core and all(link.normalised for link in of_core.values())}
     return Graph(set(trunk), side, behind, normalised)
 
@@ -53,17 +74,62 @@ def consumers(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node] = (
 
     Each with the way there: whether always through a normalisation, and whether ever through a product.
     """
-    exits = {p.exit: name for name, of_core in passes.items() for p in of_core if p.exit is not None}
-    ways = [(name, link) for name, of_core in passes.items() for p in of_core for link in met_first(p.inputs, exits)]
-    ways += [(name, Link(p.before, False, False)) for name, of_core in passes.items() for p in of_core if p.before]
-    ways += [(OUTPUT, link) for link in met_first(ends, exits)]
+    every = [(name, p) for name, of_core in passes.items() for p in of_core]
+    exits = {p.exit: name for name, p in every if p.exit is not None}
+    ways = [(name, link) for name, p in every for link in _met_first(p.inputs, exits)]
+    ways += [(name, Link(p.before, False, False)) for name, p in every if p.before]
+    ways += [(OUTPUT, link) for link in _met_first(ends, exits)]
     found: dict[str, dict[str, Link]] = {name: {} for name in passes}
     for reader, link in ways:
-        before = found[link.name].get(reader, Link(reader, True, False))
-        found[link.name][reader] = Link(
-            reader, before.normalised and link.normalised, before.multiplied or link.multiplied
-        )
+        other = found[link.name].get(reader, link)
+        normalised, multiplied = other.normalised and link.normalised, other.multiplied or link.multiplied
+        found[link.name][reader] = Link(link.name, normalised, multiplied)
     return found
+
+
+def _met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[Link]:
+    """The ways from the nodes that walks back from `starts` meet first."""
+    waiting = [(start, False, False) for start in starts]
+    visited: set[tuple[Node, bool, bool]] = set()
+    found: set[Link] = set()
+    while waiting:
+        at, normalised, multiplied = waiting.pop()
+        if at is None or (at, normalised, multiplied) in visited:
+            continue
+        visited.add((at, normalised, multiplied))
+        if at in among:
+            found.add(Link(among[at], normalised, multiplied))
+        elif not hasattr(at, "variable"):
+            normalised, multiplied = normalised or _normalises(at), multiplied or _multiplies_signals(at, among)
+            waiting.extend((before, normalised, multiplied) for before, _ in at.next_functions)
+    return found
+
+
+def _normalises(node: Node) -> bool:
+    """Whether a node is that of a normalisation by the signal, which undoes the size of what it reads."""
+    return any(name in node.name() for name in _NORMS)
+
+
+def _multiplies_signals(node: Node, among: Mapping[Node, str]) -> bool:
+    """Whether a node multiplies two signals; a signal by a weight or a constant does not count."""
+    name = node.name()
+    if "Glu" in name:
+        return True
+    factors = [before for before, _ in node.next_functions if before is not None]
+    return any(kind in name for kind in _PRODUCTS) and sum(_is_signal(factor, among) for factor in factors) > 1
+
+
+def _is_signal(node: Node, among: Mapping[Node, str]) -> bool:
+    """Whether the walk back from a node meets one of those among, or a layer."""
+    waiting, visited = [node], {node}
+    while waiting:
+        at = waiting.pop()
+        if at in among or any(kind in at.name() for kind in _LAYERS):
+            return True
+        new = {before for before, _ in at.next_functions if before is not None} - visited
+        visited |= new
+        waiting.extend(new)
+    return False
 
 
 def _topological_order(fed: list[set[int]]) -> list[int]:
@@ -88,3 +154,26 @@ def _not_jumped(fed: list[set[int]], order: list[int]) -> list[int]:
             change[first + 1] += 1
             change[behind] -= 1
     return [i for i, edges in zip(order, accumulate(change), strict=False) if edges == 0]
+
+
+class Segments:
+    """A forward pass in segments: the graph is cut at the outputs of cores, the leaves of the segments behind them."""
+
+    def __init__(self) -> None:
+        self._names = WeakTensorKeyDictionary()
+
+    def cut(self, name: str, output: Any) -> Any:
+        """The output of a core, or outputs and last states of a recurrent layer, as leaves of the next segments."""
+        if isinstance(output, PackedSequence):
+            return output._replace(data=self.cut(name, output.data))
+        if not isinstance(output, Tensor):
+            return tuple(self.cut(name, part) for part in output)
+        leaf = bare(output).requires_grad_()
+        self._names[leaf] = name
+        return leaf.clone()  # the model may change it in place
+
+    def behind(self, x: Tensor) -> tuple[list[Tensor], list[str], bool]:
+        """Of the segment that ends in a tensor: its leaves, their cores, and whether it contains a normalisation."""
+        nodes = list(nodes_behind(x))
+        leaves = [node.variable for node in nodes if hasattr(node, "variable") and node.variable in self._names]
+        return leaves, [self._names[leaf] for leaf in leaves], any(map(_normalises, nodes))
