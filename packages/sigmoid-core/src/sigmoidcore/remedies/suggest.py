@@ -3,9 +3,9 @@
 from torch import nn
 
 from sigmoidcore.calibration.orthogonal import WEIGHTED
-from sigmoidcore.remedies.candidates import GATED, SIGMOIDS, candidates
-from unstuck.findings import Finding
 from sigmoidcore.language import _
+from sigmoidcore.remedies.candidates import GATED, SIGMOIDS, convert_call
+from unstuck.findings import Finding
 from unstuck.measure.measurement import Layer, Measurement, Subject
 from unstuck.rules import Evidence
 from unstuck.untrained import may_be_redrawn
@@ -17,7 +17,7 @@ def suggest(finding: Finding, measurement: Measurement, subject: Subject) -> tup
     return None if rule is None else rule(finding, measurement, subject)
 
 
-def has_sigmoids(measurement: Measurement) -> bool:
+def _has_sigmoids(measurement: Measurement) -> bool:
     """Whether there are hidden sigmoids or recurrent layers, which `convert` makes cores of."""
     hidden = {measurement.layers[i].kind for i in Evidence((measurement,)).hidden}
     return not hidden.isdisjoint(SIGMOIDS) or any(layer.kind in GATED for layer in measurement.weighted)
@@ -33,9 +33,8 @@ def _open(finding: Finding, measurement: Measurement, subject: Subject) -> tuple
 
 def _level(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
     """Remedy and call for a gradient that vanishes or explodes over the layers."""
-    if not has_sigmoids(measurement):
-        return None
-    return _convert_and(measurement, subject, fresh=may_be_redrawn(subject.model, measurement))
+    fresh = may_be_redrawn(subject.model, measurement)
+    return _convert_and(measurement, subject, fresh=fresh) if _has_sigmoids(measurement) else None
 
 
 def _level_through_time(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str]:
@@ -48,9 +47,8 @@ def _level_through_time(finding: Finding, measurement: Measurement, subject: Sub
 
 
 def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> tuple[str, str]:
-    found = candidates(subject.model, measurement)
-    found.check()
     model, inputs = subject.name("model"), subject.name("inputs")
+    convert = convert_call(subject.model, measurement, model, fresh=fresh)
     if not fresh:
         remedy = _("Set the slopes of the sigmoids from one batch; the weights do not change.")
         if _can_be_redrawn(subject.model):
@@ -58,18 +56,18 @@ def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> 
                 " If they have learned nothing yet, sc.convert with centered=True and sc.prepare draw new ones, which "
                 "train better."
             )
-        return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.calibrate({model}, {inputs})")))
+        return remedy, "; ".join(filter(None, (convert, f"sc.calibrate({model}, {inputs})")))
     remedy = _(
         "Before training, draw orthogonal weights, set the slopes from one batch and use rates for this depth; "
         "sc.calibrate instead keeps your weights."
     )
     optimizer = f"optimizer = torch.optim.Adam(sc.depth_scaled_lr({model}))"
-    return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.prepare({model}, {inputs})", optimizer)))
+    return remedy, "; ".join(filter(None, (convert, f"sc.prepare({model}, {inputs})", optimizer)))
 
 
 def _rates(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, None] | None:
     """Remedy for a learning rate that is too low or too high, with the call for networks of sigmoids."""
-    if not has_sigmoids(measurement):
+    if not _has_sigmoids(measurement):
         return None
     model = subject.name("model")
     more = _(" With Adam, sc.depth_scaled_lr({model}) gives the rates for these sigmoids.", model=model)
