@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import unstuck
-from unstuck.measure.tape import PASSES
+from unstuck.step.recorder import PASSES
 
 MSE = nn.functional.mse_loss
 BAD = 7
@@ -59,7 +59,7 @@ def in_place(outputs, scale):
     ("loss_of", "operation", "line"),
     [
         (logarithm, "`log` in the loss", "torch.log(torch.sigmoid(outputs) * scale)"),
-        (root, "`div` in the backward pass of Sqrt", "torch.sqrt(((outputs * scale) ** 2).sum())"),
+        (root, "the backward pass of `sqrt`", "torch.sqrt(((outputs * scale) ** 2).sum())"),
         (in_place, "`div` in the loss", "outputs.detach() / shifted"),
     ],
 )
@@ -127,14 +127,14 @@ def test_finite_but_huge_gradients_are_not_the_cause():
 
 
 def test_a_loop_without_an_optimizer_keeps_the_latest_passes_alone():
-    model, outputs = network(), []
+    model, inputs = network(), []
     with unstuck.Monitor(model, trace_nonfinite=True):
         for _ in range(PASSES + 3):
-            output = model(torch.randn(32, 8))
-            output.square().mean().backward()
-            outputs.append(weakref.ref(output))
-            del output
-        assert [reference() is None for reference in outputs] == [True] * 3 + [False] * PASSES
+            x = torch.randn(32, 8)
+            model(x).square().mean().backward()
+            inputs.append(weakref.ref(x))
+            del x
+        assert [reference() is None for reference in inputs] == [True] * PASSES + [False] * 3
 
 
 def test_overflows_that_a_scaler_skips_are_not_traced():

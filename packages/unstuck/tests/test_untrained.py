@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from unstuck.untrained import is_untrained
 from torch import nn
 
-import sigmoidcore as sc
 import unstuck
+from unstuck.untrained import is_untrained
 
 
 def sigmoids(depth=8, width=32, initialise=None):

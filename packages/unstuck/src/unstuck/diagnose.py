@@ -8,12 +8,13 @@ from torch import nn
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.dependence import depend
 from unstuck.measure.measurement import Subject
-from unstuck.measure.one_batch import measure
-from unstuck.measure.origin import origin
+from unstuck.measure.one_batch import measure, passes
 from unstuck.names import caller, names_in
 from unstuck.observation.batch import Inputs, LossFn
 from unstuck.observation.process_group import Ranks
 from unstuck.rules import find
+from unstuck.step import recorded
+from unstuck.step.nonfinite import first_nonfinite
 
 
 def diagnose(
@@ -68,5 +69,13 @@ def diagnose(
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     measurement = measure(subject, ranks)
     if trace_nonfinite and any(finding.rule == "US401" for finding in find([measurement])):
-        measurement = replace(measurement, origin=origin(subject))
+        measurement = replace(measurement, origin=_origin(subject))
     return judged([replace(measurement, dependence=depend(subject, measurement, ranks))], subject)
+
+
+def _origin(subject: Subject) -> str | None:
+    """Repeat the step, and find the call that made the first number that is not finite."""
+    model = subject.model
+    with passes(subject) as loss_of, recorded(model) as step:
+        values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        return first_nonfinite(step(loss_of()), values)

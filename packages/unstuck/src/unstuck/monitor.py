@@ -17,10 +17,10 @@ from unstuck.measure.history import History
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates, moved
 from unstuck.measure.probe import Probe
-from unstuck.measure.tracer import Tracer
 from unstuck.names import caller, names_in
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
+from unstuck.step.nonfinite import Tracer
 
 SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""

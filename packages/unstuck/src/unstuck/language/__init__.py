@@ -1,7 +1,8 @@
 """The language of what a person reads: English, or Chinese if `UNSTUCK_LANG` or `--lang` says so.
 
-`_` translates a text by the gettext catalogues `zh.mo`, which `make messages` compiles from `zh.po`. A text without an entry stays English. What a
-program reads (JSON, metrics.jsonl) is English in every language: `english` gives the original of a translated text.
+`_` translates a text by the gettext catalogues `zh.mo`, which `make messages` compiles from `zh.po`. A text without an
+entry stays English. What a program reads (JSON) is English in every language: `english` gives the original of a
+translated text.
 """
 
 import functools

@@ -13,9 +13,9 @@ from torch import Tensor
 from unstuck.measure.calls import tensors
 from unstuck.measure.measurement import Dependence, Measurement, Subject
 from unstuck.measure.one_batch import own_buffers
-from unstuck.measure.tape import replaced
 from unstuck.observation.batch import BATCH_NORMS, loss_of, run, unchanged
 from unstuck.observation.process_group import Ranks
+from unstuck.step.node import mapped
 
 MOST_LAYERS = 300
 """In deeper networks, a few more forward passes take too long."""
@@ -106,7 +106,7 @@ class _Outputs:
         assert wanted is not None
         others = wanted.reshape(sequences.shape).clone()
         others[0, place] = others[donor, place]
-        both = targets, replaced(targets, {id(wanted): others.reshape(wanted.shape)})
+        both = targets, mapped(targets, Tensor, lambda t: others.reshape(t.shape) if t is wanted else t)
         # The model may be frozen, and its loss may raise anything.
         with torch.enable_grad(), suppress(Exception):
             outputs = run(self.subject.model, self.subject.inputs)

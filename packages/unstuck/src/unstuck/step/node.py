@@ -1,0 +1,104 @@
+"""One call of PyTorch in a recorded step, or a tensor from outside. The words are those of `torch.fx.Node`."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NO_TENSOR = frozenset({"__set__", "dim", "size", "stride", "numel", "is_floating_point", "is_complex", "__len__"})
+"""Functions that make no new tensor and change none."""
+
+
+class Node:
+    """A call, or a placeholder for a tensor that no call of the step has made.
+
+    Attributes:
+        op: "call_function", or the kind of a placeholder: "parameter", "buffer", "input" (of a model), "constant".
+        target: the function, or the name of a parameter or a buffer, or a number for other placeholders.
+        function: the name of the function without underscores at its ends; "" for a placeholder.
+        args, kwargs: as the user's code gave them, with a Node in the place of each tensor.
+        users: the nodes that read this one.
+        module: the name of the innermost module of the model that ran; "" is the model itself; None: no module.
+        place: file and line of the user's code; ("", 0) if unknown.
+        shape, dtype, requires_grad: of the tensor that it made.
+        grad_enabled, autocast: the state in which it ran: (device, dtype) of autocast, or None.
+        value: the tensor of an input or a constant.
+    """
+
+    module: str | None = None
+    place: tuple[str, int] = ("", 0)
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None
+    requires_grad = False
+    grad_enabled = True
+    autocast: tuple[str, torch.dtype] | None = None
+    value: Tensor | None = None
+    function = ""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+
+    def __init__(self, op: str, target: Any) -> None:
+        self.op = op
+        self.target = target
+        self.users: dict[Node, None] = {}
+
+    @property
+    def all_input_nodes(self) -> list["Node"]:
+        """The nodes that it reads, in order, each once."""
+        return list(dict.fromkeys(nodes_in((self.args, self.kwargs))))
+
+    def tells(self, tensor: Tensor) -> None:
+        """Take shape, dtype and whether a gradient is required from the tensor that it made."""
+        self.shape, self.dtype, self.requires_grad = tuple(tensor.shape), tensor.dtype, tensor.requires_grad
+
+    def __repr__(self) -> str:
+        what = self.function if self.op == "call_function" else f"{self.op} {self.target}"
+        return f"<{what} {list(self.shape)}{f' in {self.module}' if self.module else ''}>"
+
+
+def nodes_in(values: Any) -> Iterator[Node]:
+    """The nodes in nested tuples, lists and dicts."""
+    return _in(values, Node)
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts."""
+    return _in(values, Tensor)
+
+
+def _in(values: Any, kind: type) -> Iterator[Any]:
+    if isinstance(values, kind):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from _in(value, kind)
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _in(value, kind)
+
+
+def mapped(values: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Nested tuples, lists and dicts with `change` applied to each value of a kind; named tuples stay such."""
+    if isinstance(values, kind):
+        return change(values)
+    if isinstance(values, tuple):
+        parts = [mapped(value, kind, change) for value in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
+    if isinstance(values, list):
+        return [mapped(value, kind, change) for value in values]
+    if isinstance(values, dict):
+        return {key: mapped(value, kind, change) for key, value in values.items()}
+    return values
+
+
+@cache
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function without underscores at its ends; "" for those that make no tensor and change none."""
+    name = str(getattr(function, "__name__", ""))
+    if name == "__get__":  # an attribute of a tensor, such as T or data
+        attribute = str(getattr(getattr(function, "__self__", None), "__name__", ""))
+        return attribute if attribute in ("T", "mT", "H", "mH", "data", "real", "imag") else ""
+    # An operator of ATen, as exported models call them, is named `linear.default`.
+    return "" if name in NO_TENSOR else name.partition(".")[0].strip("_")

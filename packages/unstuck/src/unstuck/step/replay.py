@@ -1,0 +1,70 @@
+"""Runs a recorded step again, on copies of the weights, with some of its calls replaced."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unstuck.step.node import Node, mapped
+from unstuck.step.step import Step
+
+Edits = Mapping[Node, Callable[..., Any]]
+"""Functions in the place of those of some calls, with the same arguments; for a placeholder, of its tensor."""
+Seen = Callable[[Node, tuple[Any, ...], Any], object]
+"""Is called with each call, its arguments and its result."""
+
+
+class Replay:
+    """Copies of the parameters and buffers of a model, on which a recorded step runs again.
+
+    Nothing of the user's changes: weights, buffers, gradients, inputs. Random numbers are drawn anew.
+
+    Args:
+        values: parameters and buffers, by name.
+
+    Example:
+        >>> from unstuck.step import recorded
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Sigmoid())
+        >>> with recorded(model) as step:
+        ...     model(torch.zeros(2, 3)).mean().backward()
+        ...     step = step()
+        >>> (sigmoid,) = step.calls("sigmoid")
+        >>> (loss,) = Replay(dict(model.named_parameters())).losses(step, {sigmoid: torch.tanh})
+        >>> torch.equal(loss, model[0].bias.tanh().mean())
+        True
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        self.values = {name: _copy(value) for name, value in values.items()}
+
+    def losses(self, step: Step, edits: Edits | None = None, seen: Seen | None = None) -> list[Tensor]:
+        """The losses of a step, with their graph."""
+        made: dict[Node, Any] = {}
+        for node in step.needed() if seen is None else step.nodes:
+            if node.op == "call_function":
+                function = (edits or {}).get(node, node.target)
+                args, kwargs = (mapped(values, Node, made.__getitem__) for values in (node.args, dict(node.kwargs)))
+                with torch.set_grad_enabled(node.grad_enabled), _autocast(node):
+                    made[node] = function(*args, **kwargs)
+                if seen is not None:
+                    seen(node, (*args, *kwargs.values()), made[node])
+            elif node.op in ("parameter", "buffer"):
+                made[node] = self.values[node.target]
+            else:
+                value = _copy(node.value) if node.value is not None else torch.empty(0)
+                made[node] = edits[node](value) if edits and node in edits else value
+        return [made[loss] for loss in step.losses]
+
+
+def _copy(value: Tensor) -> Tensor:
+    copy = value.detach().clone()
+    return copy.requires_grad_() if value.requires_grad else copy
+
+
+def _autocast(node: Node) -> AbstractContextManager[Any]:
+    if node.autocast is None:
+        return nullcontext()
+    device, dtype = node.autocast
+    return torch.autocast(device, dtype=dtype)

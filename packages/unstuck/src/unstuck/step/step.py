@@ -1,0 +1,67 @@
+"""A recorded step."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from unstuck.step.node import Node, mapped
+
+
+@dataclass(eq=False)
+class Step:
+    """The calls of one training step, from the model's inputs to the losses whose `backward()` was called.
+
+    Attributes:
+        nodes: placeholders and calls, in the order in which they ran.
+        losses: the nodes whose `backward()` was called.
+        values: what each loss was.
+        unfollowed: why the step cannot be repeated as it was; empty if it can.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    losses: list[Node] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+    unfollowed: dict[str, None] = field(default_factory=dict)
+
+    def calls(self, *functions: str) -> Iterator[Node]:
+        """The calls of these functions, in order; of all functions without a name."""
+        return (n for n in self.nodes if n.op == "call_function" and (not functions or n.function in functions))
+
+    def placeholders(self, kind: str) -> Iterator[Node]:
+        """The placeholders of a kind: "parameter", "buffer", "input" or "constant"."""
+        return (node for node in self.nodes if node.op == kind)
+
+    @property
+    def loss(self) -> float | None:
+        """The sum of the losses; None without any."""
+        return sum(float(value) for value in self.values) if self.values else None
+
+    def needed(self, ends: Iterable[Node] | None = None) -> list[Node]:
+        """The nodes that some nodes depend on, by default the losses, in the order in which they ran."""
+        waiting, found = list(self.losses if ends is None else ends), set[Node]()
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += node.all_input_nodes
+        return [node for node in self.nodes if node in found]
+
+    def release(self) -> None:
+        """Drop the tensors of inputs and constants: nodes refer to each other, and are collected late."""
+        for node in self.nodes:
+            node.value = None
+
+    def graph(self) -> fx.Graph:
+        """The step as a graph of PyTorch, whose result is the tuple of the losses: to be printed, looked at, run."""
+        graph, made = fx.Graph(), dict[Node, fx.Node]()
+        for i, node in enumerate(self.needed()):
+            if node.op == "call_function":
+                args, kwargs = (mapped(values, Node, made.__getitem__) for values in (node.args, dict(node.kwargs)))
+                made[node] = graph.call_function(node.target, args, kwargs)
+            else:
+                made[node] = graph.placeholder(f"{node.op}_{i}")
+            made[node].meta.update(module=node.module, place=node.place, shape=node.shape, dtype=node.dtype, node=node)
+        graph.output(tuple(made[loss] for loss in self.losses))
+        return graph
