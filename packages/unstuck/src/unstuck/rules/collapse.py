@@ -37,27 +37,7 @@ CHECK_LOADING = "Check the code that loads the data."
 
 
 def collapse(evidence: Evidence) -> Found | None:
-    r"""The network answers the same to every input, however level its gradient is.
-
-    A layer is named if its spread over that of the inputs is below `COLLAPSED_SPREAD`, and that of all layers after it;
-    for outputs, which may vary little beside their mean, below `EQUAL_SPREAD`. The spread is the standard deviation
-    across samples over the root mean square. Paths that are the same for all samples by design (embeddings of
-    positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
-    thresholds. If all inputs are identical, no layer is named, and in a training they have to be in all measurements.
-    An activation that returns its value at 0, and reads layers that differ, is left out: it reads the difference to a
-    copy, as of DPO's policy to its reference, which the first step ends. Outputs that join others that differ, before a
-    loss reads them, are a note, and layers behind a step that has no derivative in evaluation mode only (see US502). In
-    a training whose loss reads no targets, such as that of triplets, outputs are named if the loss stands still (see
-    US302) and their spread has fallen below `SHRUNK_SPREAD` times the first (`FEW_OUTPUTS` or fewer: their deviation,
-    too), and their deviation has not grown. In a training, an embedding or a product that reads no other layer is
-    named, too, if what it returned differed between the samples by more than `CHOSEN_SPREAD` of its size at first, and
-    is the same for all in a quarter of the measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a
-    codebook.
-
-    *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
-    layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
-    default weights, which train, come near it.
-    """
+    """The network answers the same to every input, however level its gradient is."""
     latest = evidence.latest
     if not any(latest.weighted):
         return None

@@ -30,21 +30,7 @@ SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and
 
 
 def mixed_samples(evidence: Evidence) -> Found | None:
-    """The answer for a sample changes with the company that it is in: training and use are not the same.
-
-    `diagnose` runs the model in evaluation mode on a sample beside two different sets of others, with the same random
-    numbers. The rule applies if the output of the sample changes, or if its place in the batch changes it. Several
-    outputs of a sample may stand together or by views. It is a note if outputs have positions that do not depend on
-    each other: the model may have time in dimension 0 on purpose. A `Monitor`, too, names a softmax over the wrong
-    dimension: the samples (unless it is attention or a gate), the queries or heads of an attention, a dimension of a
-    single number, or another one than the classes in a classification or before an `nll_loss`. It also names layers
-    that read a view or reshape that takes dimensions for others and moves no number: to the same sizes in another
-    order, from [samples, positions, features] to [samples, heads, positions, ...] or back, from tokens to the pixels or
-    patches of an image, from pixels to tokens, from the columns of an image to steps, or from channels to rows.
-
-    *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
-    gradients.
-    """
+    """The answer for a sample changes with the company that it is in: training and use are not the same."""
     latest = evidence.latest
     over_samples = [
         x.name
@@ -126,15 +112,7 @@ def _over_positions(evidence: Evidence) -> Found | None:
 
 
 def no_order(evidence: Evidence) -> Found | None:
-    """The network sees a set, not a sequence: attention by itself does not know the order of what it reads.
-
-    `diagnose` reorders the positions of the inputs, but for the first and the last. The rule applies to models with
-    attention whose outputs stay the same, or are reordered in the same way, up to rounding. It is a note, because sets,
-    such as points, objects or the words of a text, may do without an order, and a warning for sequences of numbers.
-    Tokens beside those that the outputs belong to, as in a translation, are reordered alone.
-
-    *Source.* Vaswani et al. (2017, arXiv 1706.03762), section 3.5.
-    """
+    """The network sees a set, not a sequence: attention by itself does not know the order of what it reads."""
     found = evidence.latest.dependence
     if found is not None and found.unordered_source:
         text = _(
@@ -149,13 +127,7 @@ def no_order(evidence: Evidence) -> Found | None:
 
 
 def hidden_content(evidence: Evidence) -> Found | None:
-    """The mask is inverted: the network reads the padding and nothing else.
-
-    Attention is named if its mask hides keys that differ between the samples, and all visible keys are the same in
-    every sample, by position.
-
-    *Source.* Arithmetic: keys that are the same for all samples tell nothing about any of them.
-    """
+    """The mask is inverted: the network reads the padding and nothing else."""
     names = tuple(x.name for x in evidence.layers if x.blind)
     if not names:
         return None
@@ -168,15 +140,7 @@ def hidden_content(evidence: Evidence) -> Found | None:
 
 
 def visible_targets(evidence: Evidence) -> Found | None:
-    """The network copies what it should predict: the loss falls to 0, and the generated text is useless.
-
-    The rule compares tokens of the inputs with targets that are whole numbers. It applies if the target at a position
-    is the next token, and outputs depend on later positions; or if it is the token at the position itself, and outputs
-    depend on it, but not on later positions, as in a model that has to predict the next one. A loss that shifts outputs
-    or targets is healthy: the gradient tells which of them it compares.
-
-    *Source.* Arithmetic: the answer is a part of the input.
-    """
+    """The network copies what it should predict: the loss falls to 0, and the generated text is useless."""
     found = evidence.latest.dependence
     if found is None or found.later is None:
         return None

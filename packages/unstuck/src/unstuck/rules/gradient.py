@@ -32,23 +32,7 @@ SHRINK = (
 
 
 def vanishing(evidence: Evidence) -> Found | None:
-    r"""Layers near the inputs get almost no gradient: they stay as they were initialised.
-
-    A layer $l$ is named if $g_l / g_\text{sink}$ is below a threshold, for it and for all layers before it. $g_l$ is
-    the gradient size at its output, or $g_l \cdot \mathrm{rms}_l / \mathrm{rms}_\text{next}$, in units of the next
-    layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below
-    `SMALL_LEVEL` it is a note (a warning if nothing is learned, see US302), below `VANISHED_LEVEL` a warning, below
-    `GONE_LEVEL` an error. Layers are left out if a branch starts at 0 beside a skip connection (ReZero, Fixup, LoRA),
-    if a normalisation follows them, if they share weights with a healthy layer, if they are queries or keys of an
-    attention whose values get a sound gradient (theirs is 0 while the attention is uniform, as at the start), or if
-    saturated (US201) or dead (US202) neurons explain the loss of gradient. So do trained scales of branches, such as
-    LayerScale's 1e-6, and heads of less than a tenth of the usual size: the thresholds are multiplied by their sizes.
-
-    *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
-    steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)
-    take 500 steps, 5 (5e-5) fail. 12 tanh layers (1e-3) take 150 steps, 16 (8e-5) fail for one seed. AUTOTRAINER
-    (Zhang et al., 2021) warns below 1e-3, which is a note here. 1e-6 is a choice.
-    """
+    """Layers near the inputs get almost no gradient: they stay as they were initialised."""
     if not fades(evidence):
         return None
     best, own = evidence.best_level, evidence.upper_level
@@ -69,23 +53,7 @@ def vanishing(evidence: Evidence) -> Found | None:
 
 
 def exploding(evidence: Evidence) -> Found | None:
-    r"""A step that suits the last layers is far too large for the first: training diverges or hardly moves.
-
-    A layer $l$ is named if $g_l / g_\text{sink}$ is above `EXPLODED_LEVEL`, for it and for all layers before it; above
-    `BURST_LEVEL` it is an error. Sizes are as in US101, with the smaller of the two sizes and the largest sink. A head
-    of more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped
-    if the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their gradients
-    reach a layer past those behind it. Up to `BURST_LEVEL` it is a note if a batch normalisation sees fewer than
-    `units.FEWEST_ROWS` samples: the fewer they are, the steeper it is.
-
-    In a network that is too shallow for that, layers are named whose gradient is at least `STEEPEST_GAIN` times that of
-    the next layer, if the median over `FEWEST_GAINS` layers or more is, and the median weight is at least
-    `LARGE_WEIGHTS` times as large as usual initial ones, $\sqrt{\text{rows}} / 2$ (He's are 2.8 times): now, and in the
-    first measurement.
-
-    *Source.* The inverse of US101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
-    near; with 50 layers it is above 1e3.
-    """
+    """A step that suits the last layers is far too large for the first: training diverges or hardly moves."""
     risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL * evidence.head_scales[i][1])
     if evidence.latest.differentiated:
         return None

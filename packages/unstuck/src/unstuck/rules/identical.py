@@ -13,16 +13,7 @@ DRAW_EACH = "Initialise each of them anew: `copy.deepcopy` copies the random num
 
 
 def identical_neurons(evidence: Evidence) -> Found | None:
-    """The layer is worth one neuron, because equal neurons with equal gradients stay equal.
-
-    A trainable weight is named if all its rows are the same and not 0, and its layer feeds another one. Embeddings and
-    convolutions of single channels are left out, because their rows read different things, and layers that are read
-    only together with others, which make the neurons differ. Modules of several parameters, such as copies of an
-    expert, are named if they read the same and have the same sizes and gradients: they stay equal. Layers whose weights
-    are all 0 are named if those of the next ones are, too, with one activation in between, and the next ones read
-    nothing else: a signal that is added to the neurons, or multiplied as by a gate, makes them differ, and so does a
-    factor of the weight that is not 0 (LoRA).
-    """
+    """The layer is worth one neuron, because equal neurons with equal gradients stay equal."""
     alike = {
         i: names
         for i, x in enumerate(evidence.layers)

@@ -39,18 +39,7 @@ DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the 
 
 
 def frozen(evidence: Evidence) -> Found | None:
-    r"""Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to.
-
-    Weights with two dimensions or more and without `requires_grad` are a note, and an error if an optimizer that makes
-    steps holds no others in all measurements. They are a warning if they are uniform within $\pm
-    1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights are not (a new
-    layer was frozen together with a pretrained part) or an optimizer that makes steps holds those of several layers.
-    Layers that no layer that trains reads are left out if they belong to a teacher or a target: a part that is built
-    like one that trains, layers beside such a part, and weights that start as a copy of a trained one. So are weights
-    that move in a training, as a running mean of others does.
-
-    *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
-    """
+    """Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to."""
     latest = evidence.latest
     fixed = [w for w in latest.weights if not w.trains and len(w.shape) > 1]
     if not fixed:
@@ -92,23 +81,7 @@ def _of_a_teacher(evidence: Evidence, read: set[str]) -> set[str]:
 
 
 def no_activation(evidence: Evidence) -> Found | None:
-    """Two linear layers in a row are one linear layer.
-
-    A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
-    else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
-    is a factorisation (LoRA, the code of an autoencoder), as is one without a bias that is narrower than its inputs
-    (the tail of an adaptive softmax), and one before a last layer without a bias (the embedding of a face), or before a
-    layer that reads something else in another call. Convolutions are judged in the same way if all channels read all,
-    and both are wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns)
-    are meant to be in a row. One whose kernel is its stride, which makes an image smaller, may be followed by another.
-    A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear on purpose: a note. If no layer
-    before the last has an activation, and the network does nothing else that is not linear, the first layer of at least
-    as many outputs as the last is named. A softmax over `FEWEST_SHARES` features or more that reads one layer, and that
-    layers read, is a note, and a warning if nothing is learned (see US302): its outputs add up to 1, and most are near
-    0. Weights between positions that the next layers read with others, the values, are those of an attention.
-
-    *Source.* Arithmetic: a product of matrices is a matrix.
-    """
+    """Two linear layers in a row are one linear layer."""
     found = []
     for i, layer in enumerate(evidence.layers):
         if layer.reads is None or evidence.consumers[layer.reads] != (i,):
@@ -207,23 +180,7 @@ def _little_comes_through(evidence: Evidence, norms: tuple[str, ...], share: flo
 
 
 def normalisation(evidence: Evidence) -> Found | None:
-    r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
-
-    A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
-    to the first layers, and a note in a branch that the network can do without. Of two numbers only their order is
-    left: a warning if less than `SLIGHT` of the gradient comes back, else a note. Apart from this, the rule judges a
-    `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
-    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample
-    (a note if in the second half the running means are less than `LARGEST_DRIFT_OF_ONE` away, see below), if the
-    momentum is 0, so that running statistics never change, or (a note) above `LARGEST_MOMENTUM`, if a trained
-    normalisation runs in evaluation mode and its statistics have seen no data, so that it normalises nothing, or if
-    after `STEPS_TO_SETTLE` steps the running means are far from those of the batch: the mean over the channels of the
-    squared difference over the variance of the batch is above `LARGEST_DRIFT`. This happens if one normalisation serves
-    several places.
-
-    *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
-    batches.
-    """
+    """Training normalises by the batch, use by running statistics: the network is another one when it is used."""
     if names := evidence.latest.single_norms:
         text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
                  names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
@@ -307,13 +264,7 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
 
 
 def no_second_derivative(evidence: Evidence) -> Found | None:
-    """A loss of second derivatives, as of a differential equation, is the same whatever the network learns.
-
-    The rule applies if a derivative that the loss takes, to be differentiated again, is 0 for all samples, and the
-    hidden activations are made of straight pieces: ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh.
-
-    *Source.* Arithmetic: the derivative of a straight line is constant.
-    """
+    """A loss of second derivatives, as of a differential equation, is the same whatever the network learns."""
     kinds = {evidence.layers[i].plain_kind for i in evidence.hidden}
     if not evidence.latest.flat_derivatives or not kinds or not kinds <= STRAIGHT:
         return None
@@ -326,16 +277,7 @@ def no_second_derivative(evidence: Evidence) -> Found | None:
 
 
 def dropout(evidence: Evidence) -> Found | None:
-    """So little of the signal is left that the network cannot learn from it.
-
-    The rule applies to calls of dropout in training mode that drop more than `STRONG_DROPOUT`, if together they leave
-    `LEAST_SIGNAL` of the signal or less; if the loss reads the result of a dropout; and if a dropout runs in evaluation
-    mode, too, as `torch.nn.functional.dropout` does by default. In a training whose loss has fallen by half and falls
-    still, it is a note, unless a single call drops `REVERSED_DROPOUT` or more.
-
-    *Source.* Srivastava et al. (2014) drop half of the hidden units at most. 0.7 was often meant as the share to keep,
-    as in TensorFlow 1. Networks of graphs drop 0.6 (GAT, GCNII) or 0.8 (DAGNN) in each layer, and learn.
-    """
+    """So little of the signal is left that the network cannot learn from it."""
     latest = evidence.latest
     if latest.evaluating and latest.dropouts:
         worst = max(latest.dropouts)

@@ -64,28 +64,7 @@ SMALLER = (
 
 
 def wrong_input(evidence: Evidence) -> Found | None:
-    r"""Nothing fails, but the network learns slowly, or the wrong thing.
-
-    `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
-    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh, LSTM), nor may the last
-    softmax or log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a
-    log-softmax after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs and
-    targets of 0 and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with weights. A
-    `binary_cross_entropy` of a softmax cannot learn several classes of a sample, nor can a `cross_entropy`. A softmax
-    of probabilities is nearly flat, also where `torch.distributions` takes it for logits, or a `cross_entropy` numbers
-    that add up to 1 for each sample, and the negative of something that is not a logarithm has no lower bound. No loss
-    can use a softmax of a single number, which is always 1, and so is the probability in a `cross_entropy` of a single
-    class. Labels, one-hot or probabilities, that a loss of classes takes as outputs are an error: the arguments are
-    swapped. A softmax that is compared with classes by the squared difference is a note, and a warning if nothing is
-    learned: its gradient is 0 where the answer is certain and wrong.
-
-    Cosines lie between -1 and 1, and need a scale to serve as logits: the rule applies if $\log(1 + (C - 1) e^{-2})$,
-    the smallest cross-entropy of $C$ cosines, is above `LEAST_SHARE` times $\log C$. A number without a gradient that
-    is added to the loss, and that a loss function or `detach` returns, trains nothing. `kl_div` and `nll_loss` of
-    logarithms of probabilities are never negative.
-
-    *Source.* PyTorch's documentation of these functions; for cosines Wang et al. (2017, arXiv 1704.06369), section 3.3.
-    """
+    """Nothing fails, but the network learns slowly, or the wrong thing."""
     latest = evidence.latest
     if found := _swapped(latest.comparisons):
         return found
@@ -147,15 +126,7 @@ def _softmax_of_classes(evidence: Evidence) -> Found | None:
 
 
 def broadcast(evidence: Evidence) -> Found | None:
-    """The loss compares each output with the targets of all samples, and the network learns their mean.
-
-    The rule applies if outputs and targets of a loss, or of a difference or a product in a loss that is written by
-    hand, have different numbers of dimensions, and broadcasting makes more numbers than either has: outputs `[n,
-    1]` and targets `[n]` make `[n, n]`. It applies to a loss function, too, if they are a column and a row, or if a
-    single output meets the targets of several samples: the others are not in the loss.
-
-    *Source.* PyTorch's semantics of broadcasting; its loss functions warn, arithmetic does not.
-    """
+    """The loss compares each output with the targets of all samples, and the network learns their mean."""
     for c in evidence.latest.comparisons:
         together = _together(c.shape, c.target_shape)
         grown = math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
@@ -180,16 +151,7 @@ def broadcast(evidence: Evidence) -> Found | None:
 
 
 def out_of_reach(evidence: Evidence) -> Found | None:
-    """The last activation cannot return these targets, so the loss pushes it to its end and stays large.
-
-    The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
-    `TOLERATED_MISS` of their range or, if all are the same, of their size. A sigmoid right behind a ReLU returns 0.5 or
-    more, an LSTM -1 to 1. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
-    Those of `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1:
-    a 0 counts as nothing.
-
-    *Source.* Arithmetic.
-    """
+    """The last activation cannot return these targets, so the loss pushes it to its end and stays large."""
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
         binary = c.function in BINARY_LOSSES and _missed(c, 0.0, 1.0)
@@ -220,14 +182,7 @@ def out_of_reach(evidence: Evidence) -> Found | None:
 
 
 def far_targets(evidence: Evidence) -> Found | None:
-    r"""The network first learns the size of the targets, with large errors and gradients, and slowly the rest.
-
-    The rule applies to losses for regression, and to differences in a loss that is written by hand. It compares root
-    mean squares: that of the targets must be below `LARGE_TARGETS`, or below `FAR_TARGETS` times that of the outputs.
-
-    *Source.* A choice. A network with default weights returns numbers below 1, and a step of Adam moves its last bias
-    by the learning rate: at 1e-3, a target of 10 is 10,000 steps away.
-    """
+    """The network first learns the size of the targets, with large errors and gradients, and slowly the rest."""
     for c in evidence.latest.comparisons:
         size = c.target_rms
         far = LARGE_TARGETS <= size < MASK and size > FAR_TARGETS * c.output_rms
@@ -241,16 +196,7 @@ def far_targets(evidence: Evidence) -> Found | None:
 
 
 def same_targets(evidence: Evidence) -> Found | None:
-    """All samples have the same label: the network learns this constant, and the loss becomes 0.
-
-    The rule applies if all targets of the classification losses that read the model's outputs are one number, in all
-    measurements, and there are `FEWEST_LABELS` or more; without a classification, all targets of regressions. Fewer
-    than `FEWEST_BINARY_LABELS` binary labels, or targets of a regression, are a note: others may be rare. So are labels
-    beside a regression that has different targets: another network may judge its outputs. Targets of 0 beside another
-    loss are a penalty, and losses that contain derivatives are not judged.
-
-    *Source.* Arithmetic.
-    """
+    """All samples have the same label: the network learns this constant, and the loss becomes 0."""
     every = [c for m in evidence.measurements for c in m.comparisons]
     labels = [c for c in every if c.function in CLASS_LOSSES and not c.high < 0]  # -100 is ignored
     numbers = not labels and not evidence.latest.differentiated
@@ -282,17 +228,7 @@ def _whole_loss(measurement: Measurement) -> bool:
 
 
 def certain_and_wrong(evidence: Evidence) -> Found | None:
-    r"""The outputs are large and wrong, so training must first shrink them.
-
-    The rule applies if the loss is one cross-entropy of logits or of their log-softmax, the root mean square of either
-    is above 5, and the loss is above `WORSE_THAN_EQUAL` times that of equal logits, $\log(\text{classes})$ (binary:
-    $\log 2$). Usual weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged
-    by US206. It is a note below `FAR_OFF` times for a layer of so many inputs that less than `FEW_STEPS` steps of Adam
-    at `USUAL_RATE` undo its outputs: the norm of a row of its weights over their count and the rate.
-
-    *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
-    $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
-    """
+    """The outputs are large and wrong, so training must first shrink them."""
     latest = evidence.latest
     times = overshoots(latest)
     if times is None or (latest.input_rms or 0.0) > LARGE_INPUTS:

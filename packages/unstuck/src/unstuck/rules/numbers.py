@@ -36,15 +36,7 @@ SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16."
 
 
 def nonfinite(evidence: Evidence) -> Found | None:
-    """An inf or NaN in the inputs, the weights, a layer's output, the loss or a gradient spreads to everything after.
-
-    The first place is named, in the order of the forward pass, then of the backward pass. With a `Monitor`, it is the
-    first of the latest measurements that all have inf or NaN. Findings that depend on these numbers are not reported.
-    A single overflow of float16 gradients during training is a note, because `GradScaler` skips that step, and so are
-    numbers in a layer if the loss and the gradients of all weights are finite: the network has replaced them.
-
-    *Source.* Arithmetic, as SageMaker Debugger's ExplodingTensor.
-    """
+    """An inf or NaN in inputs, weights, outputs, the loss or a gradient spreads to everything after."""
     places = [next(_places(measurement), None) for measurement in reversed(evidence.measurements)]
     count = places.index(None) if None in places else len(places)
     place = places[count - 1] if count else None
@@ -73,13 +65,7 @@ def _is_replaced(measurement: Measurement) -> bool:
 
 
 def near_overflow(evidence: Evidence) -> Found | None:
-    r"""Another batch, or a few more steps, and the layer returns inf.
-
-    A layer in float16 or bfloat16 is named if its largest absolute output is above `NEAR_OVERFLOW` times the largest
-    number of the dtype.
-
-    *Source.* Arithmetic: twice as much is inf.
-    """
+    """Another batch, or a few more steps, and the layer returns inf."""
     ratios = [(x.largest or 0.0) / LARGEST.get(x.dtype, math.inf) for x in evidence.layers]
     found = sorted((i for i, ratio in enumerate(ratios) if NEAR_OVERFLOW < ratio < math.inf), key=lambda i: -ratios[i])
     if not found:
@@ -94,13 +80,7 @@ def near_overflow(evidence: Evidence) -> Found | None:
 
 
 def underflow(evidence: Evidence) -> Found | None:
-    r"""The gradient is lost in the number format, not in the network.
-
-    A layer is named if $g_l / \sqrt{n_l}$ is below `SMALLEST_HALF`, where $n_l$ is the count of numbers that the layer
-    returns for a sample. If the gradient shrinks over several layers before it underflows, US101 is reported instead.
-
-    *Source.* Micikevicius et al. (2018, arXiv 1710.03740): float16 rounds numbers below $2^{-24}$ to 0.
-    """
+    """The gradient is lost in the number format, not in the network."""
     found = sorted(gradient.underflown(evidence), key=evidence.gradient)
     if not found or gradient.fades(evidence):
         return None

@@ -27,19 +27,7 @@ CHECK_PAIRS = (
 
 
 def constant_answers(evidence: Evidence) -> Found | None:
-    r"""The outputs are those of a network that does not see its inputs, although it gets gradients and moves.
-
-    The rule applies to a `Monitor` after `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements, if nothing is
-    learned (see US302) while a typical weight has moved `LONG_WAY` times its size in all steps together, and if the
-    loss of the last quarter is at least `CHANCE_LOSS` and at most `FAR_FROM_CONSTANT` times that of the best constant:
-    that of equal outputs for a cross-entropy whose targets vary in a batch, the variance of the targets for a mean
-    squared error. Any other error or warning explains it. Networks beside which another one trains, such as a
-    discriminator whose generator is perfect, are not judged. It is a note, because targets that are mostly noise, such
-    as prices, have this loss, too.
-
-    *Source.* Arithmetic: if inputs tell nothing about the targets, no answer is better than a constant one. Shuffled
-    inputs, labels of other files and masks that are augmented by themselves are the usual causes.
-    """
+    """The outputs are those of a network that does not see its inputs, although it gets gradients and moves."""
     last, steps = evidence.latest, [m for m in evidence.measurements if m.step is not None and m.loss is not None]
     if len(steps) < PATIENT_MEASUREMENTS or (last.step or 0) < PATIENT_STEPS - 1 or len(last.comparisons) != 1:
         return None

@@ -39,18 +39,7 @@ KEEP = "Make the optimizer once, before the loop over the epochs."
 
 
 def unheld(evidence: Evidence) -> Found | None:
-    """The gradient of these parameters is computed, and nobody uses it: they stay as they were initialised.
-
-    A parameter is named if it has `requires_grad` and a gradient, no optimizer that made a step holds it, and its size
-    is the same in all measurements of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more. If optimizers
-    step, and none of them holds any parameter of the model, it is an error after `UNUSED_PASSES` backward passes.
-    Parameters of the loss (the classifier of an ArcFace, the weights of several losses) are judged in the same way, if
-    they are `FEW_PARAMETERS` or fewer, or their matrices are those of PyTorch's default initialisation. Normalisations
-    alone are a note: beside a frozen network, they are often left as they are.
-
-    *Source.* Arithmetic. A model that was built again after its optimizer, a layer that was added later and a list of
-    parameters that lacks an entry are the usual causes.
-    """
+    """The gradient of these parameters is computed, and nobody uses it: they stay as they were initialised."""
     latest = evidence.latest
     if latest.unused >= UNUSED_PASSES and latest.foreign_steps:
         text = _(
@@ -80,13 +69,7 @@ def unheld(evidence: Evidence) -> Found | None:
 
 
 def no_step(evidence: Evidence) -> Found | None:
-    """Gradients are computed and no optimizer uses them: nothing is trained.
-
-    The rule applies to a `Monitor` after `UNUSED_PASSES` backward passes or more, if no optimizer made a step in the
-    meantime.
-
-    *Source.* Arithmetic.
-    """
+    """Gradients are computed and no optimizer uses them: nothing is trained."""
     latest = evidence.latest
     if latest.unused < UNUSED_PASSES or latest.foreign_steps:
         return None
@@ -95,16 +78,7 @@ def no_step(evidence: Evidence) -> Found | None:
 
 
 def uncleared(evidence: Evidence) -> Found | None:
-    """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation.
-
-    A parameter is named if its `.grad` was still that of the step before when the first backward pass after it began,
-    and was not emptied until the step; for at least half of the parameters that move, in `FEWEST_MEASUREMENTS`
-    measurements of a `Monitor` or more, and in the last one or half of those in which most layers have a gradient that
-    is not 0: once an epoch is too rare. Parameters that are moved by hand are judged, too. Micro-batches, whose
-    gradients are emptied once for each step, are healthy.
-
-    *Source.* Arithmetic.
-    """
+    """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation."""
     every = [_uncleared(m) for m in evidence.measurements]
     found = [names for names in every if names]
     alive = sum(map(_mostly_alive, evidence.measurements))
@@ -119,14 +93,7 @@ def uncleared(evidence: Evidence) -> Found | None:
 
 
 def discarded(evidence: Evidence) -> Found | None:
-    """Backward passes are computed for nothing: their gradients are emptied before the step.
-
-    The rule applies if in each measurement of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more, the
-    gradients of `DISCARDED_PASSES` forward passes or more were emptied since the step before, and no optimizer of
-    another model made a step in between, which may have been their purpose.
-
-    *Source.* Arithmetic; gradient accumulation with `zero_grad()` in the wrong place.
-    """
+    """Backward passes are computed for nothing: their gradients are emptied before the step."""
     steps = [m for m in evidence.measurements if not m.unused]
     wasted = min((m.discarded for m in steps[1:] if not m.foreign_steps), default=0)
     if len(steps) < FEWEST_MEASUREMENTS or wasted < DISCARDED_PASSES or any(m.foreign_steps for m in steps):
@@ -139,19 +106,7 @@ def discarded(evidence: Evidence) -> Found | None:
 
 
 def strong_decay(evidence: Evidence) -> Found | None:
-    r"""The weights shrink towards 0 faster than the gradient can build them up.
-
-    A weight with two dimensions or more is named if the median over the measurements of a `Monitor`, of which there
-    must be `FEWEST_OF_DECAY` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
-    `STRONG_DECAY`, and it has not grown. For a decay that is decoupled from the gradient (AdamW), the two parts of the
-    step are compared. The rule applies if this holds for at least half of the weights. It applies, too, if decay is
-    above `MODERATE_DECAY` times the gradient and takes more than `FAST_DECAY` of the weights in a step; and if nothing
-    is learned (see US302) while at least half of the weights have shrunk to less than `SHRUNK` of their first size, as
-    by a penalty in the loss; what loss functions add to the loss may stand still alone.
-
-    *Source.* Arithmetic: where decay and gradient are equal, the weights stand still; a decay that is twice as strong
-    halves them until the outputs are constant.
-    """
+    """The weights shrink towards 0 faster than the gradient can build them up."""
     history = {name: weights for name, weights in _history(evidence).items() if len(weights[0].shape) > 1}
     pulls = {n: median(w.decay or 0.0 for w in weights) for n, weights in history.items() if weights[-1].trains}
     fast = {n for n in pulls if pulls[n] > MODERATE_DECAY and median(map(_decayed, history[n])) > FAST_DECAY}
@@ -197,15 +152,7 @@ def _without_penalties(evidence: Evidence) -> Evidence:
 
 
 def replaced(evidence: Evidence) -> Found | None:
-    """A new optimizer has no averages of gradients yet: its first steps are large and noisy, again and again.
-
-    The rule applies if `REPLACED_OPTIMIZERS` optimizers or more with a state (Adam's averages, momentum) made steps of
-    the model and are gone, and each of them made fewer than `STEPS_OF_MEMORY` steps on average.
-
-    *Source.* Kingma and Ba (2015, arXiv 1412.6980): the average of Adam's gradients needs about 1 / (1 - 0.9) steps.
-    That of their squares needs a hundred times as many, but a new Adam in every 30 steps learned as well in a trial by
-    hand; phases, folds and tasks have an optimizer each.
-    """
+    """A new optimizer has no averages of gradients yet: its first steps are large and noisy, again and again."""
     gone, step = evidence.latest.replaced, evidence.latest.step or 0
     if gone < REPLACED_OPTIMIZERS or step > STEPS_OF_MEMORY * gone:
         return None

@@ -54,24 +54,7 @@ REGISTER = (
 
 
 def no_gradient(evidence: Evidence) -> Found | None:
-    """The graph is cut between two layers, or the loss does not depend on the parameters: they are not trained.
-
-    A parameter is named if it has `requires_grad`, its `.grad` is None in all measurements, and its size stays. If no
-    parameter gets a gradient, it is an error, or a note behind quantized layers. It is a note if similar parameters get
-    one, whose names differ in one number and whose shape is the same, such as experts of a sparse mixture that this
-    batch does not use; after `SURELY_WITHOUT_GRADIENT` measurements of a `Monitor` it is a warning. It is a note if all
-    that is unused are single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a
-    batch without masks, if they are a copy of a part that gets one, which no optimizer moves, as a target network is,
-    or if the parameters are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE`
-    of all numbers. It is a note if the forward pass of `diagnose` does not use children of the model of two layers or
-    more, as that of an actor does not use its critic, or if it does not use them in evaluation mode, and code of the
-    model reads `self.training`, as that of auxiliary heads and of noise does. It is a note if parameters get a gradient
-    in training mode, which `diagnose` tries if code of the model reads `self.training`: an argmax of the evaluation
-    mode. Parameters with a gradient of exactly 0 are named, too, if a rounding or a sign reads what their layer, a last
-    one, returns.
-
-    *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
-    """
+    """The graph is cut between two layers, or the loss does not depend on the parameters: they are not trained."""
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
     if found := _rounded(evidence):
@@ -171,16 +154,7 @@ def _are_networks(evidence: Evidence, unused: Sequence[str]) -> bool:
 
 
 def zero_gradient(evidence: Evidence) -> Found | None:
-    r"""A gradient of exactly 0 trains nothing, and marks a function without slope.
-
-    A trainable weight with two dimensions or more is named if $\lVert \partial L / \partial W \rVert = 0$. It is an
-    error if every gradient is 0 while the loss is not or in all measurements of a training is, if the gradient becomes
-    0 between two layers at once, or if all weights are 0 and stay 0. It is a warning if a weight is 0, and its
-    gradient, too. It is a note for weights behind one that starts at 0 and has a gradient, which lasts one step, for
-    parts that this batch does not use, and for weights that get a gradient in training mode (see US501): before a
-    rounding of the evaluation mode. It is a warning if those of an output are 0 in `PATIENT_MEASUREMENTS` measurements
-    or more, or those of one direction of a recurrent layer whose other direction has a gradient.
-    """
+    """A gradient of exactly 0 trains nothing, and marks a function without slope."""
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
     zero = [w for w in matrices if w.gradient == 0]
@@ -254,13 +228,7 @@ def _of_one_direction(evidence: Evidence, name: str) -> bool:
 
 
 def unregistered(evidence: Evidence) -> Found | None:
-    """PyTorch finds modules and parameters that are attributes of a module, and not those in lists and dicts.
-
-    A weight is named if a layer uses it, it has `requires_grad`, `model.parameters()` lacks it, and a module that runs
-    keeps it in a list, a tuple, a dict or as a plain tensor, or if each forward pass makes it anew. It has a
-    gradient and never moves; `to()`, `train()` and `state_dict()` skip it. Weights that no module of the model
-    keeps (those of another network that the forward calls) are listed under "not seen" only.
-    """
+    """PyTorch finds modules and parameters that are attributes of a module, and not those in lists and dicts."""
     names = evidence.latest.strays
     if not names:
         return None

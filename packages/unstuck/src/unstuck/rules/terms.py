@@ -30,20 +30,7 @@ DETACH = "Call detach() on what multiplies the log-probabilities; a loss for reg
 
 
 def drowned(evidence: Evidence) -> Found | None:
-    """One term of the loss sets every step, and another, which compares outputs with targets, is not learned.
-
-    The rule applies to a `Monitor` after `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements, if the call of
-    a loss function, or a squared difference of outputs and targets, adds less than `DROWNED_PART` to the first loss,
-    and is at least `CHANCE_LOSS` times the loss of a constant answer (see US608) in the last quarter, while the whole
-    loss is below `UNLEARNED_LOSS` of the first.
-    It applies, too, if the targets are the model's inputs, the deviation of the outputs is below `EQUAL_OUTPUTS` times
-    that of the targets in the last quarter, and what the rest of the loss adds has fallen below `FADED_REST` of its
-    first value, which was above `SLIGHT` of the loss.
-
-    *Source.* Arithmetic: the factor of a term is the gradient of the loss for its value; for squares, Euler's theorem
-    on homogeneous functions gives their part. A summed KL divergence beside
-    a mean squared error, and a regression in thousands beside a classification, are the usual causes.
-    """
+    """One term of the loss sets every step, and another, which compares outputs with targets, is not learned."""
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
     if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
@@ -101,15 +88,7 @@ def _varied(measurement: Measurement, term: LossTerm) -> float | None:
 
 
 def reversed_weights(evidence: Evidence) -> Found | None:
-    r"""The loss counts frequent classes even more: the network answers them always.
-
-    The rule applies to class weights of `cross_entropy` and `nll_loss`, and to `pos_weight`, if the most frequent class
-    of all measurements has the largest weight and the rarest one the smallest, both `DISTINCT` times apart or more, and
-    $\sum_c f_c w_c$ with the shares $f_c$ of the labels is above `REVERSED` times the mean weight. There must be
-    `FEWEST_OF_CLASSES` labels or more. Classes without a label or with a weight of 0 do not count.
-
-    *Source.* Arithmetic: with inverse frequencies, all classes count the same, and the sum is below the mean.
-    """
+    """The loss counts frequent classes even more: the network answers them always."""
     for term in evidence.latest.terms:
         if not term.class_weights:
             continue
@@ -134,14 +113,7 @@ def reversed_weights(evidence: Evidence) -> Found | None:
 
 
 def maximised(evidence: Evidence) -> Found | None:
-    """Each step makes the answers worse: an optimizer minimises the negative of a loss.
-
-    The rule applies if the loss is a positive value of one loss function of PyTorch, which reads outputs of the model,
-    times a negative factor, and nothing else, in each measurement, with a factor that does not change by more than
-    `NEARLY`. In a `Monitor`, the value must have grown since the first measurement.
-
-    *Source.* Arithmetic: the factor is the gradient of the loss for the value of the function.
-    """
+    """Each step makes the answers worse: an optimizer minimises the negative of a loss."""
     factors = []
     for m in evidence.measurements:
         term = m.terms[0] if len(m.terms) == 1 else None
@@ -162,13 +134,7 @@ def maximised(evidence: Evidence) -> Found | None:
 
 
 def padding(evidence: Evidence) -> Found | None:
-    """The network learns to predict padding: most of the loss, and soon all of its smallness, comes from it.
-
-    The rule applies if `MOSTLY_PADDING` of the labels of a `cross_entropy` or `nll_loss`, or more, are the token that
-    an embedding of the model has for its `padding_idx`, with as many tokens as there are classes.
-
-    *Source.* PyTorch's documentation of `ignore_index`. The share is a choice.
-    """
+    """The network learns to predict padding: most of the loss, and soon all of its smallness, comes from it."""
     share = max((t.padding for t in evidence.latest.terms), default=0.0)
     if share < MOSTLY_PADDING:
         return None
@@ -187,16 +153,7 @@ def _alike(term: LossTerm, other: LossTerm) -> bool:
 
 
 def not_stopped(evidence: Evidence) -> Found | None:
-    """The target moves towards the outputs, too: the loss falls without anything being learned.
-
-    The rule applies to losses for regression whose two arguments both have a gradient, if one of them is a sum of data
-    and something with a gradient, as a reward plus the discounted value of the next state. It does not apply to losses
-    that contain derivatives. It applies, too, to the loss of a policy, the log-probability of an action times its
-    return minus an output, if both factors have a gradient.
-
-    *Source.* Sutton and Barto (2018), section 11.5: the gradient of a bootstrapped error treats the target as constant.
-    Section 13.4: that of a policy with a baseline treats the baseline as constant.
-    """
+    """The target moves towards the outputs, too: the loss falls without anything being learned."""
     if evidence.latest.moves_value:
         text = _(
             "The loss multiplies log-probabilities by data minus outputs of the network, which have a gradient: it "

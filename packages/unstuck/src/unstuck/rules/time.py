@@ -28,18 +28,7 @@ SHRINK = "Use orthogonal or smaller recurrent weights, or a layer with gates (nn
 
 
 def vanishing(evidence: Evidence) -> Found | None:
-    r"""The inputs of the first steps have no influence on the weights: the layer cannot learn long dependences.
-
-    A recurrent layer of $T$ steps is named if $\max_{t \le T/10} g_t / \max_t g_t$ is below `FORGOTTEN_SHARE`, with the
-    gradient size $g_t$ at step $t$. A layer that is called `CALLS_IN_A_ROW` times or more, each time on its last
-    output, counts as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped. A recurrent
-    cell is named, too, if only the last of `CALLS_IN_A_ROW` calls or more has a gradient. It is a note if the network
-    has learned (see US204): what it needs is in the last steps.
-
-    *Source.* Arithmetic: all steps share their weights, so their gradients are added, and float32 rounds away all
-    below 1.2e-7 of the sum. PyTorch's `nn.LSTM` with default weights keeps 0.6 of the gradient in a step, and is below
-    that after some 40 steps if the loss reads only the last one.
-    """
+    """The inputs of the first steps have no influence on the weights: the layer cannot learn long dependences."""
     shares = ((_remembered(steps), name) for name, steps in _recurrent(evidence))
     found = sorted((share, name) for share, name in shares if share < FORGOTTEN_SHARE)
     if not found:
@@ -73,15 +62,7 @@ def _cut(evidence: Evidence) -> Found | None:
 
 
 def exploding(evidence: Evidence) -> Found | None:
-    r"""A long sequence sets the whole step, and clipping it discards the other samples.
-
-    A recurrent layer, as in US103, is named if $\max_t g_t / \max_{t > 0.9\,T} g_t$ is above `EXPLODED_GROWTH`; above
-    `BURST_GROWTH` it is an error. $T$ is the last step with a gradient. It is not named if a single step makes more
-    than half of the growth, in logarithms: the last steps, such as those of padding, are then learned.
-
-    *Source.* Arithmetic: if a loss reads every step, a level gradient adds up on the way back, at most by the number of
-    steps; 1e4 is more than a thousand of them explain.
-    """
+    """A long sequence sets the whole step, and clipping it discards the other samples."""
     grown = ((growth, name) for name, steps in _recurrent(evidence) if (growth := _growth(steps)) > EXPLODED_GROWTH)
     found = sorted(grown, reverse=True)
     if not found:

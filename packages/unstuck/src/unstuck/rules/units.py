@@ -38,18 +38,7 @@ SWITCH_ON = "Start the weight of a normalisation at 1, or put the zero-initialis
 
 
 def saturation(evidence: Evidence) -> Found | None:
-    r"""A saturated neuron answers the same to nearly all samples, and passes almost no gradient back.
-
-    An activation is named if the share of its neurons with $\overline{s}$ below `SHUT` is above `SATURATED_SHARE`.
-    $\overline{s}$ is the mean relative slope of a neuron over the batch ($s = 4\sigma'(z)$ for a sigmoid), of
-    `FEWEST_ROWS` rows or more. Skipped are gates, unless all their neurons are saturated and not open, activations that
-    work at their flat end (softplus, log-sigmoid, the ELU family), and flat parts of hard activations (US202). Outputs
-    are skipped unless the loss that reads them is larger than without any answer: half of the mean square of the
-    targets for `mse_loss`, $\log 2$ for `binary_cross_entropy`. Saturation that came in a training whose loss has
-    fallen by half and falls still is a note. If saturation explains a vanishing gradient, US101 is not reported.
-
-    *Source.* 0.05 is the floor of the `Equalizer`; 0.5 is SageMaker Debugger's (SaturatedActivation).
-    """
+    """A saturated neuron answers the same to nearly all samples, and passes almost no gradient back."""
     found = sorted(_saturated(evidence), key=lambda i: -_shut(evidence.layers[i])) or _wrong_ends(evidence)
     if not found:
         return None
@@ -69,15 +58,7 @@ def saturation(evidence: Evidence) -> Found | None:
 
 
 def dead_units(evidence: Evidence) -> Found | None:
-    r"""A unit that is off for all samples gets no gradient and cannot recover.
-
-    An activation is named if the share of its units with derivative 0 for every row of the batch is at least
-    `DEAD_SHARE_NOTE` (note) or `DEAD_SHARE` (warning); if all are dead it is an error. The batch must have
-    `FEWEST_ROWS` rows or more. Hardtanh and hardsigmoid, flat at both ends, get a warning from `DEAD_SHARE_NOTE` on.
-
-    *Source.* SageMaker Debugger (DeadRelu) warns from 0.5 on. Deep plain ReLU networks with He weights come close to
-    0.5 without harm, because each unit there is on or off for all samples.
-    """
+    """A unit that is off for all samples gets no gradient and cannot recover."""
     if evidence.latest.input_spread == 0:
         return None  # identical samples turn every unit on or off for all: US203
     found = sorted(_dead(evidence, DEAD_SHARE_NOTE), key=lambda i: -(evidence.layers[i].dead or 0))
@@ -107,16 +88,7 @@ def dead_units(evidence: Evidence) -> Found | None:
 
 
 def sharp_attention(evidence: Evidence) -> Found | None:
-    r"""A softmax that selects one key passes no gradient back to queries and keys, or a very steep one.
-
-    Attention is named if for every head of a layer $H / H_\text{max}$ is below `SHUT`, with the entropy $H$ as mean
-    over the queries. If the network has learned it is a note: one head may well have learned which key is right. It has
-    learned if a cross-entropy is below `LEARNED_LOSS` or below `LEARNED_SHARE` of that of equal outputs, or a loss
-    below `LEARNED_LOSS` times the first that a `Monitor` saw or times the variance of the targets of a regression.
-
-    *Source.* Zhai et al. (2023, arXiv 2303.06296) saw training diverge when the entropy of attention collapses. The
-    threshold is that of the relative slope, and a choice. Single heads of this kind are common in trained transformers.
-    """
+    """A softmax that selects one key passes no gradient back to queries and keys, or a very steep one."""
     feeding = [x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i] and not x.gate]
     found = sorted((x for x in feeding if (x.sharp or 0) >= ALL_HEADS), key=lambda layer: layer.entropy or 0.0)
     if not found:
@@ -132,16 +104,7 @@ def sharp_attention(evidence: Evidence) -> Found | None:
 
 
 def offset_inputs(evidence: Evidence) -> Found | None:
-    r"""Samples differ little beside their common offset: the first layer learns the offset first, and slowly the rest.
-
-    The rule applies if the spread of the inputs is above 0 and below `OFFSET_SPREAD`, and that of the first layers'
-    outputs below `OFFSET_SPREAD_AFTER`: a normalisation at the start, as a layer or by hand, keeps it silent. Only
-    floating-point inputs of `FEWEST_ROWS` samples or more are judged.
-
-    *Source.* Trainings of two hidden layers (64 ReLU or tanh, 400 steps of Adam at 1e-3 and 1e-2). Unit features + 10
-    (spread 0.1) reach 87 and 90 %, + 100 (0.01) 56 and 48 %, + 1,000 39 %, and 100 % once they are normalised. Unscaled
-    data sets are above the threshold: iris 0.27, wine 0.4, digits 0.55, diabetes 0.19, patches of a photograph 0.07.
-    """
+    """Samples differ little beside their common offset, which the first layer learns first."""
     spread = evidence.latest.input_spread
     if evidence.latest.samples < FEWEST_ROWS or spread is None or not 0 < spread < OFFSET_SPREAD:
         return None
@@ -157,22 +120,7 @@ def offset_inputs(evidence: Evidence) -> Found | None:
 
 
 def unscaled_inputs(evidence: Evidence) -> Found | None:
-    r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
-
-    The rule applies if the root mean square of what a first layer reads is above `LARGE_INPUTS`, and that of its
-    outputs and of those of the layers that follow it above `LARGE_OUTPUTS`, unless it is recurrent, or an activation in
-    between is saturated or has a mean relative slope below `LOW_SLOPE`. It applies, too, if the size is above 0 and
-    below `SMALL_INPUTS`, and the outputs of the first layers differ between the samples by less than `DROWNED_SPREAD`
-    of their size, and by less than the inputs do, for `FEWEST_ROWS` samples or more. A normalisation at the start, as a
-    layer or by hand, keeps it silent. First layers read the model's inputs, or embeddings beside them. Large inputs are
-    a note if no activation, the last one included, is of the sigmoid family (a ReLU passes any scale on), unless most
-    neurons of another are saturated at first, all units of one are off and no gradient comes back, or the first outputs
-    are far off: ten times as large as the targets of a regression, or with a hundred times the cross-entropy of equal
-    ones. The note is a warning, too, if nothing is learned or steps are too large (see US302).
-
-    *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
-    digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
-    """
+    """Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases."""
     size, spread = evidence.latest.input_rms, evidence.latest.input_spread
     if size is None or not 0 < size < math.inf:
         return None

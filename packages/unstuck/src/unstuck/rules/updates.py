@@ -41,27 +41,7 @@ SLOWER = "Lower the learning rate and warm it up."
 
 
 def too_small(evidence: Evidence) -> Found | None:
-    r"""The weights stand still: steps of this size are rounded away, or take a hundred thousand to matter.
-
-    A weight is named if $\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert$ is below `ROUNDED_AWAY`, over at least
-    `FEWEST_MEASUREMENTS` steps that a `Monitor` measured. The largest step counts, so warm-up and decay to 0 are
-    healthy. Judged are trainable weights with two dimensions or more (vectors if there are no others) that have a
-    gradient and did not start at 0. Weights that US101 names are left out, unless all others stand still, too.
-
-    All weights are named if `PATIENT_STEPS` steps or more, all in one direction, would change none by more than
-    `LEAST_WAY` of its size, and the loss of the last quarter is at least `SLOW_LOSS` of that of the first and not small
-    (see US204). So are they if such a training of `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements has
-    lowered the loss in each of these, and by less than `SLIGHT_FALL` in all. If nothing is learned (see US302), they
-    are if the largest step is below `SLOWEST_UPDATE`, or if in a third of the measurements the learning rate is below
-    `FADED_RATE` times its largest. Whatever was learned, they are if the rate was above 0 and is 0 in the last two
-    measurements: a schedule that ends at 0 has one such step at most. If the loss is not small, they are if the rate is
-    below `VANISHED_RATE` times its largest in the last third of the measurements.
-
-    *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
-    thousandth. In short trainings of four networks with Adam and SGD, tried by hand, the weight that moves most goes at
-    least its own size in 200 steps at a good rate, and a fifth at a tenth of this rate. SageMaker Debugger has 1e-8
-    (WeightUpdateRatio).
-    """
+    """The weights stand still: steps of this size are rounded away, or take a hundred thousand to matter."""
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
     found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
@@ -86,32 +66,7 @@ def too_small(evidence: Evidence) -> Found | None:
 
 
 def too_large(evidence: Evidence) -> Found | None:
-    r"""Each step overwrites the result of earlier steps, or the first steps have ruined the network.
-
-    A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above
-    `LARGEST_UPDATE`, over at least `FEWEST_MEASUREMENTS` steps that a `Monitor` measured; above `REPLACES_WEIGHT` it is
-    an error. A weight that is smaller than usual initial ones, $\sqrt{\text{rows}} / 2$, is compared with these: a head
-    that starts near 0 grows. Only weights of layers are judged, not parameters that are added or multiply: positions,
-    scales. If the last loss is less than half of the first, only an error is reported: the first steps of a training
-    may be large. If fewer steps were measured, as when the script ends with an exception, the median has to be above
-    `RUINS_WEIGHT`.
-
-    It is a warning, too, if a step in the first quarter of the measurements changed most weights by more than
-    `BLOWN_UP` of their size, they are more than `GROWN` times as large now, and the loss of the last quarter is above
-    `UNLEARNED_LOSS` of the first, or losses are negative, as those of a policy. It is an error if nothing is learned,
-    and most weights had such a step in the first quarter of the measurements, and at the same rate have steps that are
-    `FADED_UPDATE` times as large or less now, and outputs or activations spread by less than `SPOILED_SPREAD` (see
-    US203), `SPOILED_SHARE` of the neurons of an activation are dead or saturated, or get no gradient; or if nearly all
-    units of an activation are dead (US202) that were alive at first, and most weights had a step of more than
-    `LARGEST_UPDATE`. Weights that have become inf or NaN are a warning if the steps of most had grown to `GROWN` times
-    those of the first measurement and more, and one of them above `LARGEST_UPDATE`: a logarithm of 0 comes without
-    that. *Nothing is learned* if the loss is positive, its mean over the last quarter of the measurements is at least
-    `STUCK_LOSS` of that over the second quarter, less the standard error of both, and at least `UNLEARNED_LOSS` of the
-    first or, for `cross_entropy`, `CHANCE_LOSS` of that of equal probabilities.
-
-    *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
-    much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
-    """
+    """Each step overwrites the result of earlier steps, or the first steps have ruined the network."""
     if numbers.nonfinite(evidence):
         return _burst(evidence)
     usual, largest = _violence(evidence, _updates(evidence)), LARGEST_UPDATE
