@@ -9,8 +9,8 @@ from torch import nn
 from unstuck_support.monitored import ROWS, attached
 
 from unstuck import extensions
+from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.probe import Probe
-from unstuck.measure.tracker import Tracker
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def bugs_are_errors(request, monkeypatch):
         raise arguments[-1]
 
     if request.node.get_closest_marker("with_bugs") is None:
-        monkeypatch.setattr(Tracker, "note_bug", fail)
+        monkeypatch.setattr(ForwardPass, "note_bug", fail)
         monkeypatch.setattr(Probe, "_give_up", fail)
 
 

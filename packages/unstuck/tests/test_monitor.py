@@ -25,8 +25,8 @@ from unstuck_support.monitored import (
 from unstuck_support.steps import WAYS, in_vmap, loss_of
 
 from unstuck import Monitor
+from unstuck.measure.forward_pass import ForwardPass, LayerGradient
 from unstuck.measure.history import History
-from unstuck.measure.recorder import LayerGradient, Recorder
 from unstuck.monitor import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -110,7 +110,9 @@ def test_an_error_in_the_forward_pass_leaves_no_hooks(model, batch):
 
 
 @pytest.mark.with_bugs
-@pytest.mark.parametrize(("of", "method"), [(Recorder, "take_term"), (Recorder, "before"), (LayerGradient, "add")])
+@pytest.mark.parametrize(
+    ("of", "method"), [(ForwardPass, "take_term"), (ForwardPass, "before"), (LayerGradient, "add")]
+)
 def test_a_bug_of_ours_is_noted_and_the_training_is_the_same(model, batch, of, method, monkeypatch):
     sound = getattr(of, method)
 

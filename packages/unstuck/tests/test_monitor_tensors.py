@@ -256,7 +256,7 @@ def test_a_bug_of_ours_before_a_pass_leaves_it_to_run_unmeasured(monkeypatch):
     def mistaken(*_):
         raise LookupError("a mistake")
 
-    monkeypatch.setattr("unstuck.measure.recorder.Recorder.take_inputs", mistaken)
+    monkeypatch.setattr("unstuck.measure.forward_pass.ForwardPass.take_inputs", mistaken)
     model = nn.Linear(6, 3)
     with Monitor(model, every=1) as monitor, pytest.warns(RuntimeWarning, match=r"please report it .LookupError"):
         model(torch.randn(4, 6)).sum().backward()

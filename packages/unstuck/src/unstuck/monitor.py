@@ -20,7 +20,7 @@ from unstuck.measure.probe import Probe
 from unstuck.names import caller, names_in
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
-from unstuck.step.nonfinite import Tracer
+from unstuck.step.nonfinite import NonfiniteSearch
 
 SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
@@ -104,7 +104,7 @@ class Monitor:
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         if trace_nonfinite and self._ranks.count > 1:
             raise ValueError("trace_nonfinite works in one process only: the others would wait for the repeated step")
-        self._tracer = Tracer(model) if trace_nonfinite else None
+        self._nonfinite = NonfiniteSearch(model) if trace_nonfinite else None
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
@@ -150,8 +150,8 @@ class Monitor:
     def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Measure a forward pass that has begun: for a hook before a module of the model that makes the Monitor."""
         self._probe.begin(module, args)
-        if self._tracer is not None:
-            self._tracer.begin(module, args)
+        if self._nonfinite is not None:
+            self._nonfinite.begin(module, args)
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the measurements, in numbers, texts, lists and dicts only."""
@@ -182,8 +182,8 @@ class Monitor:
         self._stop_listening()
         self._probe.detach()
         self._probe.forget()
-        if self._tracer is not None:
-            self._tracer.stop()
+        if self._nonfinite is not None:
+            self._nonfinite.stop()
 
     def abort(self) -> None:
         """Stop measuring after an error, in the middle of a step: it is kept if its outputs are not finite."""
@@ -229,8 +229,8 @@ class Monitor:
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._seen.add(optimizer)
         self._probe.stop_following()
-        if self._tracer is not None and self._watches and optimizer in self._optimizers:
-            self._tracer.before_step(self._step, optimizer)
+        if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
+            self._nonfinite.before_step(self._step, optimizer)
         if self._probe.attached and optimizer in self._optimizers:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
@@ -243,8 +243,8 @@ class Monitor:
         if optimizer not in self._optimizers:
             self._foreign_steps += 1
             return
-        if self._tracer is not None:
-            self._tracer.after_step()
+        if self._nonfinite is not None:
+            self._nonfinite.after_step()
         if self._in_step:  # the evaluations of a closure were for the step
             self._probe.discarded = min(self._discarded, self._probe.discarded)
         self._in_step = False
@@ -352,8 +352,8 @@ class Monitor:
         self._keep(measurement)
 
     def _keep(self, measurement: Measurement) -> None:
-        if self._tracer is not None:
-            measurement = replace(measurement, origin=self._tracer.found)
+        if self._nonfinite is not None:
+            measurement = replace(measurement, origin=self._nonfinite.found)
         self._history.add(measurement)
         self._start_over()
         for sink in self._sinks:
@@ -371,7 +371,7 @@ class Monitor:
         self._attach_if_due()
 
     def _attach_if_due(self) -> None:
-        traced = self._tracer is not None and self._tracer.found_in == self._step - 1
+        traced = self._nonfinite is not None and self._nonfinite.found_in == self._step - 1
         if self._step % self.every == 0 or self._probe.rests or traced:
             self._probe.attach()
 

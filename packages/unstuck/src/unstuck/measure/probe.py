@@ -1,6 +1,6 @@
 """Measures a step of any network: attach, run the model forward and backward, conclude.
 
-`measurement` holds the result, `tracker` follows a pass, `recorder` takes its statistics, `summary` joins them.
+`measurement` holds the result, `forward_pass` follows a pass and takes its statistics, `summary` joins them.
 """
 
 import weakref
@@ -16,9 +16,9 @@ from unstuck._torch.autograd import NONE, after_backward, backward_pass, gradien
 from unstuck._torch.modes import leave, lower, transforms_active
 from unstuck.language import _
 from unstuck.language.warning import warn
+from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.measure.parameters import Parameters, is_fresh, sizes_of
-from unstuck.measure.recorder import Recorder
 from unstuck.measure.running_module import RunningModule
 from unstuck.measure.summary import summarize
 from unstuck.measure.unseen import Unseen, unseen
@@ -62,10 +62,10 @@ class Probe(Observer):
         self._parameter_names: dict[int, str] = {}
         self._unseen = Unseen()
         self._stack: list[RunningModule] = []
-        self._running: Recorder | None = None
-        self._followed: list[Recorder] = []  # passes that are over, and whose loss is being computed
-        self._recorders: list[Recorder] = []
-        self._fresh: list[Recorder] = []
+        self._running: ForwardPass | None = None
+        self._followed: list[ForwardPass] = []  # passes that are over, and whose loss is being computed
+        self._passes: list[ForwardPass] = []
+        self._fresh: list[ForwardPass] = []
         self._idle = 0
         self._backward_pass = NONE
         self._transformed = False
@@ -79,12 +79,12 @@ class Probe(Observer):
     @property
     def has_gradients(self) -> bool:
         """Whether a gradient has come back through any pass."""
-        return any(r.counts for r in self._recorders)
+        return any(r.counts for r in self._passes)
 
     @property
     def passes(self) -> int:
         """Number of forward passes."""
-        return len(self._recorders)
+        return len(self._passes)
 
     def attach(self) -> None:
         """Measure from the next forward pass on."""
@@ -109,7 +109,7 @@ class Probe(Observer):
 
     def forget(self) -> None:
         """Drop all passes."""
-        self._recorders, self._fresh, self._idle = [], [], 0
+        self._passes, self._fresh, self._idle = [], [], 0
         self._backward_pass, self._transformed = NONE, False
         self.parameters.forget_gradients()
 
@@ -122,23 +122,23 @@ class Probe(Observer):
         """Drop passes whose gradients were emptied; if those of all were, keep them and return True."""
         emptied = self._emptied()
         self._discard(emptied)
-        if emptied and len(emptied) == sum(r.counts for r in self._recorders):
+        if emptied and len(emptied) == sum(r.counts for r in self._passes):
             return True
-        self._recorders = [r for r in self._recorders if r not in emptied]
+        self._passes = [r for r in self._passes if r not in emptied]
         return False
 
-    def _discard(self, emptied: list[Recorder]) -> None:
+    def _discard(self, emptied: list[ForwardPass]) -> None:
         """Count passes whose gradients were emptied, unless they were for the inputs or weights that they change."""
         if emptied and not self.parameters.changed:
             self.discarded += sum(not r.inputs_train for r in emptied)
 
-    def _emptied(self) -> list[Recorder]:
-        return [r for r in self._recorders if r.counts and self.parameters.emptied(r.used)]
+    def _emptied(self) -> list[ForwardPass]:
+        return [r for r in self._passes if r.counts and self.parameters.emptied(r.used)]
 
     def conclude(self, scale: float = 1.0) -> Measurement:
         """The measurement of all passes since `attach`; detaches. A gradient scaler multiplied the loss by `scale`."""
         self.detach()
-        counted = [r for r in self._recorders if r.counts] or self._recorders
+        counted = [r for r in self._passes if r.counts] or self._passes
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
             found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
@@ -188,14 +188,14 @@ class Probe(Observer):
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
             # The backward passes of fresh ones ended with an error.
-            self._recorders, self._fresh = [r for r in self._recorders if r not in self._fresh], []
+            self._passes, self._fresh = [r for r in self._passes if r not in self._fresh], []
             self._begins()
             if not self.attached:
                 return
             if not self._begins_pass(args if args or self.named_inputs is None else self.named_inputs, name):
                 return
             name = self._names.get(id(layer), name)
-        layers = len(self._recorders[-1].layers) if self._recorders else 0
+        layers = len(self._passes[-1].layers) if self._passes else 0
         self._stack.append(RunningModule(layer, name, layers))
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -237,27 +237,27 @@ class Probe(Observer):
         """Drop passes to which nothing can come back; rest after many of them."""
         if not self.may_rest or self.has_gradients:
             return
-        kept = [recorder for recorder in self._recorders if not recorder.is_over]
-        self._idle += len(self._recorders) - len(kept)
-        self._recorders = kept
+        kept = [one for one in self._passes if not one.is_over]
+        self._idle += len(self._passes) - len(kept)
+        self._passes = kept
         if self._idle >= MOST_IDLE:
             self.detach()
             self.forget()
             self.rests = True
 
     def _begin_pass(self, args: Any, name: str) -> None:
-        last = self._recorders[-1] if self._recorders else None
+        last = self._passes[-1] if self._passes else None
         if last is None:
             self._read_names()
-        if any(recorder.differentiated_loss for recorder in self._followed):
+        if any(one.differentiated_loss for one in self._followed):
             self.stop_following()
         if last is None or not last.continues(args, name):
             self._rest_if_idle()
             if self.rests:
                 return
-            if len(self._recorders) >= MOST_PASSES:
-                self._recorders = [r for r in self._recorders if r.counts][-MOST_PASSES // 2 :]
-            last = Recorder(
+            if len(self._passes) >= MOST_PASSES:
+                self._passes = [r for r in self._passes if r.counts][-MOST_PASSES // 2 :]
+            last = ForwardPass(
                 self._parameter_names,
                 self._stack,
                 samples=batch_size(args),
@@ -265,11 +265,11 @@ class Probe(Observer):
                 arrived=self._gradient_arrived,
             )
             last.take_inputs(args)
-            self._recorders.append(last)
+            self._passes.append(last)
         self._running = last
         last.ended = False
-        for recorder in self._followed:
-            recorder.paused = recorder is not last
+        for one in self._followed:
+            one.paused = one is not last
         if last not in self._followed:
             last.__enter__()  # type: ignore[no-untyped-call]
 
@@ -283,8 +283,8 @@ class Probe(Observer):
                 self._followed.append(running)
                 lower(running)  # the caller may leave a mode of its own before the loss
             _leave_all(self._followed, keep=FOLLOWED)
-        for recorder in self._followed:
-            recorder.paused = False
+        for one in self._followed:
+            one.paused = False
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
@@ -299,34 +299,34 @@ class Probe(Observer):
         if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:
             self.parameters = Parameters(parameters)
 
-    def _gradient_arrived(self, recorder: Recorder) -> None:
+    def _gradient_arrived(self, one: ForwardPass) -> None:
         """Read the gradients of the parameters when the backward pass is over: of all micro-batches, unclipped."""
-        if recorder in self._fresh or recorder not in self._recorders:
+        if one in self._fresh or one not in self._passes:
             return
         if backward_pass() != self._backward_pass:
             self._backward_pass = backward_pass()
             self.parameters.note_cleared()
             emptied = self._emptied()  # by a `zero_grad` between the forward and the backward pass
-            self._discard([r for r in emptied if r is not recorder])
-            self._recorders = [r for r in self._recorders if r not in emptied or r is recorder]
+            self._discard([r for r in emptied if r is not one])
+            self._passes = [r for r in self._passes if r not in emptied or r is one]
             self.skipped += bool(emptied)
-            if recorder in emptied:
-                recorder.forget_gradients()
+            if one in emptied:
+                one.forget_gradients()
             # Three times over: DistributedDataParallel writes the mean over the ranks in such a callback of such a
             # callback, too.
             after_backward(lambda: after_backward(lambda: after_backward(self._read_gradients)))
-        self._fresh.append(recorder)
+        self._fresh.append(one)
 
     def _read_gradients(self) -> None:
         self._fresh = []
         self.parameters.read_gradients()
 
 
-def _leave_all(recorders: list[Recorder], keep: int = 0) -> None:
-    """Stop following the calls of all recorders but the last so many."""
-    while len(recorders) > keep:
-        recorders[0].paused = True
-        leave(recorders.pop(0))
+def _leave_all(passes: list[ForwardPass], keep: int = 0) -> None:
+    """Stop following the calls of all passes but the last so many."""
+    while len(passes) > keep:
+        passes[0].paused = True
+        leave(passes.pop(0))
 
 
 def batch_size(values: Any, depth: int = MOST_DEPTH) -> int:

@@ -21,10 +21,10 @@ from unstuck._torch.modes import unfollowed
 from unstuck.language import _
 from unstuck.measure import comparisons, terms
 from unstuck.measure.activations import ACTIVATIONS
+from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
 from unstuck.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
 from unstuck.measure.parameters import Parameters
-from unstuck.measure.recorder import Recorder
 from unstuck.measure.statistics import SCALARS, VECTORS, Sums, fetch
 from unstuck.measure.tensor_origin import bits
 from unstuck.observation.process_group import Alone, Ranks
@@ -65,25 +65,25 @@ def _ranks_differ() -> str:
 @unfollowed
 @torch.no_grad()
 def summarize(
-    recorders: Sequence[Recorder], parameters: Parameters, ranks: Ranks, *, scale: float, differentiated: bool
+    passes: Sequence[ForwardPass], parameters: Parameters, ranks: Ranks, *, scale: float, differentiated: bool
 ) -> Measurement:
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
-    for recorder in recorders:
-        recorder.flush()
-    calls, inputs, places = _joined(recorders)
+    for one in passes:
+        one.flush()
+    calls, inputs, places = _joined(passes)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
-    notes = list(dict.fromkeys(note for r in recorders for note in r.notes))
+    notes = list(dict.fromkeys(note for r in passes for note in r.notes))
     together: Ranks = ranks
     if ranks.count > 1 and not ranks.same(torch.tensor([_fingerprint(calls)], dtype=torch.float64, device=device)):
         notes.append(_ranks_differ())
         together = Alone()
     totals = partial(_total, together, device)
     *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
-    normalised = {name: by for r in recorders for name, by in r.normalised.items()}
+    normalised = {name: by for r in passes for name, by in r.normalised.items()}
     layers = _layers(calls, facts, normalised, factor=1.0 / (scale * together.count))
-    weights = parameters.summarize({name for r in recorders for name in r.used}, scale, ranks)
-    losses = list({loss.data_ptr(): loss for r in recorders for loss in r.losses}.values())  # of several passes
-    sums = np.array([sum(r.samples for r in recorders), differentiated, sum(fetch(losses))])
+    weights = parameters.summarize({name for r in passes for name in r.used}, scale, ranks)
+    losses = list({loss.data_ptr(): loss for r in passes for loss in r.losses}.values())  # of several passes
+    sums = np.array([sum(r.samples for r in passes), differentiated, sum(fetch(losses))])
     samples, any_differentiated, loss = totals(sums).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
@@ -93,7 +93,7 @@ def summarize(
         notes.append(_hidden(hidden))
     if trained and not layers and not notes:
         notes.append(_no_layers())
-    loss_function, loss_reads = _last_loss(recorders, calls)
+    loss_function, loss_reads = _last_loss(passes, calls)
     return Measurement(
         layers=tuple(layers),
         weights=weights,
@@ -101,79 +101,79 @@ def summarize(
         loss=loss / (scale * ranks.count) if losses else None,
         loss_function=loss_function,
         loss_reads=loss_reads,
-        terms=tuple(terms.joined([r.terms for r in recorders], places, scale)),
-        **_of_all(recorders),
-        comparisons=comparisons.joined([r.compared for r in recorders], places),
+        terms=tuple(terms.joined([r.terms for r in passes], places, scale)),
+        **_of_all(passes),
+        comparisons=comparisons.joined([r.compared for r in passes], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
-        input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(recorders),
+        input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(passes),
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
         notes=tuple(notes),
-        dropouts=tuple(share for r in recorders for share in r.dropouts),
-        output_dropout=max((r.dropped_outputs for r in recorders), default=0.0),
-        batch_norms=tuple(_batch_norms(recorders)),
-        resting_norms=tuple(dict.fromkeys(name for r in recorders for name in r.resting_norms)),
-        strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
+        dropouts=tuple(share for r in passes for share in r.dropouts),
+        output_dropout=max((r.dropped_outputs for r in passes), default=0.0),
+        batch_norms=tuple(_batch_norms(passes)),
+        resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
+        strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
         differentiated=any_differentiated > 0,
-        swaps=tuple({name: Swap(name, *shapes) for r in recorders for name, shapes in r.swaps.items()}.values()),
+        swaps=tuple({name: Swap(name, *shapes) for r in passes for name, shapes in r.swaps.items()}.values()),
     )
 
 
-def _of_all(recorders: Sequence[Recorder]) -> dict[str, Any]:
+def _of_all(passes: Sequence[ForwardPass]) -> dict[str, Any]:
     """What is true of the passes or their losses as a whole, by the names of `Measurement`."""
     return {
-        "constant_terms": tuple(dict.fromkeys(name for r in recorders for name in r.constant_terms.found)),
-        "moves_value": any(r.moves_value for r in recorders),
-        "classes_over": next((over for r in recorders if (over := r.loss_calls.classes_over) is not None), None),
-        "flat_derivatives": any(fetch([flat.double() for r in recorders for flat in r.flat_derivatives])),
-        "single_norms": _narrow_norms(recorders, 1),
-        "pair_norms": _narrow_norms(recorders, 2),
-        "linear": bool(recorders) and all(r.linear for r in recorders),
+        "constant_terms": tuple(dict.fromkeys(name for r in passes for name in r.constant_terms.found)),
+        "moves_value": any(r.moves_value for r in passes),
+        "classes_over": next((over for r in passes if (over := r.loss_calls.classes_over) is not None), None),
+        "flat_derivatives": any(fetch([flat.double() for r in passes for flat in r.flat_derivatives])),
+        "single_norms": _narrow_norms(passes, 1),
+        "pair_norms": _narrow_norms(passes, 2),
+        "linear": bool(passes) and all(r.linear for r in passes),
     }
 
 
-def _last_loss(recorders: Sequence[Recorder], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:
+def _last_loss(passes: Sequence[ForwardPass], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:
     """The last loss function that was called, and the position of the layer whose output it reads."""
-    last = max((r for r in recorders if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
+    last = max((r for r in passes if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
     read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
     place = next((i for i, call in enumerate(calls) if call.name == read), None)
     return last.loss_function if last else None, place
 
 
-def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:
+def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:
     """The layers of several passes (layers of one name are one), the sums of the inputs, and each pass's places."""
-    if len(recorders) == 1:
-        layers = recorders[0].layers
-        return layers, recorders[0].of_inputs, [{i: i for i in range(len(layers))}]
+    if len(passes) == 1:
+        layers = passes[0].layers
+        return layers, passes[0].of_inputs, [{i: i for i in range(len(layers))}]
     calls: list[LayerCall] = []
     inputs = Sums()
     places: dict[str, int] = {}
-    for recorder in recorders:
-        inputs.add(recorder.of_inputs)
-        for call in recorder.layers:
+    for one in passes:
+        inputs.add(one.of_inputs)
+        for call in one.layers:
             place = places.setdefault(call.name, len(calls))
             if place == len(calls):
-                sources = sum(1 << places[recorder.layers[i].name] for i in bits(call.sources))
-                reads = places[recorder.layers[call.reads].name] if call.reads >= 0 else -1
+                sources = sum(1 << places[one.layers[i].name] for i in bits(call.sources))
+                reads = places[one.layers[call.reads].name] if call.reads >= 0 else -1
                 calls.append(dataclasses.replace(call, sources=sources, reads=reads, sums=Sums()))
             calls[place].sums.add(call.sums)
-    own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in recorders]
+    own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in passes]
     return calls, inputs, own
 
 
-def _spread_of_tokens(recorders: Sequence[Recorder]) -> float | None:
+def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:
     """0 if all inputs are whole numbers, the same for all samples of a pass; else None."""
-    alike = fetch([flag for r in recorders for flag in r.alike])
+    alike = fetch([flag for r in passes for flag in r.alike])
     return 0.0 if alike and all(alike) else None
 
 
-def _narrow_norms(recorders: Sequence[Recorder], count: int) -> tuple[str, ...]:
+def _narrow_norms(passes: Sequence[ForwardPass], count: int) -> tuple[str, ...]:
     """Modules that normalise so many numbers together."""
-    return tuple(dict.fromkeys(name for r in recorders for name, of in r.narrow_norms.items() if of == count))
+    return tuple(dict.fromkeys(name for r in passes for name, of in r.narrow_norms.items() if of == count))
 
 
-def _batch_norms(recorders: Sequence[Recorder]) -> Iterator[BatchNorm]:
-    calls = [call for r in recorders for call in r.batch_norms]
+def _batch_norms(passes: Sequence[ForwardPass]) -> Iterator[BatchNorm]:
+    calls = [call for r in passes for call in r.batch_norms]
     for (name, samples, momentum, _sums, fresh), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
         yield BatchNorm(name, samples, momentum, drift, fresh)
 

@@ -86,7 +86,7 @@ class _Search:
                  place=place, kind=kind, at=at, values="; ".join(values))  # fmt: skip
 
 
-class Tracer:
+class NonfiniteSearch:
     """Looks at the gradients before every step; the first that are not finite have the step repeated.
 
     Attributes:

@@ -67,7 +67,7 @@ def test_the_operation_of_the_loss_is_named_with_its_step_line_and_values(
     loss_of, operation, line, autocast, accumulate
 ):
     text = message(train(network(), loss_of, accumulate=accumulate, autocast=autocast))
-    assert f"In step {BAD}, {operation} made the first infinity (test_tracer.py:" in text
+    assert f"In step {BAD}, {operation} made the first infinity (test_nonfinite.py:" in text
     assert line in text
     assert ", from " in text
 
@@ -79,7 +79,7 @@ def test_the_operation_of_the_model_is_named():
 
     model = nn.Sequential(Unit(), nn.Linear(8, 1))
     text = message(train(model, lambda outputs, scale: outputs.square().mean(), empty=True))
-    assert f"In step {BAD}, `div` in `0` made the first NaN (test_tracer.py:" in text
+    assert f"In step {BAD}, `div` in `0` made the first NaN (test_nonfinite.py:" in text
     assert "return x / x.abs().amax(1, keepdim=True)" in text
 
 
