@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # mathml.py and offline.py
 
-project = "Sigmoid Core"
+project = "unstuck and Sigmoid Core"
 author = "The Sigmoid Core authors"
 project_copyright = author
 release = importlib.metadata.version("sigmoid-core")
@@ -44,9 +44,9 @@ html_math_renderer = "mathml"
 html_static_path = ["static"]
 html_css_files = ["math.css"]
 pygments_style = "tango"  # both lines of a change are coloured
-html_title = "Sigmoid Core"
+html_title = "unstuck and Sigmoid Core"
 html_show_copyright = False
-html_extra_path = ["llms.txt"]
+html_extra_path = ["llms.txt", "diagnosis-schema.json"]
 
 
 def copy_markdown(app, error):
