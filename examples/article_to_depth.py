@@ -10,13 +10,25 @@ import argparse
 from pathlib import Path
 
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit
 from sigmoidcore.plots.figures import article_fit, gradient_profiles
 from sigmoidcore.plots.style import save_figure
-from sigmoidcore.training import digits, train
+
+
+def train(model, optimizer, inputs, targets, epochs):
+    steps = epochs * len(inputs) // 100
+    fall = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 2 * (1 - step / steps)))
+    with sc.Equalizer(model, optimizer):
+        for _ in range(epochs):
+            for batch in torch.randperm(len(inputs)).split(100):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+                optimizer.step()
+                fall.step()
 
 
 def main(arguments=None):
@@ -32,18 +44,25 @@ def main(arguments=None):
     print(f"the article's points: {fitted}")
     save_figure(article_fit(fitted), options.folder / "fit.png")
 
-    data = digits()
+    digits = load_digits()
+    torch.manual_seed(0)
+    order = torch.randperm(len(digits.target))
+    x, y = torch.tensor(digits.data / 8 - 1, dtype=torch.float32)[order], torch.tensor(digits.target)[order]
     profiles, accuracies = {}, {}
     for name in ("plain sigmoids", "Sigmoid Core"):
         torch.manual_seed(0)
         if name == "Sigmoid Core":
             model = sc.MLP(64, 64, options.depth, 10)
-            sc.prepare(model, data.train_x)
+            sc.prepare(model, x[:1400])
+            optimizer = torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)
         else:
             model = sc.MLP(64, 64, options.depth, 10, activation=lambda width: nn.Sigmoid())
             sc.convert(model)  # computes the same; only so that `gradient_profile` finds its sigmoids
-        profiles[name] = sc.gradient_profile(model, data.test_x)
-        accuracies[name] = train(model, data, epochs=options.epochs).accuracies[-1]
+            optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        profiles[name] = sc.gradient_profile(model, x[1400:])
+        train(model, optimizer, x[:1400], y[:1400], options.epochs)
+        with torch.no_grad():
+            accuracies[name] = 100 * float((model(x[1400:]).argmax(1) == y[1400:]).double().mean())
         print(f"{name}: spread {profiles[name].spread:.3g} before training, then {accuracies[name]:.1f} %")
     save_figure(gradient_profiles(profiles), options.folder / "profiles.png")
     return fitted, profiles, accuracies

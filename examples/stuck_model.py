@@ -1,4 +1,4 @@
-"""A model of one's own that does not learn: watch, mend, train, ship. The walk of an engineer.
+"""A model that does not learn: watch, repair, train, ship. The walk of an engineer.
 
     python examples/stuck_model.py --folder runs/stuck
 
@@ -64,21 +64,22 @@ def main(arguments=None):
         train(model, torch.optim.Adam(model.parameters(), lr=0.001), *learn, epochs=3)
     print(f"stuck at {accuracy(model, *test):.1%}\n\n{monitor.diagnosis()}\n")
 
-    # Nothing was learned, so make it again: weights that are not trained yet may be drawn anew.
-    mending = sc.diagnose(Reader(), inputs[:256], targets[:256], nn.functional.cross_entropy).mend()
-    print(f"{mending}\n")
-    model = mending.after.subject.model
+    # The calls that the diagnosis names; `prepare` draws new weights, and nothing was learned with the old ones.
+    print(sc.convert(model, centered=True))
+    sc.prepare(model, learn[0][:256])
+    repaired = sc.diagnose(model, learn[0][:256], learn[1][:256], nn.functional.cross_entropy)
+    print(f"{repaired}\n")
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
     with sc.Equalizer(model, optimizer):
         train(model, optimizer, *learn, options.epochs)
-    print(f"mended and trained: {accuracy(model, *test):.1%}")
+    print(f"repaired and trained: {accuracy(model, *test):.1%}")
 
     plain = sc.fold(model)
     batch = {0: torch.export.Dim("batch")}
     program = torch.export.export(plain, (inputs[:2],), dynamic_shapes=(batch,), strict=False)
     torch.export.save(program, options.folder / "reader.pt2")
     print(f"wrote {options.folder / 'reader.pt2'}")
-    return monitor.diagnosis(), mending, model, test
+    return monitor.diagnosis(), repaired, model, test
 
 
 if __name__ == "__main__":

@@ -214,12 +214,13 @@ class Plain(lightning.LightningModule):
         return self.optimizer
 
 
-def test_a_network_without_cores_can_be_monitored():
-    with pytest.raises(ValueError, match="no cores, only Linear, ReLU"):
-        fit(Plain(), SigmoidCoreCallback())
-    callback = SigmoidCoreCallback(every=None, monitor_every=2)
+def test_a_network_without_cores_is_monitored_without_an_equalizer():
+    callback = SigmoidCoreCallback(monitor_every=2)
     fit(Plain(), callback, steps=4)
     assert [m.step for m in callback.monitor.measurements] == [0, 2]
+    assert callback.equalizer is None
+    with pytest.raises(ValueError, match="no cores, only Linear, ReLU"):
+        fit(Plain(), SigmoidCoreCallback(every=10))
 
 
 def test_an_error_in_the_training_leaves_nothing_attached():

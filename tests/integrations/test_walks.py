@@ -26,10 +26,10 @@ def test_a_student_goes_from_the_articles_points_to_a_hundred_layers(example, tm
     assert [(tmp_path / name).stat().st_size > 10_000 for name in ("fit.png", "profiles.png")] == [True, True]
 
 
-def test_an_engineer_mends_a_stuck_model_and_ships_it_without_sigmoidcore(example, tmp_path):
-    diagnosis, mending, model, (inputs, targets) = example("stuck_model").main(["--folder", str(tmp_path)])
+def test_an_engineer_repairs_a_stuck_model_and_ships_it_without_sigmoidcore(example, tmp_path):
+    diagnosis, repaired, model, (inputs, targets) = example("stuck_model").main(["--folder", str(tmp_path)])
     assert diagnosis.findings[0].rule == "US101"
-    assert mending.after.healthy
+    assert repaired.healthy
     outputs = model(inputs).detach()
     assert (outputs.argmax(1) == targets).double().mean() > 0.95
     torch.save(inputs, tmp_path / "inputs.pt")

@@ -1,30 +1,24 @@
 """Lightning: a callback that equalizes and monitors, for `lightning` and `pytorch_lightning`."""
 
-import importlib
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
-from sigmoidcore.integrations.watcher import Watcher
+from sigmoidcore.integrations.callback import TrainingCallback
 
 __all__ = ["SigmoidCoreCallback"]
 
-
-def _callbacks() -> tuple[Any, ...]:
-    """The class `Callback` of each installed package: the trainer of each accepts only its own."""
-    found, errors = [], []
-    for package in ("lightning.pytorch", "pytorch_lightning"):
-        try:
-            found.append(importlib.import_module(package).Callback)
-        except ImportError as error:
-            errors.append(error)
-    if not found:
-        raise ImportError("lightning and pytorch-lightning are missing: pip install lightning") from errors[0]
-    return tuple(found)
+# The trainer of each package accepts only its own callbacks.
+PACKAGES = {"lightning": "lightning.pytorch", "pytorch_lightning": "pytorch_lightning"}
+_CALLBACKS = tuple(import_module(module).Callback for name, module in PACKAGES.items() if find_spec(name))
+if not _CALLBACKS:
+    raise ImportError("lightning and pytorch-lightning are missing: pip install lightning")
 
 
-class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
+class SigmoidCoreCallback(TrainingCallback, *_CALLBACKS):  # type: ignore[misc]
     """An `Equalizer` and a `Monitor` on a `LightningModule`, from the first step of `trainer.fit` to the last.
 
     Lightning's checkpoints contain their state, and `trainer.fit(..., ckpt_path=...)` continues with it. Gradients are
@@ -33,12 +27,12 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
 
     Args:
         module: name of the submodule to watch; "" for the whole LightningModule.
-        options: `tolerance`, `floor`, `every`, `monitor_every` and `sinks`, see `Watcher`.
+        options: `tolerance`, `floor`, `every`, `monitor_every` and `sinks`, see `TrainingCallback`.
 
     Raises:
         ImportError: (on import) neither lightning nor pytorch_lightning is installed.
-        ValueError, TypeError: (from `trainer.fit`) an argument is invalid, the module has no cores or no such
-            submodule, or not one optimizer has its parameters.
+        ValueError, TypeError: (from `trainer.fit`) an argument is invalid, there is no such submodule, or not one
+            optimizer has its parameters.
 
     Example (docs/integrations.md has all of it):
         >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
@@ -61,7 +55,7 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
             model: nn.Module = pl_module.get_submodule(self._module)
         except AttributeError as error:
             raise ValueError(f"module={self._module!r} is not a submodule: {error}") from None
-        optimizer = None if self.every is None else self._choose(trainer.optimizers, model)
+        optimizer = self._choose(trainer.optimizers, model) if self.equalizes(model) else None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.begin(model, optimizer, scaler=scaler, main=trainer.is_global_zero, resumed=trainer.global_step > 0)
         # Without a scaler, Lightning runs the backward pass in a closure inside optimizer.step. LBFGS calls it several

@@ -1,7 +1,6 @@
 """Sinks: functions that a `Monitor` calls with every `Measurement` and an `Equalizer` with every `Sample`.
 
-Any function of one argument is a sink; docs/integrations.md has those for TensorBoard, Weights & Biases and MLflow.
-They write `scalars`, a few numbers whatever the number of layers. `CSV` writes these into a table.
+Any function of one argument is a sink; docs/integrations.md has some for TensorBoard, Weights & Biases and MLflow.
 """
 
 import csv
@@ -44,30 +43,28 @@ def scalars(sample: Measurement | Sample) -> dict[str, float]:
     if isinstance(sample, Sample):
         return {"equalizer_spread": sample.spread, "slopes_changed": sample.slopes, "neurons_opened": sample.neurons}
     numbers: dict[str, float] = {}
-    profile, layers = sample.profile, sample.layers
+    profile, layers, weights = sample.profile, sample.layers, sample.weights
     if profile.names:
-        numbers["spread"] = profile.spread
-        numbers["smallest_gradient"] = float(profile.sizes.min())
-        numbers["largest_gradient"] = float(profile.sizes.max())
+        smallest, largest = float(profile.sizes.min()), float(profile.sizes.max())
+        numbers = {"spread": profile.spread, "smallest_gradient": smallest, "largest_gradient": largest}
     for name, summarise, values in (
         ("saturated", max, [layer.saturated for layer in layers]),
         ("dead", max, [layer.dead for layer in layers]),
         ("smallest_sample_spread", min, [layer.spread for layer in layers]),
-        ("update", statistics.median, [weight.update for weight in sample.weights]),
+        ("update", statistics.median, [weight.update for weight in weights]),
     ):
         known = [value for value in values if value is not None and not math.isnan(value)]
         if known:
             numbers[name] = summarise(known)
     numbers["not_finite"] = sum(layer.nonfinite + layer.nonfinite_gradient for layer in layers)
-    numbers["not_finite"] += sum(weight.nonfinite + weight.nonfinite_gradient for weight in sample.weights)
+    numbers["not_finite"] += sum(weight.nonfinite + weight.nonfinite_gradient for weight in weights)
     return numbers
 
 
 class CSV:
     """Appends `scalars` of every sample to a CSV table: `step`, and a column for each of `SCALARS`.
 
-    A Monitor and an Equalizer write separate rows, each with its own columns. A resumed training writes some steps
-    again; the later row counts. The file is open only while a row is written.
+    A Monitor and an Equalizer write separate rows. After a resume, a step may have two rows: the later one counts.
 
     Args:
         path: path of the file, which is created at the first sample; its folder must exist.

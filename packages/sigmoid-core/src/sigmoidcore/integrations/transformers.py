@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sigmoidcore.integrations.watcher import Watcher
+from sigmoidcore.integrations.callback import TrainingCallback
 
 try:
     from transformers.trainer_callback import ExportableState, TrainerCallback
@@ -15,7 +15,7 @@ except ImportError as error:
 __all__ = ["SigmoidCoreCallback"]
 
 
-class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: ignore[misc]
+class SigmoidCoreCallback(TrainingCallback, TrainerCallback, ExportableState):  # type: ignore[misc]
     """An `Equalizer` and a `Monitor` on the model of a `Trainer`, from its first step to its last.
 
     Gradients are read before clipping, unscaled, with the micro-batches of `gradient_accumulation_steps` joined. (The
@@ -26,12 +26,12 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
     errors: call `callback.remove()` after one.
 
     Args:
-        options: `tolerance`, `floor`, `every`, `monitor_every` and `sinks`, see `Watcher`.
+        options: `tolerance`, `floor`, `every`, `monitor_every` and `sinks`, see `TrainingCallback`.
 
     Raises:
         ImportError: (on import) transformers is not installed.
-        ValueError, TypeError: (from `trainer.train`) an argument is invalid, the model has no cores, or the optimizer
-            cannot have hooks, as with DeepSpeed.
+        ValueError, TypeError: (from `trainer.train`) an argument is invalid, or the optimizer cannot have hooks, as
+            with DeepSpeed.
 
     Example (docs/integrations.md has all of it):
         >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
@@ -46,7 +46,7 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
         """The entry in trainer_state.json."""
         options = {name: getattr(self, name) for name in ("tolerance", "floor", "every", "monitor_every")}
         # As one text: as a part of trainer_state.json the state would be some thousand lines.
-        text = json.dumps(self.state_dict(), default=torch.Tensor.tolist)
+        text = json.dumps(self.state_dict(), default=lambda tensor: {"dtype": str(tensor.dtype), "of": tensor.tolist()})
         return {"args": options, "attributes": {"saved": text, "has_sinks": self.has_sinks}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
         if entry is None:  # the checkpoint is older than the callback; the Trainer expects an entry
             state.stateful_callbacks[name] = self.state()
         resumed = state.global_step > 0 and entry is not None
-        self.load_state_dict(_unpacked(entry["attributes"]["saved"]) if resumed else {})
+        self.load_state_dict(json.loads(entry["attributes"]["saved"], object_hook=_tensor) if resumed else {})
         wrapper = kwargs["optimizer"]  # Accelerate's
         optimizer, scaler = getattr(wrapper, "optimizer", wrapper), getattr(wrapper, "scaler", None)
         self.begin(kwargs["model"], optimizer, scaler=scaler, main=state.is_world_process_zero)
@@ -73,10 +73,7 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
         self.remove()
 
 
-def _unpacked(text: str) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(text)
-    equalizer = state.get("equalizer", {})
-    for name in ("before", "levels", "past"):
-        if equalizer.get(name) is not None:
-            equalizer[name] = torch.tensor(equalizer[name], dtype=torch.float64)
-    return state
+def _tensor(entry: dict[str, Any]) -> Any:
+    if entry.keys() != {"dtype", "of"}:
+        return entry
+    return torch.tensor(entry["of"], dtype=getattr(torch, entry["dtype"].removeprefix("torch.")))

@@ -1,25 +1,24 @@
-"""The common part of all callbacks: an Equalizer and a Monitor from the beginning to the end of a training."""
+"""The common part of the callbacks: an Equalizer and a Monitor from the beginning to the end of a training."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
+from sigmoidcore.core import CoreModule, Stepwise
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.integrations.sinks import Sink
-from unstuck.diagnosis import Diagnosis
-from unstuck.monitor import Monitor
+from unstuck import Diagnosis, Monitor
 
 
-class Watcher:
+class TrainingCallback:
     """An `Equalizer` and a `Monitor`, attached when a framework begins a training and removed when it ends.
 
     Args:
         tolerance: tolerance of the Equalizer, a factor above 1.
         floor: floor of the Equalizer, between 0 and 1.
-        every: steps between two samples of the Equalizer, or "auto"; None for no Equalizer, as for networks without
-            cores.
+        every: steps between two samples of the Equalizer, or "auto"; None for no Equalizer. With "auto", a model
+            without cores is only monitored.
         monitor_every: steps between two measurements of the Monitor; None for no Monitor.
         sinks: functions that are called with every sample, in the main process only.
 
@@ -39,36 +38,34 @@ class Watcher:
     ) -> None:
         super().__init__()
         self.tolerance, self.floor = tolerance, floor
-        self.every, self.monitor_every = every, monitor_every
-        self.sinks = sinks
+        self.every, self.monitor_every, self.sinks = every, monitor_every, sinks
         self.equalizer: Equalizer | None = None
         self.monitor: Monitor | None = None
         self._state: dict[str, Any] = {}
         self._running = False
 
+    def equalizes(self, model: nn.Module) -> bool:
+        """Whether this model gets an Equalizer."""
+        if self.every != "auto" or self.monitor_every is None:
+            return self.every is not None
+        return any(isinstance(m, CoreModule) and not isinstance(m, Stepwise) for m in model.modules())
+
     def begin(
-        self,
-        model: nn.Module,
-        optimizer: Any,
-        *,
-        scaler: torch.amp.GradScaler | None = None,
-        main: bool = True,
-        resumed: bool = False,
+        self, model: nn.Module, optimizer: Any, *, scaler: Any = None, main: bool = True, resumed: bool = False
     ) -> None:
         """Attach to a training, and continue from the state that was loaded, if any; arguments are checked now.
 
-        `main` says whether this process calls the sinks, `resumed` whether the training of the previous call continues,
-        with its history. A Monitor alone needs no optimizer.
+        `scaler` is the training's GradScaler or None. `main` says whether this process calls the sinks, `resumed`
+        whether the training of the previous call continues, with its history. A Monitor alone needs no optimizer.
         """
         self.remove()
         state, self._state = self.state_dict() if resumed else self._state, {}
-        shared: dict[str, Any] = {"scaler": scaler, "sinks": self.sinks if main else ()}
         self.equalizer = self.monitor = None
+        shared: dict[str, Any] = {"scaler": scaler, "sinks": self.sinks if main else ()}
         try:
-            if self.every is not None:
-                self.equalizer = Equalizer(
-                    model, optimizer, every=self.every, tolerance=self.tolerance, floor=self.floor, **shared
-                )
+            if self.equalizes(model):
+                options: dict[str, Any] = {"every": self.every, "tolerance": self.tolerance, "floor": self.floor}
+                self.equalizer = Equalizer(model, optimizer, **options, **shared)
             if self.monitor_every is not None:
                 self.monitor = Monitor(model, self.monitor_every, **shared)
             self._running = True
@@ -78,14 +75,10 @@ class Watcher:
             raise
 
     def remove(self) -> None:
-        """Detach both from the training; their history stays.
-
-        The next training detaches them too. Call this after an error that the framework does not report to callbacks.
-        """
+        """Detach both, as the next training does, too; call it after an error that callbacks are not told of."""
         self._running = False
-        for part in (self.monitor, self.equalizer):
-            if part is not None:
-                part.remove()
+        for part in self._parts().values():
+            part.remove()
 
     def diagnosis(self) -> Diagnosis:
         """The Monitor's diagnosis of the training so far."""
@@ -102,10 +95,8 @@ class Watcher:
         if not self._running:
             self.equalizer = self.monitor = None
             self._state = dict(state_dict)
-            return
-        for name, part in self._parts().items():
-            if name in state_dict:
-                part.load_state_dict(state_dict[name])
+        for name in self._parts().keys() & state_dict:
+            self._parts()[name].load_state_dict(state_dict[name])
 
     def _parts(self) -> "dict[str, Equalizer | Monitor]":
         parts = {"equalizer": self.equalizer, "monitor": self.monitor}
