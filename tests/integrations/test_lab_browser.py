@@ -11,9 +11,6 @@ import sys
 
 import pytest
 
-from sigmoidcore.equalizer.sample import Sample
-from sigmoidcore.lab.recording import Recorder
-
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 pytestmark = pytest.mark.integration
@@ -196,7 +193,7 @@ def test_the_code_and_the_reports_are_offered(open_page, tmp_path):
     assert "sc.prepare(model" in page.input_value("#dialog-text")
     page.click("#dialog-choice button >> nth=0")
     page.locator("#dialog-choice [aria-pressed=true]", has_text="Network A").wait_for()
-    assert 'find("sigmoid")' in page.input_value("#dialog-text")
+    assert "model = sigmoid(" in page.input_value("#dialog-text")
     with page.expect_download() as code:
         page.click("#dialog-save")
     assert code.value.suggested_filename == "training_a.py"
@@ -274,15 +271,3 @@ def test_a_table_of_ones_own_is_trained_on_and_drawn(open_page, other_server, tm
     assert page.inner_text("#surface-title") == "Fit of the points"
     assert page.inner_text("#score-title") == "Test R²"
     assert colours(page, "surface-0") > 3
-
-
-def test_samples_of_another_training_are_shown_while_they_are_written(open_page, other_server, tmp_path):
-    recorder = Recorder(tmp_path / "samples.jsonl")
-    recorder(Sample(1, 1.0, (0.0, -1.0, -2.0), 0, 0))
-    page = open_page("?lang=en", other_server(str(tmp_path / "samples.jsonl")))
-    page.locator("#clock", has_text="step 1").wait_for()
-    assert page.locator("#controls").is_hidden()
-    recorder(Sample(20, 1.0, (0.0, -3.0, -6.0), 0, 0))
-    page.locator("#clock", has_text="step 20").wait_for()
-    assert colours(page, "profile") > 3
-    assert re.search(r": 4\d\d left at layer 1", page.inner_text(".legend"))

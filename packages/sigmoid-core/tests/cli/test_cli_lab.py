@@ -11,6 +11,8 @@ import urllib.request
 import pytest
 from websockets.sync.client import connect
 
+from sigmoidcore.cli import main
+
 COMMAND = [sys.executable, "-m", "sigmoidcore", "lab", "--no-browser"]
 
 
@@ -46,21 +48,21 @@ def test_ctrl_c_ends_it_while_a_network_of_a_thousand_layers_trains():
 
 def test_a_port_in_use_is_an_error_with_the_remedy(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        error = refused(["lab", "--no-browser", "--port", str(taken.getsockname()[1])])
+        error = refused(main, ["lab", "--no-browser", "--port", str(taken.getsockname()[1])])
     assert "or 0 for a free one" in error
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--target", "price"], "give the file, too"),
+        (["--target", "price"], "--data FILE and --target COLUMN belong together"),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
-        (["--data", "nothing.csv"], "nothing.csv"),
+        (["--data", "nothing.csv", "--target", "price"], "nothing.csv"),
         (["--port", "70000"], "--port"),
     ],
 )
 def test_what_cannot_be_done_is_named(refused, arguments, part):
-    assert part in refused(["lab", "--no-browser", *arguments])
+    assert part in refused(main, ["lab", "--no-browser", *arguments])
 
 
 def test_another_address_is_printed_with_a_token_behind_the_number_sign():

@@ -20,15 +20,15 @@ OPTIONS = [
 
 
 @pytest.fixture
-def own(tmp_path):
+def prices(tmp_path):
     path = tmp_path / "prices.csv"
     path.write_text("size,rooms,price\n" + "".join(f"{i % 37},{i % 5},{3 * (i % 37) + i % 5}\n" for i in range(200)))
-    return own_data(path, "price")
+    return path
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: f"{options['a.kind']}-{options.get('data', 'moons')}")
-def test_the_script_prints_the_loss_and_the_score_of_the_page(options, own, capsys):
-    heard = {}
+def test_the_script_prints_the_loss_and_the_score_of_the_page(options, prices, capsys):
+    heard, own = {}, own_data(prices, "price") if options.get("data") == "own" else None
     session = Session(lambda message: heard.update({message["kind"]: message}), own)
     session.arrange(parse({"depth": 3, "width": 8, **options}))
     session.turn()
@@ -44,5 +44,6 @@ def test_the_script_prints_the_loss_and_the_score_of_the_page(options, own, caps
     assert float(score) == pytest.approx(shown["score"], rel=1e-3)
 
 
-def test_own_data_are_read_as_train_reads_them(own):
-    assert (own.features, own.outputs, own.kind.is_class, len(own.train_x), len(own.test_x)) == (2, 1, False, 160, 40)
+def test_a_table_of_numbers_is_split(prices):
+    own = own_data(prices, "price")
+    assert (own.features, own.outputs, own.classes, len(own.train_x), len(own.test_x)) == (2, 1, 0, 160, 40)

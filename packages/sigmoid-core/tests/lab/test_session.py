@@ -51,7 +51,7 @@ def test_the_profile_is_the_gradient_profile_of_the_package():
     page = Page(depth=10)
     frame, data = page.frame(), page.session.data
     for network, shown in zip(page.session.networks, frame["networks"], strict=True):
-        profile = sc.gradient_profile(network.model, data.train_x[:128], data.train_y[:128], data.task.loss_fn)
+        profile = sc.gradient_profile(network.model, data.train_x[:128], data.train_y[:128], data.loss_fn)
         assert shown["sizes"] == pytest.approx(profile.sizes.log10().tolist(), abs=2e-3)
         assert shown["slopes"] == pytest.approx([float(core.alpha.mean()) for core in network.cores], rel=1e-3)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmoidcore.lab.setting import Setting, flat, parse, query, schema
-from sigmoidcore.training.data import InputError
+from unstuck.language.errors import InputError
 
 
 def test_a_url_gives_back_its_set_up():
@@ -32,7 +32,7 @@ def test_a_url_gives_back_its_set_up():
         ("b.kind", "transformer", "choose one of sigmoid"),
         ("b.kind", ["sigmoid"], "choose one of sigmoid"),
         ("a.equalizer", "perhaps", "give true or false"),
-        ("dpeth", 3, "did you mean 'depth'"),
+        ("dpeth", 3, "the names are data, depth, width"),
     ],
 )
 def test_a_value_out_of_bounds_is_named_with_its_bounds(name, value, part):

@@ -2,7 +2,6 @@
 
 import io
 import math
-import warnings
 
 import matplotlib.image
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit
 from sigmoidcore.equalizer.sample import Sample
-from sigmoidcore.plots import confusion_matrix, figures, style
+from sigmoidcore.plots import figures
 from unstuck.observation import Profile
 
 
@@ -46,22 +45,6 @@ def all_figures():
 def test_no_figure_is_blank(name, figure):
     image = pixels(figure)
     assert 0.005 < (image < 0.9).any(axis=2).mean() < 0.9, name
-
-
-def test_names_in_chinese_are_drawn_with_an_installed_font(monkeypatch):
-    monkeypatch.setattr(style, "EAST_ASIAN", ("no such font", "STIXGeneral"))  # which Matplotlib brings
-    figure = confusion_matrix(np.eye(2, dtype=int), ["の〒", "b"], "title")  # which has these
-    with warnings.catch_warnings(action="error"):
-        pixels(figure)
-    first, second = figure.axes[0].get_xticklabels()
-    assert first.get_fontfamily() == [*second.get_fontfamily(), "STIXGeneral"]
-
-
-def test_one_warning_names_the_remedy_if_no_font_has_chinese_characters(monkeypatch):
-    monkeypatch.setattr(style, "EAST_ASIAN", ())
-    with pytest.warns(UserWarning, match="no installed font has Chinese.*install one, such as Noto Sans CJK") as found:
-        pixels(confusion_matrix(np.eye(2, dtype=int), ["中", "文"], "title"))
-    assert len({str(warning.message) for warning in found}) == 1
 
 
 def test_a_notebook_shows_a_figure_without_pyplot():
@@ -104,12 +87,6 @@ def test_only_finished_epochs_are_drawn():
     losses, accuracies = figures.learning_curves({"a": [0.5, 0.2], "b": [1.0]}, {"a": [80.0, 90.0], "b": [70.0]}).axes
     assert [line.get_xdata().tolist() for line in losses.lines] == [[1, 2], [1]]
     assert [line.get_ydata().tolist() for line in accuracies.lines] == [[80.0, 90.0], [70.0]]
-
-
-def test_the_best_epoch_is_marked():
-    figure = figures.learning_curves({"a": [0.5, 0.2]}, {"a": [80.0, 90.0], "validation": [85.0, 84.0]}, best_epoch=1)
-    assert list(figure.axes[1].lines[-1].get_xdata()) == [1, 1]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "validation", "best epoch, 1"]
 
 
 def test_the_heat_map_draws_irregular_samples_at_their_steps():

@@ -1,164 +1,282 @@
 """`sigmoid-core demo`: the article's example, then one hundred layers of sigmoids with and without Sigmoid Core."""
 
+import copy
+import math
+import statistics
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from torch import nn
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
 
 import sigmoidcore as sc
-from sigmoidcore import article, plots
-from sigmoidcore.plots.style import save_figure
-from sigmoidcore.training import Options, Recipe, digits, session
-from sigmoidcore.training.display import Screen, number, percent
-from sigmoidcore.training.recording import RecordedTraining, save_figures
-from sigmoidcore.training.runs.folder import check_free, next_free
-from sigmoidcore.training.session import CtrlC
+from sigmoidcore import article
+from sigmoidcore.cli.lang import Lang
+from sigmoidcore.equalizer.sample import Sample
+from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.language import _
-from unstuck.language.errors import Stopped
+from sigmoidcore.plots import figures
+from sigmoidcore.plots.style import save_figure
+from sigmoidcore.training_loop import Schedule, Training, adamw, narrow_layers
+from unstuck.language.terminal import printable
 from unstuck.wording import counted
 
-DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
+DEPTH, WIDTH, BATCH, RATE, PROBES = 100, 64, 100, 0.03, 256
 OBSERVE = 5
-"""Steps between two columns of the heat map, for both networks."""
+"""Steps between two measurements of the gradient profile."""
+DECADES = 3
+"""Powers of ten for each level of the bars of a profile."""
 PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
-OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.", show_default="runs/demo-N")
+INDENT = (0, 0, 0, 3)
+OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.")
+EPOCHS = typer.Option(metavar="N", min=1, max=1000, help="Passes over the 1,400 digits, for each network.")
+SEED = typer.Option(metavar="N", min=0, max=2**31 - 1, help="Seed of weights and of the order of samples.")
 
 
 def demo(
-    output: Annotated[Path | None, OUTPUT] = None,
-    epochs: Annotated[str, typer.Option(metavar="N", help="Passes over the 1,400 digits, for each network.")] = "10",
-    seed: Annotated[str, typer.Option(metavar="N", help="Seed of weights and of the order of samples.")] = "0",
-) -> int:
+    output: Annotated[Path, OUTPUT] = Path("sigmoid-core-demo"),
+    epochs: Annotated[int, EPOCHS] = 10,
+    seed: Annotated[int, SEED] = 0,
+    lang: Lang = None,
+) -> None:
     """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""
     began = time.monotonic()
-    options = Options.parse({"epochs": epochs, "seed": seed})
-    check_free(output, overwrite=False)
-    folder = (output or next_free("demo")) / "figures"
-    folder.mkdir(parents=True)
-    screen = Screen.of_stdout()
-    # One thread: layers of 64 neurons are too small for two.
-    with CtrlC() as ctrl_c, session.threads(1), session.denormals_flushed():
-        try:
-            _article(screen, folder)
-            ctrl_c.check()
-            both = _hundred_layers(screen, ctrl_c, options)
-        except KeyboardInterrupt as error:
-            raise Stopped(_("interrupted"), ctrl_c.code) from error
-    save_figures(folder, both)
-    _closing_table(screen, both)
+    output.mkdir(parents=True, exist_ok=True)
+    screen = Screen(highlight=False, markup=False, emoji=False)
+    fit = _article(screen)
+    with narrow_layers():
+        runs = _hundred_layers(screen, epochs, seed)
+    _closing_table(screen, runs)
+    profiles = {f"{run.name}, at the {when}": getattr(run, when) for run in runs[::-1] for when in ("start", "end")}
+    losses, accuracies = ({run.name: getattr(run, what) for run in runs[::-1]} for what in ("losses", "accuracies"))
+    heat_map = figures.gradient_heatmap({run.name: run.samples for run in runs}, DEPTH)
     screen.heading(_("Figures"))
-    screen.listing([(str(folder / f"{name}.png"), what) for name, what in _figures().items()])
+    for name, figure, what in (
+        ("article_fit.png", figures.article_fit(fit), _("the article's example")),
+        ("gradient_profiles.png", figures.gradient_profiles(profiles), _("gradient size in every layer")),
+        ("learning_curves.png", figures.learning_curves(losses, accuracies), _("loss and accuracy by epoch")),
+        ("gradient_heatmap.png", heat_map, _("gradient size by layer and step")),
+    ):
+        save_figure(figure, output / name)
+        screen.print(f"   {printable(str(output))}/{name:<23}{what}", soft_wrap=True)
     screen.heading(_("Next"))
-    for arguments in ("--depth 300", "--depth 30 --saturation 1", "--help"):
-        screen.verbatim(f"sigmoid-core train {arguments}")
-    screen.say()
-    screen.say(_("Took {seconds:.0f} s.", seconds=time.monotonic() - began), style="dim")
-    return 0
+    screen.say("sigmoid-core lab\nsigmoid-core train --help")
+    screen.say(_("Took {seconds:.0f} s.", seconds=time.monotonic() - began), "dim", above=1)
 
 
-def _figures() -> dict[str, str]:
-    """The figures and what they show."""
-    return {
-        "article_fit": _("the article's example"),
-        "gradient_profiles": _("gradient size in every layer"),
-        "learning_curves": _("loss and accuracy by epoch"),
-        "gradient_heatmap": _("gradient size by layer and step"),
-    }
-
-
-def _article(screen: Screen, folder: Path) -> None:
+def _article(screen: "Screen") -> article.Fit:
     screen.heading(_("1. The article's example"))
     screen.say(_("One sigmoid, y = sigmoid(slope (x - shift)), learns six points by changing its slope and its shift."))
-    screen.say()
     started = time.perf_counter()
     fit = article.fit(article.POINTS_X, article.POINTS_Y)
     seconds = time.perf_counter() - started
-    before, after = np.atleast_1d(article.sigmoid_core(fit.x, fit.start_alpha)), np.atleast_1d(fit.predict(fit.x))
-    points = zip(fit.x, fit.y, before, after, strict=True)
-    rows = [[f"{x:g}", f"{y:g}", f"{first:.4f}", f"{last:.4f}"] for x, y, first, last in points]
-    screen.table(["x", "y", _("before"), _("after")], rows, strong=3)
-    screen.say()
-    screen.say(
-        _(
-            "slope {slope:.3g} -> {new_slope:.4g}, shift 0 -> {shift:.4g}, mean squared error {error:.3g} -> "
-            "{new_error:.3g} ({epochs:,} epochs, {seconds:.2f} s)",
-            slope=fit.start_alpha,
-            new_slope=fit.alpha,
-            shift=fit.shift,
-            error=fit.loss[0],
-            new_error=fit.loss[-1],
-            epochs=fit.loss.size - 1,
-            seconds=seconds,
-        )
+    rows = [
+        [f"{x:g}", f"{y:g}", f"{article.sigmoid_core(x, fit.start_alpha):.4f}", f"{fit.predict(x):.4f}"]
+        for x, y in zip(fit.x, fit.y, strict=True)
+    ]
+    screen.table(["x", "y", _("before"), _("after")], rows)
+    result = _(
+        "slope {slope:.3g} -> {new_slope:.4g}, shift 0 -> {shift:.4g}, mean squared error {error:.3g} -> "
+        "{new_error:.3g} ({epochs:,} epochs, {seconds:.2f} s)",
+        slope=fit.start_alpha, new_slope=fit.alpha, shift=fit.shift, error=fit.loss[0], new_error=fit.loss[-1],
+        epochs=fit.loss.size - 1, seconds=seconds,
+    )  # fmt: skip
+    screen.say(result, above=1)
+    return fit
+
+
+def _hundred_layers(screen: "Screen", epochs: int, seed: int) -> list["Run"]:
+    data, runs, in_words = data_set("digits"), [], counted(epochs, "epoch")
+    problem = _(
+        "Handwritten digits, {train:,} to learn from and {test} to test with; {depth} hidden layers of {width} "
+        "sigmoids, no skip connections, no normalisation. Two networks train on the same batches for the same "
+        "{epochs}, with Adam and the same rule for the learning rates.",
+        train=len(data.train_x), test=len(data.test_x), depth=DEPTH, width=WIDTH, epochs=in_words,
+    )  # fmt: skip
+    rounding = _(
+        "Numbers below 1e-38 are rounded to 0 in both: some gradients of the plain network are smaller, and some "
+        "processors are slow with them."
     )
-    save_figure(plots.article_fit(fit), folder / "article_fit.png")
-
-
-def _hundred_layers(screen: Screen, ctrl_c: CtrlC, options: Options) -> list[RecordedTraining]:
-    trainings = []
-    split = digits()
-    inputs, targets = split.probes()
-    epochs = counted(options.epochs, "epoch")
     screen.heading(_("2. One hundred layers of sigmoids"))
-    screen.say(
-        _(
-            "Handwritten digits, {train:,} to learn from and {test} to test with; {depth} hidden layers of {width} "
-            "sigmoids, no skip connections, no normalisation. Two networks train on the same batches for the same "
-            "{epochs}, with Adam and the same rule for the learning rates.",
-            train=len(split.train_x),
-            test=len(split.test_x),
-            depth=DEPTH,
-            width=WIDTH,
-            epochs=epochs,
-        )
-    )
-    screen.say()
-    screen.say(
-        _(
-            "Numbers below 1e-38 are rounded to 0 in both: some gradients of the plain network are smaller, and some "
-            "processors are slow with them."
-        )
-    )
+    screen.say(problem)
+    screen.say(rounding, above=1)
     for name in (PLAIN, CORE):
-        torch.manual_seed(options.seed)
+        torch.manual_seed(seed)
         # A new core is nn.Sigmoid bit for bit, and its gradient can be measured.
-        plain = {"activation": lambda size: sc.SigmoidCore(size)} if name == PLAIN else {}
-        model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes, **plain)
+        activation = sc.SigmoidCore if name == PLAIN else None
+        model = sc.MLP(data.features, WIDTH, DEPTH, data.outputs, activation=activation)
         story = _("Plain sigmoids: PyTorch's default weights.")
         if name == CORE:
-            report = sc.prepare(model, inputs, targets=targets, loss_fn=nn.functional.cross_entropy)
+            report = sc.prepare(model, data.train_x[:PROBES], targets=data.train_y[:PROBES], loss_fn=data.loss_fn)
             story = _(
                 "Sigmoid Core: slopes set from {count} samples in {seconds:.1f} s, and equalized during training.",
-                count=len(inputs), seconds=report.seconds,
+                count=PROBES, seconds=report.seconds,
             )  # fmt: skip
-        screen.say()
-        screen.say(story, style="bold")
-        recipe = Recipe(options.epochs, BATCH, RATE, options.seed, equalize=name == CORE)
-        training = RecordedTraining(name, model, split, recipe, ctrl_c, observe=OBSERVE)
-        trainings.append(training)
-        training.train(screen)
-        result = training.result
-        scores = {"accuracy": percent(result.accuracies[-1]), "loss": result.losses[-1]}
-        screen.say(_("accuracy {accuracy}, loss {loss:.3g} after {epochs}", epochs=epochs, **scores))
-        screen.profile(training.end)
-    return trainings
+        screen.say(story, "bold", above=1)
+        run = Run(name, model, data)
+        run.train(screen, epochs, seed)
+        scores = {"accuracy": _percent(run.accuracies), "loss": run.losses[-1], "epochs": in_words}
+        screen.say(_("accuracy {accuracy}, loss {loss:.3g} after {epochs}", **scores))
+        screen.print(Padding(_titled_bars(run.end), INDENT))
+        runs.append(run)
+    return runs
 
 
-def _closing_table(screen: Screen, both: list[RecordedTraining]) -> None:
-    epochs = counted(len(both[0].result.accuracies), "epoch")
-    screen.heading(_("{depth} layers, {epochs}", depth=DEPTH, epochs=epochs))
-    zeros = [(int((training.end.sizes == 0).sum()), training.layers) for training in both]
+class Run:
+    """One of the two networks, and what was measured while it trained."""
+
+    def __init__(self, name: str, model: sc.MLP, data: DataSet) -> None:
+        self.name, self.model, self.data = name, model, data
+        self.losses: list[float] = []
+        self.accuracies: list[float] = []
+        self.seconds: list[float] = []
+        self.samples: list[Sample] = []
+        self.loss = math.nan
+        self._twin = copy.deepcopy(model)  # an Equalizer would count the passes of a measurement
+        self.start = self.measure()
+
+    def measure(self) -> sc.Profile:
+        """The gradient profile after the last step."""
+        self._twin.load_state_dict(self.model.state_dict())
+        probes = self.data.train_x[:PROBES], self.data.train_y[:PROBES]
+        self.end = sc.gradient_profile(self._twin, *probes, self.data.loss_fn)
+        logs = self.end.sizes[:: math.ceil(len(self.end.sizes) / 64)].log()
+        self.samples.append(Sample(len(self.seconds), self.end.spread, tuple(logs.tolist()), 0, 0))
+        return self.end
+
+    def train(self, screen: "Screen", epochs: int, seed: int) -> None:
+        """Train, and show the progress: live in a terminal, else as a line for every epoch."""
+        order, samples = torch.Generator().manual_seed(seed), len(self.data.train_x)
+        optimizer = adamw(self.model, RATE)
+        equalizer = sc.Equalizer(self.model, optimizer) if self.name == CORE else None
+        training = Training(self.model, self.data.loss_fn, optimizer, equalizer)
+        progress = Progress(BarColumn(None), TimeRemainingColumn(), console=screen, expand=True)
+        task = progress.add_task("", total=epochs * math.ceil(samples / BATCH))
+        live = screen.is_terminal and not screen.is_dumb_terminal
+        began = time.perf_counter()
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            rows = torch.randperm(samples, generator=order)
+            for batch in (rows[start : start + BATCH] for start in range(0, samples, BATCH)):
+                yield self.data.train_x[batch], self.data.train_y[batch]
+
+        def on_step(loss: Tensor) -> None:
+            nonlocal began
+            self.loss = float(loss)
+            self.seconds.append(time.perf_counter() - began)
+            if len(self.seconds) % OBSERVE == 0:
+                self.measure()
+            progress.advance(task)
+            began = time.perf_counter()
+
+        def on_epoch(loss: float) -> float:
+            self.losses.append(loss)
+            with torch.no_grad():
+                self.accuracies.append(self.data.score(self.model.eval()(self.data.test_x)))
+            if not live:
+                screen.say(f"{_('epoch {number}', number=len(self.losses))}   {self._numbers(loss)}")
+            return loss
+
+        def view() -> Padding:
+            epoch = min(len(self.losses) + 1, epochs)
+            title = Text(_("{name}, epoch {epoch} of {epochs}", name=self.name, epoch=epoch, epochs=epochs), "bold")
+            return Padding(Group(title, progress, self._numbers(self.loss), _titled_bars(self.end)), INDENT)
+
+        with Live(get_renderable=view, console=screen, transient=True) if live else nullcontext():
+            training.run(batches, samples, Schedule(epochs), on_step=on_step, on_epoch=on_epoch)
+        self.measure()
+
+    def _numbers(self, loss: float) -> str:
+        accuracy = f"{_('accuracy')} {_percent(self.accuracies)}"
+        spread = _("spread {spread}", spread=_number(self.end.spread))
+        return "   ".join([_("loss {loss}", loss=f"{loss:.3g}"), accuracy, spread])
+
+
+def _closing_table(screen: "Screen", runs: list[Run]) -> None:
+    screen.heading(_("{depth} layers, {epochs}", depth=DEPTH, epochs=counted(len(runs[0].losses), "epoch")))
+    zeros = [int((run.end.sizes == 0).sum()) for run in runs]
     rows = [
-        [_("test {metric}", metric=_("accuracy")), *(percent(training.result.accuracies[-1]) for training in both)],
-        [_("spread at start"), *(number(training.start.spread) for training in both)],
-        [_("spread at end"), *(number(training.end.spread) for training in both)],
-        [_("no gradient in"), *(_("{count} of {all}", count=n, all=layers) for n, layers in zeros)],
-        [_("time per step"), *(f"{training.milliseconds:.1f} ms" for training in both)],
+        [_("test accuracy"), *(_percent(run.accuracies) for run in runs)],
+        [_("spread at start"), *(_number(run.start.spread) for run in runs)],
+        [_("spread at end"), *(_number(run.end.spread) for run in runs)],
+        [_("no gradient in"), *(_("{count} of {all}", count=count, all=DEPTH) for count in zeros)],
+        [_("time per step"), *(f"{1000 * statistics.median(run.seconds):.1f} ms" for run in runs)],
     ]
-    screen.table(["", _("plain"), CORE], rows, strong=2)
-    screen.say()
-    screen.say(_("Spread: the largest gradient of a layer over the smallest; 1 is perfect. Guessing gives 10 %."))
+    screen.table(["", _("plain"), CORE], rows)
+    meaning = _("Spread: the largest gradient of a layer over the smallest; 1 is perfect. Guessing gives 10 %.")
+    screen.say(meaning, above=1)
+
+
+class Screen(Console):
+    """The terminal or file that the demo is printed to."""
+
+    def heading(self, text: str) -> None:
+        """The first line of a section."""
+        self.print(Padding(Text(text, "bold"), (1, 0, 0, 0), expand=False))
+
+    def say(self, text: str, style: str = "", above: int = 0) -> None:
+        """A paragraph, below so many empty lines."""
+        self.print(Padding(Text(text, style), (above, 0, 0, 3), expand=False))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table, whose last column is highlighted."""
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        for i, column in enumerate(columns):
+            style = "bold green" if i == len(columns) - 1 else ""
+            table.add_column(column, justify="right" if i else "left", style=style)
+        for row in rows:
+            table.add_row(*row)
+        self.print(Padding(table, (1, 0, 0, 3), expand=False))
+
+
+class Bars:
+    """A profile as characters: a full block for the largest gradient, a level less for a factor 1,000, blank for 0.
+
+    If there are more layers than characters, each character shows the smallest gradient of several layers.
+    """
+
+    def __init__(self, profile: sc.Profile) -> None:
+        self.sizes = profile.sizes.tolist()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        levels = ".:-=+*%#" if options.ascii_only else "▁▂▃▄▅▆▇█"
+        largest = max((size for size in self.sizes if math.isfinite(size)), default=0.0)
+        width = min(options.max_width - 2, len(self.sizes))
+        drawn = ""
+        for i in range(width):
+            group = self.sizes[i * len(self.sizes) // width : (i + 1) * len(self.sizes) // width]
+            if not all(map(math.isfinite, group)):
+                drawn += "!"
+            elif min(group) == 0:
+                drawn += " "
+            else:
+                lower = math.ceil(math.log10(max(min(group) / largest, 1e-300)) / DECADES)
+                drawn += levels[max(0, len(levels) - 1 + lower)]
+        yield Text.assemble("|", (drawn, "cyan"), "|")
+
+
+def _titled_bars(profile: sc.Profile) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(_("gradient by layer, 1 to {count}", count=len(profile.names)), Bars(profile))
+    return grid
+
+
+def _percent(accuracies: Sequence[float]) -> str:
+    return f"{accuracies[-1]:.1f} %" if accuracies else "-"
+
+
+def _number(spread: float) -> str:
+    if not math.isfinite(spread):
+        return _("infinite") if spread == math.inf else _("not finite")
+    return f"{spread:.3f}" if spread < 1.1 else f"{spread:.3g}" if spread < 1e4 else f"{spread:.1e}"

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvicorn
+import websockets  # noqa: F401  which uvicorn imports when it serves
 
-from sigmoidcore.training.data import InputError, needed
+from sigmoidcore.cli.lang import Lang
+from sigmoidcore.lab.datasets import own_data
+from sigmoidcore.lab.guard import Guard
+from sigmoidcore.lab.server import application
 from sigmoidcore.language import _
+from unstuck.language.errors import InputError
 
-RUN = typer.Argument(metavar="RUN", show_default=False, help="A run's folder or a file of samples, to be watched.")
 DATA = typer.Option("--data", metavar="FILE", help="Your own table, beside the built-in data.")
 TARGET = typer.Option("--target", metavar="COLUMN", help="Its column to learn.")
 HOST = typer.Option("--host", metavar="ADDRESS", help="Address to listen on; any but the default needs a token.")
@@ -19,30 +24,17 @@ NO_BROWSER = typer.Option("--no-browser", help="Only print the address.")
 
 
 def lab(
-    run: Annotated[Path | None, RUN] = None,
     data: Annotated[Path | None, DATA] = None,
     target: Annotated[str | None, TARGET] = None,
     host: Annotated[str, HOST] = "127.0.0.1",
     port: Annotated[int, PORT] = 8765,
     no_browser: Annotated[bool, NO_BROWSER] = False,
-) -> int:
+    lang: Lang = None,
+) -> None:
     """Open a web page where two networks train side by side, with the gradient of every layer."""
-    for package in ("starlette", "uvicorn", "websockets"):
-        needed(package, package, "sigmoid-core[lab]")
-    import uvicorn
-
-    from sigmoidcore.lab.datasets import own_data
-    from sigmoidcore.lab.guard import Guard
-    from sigmoidcore.lab.recording import Recording
-    from sigmoidcore.lab.server import application
-
-    if target is not None and data is None:
-        raise InputError("--target is a column of --data FILE: give the file, too")
-    if run is not None:
-        if data is not None:
-            raise InputError("RUN shows a finished or running training: give RUN or --data, not both")
-        Recording(run)  # or an error
-    own = None if data is None else own_data(data, target)
+    if (target is None) != (data is None):
+        raise InputError("--data FILE and --target COLUMN belong together: give both")
+    own = None if data is None or target is None else own_data(data, target)
     guard = Guard(host)
     with _listening(host, port) as listener:
         address = _address(host, listener.getsockname()[1], guard.token)
@@ -50,11 +42,10 @@ def lab(
         if not no_browser:
             webbrowser.open(address)
         config = uvicorn.Config(
-            application(guard, own, recording=run), log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20,
+            application(guard, own), log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20,
             ws_per_message_deflate=False, ws_ping_timeout=60, timeout_graceful_shutdown=1, server_header=False,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
-    return 0
 
 
 def _listening(host: str, port: int) -> socket.socket:

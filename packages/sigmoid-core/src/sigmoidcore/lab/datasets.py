@@ -1,4 +1,4 @@
-"""The data of the lab: points in the plane, the article's six points, digits, and the visitor's own."""
+"""The data of the lab and the demo: points in the plane, the article's six points, digits, and the visitor's own."""
 
 import math
 from collections.abc import Callable
@@ -7,43 +7,59 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from sklearn.datasets import load_digits
+from sklearn.metrics import r2_score
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
 
 from sigmoidcore.article import POINTS_X, POINTS_Y
-from sigmoidcore.training.data import DataError, Kind, Task, digits, load, task
 
 TRAIN, TEST = 500, 300
 """Points of the plane to learn from, and to test with."""
 MOST = 5_000
-"""Samples of the visitor's own data that are used."""
+"""Rows of the visitor's own table that are used."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Samples as rows of numbers."""
+    """Samples as rows of numbers.
 
-    name: str  # of the set
-    train_x: Tensor  # float32, [samples, features]
-    train_y: Tensor  # class numbers, int64, [samples], or numbers, float32, [samples, numbers]
-    test_x: Tensor  # like train_x
-    test_y: Tensor  # like train_y
-    kind: Kind  # of the target
-    outputs: int  # of the network
-    classes: tuple[str, ...] = ()  # their names; empty for numbers
-    source: tuple[str, str | None] | None = None  # path and target of the visitor's own data
+    Attributes:
+        train_x: float32, [samples, features].
+        train_y: class numbers, int64, [samples], or numbers, float32, [samples, outputs].
+        test_x: like train_x.
+        test_y: like train_y.
+        outputs: number of outputs of a network.
+        classes: number of classes; 0 for numbers.
+        source: path and target of the visitor's own data.
+    """
 
-    @property
-    def task(self) -> Task:
-        """Loss and metric."""
-        return task(self.kind)
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    outputs: int
+    classes: int = 0
+    source: tuple[str, str] | None = None
 
     @property
     def features(self) -> int:
         """Numbers of a sample."""
         return self.train_x.shape[1]
 
+    @property
+    def loss_fn(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss of (outputs, targets)."""
+        return nn.functional.cross_entropy if self.classes else nn.functional.mse_loss
 
-def moons(count, rng):  # type: ignore[no-untyped-def]
+    def score(self, outputs: Tensor) -> float:
+        """Accuracy in percent, or R2, of outputs for the test samples."""
+        if self.classes:
+            return float((outputs.argmax(1) == self.test_y).float().mean()) * 100
+        return float(r2_score(self.test_y.numpy(), outputs.numpy()))
+
+
+def moons(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two half circles, each around the end of the other."""
     y = np.arange(count) % 2
     angle = math.pi * rng.random(count)
@@ -51,7 +67,7 @@ def moons(count, rng):  # type: ignore[no-untyped-def]
     return (x + rng.normal(0, 0.12, x.shape) - [0.5, 0.25]) / [0.87, 0.5], y
 
 
-def spirals(count, rng):  # type: ignore[no-untyped-def]
+def spirals(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two spirals of one and a quarter turns."""
     y = np.arange(count) % 2
     radius = np.sqrt(rng.random(count))
@@ -60,45 +76,64 @@ def spirals(count, rng):  # type: ignore[no-untyped-def]
     return 2 * (x + rng.normal(0, 0.025, x.shape)), y
 
 
-def rings(count, rng):  # type: ignore[no-untyped-def]
+def rings(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A disc, and a ring around it."""
     y = np.arange(count) % 2
     radius, angle = np.where(y == 1, 1.9, 0.7) + rng.normal(0, 0.18, count), 2 * math.pi * rng.random(count)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1), y
 
 
-PLANE: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {"moons": moons, "spirals": spirals, "rings": rings}
+PLANE = {"moons": moons, "spirals": spirals, "rings": rings}
 
 
-def data_set(name: str, seed: int) -> DataSet:
+def data_set(name: str, seed: int = 0) -> DataSet:
     """A built-in data set; the seed draws the points of the plane.
 
     Example:
-        >>> data_set("rings", 0).train_x.shape
+        >>> data_set("rings").train_x.shape
         torch.Size([500, 2])
     """
     if name in PLANE:
         points, numbers = PLANE[name](TRAIN + TEST, np.random.default_rng(seed))
         x, y = torch.tensor(points, dtype=torch.float32), torch.tensor(numbers)
-        return DataSet(name, x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], Kind.TWO_CLASSES, 2, ("0", "1"))
+        return DataSet(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], outputs=2, classes=2)
     if name == "article":
-        x = torch.tensor(POINTS_X)[:, None] / 3
-        y = torch.tensor(POINTS_Y)[:, None]
-        return DataSet(name, x, y, x, y, Kind.NUMBER, 1)
-    split = digits()
-    names = tuple(str(digit) for digit in range(10))
-    return DataSet(name, split.train_x, split.train_y, split.test_x, split.test_y, Kind.CLASSES, 10, names)
+        x, y = torch.tensor(POINTS_X)[:, None] / 3, torch.tensor(POINTS_Y)[:, None]
+        return DataSet(x, y, x, y, outputs=1)
+    return DataSet(*digits(), outputs=10, classes=10)
 
 
-def own_data(path: Path, target: str | None) -> DataSet:
-    """The visitor's own data, by the reader of `sigmoid-core train`; at most 5,000 samples of each part."""
-    data = load(str(path), target=target).flattened()
-    if math.prod(data.shape) > 10_000 or data.outputs > 100:
-        raise DataError(
-            "{path} has {inputs:,} inputs and {outputs} outputs: the lab takes 10,000 and 100",
-            path=path, inputs=math.prod(data.shape), outputs=data.outputs,
-        )  # fmt: skip
-    train_x, train_y = next(data.train_batches(MOST, 0, 0))
-    test_x, test_y = next(data.test_batches(MOST))
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """scikit-learn's digits, 8 x 8 pixels: 1,400 samples to learn from with their classes, and 397 to test with.
+
+    Pixels have mean 0 and deviation 1 over all pixels to learn from: a border pixel that is rarely set should not
+    become as large as a central one.
+    """
+    x, y = load_digits(return_X_y=True)
+    train_x, test_x, train_y, test_y = train_test_split(x, y, test_size=397, random_state=0, stratify=y)
+    mean, deviation = float(train_x.mean()), float(train_x.std())
+    train_x, test_x = (torch.tensor((x - mean) / deviation, dtype=torch.float32) for x in (train_x, test_x))
+    return train_x, torch.tensor(train_y), test_x, torch.tensor(test_y)
+
+
+def own_data(path: Path, target: str) -> DataSet:
+    """The visitor's own table, as `sigmoid-core train` reads it: at most 5,000 rows, a fifth of them to test with.
+
+    Raises:
+        InputError: the file is not a table, or cannot be learnt from.
+    """
+    from sigmoidcore.tables.model import learnt
+    from sigmoidcore.tables.reading import read_file
+
+    model, _, table, answers = learnt(read_file(path), target)
+    rows = np.random.default_rng(0).permutation(len(table))[:MOST]
+    test, train = rows[: len(rows) // 5], rows[len(rows) // 5 :]
+    preprocessing = model.candidates(0)["Sigmoid Core"][:-1]
+    inputs = preprocessing.fit_transform(table.iloc[train]), preprocessing.transform(table.iloc[test])
+    train_x, test_x = (torch.tensor(part, dtype=torch.float32) for part in inputs)
+    classes = len(model.classes)
+    if not classes:
+        answers = ((answers - answers[train].mean()) / answers[train].std())[:, None].astype(np.float32)
+    train_y, test_y = (torch.from_numpy(answers[part]) for part in (train, test))
     source = str(path.absolute()), target
-    return DataSet(data.name, train_x, train_y, test_x, test_y, data.kind, data.outputs, data.classes, source)
+    return DataSet(train_x, train_y, test_x, test_y, outputs=classes or 1, classes=classes, source=source)

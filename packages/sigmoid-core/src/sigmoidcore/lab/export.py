@@ -3,41 +3,35 @@
 import inspect
 from typing import Any
 
-from sigmoidcore.lab.datasets import PLANE, TEST, TRAIN, DataSet
-from sigmoidcore.lab.networks import MOMENTUM, PROBES, SOURCES
+from sigmoidcore.lab.datasets import PLANE, TEST, TRAIN, DataSet, data_set
+from sigmoidcore.lab.networks import BUILDERS, MOMENTUM, PROBES, Residual, resnet
 from sigmoidcore.lab.reading import PROBED
 from sigmoidcore.lab.setting import OWN, WITH_SLOPES, Contender, Setting, query
 
 STEPS = 1_000
 """Steps of the script of a training that has not begun."""
-DIGITS = """
-split = digits()
-x, y, test_x, test_y = split.train_x, split.train_y, split.test_x, split.test_y
-"""
-ARTICLE = """
-x = test_x = torch.tensor(POINTS_X)[:, None] / 3
-y = test_y = torch.tensor(POINTS_Y)[:, None]
-"""
-PLANAR = """
-{source}
+DATA = {
+    "digits": "x, y, test_x, test_y = digits()",
+    "article": "x = test_x = torch.tensor(POINTS_X)[:, None] / 3\ny = test_y = torch.tensor(POINTS_Y)[:, None]",
+    OWN: "data = own_data(Path({path!r}), {target!r})\n"
+    "x, y, test_x, test_y = data.train_x, data.train_y, data.test_x, data.test_y",
+} | dict.fromkeys(
+    PLANE,
+    "points, classes = {data}({count}, np.random.default_rng({seed}))\n"
+    "points, classes = torch.tensor(points, dtype=torch.float32), torch.tensor(classes)\n"
+    "x, y, test_x, test_y = points[:{train}], classes[:{train}], points[{train}:], classes[{train}:]",
+)
+SCRIPT = """\
+# {depth} layers of {width} neurons on the data "{data}"; in the lab: ?{address}
+{imports}
 
-points, classes = {name}({count}, np.random.default_rng({seed}))
-points, classes = torch.tensor(points, dtype=torch.float32), torch.tensor(classes)
-x, y, test_x, test_y = points[:{train}], classes[:{train}], points[{train}:], classes[{train}:]
-"""
-OWNED = """
-data = own_data(Path({path!r}), {target!r})
-x, y, test_x, test_y = data.train_x, data.train_y, data.test_x, data.test_y
-"""
-CORES = """
-model = sc.MLP(x.shape[1], {width}, {depth}, {outputs})
-sc.prepare(model, x[:{probes}], targets=y[:{probes}], loss_fn=loss_fn, saturation={saturation:g})
-"""
-PEER = """
-problem = Problem(x[:{probes}], y[:{probes}], loss_fn, outputs={outputs}, width={width}, depth={depth})
-model = find("{name}").network(problem)
-"""
-LOOP = """
+{sources}{samples}
+loss_fn = nn.functional.{loss}
+
+torch.manual_seed({seed})
+model = {builder}(x.shape[1], {width}, {depth}, {outputs})
+{training}
+
 order = torch.Generator().manual_seed({seed})
 for step in range({steps}):
     rows = torch.randint(0, len(x), (min({batch}, len(x)),), generator=order)
@@ -46,76 +40,66 @@ for step in range({steps}):
     optimizer.step()
 
 with torch.no_grad():
-    score = {metric}(model.eval()(test_x), test_y)
+    score = {score}
     loss = float(loss_fn(model.train()(x[:{probed}]), y[:{probed}]))
 print(f"loss {{loss:.6g}}, {metric} {{score:.4g}}")
 print(sc.diagnose(model, x[:{probed}], y[:{probed}], loss_fn))
 """
 
 
-def python_code(setting: Setting, which: str, steps: int, own: DataSet | None = None) -> str:
-    """The script of network "a" or "b"; it needs this package only. Slopes that were set by hand are not in it.
+def python_code(setting: Setting, contender: Contender, steps: int, own: DataSet | None = None) -> str:
+    """The script of a network; it needs this package only. Slopes that were set by hand are not in it.
 
     Example:
-        >>> print(python_code(Setting(data="article"), "b", 0).splitlines()[0])
+        >>> setting = Setting(data="article")
+        >>> print(python_code(setting, setting.b, 0).splitlines()[0])
         # 30 layers of 16 neurons on the data "article"; in the lab: ?data=article
     """
-    contender: Contender = getattr(setting, which)
-    outputs, classes = {"article": (1, False), "digits": (10, True)}.get(setting.data, (2, True))
-    if own is not None and setting.data == OWN:
-        outputs, classes = own.outputs, own.kind.is_class
-    values: dict[str, Any] = {
-        "depth": setting.depth, "width": setting.width, "outputs": outputs, "probes": PROBES, "probed": PROBED,
-        "saturation": contender.saturation, "name": SOURCES[contender.kind], "steps": steps or STEPS,
-        "seed": setting.seed, "batch": setting.batch, "metric": "accuracy" if classes else "r2",
+    kind, data = contender.kind, own if own is not None and setting.data == OWN else data_set(setting.data)
+    sources: list[Any] = [PLANE[setting.data]] if setting.data in PLANE else []
+    sources += {"sigmoid-core": [], "resnet": [Residual, resnet]}.get(kind, [BUILDERS[kind]])
+    metric, score = "R2", "r2_score(test_y, model.eval()(test_x))"
+    if data.classes:
+        metric, score = "accuracy", "100 * float((model.eval()(test_x).argmax(1) == test_y).float().mean())"
+    path, target = data.source or ("", "")
+    values = {**vars(setting), "count": TRAIN + TEST, "train": TRAIN, "path": path, "target": target}
+    values |= {
+        "address": query(setting) or "the first set-up", "imports": _imports(setting, kind, metric),
+        "sources": "\n" * bool(sources) + "".join(inspect.getsource(part) + "\n\n" for part in sources),
+        "samples": DATA[setting.data].format(**values), "loss": "cross_entropy" if data.classes else "mse_loss",
+        "builder": "sc.MLP" if kind == "sigmoid-core" else kind, "outputs": data.outputs,
+        "training": "\n".join(_training(contender)), "steps": steps or STEPS, "score": score, "metric": metric,
+        "probed": PROBED,
     }  # fmt: skip
-    loss = "cross_entropy" if classes else "mse_loss"
-    address = query(setting) or "the first set-up"
-    cores = contender.kind == "sigmoid-core"
-    parts = [
-        f'# {setting.depth} layers of {setting.width} neurons on the data "{setting.data}"; in the lab: ?{address}',
-        _imports(setting, cores, values["metric"]),
-        _data(setting, own).lstrip("\n") + f"loss_fn = nn.functional.{loss}\n",
-        f"torch.manual_seed({setting.seed})" + (CORES if cores else PEER).format(**values),
-        "".join(_training(contender)) + LOOP.format(**values),
-    ]
-    return "\n".join(parts)
+    return SCRIPT.format(**values)
 
 
-def _imports(setting: Setting, cores: bool, metric: str) -> str:
+def _imports(setting: Setting, kind: str, metric: str) -> str:
     """The imports, in the order of the style guide."""
+    own = {"digits": "lab.datasets import digits", "article": "article import POINTS_X, POINTS_Y"}
+    own[OWN] = "lab.datasets import own_data"
     standard = {OWN: "from pathlib import Path\n\n"} | dict.fromkeys(PLANE, "import math\n\nimport numpy as np\n")
-    lines = [f"{standard.get(setting.data, '')}import torch\nfrom torch import nn\n", "import sigmoidcore as sc"]
-    lines += ["from sigmoidcore.article import POINTS_X, POINTS_Y"] if setting.data == "article" else []
-    lines += ["from sigmoidcore.lab.datasets import own_data"] if setting.data == OWN else []
-    lines += [] if cores else ["from sigmoidcore.peers import Problem, find"]
-    lines += ["from sigmoidcore.training import digits"] if setting.data == "digits" else []
-    return "\n".join([*lines, f"from sigmoidcore.training.data.targets import {metric}\n"])
-
-
-def _data(setting: Setting, own: DataSet | None) -> str:
-    if setting.data in PLANE:
-        source = inspect.getsource(PLANE[setting.data]).replace("  # type: ignore[no-untyped-def]", "")
-        return PLANAR.format(source=source, name=setting.data, count=TRAIN + TEST, train=TRAIN, seed=setting.seed)
-    if setting.data == OWN and own is not None and own.source is not None:
-        return OWNED.format(path=own.source[0], target=own.source[1])
-    return DIGITS if setting.data == "digits" else ARTICLE
+    found = [standard.get(setting.data, "") + "import torch"]
+    found += ["from sklearn.metrics import r2_score"] if metric == "R2" else []
+    found += ["from torch import Tensor, nn" if kind == "resnet" else "from torch import nn", ""]
+    found += ["import sigmoidcore as sc"]
+    return "\n".join([*found, *(f"from sigmoidcore.{own[name]}" for name in (setting.data,) if name in own)])
 
 
 def _training(contender: Contender) -> list[str]:
-    """Lines that make the optimizer and the Equalizer."""
-    sgd, rate = contender.optimizer == "sgd", contender.rate
-    lines = []
+    """Lines that prepare the network, and make the optimizer and the Equalizer."""
+    sgd, rate, lines = contender.optimizer == "sgd", contender.rate, []
+    groups, lr = "model.parameters()", f", lr={rate:g}"
     if contender.kind == "sigmoid-core":
-        groups = f'sc.depth_scaled_lr(model, {rate:g} * {1 - MOMENTUM:.1f}, optimizer="sgd")' if sgd else ""
-        groups = groups or f"sc.depth_scaled_lr(model, {rate:g})"
-        made = f"torch.optim.SGD({groups}, momentum={MOMENTUM})" if sgd else f"torch.optim.Adam({groups})"
-    else:
-        if contender.kind in WITH_SLOPES:
-            lines.append("sc.convert(model)  # the same function, with slopes that can be changed\n")
-        made = f"torch.optim.{'SGD' if sgd else 'Adam'}(model.parameters(), lr={rate:g}"
-        made += f", momentum={MOMENTUM})" if sgd else ")"
-    lines.append(f"optimizer = {made}\n")
+        saturation = f"saturation={contender.saturation:g}"
+        lines.append(f"sc.prepare(model, x[:{PROBES}], targets=y[:{PROBES}], loss_fn=loss_fn, {saturation})")
+        groups, lr = f"sc.depth_scaled_lr(model, {rate:g})", ""
+        if sgd:
+            groups = f'sc.depth_scaled_lr(model, {rate:g} * {1 - MOMENTUM:.1f}, optimizer="sgd")'
+    elif contender.kind in WITH_SLOPES:
+        lines.append("sc.convert(model)  # the same function, with slopes that can be changed")
+    momentum = f", momentum={MOMENTUM}" if sgd else ""
+    lines.append(f"\noptimizer = torch.optim.{'SGD' if sgd else 'Adam'}({groups}{lr}{momentum})")
     if contender.equalizer and contender.kind in WITH_SLOPES:
-        lines.append("equalizer = sc.Equalizer(model, optimizer)\n")
+        lines.append("equalizer = sc.Equalizer(model, optimizer)")
     return lines

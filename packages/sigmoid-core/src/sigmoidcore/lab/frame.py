@@ -25,9 +25,9 @@ def built_message(number: int, setting: Setting, data: DataSet, networks: Sequen
     """What stays the same until the next set-up."""
     message: dict[str, Any] = {
         "kind": "built", "id": number, "setting": flat(setting), "query": query(setting),
-        "metric": data.task.metric_name, "samples": len(data.train_x),
-        "classes": len(data.classes), "edge": EDGE, "grid": GRID, "reach": REACH,
-        "networks": [None if n is None else _described(n) for n in networks],
+        "metric": "accuracy" if data.classes else "R2", "classes": data.classes,
+        "edge": EDGE, "grid": GRID, "reach": REACH,
+        "networks": [None if n is None else {"layers": len(n.layers), "slopes": bool(n.cores)} for n in networks],
     }  # fmt: skip
     if data.features <= 2:
         message["points"] = _rounded(data.train_x[:POINTS].flatten())
@@ -37,15 +37,6 @@ def built_message(number: int, setting: Setting, data: DataSet, networks: Sequen
         message["images"] = _bytes((data.test_x[:PICTURES] - low) / (high - low))
         message["targets"] = data.test_y[:PICTURES].tolist()
     return message
-
-
-def _described(network: Network) -> dict[str, Any]:
-    return {
-        "layers": len(network.layers),
-        "slopes": bool(network.cores),
-        "centered": any(core.centered for core in network.cores),
-        "parameters": sum(p.numel() for p in network.model.parameters()),
-    }
 
 
 def shown(data: DataSet, reading: Reading) -> dict[str, Any]:
@@ -59,17 +50,16 @@ def shown(data: DataSet, reading: Reading) -> dict[str, Any]:
         "sizes": [round(math.log10(size), 3) if 0 < size < math.inf else None for size in reading.sizes.tolist()],
         "slopes": [float(f"{slope:.4g}") for slope in reading.slopes],
         "strip": {"rows": rows.tolist(), "columns": strip.shape[1], "values": _bytes(strip)},
-        "saturated": _finite(float((reading.relative < 0.05).float().mean())),
         "histogram": reading.histogram.int().tolist(),
         "chosen": [float(f"{number:.4g}") for number in reading.chosen],
     }
-    if data.kind.is_class and len(reading.outputs):
+    if data.classes and len(reading.outputs):
         shares = reading.outputs.softmax(1)
         sure, winner = shares.max(1)
         found["surface"] = {"classes": _bytes(winner / 255), "sure": _bytes(sure)}
     elif data.features == 1:
         found["fit"] = _rounded(reading.outputs[:, 0])
-    elif data.features == 64 and data.kind.is_class:
+    elif data.features == 64 and data.classes:
         found["answers"] = reading.tests[:PICTURES].argmax(1).tolist()
     return found
 

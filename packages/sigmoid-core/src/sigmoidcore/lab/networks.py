@@ -1,77 +1,120 @@
-"""The networks of the lab: those of `sigmoidcore.peers`, each with its optimizer."""
+"""The networks of the lab, each with its training."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sigmoidcore.calibration.calibrate import prepare
-from sigmoidcore.calibration.learning_rates import depth_scaled_lr
-from sigmoidcore.conversion import convert
-from sigmoidcore.core import SigmoidCore
-from sigmoidcore.equalizer.equalizer import Equalizer
+import sigmoidcore as sc
 from sigmoidcore.lab.datasets import DataSet
-from sigmoidcore.lab.setting import KINDS, WITH_SLOPES, Contender, Setting
-from sigmoidcore.peers import Problem, find
-from sigmoidcore.peers.methods.resnet import Residual
+from sigmoidcore.lab.setting import WITH_SLOPES, Contender, Setting
+from sigmoidcore.training_loop import Training
 
-SOURCES = {kind: kind for kind in KINDS} | {"tanh": "tanh-orthogonal", "relu": "relu-he", "resnet": "resnet-zero"}
-"""The method in `sigmoidcore.peers` of each kind of network."""
 PROBES = 256
 """Training samples from which a network is prepared."""
 MOMENTUM = 0.9
 
-
-@dataclass(frozen=True)
-class Network:
-    """A network that can take a step."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer  # of its parameters
-    equalizer: Equalizer | None  # of its slopes
-    # The activations at which it is watched, input to loss. In a residual network, those that read the sum of a block.
-    layers: tuple[nn.Module, ...]
-
-    @property
-    def cores(self) -> tuple[SigmoidCore, ...]:
-        """The cores, if it has slopes."""
-        return tuple(layer for layer in self.layers if isinstance(layer, SigmoidCore))
+# Each makes a network of a kind. Exported scripts show the source: it may use torch, nn, Tensor and sc.
 
 
-def build(setting: Setting, contender: Contender, data: DataSet) -> Network:
-    """The network at its first step. It has the weights of the seed.
+def sigmoid(features: int, width: int, depth: int, outputs: int) -> nn.Module:
+    """Sigmoids with PyTorch's default weights."""
+    return sc.MLP(features, width, depth, outputs, activation=lambda width: nn.Sigmoid())
 
-    Sigmoids and tanhs are cores of slope 1 and 2: the same functions, with a slope that can be changed.
+
+def tanh(features: int, width: int, depth: int, outputs: int) -> nn.Module:
+    """Tanh with orthogonal weights: Pennington, Schoenholz and Ganguli (2017), arXiv 1711.04735."""
+    model = sc.MLP(features, width, depth, outputs, activation=lambda width: nn.Tanh())
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return model
+
+
+def relu(features: int, width: int, depth: int, outputs: int) -> nn.Module:
+    """ReLU with He's weights: He, Zhang, Ren and Sun (2015), arXiv 1502.01852."""
+    model = sc.MLP(features, width, depth, outputs, activation=lambda width: nn.ReLU())
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return model
+
+
+def batchnorm(features: int, width: int, depth: int, outputs: int) -> nn.Module:
+    """ReLU after batch normalisation: Ioffe and Szegedy (2015), arXiv 1502.03167."""
+
+    def activation(width: int) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(width), nn.ReLU())
+
+    return sc.MLP(features, width, depth, outputs, activation=activation)
+
+
+class Residual(nn.Module):
+    """x + branch(x): He, Zhang, Ren and Sun (2016), arXiv 1603.05027."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        added: Tensor = x + self.branch(x)
+        return added
+
+
+def resnet(features: int, width: int, depth: int, outputs: int) -> nn.Module:
+    """Residual blocks with He's weights, whose branches begin as 0: Goyal et al. (2017), arXiv 1706.02677."""
+    blocks = [Residual(width) for _ in range(max(1, (depth - 1) // 2))]
+    model = nn.Sequential(nn.Linear(features, width), *blocks, nn.ReLU(), nn.Linear(width, outputs))
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    for block in blocks:
+        nn.init.zeros_(block.branch.get_parameter("3.weight"))
+    return model
+
+
+BUILDERS: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+    "sigmoid": sigmoid, "sigmoid-core": sc.MLP, "tanh": tanh, "relu": relu, "resnet": resnet, "batchnorm": batchnorm,
+}  # fmt: skip
+
+
+class Network(Training):
+    """A network of the lab.
+
+    Attributes:
+        layers: the activations at which it is watched, input to loss; in a residual network those that read a sum.
+        cores: of these, the ones with slopes.
     """
-    inputs, targets = data.train_x[:PROBES], data.train_y[:PROBES]
-    problem = Problem(inputs, targets, data.task.loss_fn, data.outputs, setting.width, setting.depth)
-    torch.manual_seed(setting.seed)
-    if contender.kind == "sigmoid-core":
-        model: nn.Module = problem.plain(None)
-        prepare(model, inputs, targets=targets, loss_fn=data.task.loss_fn, saturation=contender.saturation)
-    else:
-        model = find(SOURCES[contender.kind]).network(problem)
-    if contender.kind in WITH_SLOPES and contender.kind != "sigmoid-core":
-        convert(model)
-    optimizer = _optimizer(model, contender)
-    equalizer = Equalizer(model, optimizer) if contender.equalizer and contender.kind in WITH_SLOPES else None
-    return Network(model, optimizer, equalizer, _layers(model))
+
+    def __init__(self, setting: Setting, contender: Contender, data: DataSet) -> None:
+        """The network at its first step, with the weights of the seed.
+
+        Sigmoids and tanhs become cores of slope 1 and 2: the same functions, with a slope that can be changed.
+        """
+        kind, probes = contender.kind, data.train_x[:PROBES]
+        torch.manual_seed(setting.seed)
+        model = BUILDERS[kind](data.features, setting.width, setting.depth, data.outputs)
+        if kind == "sigmoid-core":
+            loss_fn, saturation = data.loss_fn, contender.saturation
+            sc.prepare(model, probes, targets=data.train_y[:PROBES], loss_fn=loss_fn, saturation=saturation)
+        elif kind in WITH_SLOPES:
+            sc.convert(model)
+        optimizer = _optimizer(model, contender)
+        with_equalizer = contender.equalizer and kind in WITH_SLOPES
+        super().__init__(model, data.loss_fn, optimizer, sc.Equalizer(model, optimizer) if with_equalizer else None)
+        inner = {id(block.branch[2]) for block in model.modules() if isinstance(block, Residual)}
+        watched = (m for m in model.modules() if isinstance(m, sc.SigmoidCore | nn.ReLU) and id(m) not in inner)
+        self.layers = tuple(watched)
+        self.cores = tuple(layer for layer in self.layers if isinstance(layer, sc.SigmoidCore))
 
 
 def _optimizer(model: nn.Module, contender: Contender) -> torch.optim.Optimizer:
     rate, sgd = contender.rate, contender.optimizer == "sgd"
+    groups = [{"params": list(model.parameters()), "lr": rate}]
     if contender.kind == "sigmoid-core":
-        groups = depth_scaled_lr(model, rate * (1 - MOMENTUM) if sgd else rate, optimizer="sgd" if sgd else "adam")
-    else:
-        groups = [{"params": list(model.parameters()), "lr": rate}]
+        groups = sc.depth_scaled_lr(model, rate * (1 - MOMENTUM) if sgd else rate, optimizer="sgd" if sgd else "adam")
     return torch.optim.SGD(groups, momentum=MOMENTUM) if sgd else torch.optim.Adam(groups)
-
-
-def _layers(model: nn.Module) -> tuple[nn.Module, ...]:
-    inner = {
-        id(module)
-        for block in model.modules()
-        if isinstance(block, Residual)
-        for module in [m for m in block.branch if isinstance(m, nn.ReLU)][1:]
-    }
-    return tuple(m for m in model.modules() if isinstance(m, SigmoidCore | nn.ReLU) and id(m) not in inner)

@@ -1,16 +1,16 @@
 """What the page may ask for: messages of JSON, each checked before anything is done."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from sigmoidcore.lab.session import MOST_STEPS, Session
-from sigmoidcore.lab.setting import parse
-from sigmoidcore.training.data import InputError, listed, short
+from sigmoidcore.lab.setting import number, parse
+from unstuck.language.errors import InputError, short
 
 LONGEST = 16_384
 """Characters of a message."""
 SMALLEST_SLOPE, LARGEST_SLOPE = 1e-3, 1e3
+NAMES = "arrange, start, pause, step, reset, slope, look, report, code"
 
 
 def obey(session: Session, text: str) -> dict[str, Any] | None:
@@ -20,7 +20,7 @@ def obey(session: Session, text: str) -> dict[str, Any] | None:
         >>> obey(Session(print), '{"do": "dance"}')
         Traceback (most recent call last):
             ...
-        sigmoidcore._language.errors.InputError: do is 'dance': the names are arrange, start, pause, step, ...
+        unstuck.language.errors.InputError: do is 'dance': the names are arrange, start, pause, step, ...
     """
     if len(text) > LONGEST:
         raise InputError("the message has {count:,} characters: send at most {most:,}", count=len(text), most=LONGEST)
@@ -30,56 +30,32 @@ def obey(session: Session, text: str) -> dict[str, Any] | None:
         raise InputError("the message is not JSON: {error}", error=short(error)) from error
     if not isinstance(message, dict):
         raise InputError('the message is {text}: send an object such as {{"do": "start"}}', text=short(message))
-    name = message.get("do")
-    if not isinstance(name, str) or name not in ACTIONS:
-        raise InputError("do is {text!r}: the names are {names}", text=short(name), names=listed(ACTIONS, 20))
-    return ACTIONS[name](session, message)
+    match message:
+        case {"do": "arrange", "setting": dict(setting)}:
+            session.arrange(parse(setting))
+        case {"do": "arrange"}:
+            raise InputError("setting is {text}: send an object of options", text=short(message.get("setting")))
+        case {"do": "start" | "pause" as name}:
+            session.run(name == "start")
+        case {"do": "step"}:
+            session.advance(_whole(message, "count", 1, MOST_STEPS, default=1))
+        case {"do": "reset"}:
+            session.reset()
+        case {"do": "slope"}:
+            value = number("value", message.get("value"), SMALLEST_SLOPE, LARGEST_SLOPE)
+            session.set_slope(_whole(message, "network", 0, 1), _whole(message, "layer"), value)
+        case {"do": "look"}:
+            neuron = None if message.get("neuron") is None else _whole(message, "neuron")
+            session.look(_whole(message, "layer"), neuron)
+        case {"do": "report"}:
+            session.report(_whole(message, "network", 0, 1))
+        case {"do": "code"}:
+            which = _whole(message, "network", 0, 1)
+            return {"kind": "code", "network": which, "text": session.code(which)}
+        case _:
+            raise InputError("do is {text!r}: the names are {names}", text=short(message.get("do")), names=NAMES)
+    return None
 
 
-def _arrange(session: Session, message: dict[str, Any]) -> None:
-    setting = message.get("setting")
-    if not isinstance(setting, dict):
-        raise InputError("setting is {text}: send an object of options", text=short(setting))
-    session.arrange(parse(setting))
-
-
-def _set_slope(session: Session, message: dict[str, Any]) -> None:
-    layer = int(_number(message, "layer", 0, 1000))
-    session.set_slope(_which(message), layer, _number(message, "value", SMALLEST_SLOPE, LARGEST_SLOPE))
-
-
-def _look(session: Session, message: dict[str, Any]) -> None:
-    neuron = None if message.get("neuron") is None else int(_number(message, "neuron", 0, 1000))
-    session.look(int(_number(message, "layer", 0, 1000)), neuron)
-
-
-def _code(session: Session, message: dict[str, Any]) -> dict[str, Any]:
-    which = _which(message)
-    return {"kind": "code", "network": which, "text": session.code(which)}
-
-
-ACTIONS: dict[str, Callable[[Session, dict[str, Any]], dict[str, Any] | None]] = {
-    "arrange": _arrange,
-    "start": lambda session, message: session.run(True),
-    "pause": lambda session, message: session.run(False),
-    "step": lambda session, message: session.advance(int(_number(message, "count", 1, MOST_STEPS, 1))),
-    "reset": lambda session, message: session.reset(),
-    "slope": _set_slope,
-    "look": _look,
-    "report": lambda session, message: session.report(_which(message)),
-    "code": _code,
-}
-
-
-def _which(message: dict[str, Any]) -> int:
-    return int(_number(message, "network", 0, 1))
-
-
-def _number(message: dict[str, Any], name: str, low: float, high: float, default: float | None = None) -> float:
-    value = message.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        limits = {"low": low, "high": high}
-        raise InputError(
-            "{name} is {text!r}: send a number from {low:g} to {high:g}", name=name, text=short(value), **limits
-        )
-    return float(value)
+def _whole(message: dict[str, Any], name: str, low: int = 0, high: int = 1000, default: int | None = None) -> int:
+    return int(number(name, message.get(name, default), low, high, whole=True))

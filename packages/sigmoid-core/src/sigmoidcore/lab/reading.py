@@ -68,42 +68,36 @@ def read(network: Network, data: DataSet, layer: int, neuron: int | None) -> Rea
     model, inputs, targets = network.model, data.train_x[:PROBED], data.train_y[:PROBED]
     observer = _Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
     with undisturbed(model, inputs), torch.enable_grad(), observer:
-        loss = data.task.loss_fn(model(inputs), targets)
+        loss = data.loss_fn(model(inputs), targets)
         found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, observer.found, allow_unused=True)
     gradients = [torch.zeros(1) if g is None else g for g in found]
     with torch.no_grad():
-        scaled = [_scaled(m, x.detach()) for m, x in zip(network.layers, observer.found, strict=True)]
-        relative = [_relative(m, z) for m, z in zip(network.layers, scaled, strict=True)]
+        scaled, relative = zip(*map(_scaled, network.layers, observer.found), strict=True)
         outputs = model.eval()(torch.cat([data.test_x, grid(data)]))
         model.train()
-        core = network.layers[layer]
-        slope, shift = _slope_and_shift(core, neuron)
         z = scaled[layer] if neuron is None else scaled[layer][:, neuron]
         kept = z[torch.isfinite(z)].clamp(-REACH, REACH)
         tests = outputs[: len(data.test_x)]
         return Reading(
             loss=loss.item(),
-            score=data.task.metric(tests, data.test_y) if bool((tests.abs() < HUGE).all()) else math.nan,
+            score=data.score(tests) if bool((tests.abs() < HUGE).all()) else math.nan,
             sizes=norms(gradients) / len(inputs) ** 0.5,
             slopes=tuple(float(core.alpha.mean()) for core in network.cores),
             relative=torch.stack(relative),
             histogram=torch.histc(kept, BINS, -REACH, REACH),
-            chosen=(slope, shift),
+            chosen=_slope_and_shift(network.layers[layer], neuron),
             outputs=outputs[len(data.test_x) :],
             tests=tests,
         )
 
 
-def _scaled(layer: nn.Module, x: Tensor) -> Tensor:
-    """The scaled preactivations of a core; a ReLU has no slope."""
+def _scaled(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The scaled preactivations, and the mean relative slopes; a ReLU has no slope, and is open or shut."""
     if not isinstance(layer, SigmoidCore):
-        return x
+        return x, (x > 0).float().mean(0)
     alpha, shift = layer.align(x)
-    return alpha * (x - shift)
-
-
-def _relative(layer: nn.Module, z: Tensor) -> Tensor:
-    return mean_relative_slope(z) if isinstance(layer, SigmoidCore) else (z > 0).float().mean(0)
+    z = alpha * (x - shift)
+    return z, mean_relative_slope(z)
 
 
 def _slope_and_shift(layer: nn.Module, neuron: int | None) -> tuple[float, float]:

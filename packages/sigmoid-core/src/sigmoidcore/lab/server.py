@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,18 +16,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.guard import HEADERS, Guard
 from sigmoidcore.lab.protocol import obey
-from sigmoidcore.lab.recording import Recording
 from sigmoidcore.lab.session import FRAMES, Session
 from sigmoidcore.lab.setting import RATES, WITH_SLOPES, parse, schema
 from sigmoidcore.lab.worker import Worker
-from sigmoidcore.training.data import DataError, InputError
 from sigmoidcore.language import LANGUAGES, language, speaking
+from unstuck.language.errors import InputError
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 NOT_OPTIONS = ("token", "lang")
 """Parameters of the page's address that are not options of the set-up."""
-POLL = 0.5
-"""Seconds between two looks at a recording."""
 REFUSED, FULL = 4403, 4429
 """Codes with which a WebSocket is closed."""
 
@@ -60,10 +56,8 @@ class Outbox:
         return messages
 
 
-def application(
-    guard: Guard, own: DataSet | None = None, sessions: int = 8, recording: Path | None = None
-) -> Starlette:
-    """The lab as an ASGI application with so many open pages; a recording is shown in place of networks of the lab."""
+def application(guard: Guard, own: DataSet | None = None, sessions: int = 8) -> Starlette:
+    """The lab as an ASGI application with so many open pages."""
     worker = Worker()
     assets = {path.name: path.read_bytes() for path in files("sigmoidcore.lab").joinpath("static").iterdir()}
 
@@ -87,7 +81,7 @@ def application(
         asked = socket.query_params.get("lang", "")
         try:
             with speaking(asked if asked in LANGUAGES else language()):
-                await (_train(socket, worker, own) if recording is None else _watch(socket, Recording(recording)))
+                await _train(socket, worker, own)
         finally:
             pages.remove(socket)
 
@@ -125,24 +119,22 @@ async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None
         outbox.put({"kind": "error", "text": str(error)})
     worker.add(session)
     try:
-        await _first_of(_send(socket, outbox), _receive(socket, session, worker, outbox))
+        async with asyncio.TaskGroup() as tasks:
+            sending = tasks.create_task(_send(socket, outbox))
+            await _receive(socket, session, worker, outbox)
+            sending.cancel()
     finally:
         worker.remove(session)
 
 
-async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Run until one of them ends, or fails."""
-    tasks = [asyncio.create_task(work) for work in works]
-    done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in others:
-        task.cancel()
-    for task in done:
-        task.result()
-
-
-async def _send_message(socket: WebSocket, message: dict[str, Any]) -> None:
-    """Send a message as ASCII: what a visitor sent may hold half a character, which UTF-8 does not know."""
-    await socket.send_text(json.dumps(message, allow_nan=False))
+async def _send(socket: WebSocket, outbox: Outbox) -> None:
+    """Send what waits, at most so often that frames come at their rate."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            for message in await outbox.take():
+                # As ASCII: what a visitor sent may hold half a character, which UTF-8 does not know.
+                await socket.send_text(json.dumps(message, allow_nan=False))
+            await asyncio.sleep(0.5 / FRAMES)
 
 
 async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: Outbox) -> None:
@@ -161,33 +153,3 @@ async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: 
         except InputError as error:
             outbox.put({"kind": "error", "text": str(error)})
         await asyncio.sleep(0)  # a flood of messages leaves time for other pages
-
-
-async def _watch(socket: WebSocket, recording: Recording) -> None:
-    """Send what is written into a recording, until the page is closed."""
-    await _send_message(socket, {"kind": "hello", "recorded": True})
-    closed = asyncio.create_task(_closed(socket))
-    while not closed.done():
-        try:
-            messages = await asyncio.to_thread(recording.news)
-        except (DataError, OSError) as error:
-            messages = [{"kind": "error", "text": str(error)}]
-        with suppress(WebSocketDisconnect, RuntimeError):
-            for message in messages:
-                await _send_message(socket, message)
-        await asyncio.wait([closed], timeout=POLL)
-
-
-async def _closed(socket: WebSocket) -> None:
-    """Wait until the page is closed; a page that only watches has nothing to ask for."""
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass
-
-
-async def _send(socket: WebSocket, outbox: Outbox) -> None:
-    """Send what waits, at most so often that frames come at their rate."""
-    with suppress(WebSocketDisconnect, RuntimeError):
-        while True:
-            for message in await outbox.take():
-                await _send_message(socket, message)
-            await asyncio.sleep(0.5 / FRAMES)

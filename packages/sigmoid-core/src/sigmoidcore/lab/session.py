@@ -4,6 +4,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import torch
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.lab.export import python_code
 from sigmoidcore.lab.frame import built_message, shown
-from sigmoidcore.lab.networks import Network, build
+from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.reading import PROBED, read
 from sigmoidcore.lab.setting import OWN, Contender, Setting
-from sigmoidcore.training.data import InputError
-from sigmoidcore.training.session import FAILURES
-from unstuck.diagnose import diagnose
 from sigmoidcore.language import _, language
+from unstuck import diagnose
+from unstuck.language.errors import InputError
 
+FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
+"""Errors of a training that the page shows; any other is a bug."""
 FRAMES = 15
 """Frames a second, at most."""
 SHARE = 2.0
@@ -41,17 +43,15 @@ class Session:
         self.language = language()
         self._publish, self._own = publish, own
         self._lock = threading.Lock()
-        self._wanted: Setting | None = Setting(data=OWN) if own is not None else Setting()
-        self._running, self._steps = False, 0
-        self._slopes: dict[tuple[int, int], float] = {}
+        self._asked: dict[object, Callable[[], None]] = {}
+        self._running, self._steps, self._stale = False, 0, False
         self._look: tuple[int, int | None] = (0, None)
-        self._report: int | None = None
-        self._stale = False
         self._id = self.step = 0
         self._due = 0.0
-        self.setting = self._wanted
+        self.setting = Setting() if own is None else Setting(data=OWN)
         self.data: DataSet | None = None
         self.networks: tuple[Network | None, ...] = ()
+        self.arrange(self.setting)
 
     def arrange(self, setting: Setting) -> None:
         """Ask for another set-up, from its first step; training pauses."""
@@ -59,7 +59,7 @@ class Session:
             raise InputError("there are no data of your own: start the lab with --data FILE")
         with self._lock:
             self._wanted, self._running, self._steps = setting, False, 0
-            self._slopes.clear()
+            self._asked = {"arrange": partial(self._build, setting)}
 
     def run(self, running: bool) -> None:
         """Start or pause."""
@@ -73,12 +73,12 @@ class Session:
 
     def reset(self) -> None:
         """Begin again with the same set-up."""
-        self.arrange(self._wanted or self.setting)
+        self.arrange(self._wanted)
 
     def set_slope(self, network: int, layer: int, value: float) -> None:
         """Change the mean slope of a layer."""
         with self._lock:
-            self._slopes[network, min(layer, self.setting.depth)] = value
+            self._asked[network, layer] = partial(self._set_slope, network, layer, value)
 
     def look(self, layer: int, neuron: int | None) -> None:
         """Choose the layer, and perhaps one neuron, whose histogram is shown."""
@@ -88,11 +88,11 @@ class Session:
     def report(self, network: int) -> None:
         """Ask for the diagnosis of a network."""
         with self._lock:
-            self._report = network
+            self._asked["report", network] = partial(self._diagnose, network)
 
     def code(self, network: int) -> str:
         """The training of a network as a script, up to this step."""
-        return python_code(self.setting, "ab"[network], self.step, self._own)
+        return python_code(self.setting, (self.setting.a, self.setting.b)[network], self.step, self._own)
 
     def fail(self, error: Exception) -> None:
         """Pause, and say why."""
@@ -104,37 +104,31 @@ class Session:
     def delay(self) -> float | None:
         """Seconds until there is something to do; None: nothing was asked for."""
         with self._lock:
-            if self._running or self._steps or self._wanted or self._slopes or self._report is not None:
+            if self._running or self._steps or self._asked:
                 return 0.0
             return max(0.0, self._due - time.monotonic()) if self._stale else None
 
     def turn(self) -> None:
         """Do what was asked for, or take one step; then publish a frame if one is due."""
         with self._lock:
-            wanted, self._wanted = self._wanted, None
-            slopes, self._slopes = self._slopes, {}
-            report, self._report = self._report, None
-            steps = wanted is None and (self._running or self._steps > 0)
-            if steps:
-                self._steps = max(0, self._steps - 1)
+            asked, self._asked = self._asked, {}
+            arranged = "arrange" in asked
+            steps = not arranged and (self._running or self._steps > 0)
+            self._steps = max(0, self._steps - steps)
             self._stale = True
-        if wanted is not None:
-            self._build(wanted)
-        for (network, layer), value in slopes.items():
-            self._set_slope(network, layer, value)
-        if report is not None:
-            self._diagnose(report)
+        for act in asked.values():
+            act()
         if steps:
             self._step()
-        if time.monotonic() >= self._due or wanted is not None:
+        if arranged or time.monotonic() >= self._due:
             self._show()
 
     def _build(self, setting: Setting) -> None:
         self.setting, self.step, self._id = setting, 0, self._id + 1
         self.networks = ()  # the old ones need not stay in memory beside the new ones
         self._publish({"kind": "building", "id": self._id})
-        self.data = self._own if setting.data == OWN else data_set(setting.data, setting.seed)
-        assert self.data is not None
+        own = self._own if setting.data == OWN else None
+        self.data = data_set(setting.data, setting.seed) if own is None else own
         self._order = torch.Generator().manual_seed(setting.seed)
         self.networks = tuple(self._network(which) for which in (setting.a, setting.b))
         self._publish(built_message(self._id, setting, self.data, self.networks))
@@ -142,7 +136,7 @@ class Session:
     def _network(self, contender: Contender) -> Network | None:
         assert self.data is not None
         try:
-            return build(self.setting, contender, self.data)
+            return Network(self.setting, contender, self.data)
         except FAILURES as error:
             text = _("the {kind} network cannot be built: {error}", kind=contender.kind, error=error)
             self._publish({"kind": "error", "text": text})
@@ -154,12 +148,8 @@ class Session:
         count = len(self.data.train_x)
         rows = torch.randint(0, count, (min(self.setting.batch, count),), generator=self._order)
         x, y = self.data.train_x[rows], self.data.train_y[rows]
-        for network in self.networks:
-            if network is not None:
-                network.optimizer.zero_grad()
-                loss = self.data.task.loss_fn(network.model(x), y)
-                loss.backward()  # type: ignore[no-untyped-call]
-                network.optimizer.step()
+        for network in filter(None, self.networks):
+            network.step(x, y)
         self.step += 1
 
     def _set_slope(self, which: int, layer: int, value: float) -> None:
@@ -192,7 +182,7 @@ class Session:
         if network is None or data is None:
             return
         try:
-            found = diagnose(network.model, data.train_x[:PROBED], data.train_y[:PROBED], data.task.loss_fn)
+            found = diagnose(network.model, data.train_x[:PROBED], data.train_y[:PROBED], data.loss_fn)
             with tempfile.TemporaryDirectory() as folder:
                 page = found.to_html(Path(folder) / "diagnosis.html").read_text(encoding="utf-8")
         except FAILURES as error:

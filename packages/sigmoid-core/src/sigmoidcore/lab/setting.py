@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlencode
 
-from sigmoidcore.training.data import InputError, nearest, short
+from unstuck.language.errors import InputError, short
 
 KINDS = ("sigmoid", "sigmoid-core", "tanh", "relu", "resnet", "batchnorm")
-"""Kinds of network; see `networks.SOURCES`."""
+"""Kinds of network; see `networks.BUILDERS`."""
 WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")
 """Kinds whose layers have slopes: an Equalizer can change them, and so can the visitor."""
 DATA = ("moons", "spirals", "rings", "article", "digits")
@@ -64,12 +64,9 @@ class Setting:
 def flat(setting: Setting) -> dict[str, Any]:
     """The values by their names: `depth`, and `a.rate` for one of the first network."""
     found: dict[str, Any] = {}
-    for option in fields(Setting):
-        value = getattr(setting, option.name)
-        if isinstance(value, Contender):
-            found |= {f"{option.name}.{key}": part for key, part in vars(value).items()}
-        else:
-            found[option.name] = value
+    for name, value in vars(setting).items():
+        own = isinstance(value, Contender)
+        found |= {f"{name}.{key}": part for key, part in vars(value).items()} if own else {name: value}
     return found
 
 
@@ -84,15 +81,12 @@ def parse(values: Mapping[str, Any]) -> Setting:
     found = flat(Setting())
     for name, value in values.items():
         if name not in found:
-            raise InputError(
-                "there is no option {name!r}: {hint}", name=short(name), hint=nearest(name[:60], list(found))
-            )
+            names = ", ".join(found)
+            raise InputError("there is no option {name!r}: the names are {names}", name=short(name), names=names)
         found[name] = _value(name, value, found[name])
-    shared: dict[str, Any] = {key: value for key, value in found.items() if "." not in key}
-    for which in "ab":
-        own = {key[2:]: value for key, value in found.items() if key.startswith(f"{which}.")}
-        shared[which] = Contender(**own)
-    setting = Setting(**shared)
+    own = [{key[2:]: value for key, value in found.items() if key.startswith(f"{which}.")} for which in "ab"]
+    shared = {key: value for key, value in found.items() if "." not in key}
+    setting = Setting(**shared, a=Contender(**own[0]), b=Contender(**own[1]))
     if setting.depth * setting.width**2 > LARGEST:
         widest = math.isqrt(LARGEST // setting.depth)
         raise InputError(
@@ -104,9 +98,8 @@ def parse(values: Mapping[str, Any]) -> Setting:
 
 def schema() -> dict[str, dict[str, Any]]:
     """Every option with its default and its choices or bounds, from which the page makes its controls."""
-    shared = {option.name: option for option in fields(Setting)}
-    own = {f"{which}.{option.name}": option for which in "ab" for option in fields(Contender)}
-    options = shared | own
+    options = {option.name: option for option in fields(Setting)}
+    options |= {f"{which}.{option.name}": option for which in "ab" for option in fields(Contender)}
     return {
         name: {"default": default, **options[name].metadata, "whole": isinstance(default, int)}
         for name, default in flat(Setting()).items()
@@ -117,27 +110,29 @@ def _value(name: str, value: Any, default: Any) -> Any:
     """A value of an option, of the type of its default and within its bounds."""
     bounds = schema()[name]
     if isinstance(default, bool):
-        words = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
-        known = words.get(str(value).lower()) if isinstance(value, str | bool | int) else None
-        if known is None:
+        if str(value).lower() not in ("true", "false"):
             raise InputError("{name} is {text!r}: give true or false", name=name, text=short(value))
-        return known
+        return str(value).lower() == "true"
     if isinstance(default, str):
         if value not in bounds["names"]:
             names = ", ".join(bounds["names"])
             raise InputError("{name} is {text!r}: choose one of {names}", name=name, text=short(value), names=names)
         return value
+    return number(name, value, bounds["low"], bounds["high"], whole=isinstance(default, int))
+
+
+def number(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> float:
+    """A number of a message or of an address, as a number or as text; an InputError if it is out of bounds."""
     try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        found = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
-        number = math.nan
-    whole = isinstance(default, int)
-    if not bounds["low"] <= number <= bounds["high"] or (whole and number != int(number)):
-        place = {"name": name, "text": short(value), "low": bounds["low"], "high": bounds["high"]}
+        found = math.nan
+    if not low <= found <= high or (whole and found != int(found)):
+        place = {"name": name, "text": short(value), "low": low, "high": high}
         if whole:
             raise InputError("{name} is {text!r}: give a whole number from {low:g} to {high:g}", **place)
         raise InputError("{name} is {text!r}: give a number from {low:g} to {high:g}", **place)
-    return int(number) if whole else number
+    return int(found) if whole else found
 
 
 def _text(value: Any) -> str:

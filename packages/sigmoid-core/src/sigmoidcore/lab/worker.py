@@ -3,12 +3,12 @@
 import threading
 import time
 
-from sigmoidcore.lab.session import Session
-from sigmoidcore.training.session import FAILURES, denormals_flushed, threads
+from sigmoidcore.lab.session import FAILURES, Session
 from sigmoidcore.language import speaking
+from sigmoidcore.training_loop import narrow_layers
 
 
-class Worker:
+class Worker(threading.Thread):
     """Runs sessions in one thread: PyTorch's hooks and random numbers belong to the whole process.
 
     The session that has used the least time is next. A session that asks for a huge network waits for its turn after
@@ -16,22 +16,18 @@ class Worker:
     """
 
     def __init__(self) -> None:
+        super().__init__(name="lab-worker", daemon=True)
         self._used: dict[Session, float] = {}
         self._clock = 0.0
         self._condition = threading.Condition()
         self._ended = False
-        self._thread = threading.Thread(target=self._work, name="lab-worker", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
 
     def stop(self) -> None:
         """End the thread after its turn."""
         with self._condition:
             self._ended = True
             self._condition.notify()
-        self._thread.join(timeout=10)
+        self.join(timeout=10)
 
     def add(self, session: Session) -> None:
         """Take a session on."""
@@ -49,8 +45,9 @@ class Worker:
         with self._condition:
             self._condition.notify()
 
-    def _work(self) -> None:
-        with threads(1), denormals_flushed():
+    def run(self) -> None:
+        """Give turns until `stop`."""
+        with narrow_layers():
             while (session := self._next()) is not None:
                 began = time.monotonic()
                 with speaking(session.language):

@@ -1,4 +1,4 @@
-"""Figures of profiles, trainings, evaluations, comparisons and the article: from data to a Matplotlib figure.
+"""Figures of profiles, trainings and the article: from data to a Matplotlib figure.
 
 Save a figure with `figure.savefig("name.png", dpi=200)`; a notebook displays it. Nothing needs a GUI.
 """
@@ -8,12 +8,10 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
-from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -21,8 +19,7 @@ from numpy.typing import NDArray
 
 from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.equalizer.sample import Sample
-from sigmoidcore.plots import style
-from sigmoidcore.plots.style import FAINT, INK, PALETTE, colour_bar, legend_below, new_figure, style_axes
+from sigmoidcore.plots.style import FAINT, INK, NOTHING, PALETTE, SMALL_AND_LARGE, legend_below, new_figure, style_axes
 from unstuck.observation import Profile
 
 # Colour, line and marker change together: curves can be told apart in black and white too. Profiles come in pairs
@@ -35,12 +32,6 @@ _CURVES = _PAIRS[1::2] + _PAIRS[::2]
 _ROW = 0.045
 """Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
 _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
-_COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black")]
-_STYLES = list(zip(_COLOURS * 12, itertools.cycle(("-", "--", ":", "-.")), itertools.cycle("osDP^v<>X")))
-SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE["blue"]])
-"""One hue, light to dark: readable with any colour vision, and in grey."""
-WITH_NUMBERS, WITH_NAMES, LONGEST = 20, 60, 18
-"""Most classes with numbers in the cells, and with names at the axes; most characters of a name."""
 
 
 def article_fit(fit: Fit) -> Figure:
@@ -129,42 +120,29 @@ def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[
             axes.text(-0.008, middle, text, transform=axes.transAxes, ha="right", va="center", **_LABEL)
 
 
-def learning_curves(
-    losses: Mapping[str, Sequence[float]],
-    scores: Mapping[str, Sequence[float]],
-    metric: str = "accuracy",
-    best_epoch: int = 0,
-) -> Figure:
-    """Training losses and metrics of each epoch, by the name that the legend shows; accuracy is in percent.
-
-    The metrics are of the test part, and those named "validation" of the validation part; a line marks the best epoch.
-    """
+def learning_curves(losses: Mapping[str, Sequence[float]], accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """Training loss and test accuracy in percent after each epoch, by the name that the legend shows."""
     if not losses:
         raise ValueError("there are no results to draw: give at least one by its name")
     figure = new_figure(9.0, 4.0)
     left, right = figure.subplots(1, 2)
     epochs = max(map(len, losses.values()))
-    for axes, curves in ((left, losses), (right, scores)):
+    for axes, curves in ((left, losses), (right, accuracies)):
         for (name, values), (colour, line, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
             marker = marker if len(values) <= 30 else ""
             x = np.arange(1, len(values) + 1)
             axes.plot(x, values, line, color=colour, linewidth=2, marker=marker, markersize=5, label=name)
         axes.set_xlim(0.7, max(2, epochs) + 0.3)
         _count(axes.xaxis)
-    percent = metric == "accuracy"
-    style_axes(left, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
-    style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
-    if best_epoch:
-        right.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label=f"best epoch, {best_epoch}", zorder=1)
+    style_axes(left, "Training loss", "epoch", "cross-entropy")
+    style_axes(right, "Test accuracy", "epoch", "percent")
     if any(value > 0 for values in losses.values() for value in values):
         left.set_yscale("log")
         left.tick_params(which="minor", colors=INK, labelsize=9)
         left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
-    if percent:
-        low, high = right.get_ylim()
-        right.set_ylim(max(low, -3), min(high, 101))
-    handles, labels = max(left, right, key=lambda axes: len(axes.get_lines())).get_legend_handles_labels()
-    legend_below(figure, handles=handles, labels=labels, ncols=3)
+    low, high = right.get_ylim()
+    right.set_ylim(max(low, -3), min(high, 101))
+    legend_below(figure, handles=left.get_lines(), ncols=3)
     return figure
 
 
@@ -193,7 +171,7 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
         rows = np.append(np.arange(len(table)) * stride + 0.5, layers + 0.5)
         mesh = axes.pcolormesh(
             np.append(at, end), rows, np.ma.masked_invalid(table), vmin=-limit, vmax=limit, rasterized=True,
-            cmap=style.SMALL_AND_LARGE.with_extremes(bad=style.NOTHING),
+            cmap=SMALL_AND_LARGE.with_extremes(bad=NOTHING),
         )  # fmt: skip
         above = axes.get_xaxis_transform()
         axes.plot(at, np.full(len(at), 1.012), "|", color=INK, markersize=4, transform=above, clip_on=False)
@@ -205,9 +183,12 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
         _count(axes.xaxis)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     extend = "both" if sizes.max(initial=0) > limit else "neither"
-    colour_bar(figure, mesh, list(panels), "gradient size over the median, log10", extend=extend, pad=0.02)
+    bar = figure.colorbar(mesh, ax=list(panels), extend=extend, pad=0.02)
+    bar.set_label("gradient size over the median, log10", fontsize=10, color=INK)
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    bar.outline.set_visible(False)
     if any(not np.isfinite(table).all() for table in tables.values()):
-        legend_below(figure, handles=[Patch(facecolor=style.NOTHING, label="no gradient: 0, or not finite")])
+        legend_below(figure, handles=[Patch(facecolor=NOTHING, label="no gradient: 0, or not finite")])
     return figure
 
 
@@ -223,68 +204,3 @@ def _relative_to_median(samples: Sequence[Sample]) -> NDArray[np.float64]:
     logs[~np.isfinite(logs)] = np.nan
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of samples without any gradient
         return np.asarray(logs - np.nanmedian(logs, axis=0))
-
-
-def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """The confusion matrix: a row for each true class; the colour is the share of that class."""
-    classes = len(counts)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    names = [_short(name) for name in names]
-    longest = max(sum(1 + (east_asian_width(character) in "WF") for character in name) for name in names)
-    size = min(max(0.52 * classes, 2.4), 9.0)
-    figure = new_figure(size + 2.2 + 0.07 * longest, size + 1.3 + (0.07 * longest if longest > 3 else 0))
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
-    style_axes(axes, title, "predicted class", "true class")
-    axes.grid(False)
-    axes.spines[:].set_visible(True)
-    if classes <= WITH_NAMES:
-        axes.set_xticks(range(classes), names, rotation=90 if longest > 3 else 0)
-        axes.set_yticks(range(classes), names)
-    if classes <= WITH_NUMBERS:
-        for row, column in np.argwhere(counts):
-            color = "white" if shares[row, column] > 0.5 else INK
-            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
-    colour_bar(figure, image, axes, "share of the true class", shrink=0.8)
-    return figure
-
-
-def predicted_against_true(
-    true: np.ndarray, predicted: np.ndarray, names: Sequence[str], titles: Sequence[str]
-) -> Figure:
-    """Predictions against true values, a panel for each of the first four targets."""
-    panels = min(true.shape[1], 4)
-    figure = new_figure(4.2 * panels + 0.4, 4.2)
-    for column, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
-        x, y, name = true[:, column], predicted[:, column], _short(names[column])
-        style_axes(axes, titles[column], f"{name}, true", f"{name}, predicted")
-        low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
-        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--")
-        alpha = float(np.clip(60 / np.sqrt(len(x)), 0.08, 0.8)) / 2
-        axes.plot(x, y, linestyle="", marker="o", markersize=4, alpha=alpha, color=PALETTE["blue"], mew=0)
-        axes.set_aspect("equal", adjustable="datalim")
-    return figure
-
-
-def _short(name: str) -> str:
-    """A name, shortened, in which a dollar is not mathematics."""
-    return (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…").replace("$", r"\$")
-
-
-def method_curves(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str
-) -> Figure:
-    """Points (x, metric) by method in a panel for each title, over a log axis."""
-    figure = new_figure(4.6 * len(panels) + 1, 4.4)
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, series) in zip(row, panels.items(), strict=True):
-        for (name, points), (colour, line, marker) in zip(series.items(), _STYLES, strict=False):
-            x, y = [point[0] for point in points], [point[1] for point in points]
-            axes.plot(x, y, line, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] == "3" else "")
-        axes.tick_params(which="minor", labelsize=9)
-        style_axes(axes, title, x_label, y_label if axes is row[0] else "")
-    legend_below(figure, handles=row[0].get_lines(), ncols=3)
-    return figure

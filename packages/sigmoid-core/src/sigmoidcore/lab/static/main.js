@@ -24,30 +24,11 @@ let controls, link;
 
 const heard = {
     hello(message) {
-        document.body.classList.toggle("recorded", Boolean(message.recorded));
-        if (message.recorded) return;
         controls = new Controls(at("controls"), message, (values) => arrange(values, false));
         if (lab.setting) controls.show(lab.setting);
     },
     building() {
         at("clock").textContent = t("waiting");
-    },
-    recording(message) { // of a run or of a user's own loop: one network, without a set-up
-        const setting = {"a.kind": message.name, "b.kind": ""};
-        Object.assign(lab, {built: message, networks: [], histories: [[], []], setting, step: 0});
-        lab.heats = [message.layers ? new HeatMap(message.layers) : null, null];
-    },
-    rows({rows}) {
-        for (const {step, sizes, loss, score} of rows) {
-            if (sizes) lab.heats[0].add(sizes);
-            if (loss !== null) lab.histories[0].push({step, loss, score});
-            const before = lab.networks[0];
-            lab.networks = [{sizes: sizes ?? before?.sizes ?? [], slopes: [], loss: loss ?? before?.loss, score: score ?? before?.score}, null];
-            lab.step = step;
-        }
-        at("clock").textContent = t("clock", {step: lab.step.toLocaleString("en")});
-        describe();
-        draw();
     },
     built(message) {
         Object.assign(lab, {built: message, networks: [], histories: [[], []], setting: message.setting, step: 0});
@@ -109,7 +90,7 @@ function arrange(values, run, layer = null) {
 function look(layer, neuron = null) {
     lab.layer = Math.max(0, Math.min(most() - 1, layer));
     lab.neuron = neuron;
-    if (!lab.built?.recorded) link.ask("look", {layer: lab.layer, neuron});
+    link.ask("look", {layer: lab.layer, neuron});
     draw();
 }
 
@@ -206,7 +187,6 @@ function paint(layers) {
     [0, 1].forEach((which) => {
         const network = networks[which], own = Math.min(layer, Math.max(0, layers[which] - 1));
         lab.heats[which]?.draw(at(`heat-${which}`), own, "AB"[which]);
-        if (built.recorded) return;
         drawStrip(at(`strip-${which}`), network?.strip, layers[which] || 1, own, neuron, "AB"[which]);
         drawAnswers(at(`surface-${which}`), built, network, which);
         const lens = document.querySelectorAll(".lens")[which];
@@ -231,13 +211,13 @@ function describe() {
         item.textContent = `${"AB"[which]} ${names[which]}: ${network ? reached(network) : "–"}`;
         return item;
     });
-    document.querySelector("#card-profile .legend").replaceChildren(...items.slice(0, built.networks.length));
+    document.querySelector("#card-profile .legend").replaceChildren(...items);
     const picture = built.images ? "answers" : built.classes || !built.points ? "surface" : "fit";
     at("surface-title").textContent = t(picture);
     at("score-title").textContent = metric;
     at("lens-title").textContent = t(neuron === null ? "layer" : "neuron", {layer: layer + 1, neuron: (neuron ?? 0) + 1});
     at("whole").hidden = neuron === null;
-    const parts = networks.slice(0, built.networks.length).map((network, which) => {
+    const parts = networks.map((network, which) => {
         const size = network?.sizes[Math.min(layer, network.sizes.length - 1)] ?? null;
         return t("gradient", {name: "AB"[which], value: powerText(size)});
     });
@@ -248,7 +228,7 @@ function describe() {
         canvas.setAttribute("aria-valuenow", layer + 1);
         canvas.setAttribute("aria-valuetext", t("valueText", {layer: layer + 1, layers: most(), parts: parts.join(", ")}));
     }
-    const spoken = networks.slice(0, built.networks.length).map((network, which) => t("summaryPart", {
+    const spoken = networks.map((network, which) => t("summaryPart", {
         name: "AB"[which], kind: names[which], loss: network?.loss?.toPrecision(3) ?? "–", metric,
         score: network?.score?.toFixed(1) ?? "–", reach: reached(network),
     }));
