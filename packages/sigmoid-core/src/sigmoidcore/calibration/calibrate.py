@@ -8,8 +8,7 @@ that makes up for it, and go forward again: every slope is solved for the signal
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -33,14 +32,10 @@ from unstuck.observation import (
     undisturbed,
 )
 
-LEVEL_ENOUGH = 1.1
-"""A profile within a tenth is not corrected further: another batch differs by nearly as much."""
 MOST_PASSES = 8
-FEW, CURVED, USUAL = 3, 2.0, 0.5
-"""saturation="auto": 2 for samples of up to 3 features, else 0.5."""
+FEW, CURVED, USUAL = 3, 2.0, 0.5  # saturation="auto": 2 for samples of up to 3 features, else 0.5
 MOST_SATURATED = 100.0
-NOTES = 5
-"""Notes that are printed; all are in `Calibration.notes`."""
+NOTES = 5  # are printed
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,24 +186,32 @@ def _calibrate(
 ) -> Calibration:
     started = time.perf_counter()
     check_model(model)
-    _check_saturation(saturation)
+    level: Any = saturation
+    if level is not None and not (isinstance(level, Real) and 0 < float(level) <= MOST_SATURATED):
+        raise ValueError(
+            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {level!r}; 0.5 is the usual choice"
+        )
     check_inputs(inputs)
     check_loss(targets, loss_fn)
     notes: dict[str, None] = {}
     profile = partial(gradient_profile, model, inputs, targets, loss_fn)
     before = profile()
     solver = Solver(model, saturation, fresh_weights, note=lambda text: notes.update({text: None}))
-    original = _Snapshot(model)
-    with original.restored_on_error(), undisturbed(model, inputs):
-        solution, after, passes = _solve_and_correct(model, inputs, solver, profile)
-        worse = free_spread(after, solution, solver.layers) > free_spread(before, solution, solver.layers)
-        if worse and not fresh_weights and saturation is None:
-            original.restore()
-            after = before
-            with LevelObserver(model) as levels:
-                run(model, inputs)
-            solution = replace(solution, slopes=levels.slopes, levels=levels.levels)
-            notes["no pass made the profile more level: all slopes are as they were"] = None
+    restore = _snapshot(model)
+    try:
+        with undisturbed(model, inputs):
+            solution, after, passes = _solve_and_correct(model, inputs, solver, profile)
+            worse = free_spread(after, solution, solver.layers) > free_spread(before, solution, solver.layers)
+            if worse and not fresh_weights and saturation is None:
+                restore()
+                after = before
+                with LevelObserver(model) as levels:
+                    run(model, inputs)
+                solution = replace(solution, slopes=levels.slopes, levels=levels.levels)
+                notes["no pass made the profile more level: all slopes are as they were"] = None
+    except BaseException:
+        restore()
+        raise
     notes.update(dict.fromkeys(remarks(after, solution, solver.layers, saturation)))
     if fresh_weights:
         for text in uncentered(solver.layers.values()):
@@ -224,14 +227,6 @@ def _calibrate(
     )
 
 
-def _check_saturation(saturation: Any) -> None:
-    if saturation is not None and not (isinstance(saturation, Real) and 0 < float(saturation) <= MOST_SATURATED):
-        raise ValueError(
-            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {saturation!r}; "
-            "0.5 is the usual choice"
-        )
-
-
 def _solve_and_correct(
     model: nn.Module, inputs: Inputs, solver: Solver, profile: Callable[[], Profile]
 ) -> tuple[Solution, Profile, int]:
@@ -239,34 +234,25 @@ def _solve_and_correct(
     gains: dict[str, float] = {}
     solution = solver.solve(inputs, gains)
     after, passes = profile(), 1
-    while passes < MOST_PASSES and can_correct(after, solution, solver.layers, LEVEL_ENOUGH):
-        best = _Snapshot(model)
+    while passes < MOST_PASSES and can_correct(after, solution, solver.layers):
+        restore = _snapshot(model)
         gains = corrected_gains(gains, after, solution, solver.layers)
         corrected = solver.solve(inputs, gains)
         measured, passes = profile(), passes + 1
         if not free_spread(measured, corrected, solver.layers) <= free_spread(after, solution, solver.layers):
-            best.restore()
+            restore()
             break
         solution, after = corrected, measured
     return solution, after, passes
 
 
-class _Snapshot:
-    """The values of all parameters and buffers of a model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._values = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()]]
+def _snapshot(model: nn.Module) -> Callable[[], None]:
+    """A function that gives all parameters and buffers their present values back."""
+    values = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()]]
 
     @torch.no_grad()
-    def restore(self) -> None:
-        for tensor, value in self._values:
+    def restore() -> None:
+        for tensor, value in values:
             tensor.copy_(value)
 
-    @contextmanager
-    def restored_on_error(self) -> Iterator[None]:
-        """Give them back if anything goes wrong inside."""
-        try:
-            yield
-        except BaseException:
-            self.restore()
-            raise
+    return restore

@@ -10,12 +10,11 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import RecurrentCores
 from unstuck.observation import Profile, spread
 
-NOT_LEVEL = 1.5
-"""A profile that is less level than this after all passes is reported."""
-NEARLY_BINARY = 3.0
-"""A first core above this level passes on little more than the signs of its inputs."""
-SHALLOW = 10
-"""More cores than this that are not centered are reported."""
+LEVEL_ENOUGH = 1.1
+"""A profile within a tenth is not corrected further: another batch differs by nearly as much."""
+NOT_LEVEL = 1.5  # a profile that is less level than this after all passes is reported
+NEARLY_BINARY = 3.0  # a first core above this level passes on little more than the signs of its inputs
+SHALLOW = 10  # more cores than this that are not centered are reported
 
 
 def free_spread(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]) -> float:
@@ -23,18 +22,15 @@ def free_spread(profile: Profile, solution: Solution, layers: Mapping[str, nn.Mo
 
     The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
     """
-    left = solution.by_level
-    free = [
-        i
-        for i, name in enumerate(profile.names)
-        if name not in left and not isinstance(layers[_layer_name(name, layers)], RecurrentCores)
-    ]
+    left = solution.by_level | {name for name, layer in layers.items() if isinstance(layer, RecurrentCores)}
+    free = [i for i, name in enumerate(profile.names) if _layer_name(name, layers) not in left]
     return spread(profile.sizes[free]) if free else 1.0
 
 
-def can_correct(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module], enough: float) -> bool:
-    """Whether the profile is finite and not as level as `enough` yet."""
-    return any(name in layers for name in profile.names) and enough < free_spread(profile, solution, layers) < math.inf
+def can_correct(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]) -> bool:
+    """Whether the profile is finite and not level enough yet."""
+    some = any(name in layers for name in profile.names)
+    return some and LEVEL_ENOUGH < free_spread(profile, solution, layers) < math.inf
 
 
 def corrected_gains(
@@ -78,9 +74,9 @@ def remarks(
             f"the profile is level to a factor of {left:.3g} only; a lower saturation, or fresh weights by `prepare`, "
             "may do better"
         )
-    first = next((n for n, sources in solution.sources.items() if not sources and n not in solution.bounded), None)
-    is_core = first is not None and isinstance(layers[first], SigmoidCore)
-    if first is not None and is_core and saturation is None and solution.levels[first] > NEARLY_BINARY:
+    first = next((n for n, sources in solution.sources.items() if not sources and n not in solution.bounded), "")
+    binary = saturation is None and solution.levels.get(first, 0.0) > NEARLY_BINARY
+    if binary and isinstance(layers[first], SigmoidCore):
         found.append(
             f"gain 1 makes the first core '{first}' nearly binary (level {solution.levels[first]:.3g}); "
             "saturation=1 would keep what its inputs say"

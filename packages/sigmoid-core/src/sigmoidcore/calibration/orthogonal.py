@@ -1,6 +1,6 @@
 """Fresh orthogonal weights, drawn as a batch reaches the layers: the first and the last ones depend on the batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,7 @@ from unstuck.observation import LayerObserver, bare
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
-"""The layers that `prepare` gives fresh weights."""
+WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)  # `prepare` gives them fresh weights
 BAND = 2.0
 """Features whose deviations are within this factor of the typical one keep their relative size: it is the user's."""
 
@@ -118,9 +117,8 @@ class FreshWeights(LayerObserver):
     """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers."""
 
     def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
-        layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, Stepwise))}
-        super().__init__(layers)
-        check_weights(layers)
+        super().__init__({n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, Stepwise))})
+        _check_weights(self.layers)
         self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
         self._segments, self._note = segments, note
         self._reached: set[nn.Module] = set()
@@ -191,15 +189,10 @@ class FreshWeights(LayerObserver):
 
     def _is_frozen(self, layer: nn.Module) -> bool:
         """Whether a layer keeps its weights because somebody has trained it."""
-        frozen = is_frozen(layer)
+        frozen = any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
         if frozen:
             self._note("weights with requires_grad=False were kept; unfreeze those that should be drawn anew")
         return frozen
-
-
-def is_frozen(layer: nn.Module) -> bool:
-    """Whether a weight of this layer does not train."""
-    return any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
 
 
 def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> bool:
@@ -208,10 +201,10 @@ def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> 
     return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
 
 
-def check_weights(layers: dict[str, nn.Module]) -> None:
+def _check_weights(layers: Mapping[str, nn.Module]) -> None:
     """Raise a ValueError if a weight is computed from other parameters."""
-    weighted = {name: layer for name, layer in layers.items() if isinstance(layer, WEIGHTED)}
-    computed = [name for name, layer in weighted.items() if "weight" not in dict(layer.named_parameters(recurse=False))]
+    weighted = [(name, layer) for name, layer in layers.items() if isinstance(layer, WEIGHTED)]
+    computed = [name for name, layer in weighted if "weight" not in dict(layer.named_parameters(recurse=False))]
     if computed:
         raise ValueError(
             f"the weight of layer '{computed[0]}' ({len(computed)} in all) is computed from other parameters "

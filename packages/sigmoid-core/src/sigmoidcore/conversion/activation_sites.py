@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 
 from torch import Tensor, nn
@@ -45,6 +45,28 @@ class Site:
     def name(self) -> str:
         """The name to show."""
         return self.names[0]
+
+    @property
+    def places(self) -> int:
+        """In how many places it is used; without calls in the trace, the number of its names."""
+        return len(self.uses) or len(self.names)
+
+    @property
+    def common(self) -> Use | None:
+        """What all uses have in common."""
+        if len({use.features for use in self.uses}) > 1:
+            return replace(self.uses[0], features=None)
+        return self.uses[0] if self.uses else None
+
+    @property
+    def recurrent(self) -> nn.Module | None:
+        """The module, if that is a recurrent layer or a cell."""
+        return self.module if self.module is not None and is_recurrent(self.module) else None
+
+    @property
+    def called_several_times(self) -> bool:
+        """Whether one forward calls one module several times: each call can have a core."""
+        return len(self.names) == 1 and len(self.uses) > 1 and len({(use.owner, use.call) for use in self.uses}) == 1
 
 
 def join(*names: str) -> str:

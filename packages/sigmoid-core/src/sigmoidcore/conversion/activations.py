@@ -42,6 +42,7 @@ FUNCTIONS = {f"{kind.module.__name__.lower()}()": kind for kind in _KINDS if kin
 KINDS = FUNCTIONS | {kind.module.__name__: kind for kind in _KINDS}
 """All kinds, by their name in a report: "Tanh" or "tanh()"."""
 NEAREST = tuple(name for name, kind in KINDS.items() if not kind.exact)
+WITH_MEAN = tuple(name for name, kind in KINDS.items() if kind.has_mean)
 _MODULES = {name.lower() for name in activation.__all__}
 _PUBLIC = {name.replace("_", ""): name for name in dir(functional) if not name.endswith("_")}
 _ALL_FUNCTIONS = {"expit": "sigmoid", "specialexpit": "sigmoid"} | {

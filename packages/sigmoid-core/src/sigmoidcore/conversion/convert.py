@@ -1,7 +1,7 @@
 """Convert: hidden sigmoids, tanhs and recurrent layers become cores; the function that a model computes stays."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,17 +9,8 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.hooks import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
-from sigmoidcore.conversion.activations import NEAREST, function_of
-from sigmoidcore.conversion.eligibility import (
-    Names,
-    Selection,
-    called_several_times,
-    change,
-    is_core,
-    judge,
-    recurrent_layer,
-    select,
-)
+from sigmoidcore.conversion.activations import NEAREST, WITH_MEAN, function_of
+from sigmoidcore.conversion.eligibility import Names, Selection, judge, select
 from sigmoidcore.conversion.norms import NORM, bounded, norm_sites, without_nested_tensors
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
@@ -124,9 +115,8 @@ def planned(
         centered=centered,
     )
     choices = [Choice(site, *judge(site, selection)) for site in activations]
-    plan = ConversionPlan(
-        model, [*choices, *(_norm_choice(site, selection, model) for site in places)], selection, unseen
-    )
+    choices += [_norm_choice(site, selection, model) for site in places]
+    plan = ConversionPlan(model, choices, selection, unseen)
     plan.place_cores()
     return plan
 
@@ -139,10 +129,6 @@ class Choice:
     like: dict[str, Any] | None
     why: str
     cores: dict[str, CoreModule] = field(default_factory=dict)  # by name
-
-    def leave(self, why: str) -> None:
-        """Make no core of it."""
-        self.like, self.why, self.cores = None, why, {}
 
     def add(self, model: nn.Module, name: str, use: Use | None) -> None:
         """Make a core of that name, on the device and in the dtype of its input."""
@@ -163,7 +149,9 @@ class Choice:
         kind = self.site.kind
         if not self.cores:
             return [Activation(self.site.name, kind, False, self.why)]
-        changed = change(kind, self.like or {})
+        changed = "the nearest core, another function" if kind in NEAREST else ""
+        if kind in WITH_MEAN and self.like and self.like.get("centered"):
+            changed = "centered, so its function is less 1/2"
         rows: dict[int, Activation] = {}
         for name, core in self.cores.items():
             what = f"{self.why}; {changed}" if changed else self.why
@@ -210,10 +198,16 @@ class ConversionPlan:
             if choice.like is None or choice.cores:
                 continue
             site = choice.site
-            if site.index is not None or (called_several_times(site) and recurrent_layer(site) is None):
+            if site.recurrent is not None:
+                choice.cores = dict.fromkeys(site.names, converted(site.recurrent))
+            elif site.index is not None or site.called_several_times:
                 by_owner[site.owner].append(choice)
-            else:
-                _place(self.model, choice)
+            elif len(site.uses) == 1:
+                choice.add(self.model, site.name, site.common)
+                choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
+            else:  # a core for each place
+                for name in site.names:
+                    choice.add(self.model, name, site.common)
         calls = Counter(choice.site.owner for choice in self.choices if choice.site.index is not None)
         for owner, group in by_owner.items():
             try:
@@ -221,70 +215,37 @@ class ConversionPlan:
             except UntraceableError as error:
                 why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
                 for choice in group:
-                    choice.leave(why)
+                    choice.like, choice.why, choice.cores = None, why, {}
                 if any(choice.site.index is not None for choice in group):
                     self.not_rewritten.append(owner)
 
 
-def _place(model: nn.Module, choice: Choice) -> None:
-    """The cores of a site that is an attribute of its owner: one for each name, if the places differ."""
-    site, layer = choice.site, recurrent_layer(choice.site)
-    if layer is not None:
-        choice.cores = dict.fromkeys(site.names, converted(layer))
-    elif len(site.uses) == 1:
-        choice.add(model, site.name, _common(site))
-        choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
-    else:
-        for name in site.names:
-            choice.add(model, name, _common(site))
-
-
-def _common(site: Site) -> Use | None:
-    """What all uses of a site have in common."""
-    if len({use.features for use in site.uses}) > 1:
-        return replace(site.uses[0], features=None)
-    return site.uses[0] if site.uses else None
-
-
 def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
     """A module, and its forward with calls of cores; it has `calls` functional activations."""
-    module = model.get_submodule(owner)
-    if isinstance(module, nn.Sequential):
-        raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
+    module, prefix = model.get_submodule(owner), f"{owner}." if owner else ""
     if isinstance(module, fx.GraphModule):
         raise UntraceableError("a GraphModule generates it from its graph")
     own = OwnForward(module)
     functions = own.calls(lambda node: function_of(node) is not None)
-    if len(functions) != calls:
-        raise UntraceableError("it does not make the same calls each time")
     pairs: list[tuple[dict[bool, fx.Node], str]] = []
     for choice in choices:
-        site = choice.site
-        if site.index is None:
-            pairs += _cores_for_calls(model, own, choice)
-            continue
-        choice.add(model, site.name, _common(site))
-        pairs.append((functions[site.index], site.name.rpartition(".")[2]))
+        site, uses = choice.site, choice.site.uses  # a core for each call of a module
+        nodes = own.calls(lambda node, site=site: node.op == "call_module" and prefix + str(node.target) == site.name)
+        if site.index is not None:
+            nodes, uses = functions[site.index : site.index + 1], site.uses[:1]
+        if len(functions) != calls or len(nodes) != len(uses):
+            raise UntraceableError("it does not make the same calls each time")
+        parent = model.get_submodule(site.name.rpartition(".")[0])
+        if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            raise UntraceableError(f"{type(parent).__name__} is a container, which would take the core for an entry")
+        names = [site.name, *(f"{site.name}_{i}" for i in range(1, len(nodes)))]
+        taken = [name for name in names[1:] if hasattr(parent, name.rpartition(".")[2])]
+        if taken:
+            raise UntraceableError(f"the name '{taken[0]}' is taken")
+        for node, name, use in zip(nodes, names, uses, strict=True):
+            choice.add(model, name, use if site.index is None else site.common)
+            pairs.append((node, name.removeprefix(prefix)))
     return module, own.with_cores(pairs)
-
-
-def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[tuple[dict[bool, fx.Node], str]]:
-    """Make a core for each call of a module that its owner calls several times; the calls with their cores' names."""
-    site = choice.site
-    prefix = f"{site.owner}." if site.owner else ""
-    nodes = own.calls(lambda node: node.op == "call_module" and prefix + str(node.target) == site.name)
-    names = [site.name, *(f"{site.name}_{i}" for i in range(1, len(nodes)))]
-    parent = model.get_submodule(site.name.rpartition(".")[0])
-    taken = [name for name in names[1:] if hasattr(parent, name.rpartition(".")[2])]
-    if taken:
-        raise UntraceableError(f"the name '{taken[0]}' is taken")
-    if len(nodes) != len(site.uses):
-        raise UntraceableError("it does not make the same calls each time")
-    if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        raise UntraceableError(f"{type(parent).__name__} would take the core for one more of its entries")
-    for name, use in zip(names, site.uses, strict=True):
-        choice.add(model, name, use)
-    return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
 
 
 def _check_answered(selection: Selection, choices: list[Choice]) -> None:
@@ -295,7 +256,7 @@ def _check_answered(selection: Selection, choices: list[Choice]) -> None:
     whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
     for choice in choices:
         if choice.site in selection.include:
-            done = choice.like is not None or is_core(choice.site.module)
+            done = choice.like is not None or isinstance(choice.site.module, CoreModule)
             reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
             whys[selection.include[choice.site]].append((done, reason))
     for found in whys.values():

@@ -49,14 +49,14 @@ _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class Role(Enum):
-    """What becomes of an activation's result."""
+    """What becomes of an activation's result, as the reason to leave it; nothing if layers read it."""
 
-    HIDDEN = "hidden"
-    OUTPUT = "reaches the output"
-    GATE = "multiplies another signal"
-    UNKNOWN = "goes where the data flow is not known"
-    COMPARED = "is compared or rounded"
-    UNUSED = "is not used"
+    HIDDEN = ""
+    OUTPUT = "its result reaches the model's output"
+    GATE = "its result multiplies another signal"
+    UNKNOWN = "its result goes where the data flow is not known"
+    COMPARED = "its result is compared or rounded, and no gradient comes back"
+    UNUSED = "its result is not used"
 
 
 def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
@@ -77,10 +77,8 @@ def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
                 waiting.append(user)
             else:
                 roles.setdefault(found, where)
-    for found in (Role.OUTPUT, Role.GATE, Role.UNKNOWN, Role.HIDDEN, Role.COMPARED):
-        if found in roles:
-            return found, roles[found]
-    return Role.UNUSED, ""
+    first = (Role.OUTPUT, Role.GATE, Role.UNKNOWN, Role.HIDDEN, Role.COMPARED)
+    return next(((role, roles[role]) for role in first if role in roles), (Role.UNUSED, ""))
 
 
 def _role_at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Role | None, str]:

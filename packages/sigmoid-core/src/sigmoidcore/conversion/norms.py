@@ -5,6 +5,7 @@ has an RMSNorm of its own, and some multiply by 1 + weight.
 """
 
 import copy
+from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +14,31 @@ from torch.nn.utils.parametrize import is_parametrized
 from sigmoidcore.conversion.activation_sites import Site
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 
-_SHIFTS = ("shift", "s")
-"""What Derf calls the s of erf(alpha x + s)."""
-_EPSILONS = ("eps", "variance_epsilon", "epsilon")
-_TOLERANCE = 1e-4
-_FEATURES = (8,)
-"""Of the batch for a module that does not tell its own number."""
-_OTHER_DIMENSIONS = "it does not normalise over the last dimension alone"
 NORM = "in the place of a norm, another function"
-TANH = "a tanh in the place of a norm"
+_OTHER = "it does not normalise over the last dimension alone"
+_TOLERANCE = 1e-4  # of the rounding of single precision, and the epsilon
 
 
 def norm_sites(model: nn.Module) -> list[Site]:
     """The normalisations of a model, and the bounded functions that stand in the place of one."""
-    names: dict[nn.Module, list[str]] = {}
+    names: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
-        if _may_be_norm(module) or alpha_of(module) is not None:
-            names.setdefault(module, []).append(name)
+        if _may_be_norm(module):
+            names[module].append(name)
     return [Site(tuple(n), type(m).__name__, n[0].rpartition(".")[0], m) for m, n in names.items()]
+
+
+def _may_be_norm(module: nn.Module) -> bool:
+    """Whether it is a normalisation by its class, or by its name or epsilon and its parameters; or a Dynamic Tanh."""
+    own = dict(module.named_parameters(recurse=False))
+    inner = {name for name, _ in module.named_children()} - {"parametrizations"}
+    if "alpha" in own and not inner and "weight" in own and set(own) <= {"alpha", "weight", "bias", "shift", "s"}:
+        return True  # Derf calls its shift one of both
+    named = "norm" in type(module).__name__.lower()
+    epsilon = any(isinstance(getattr(module, name, None), float) for name in ("eps", "variance_epsilon", "epsilon"))
+    known = "weight" in own and set(own) <= {"weight", "bias"}
+    vectors = not inner and all(p.dim() < 2 for p in own.values())
+    return isinstance(module, nn.LayerNorm | nn.RMSNorm) or (vectors and (named or (epsilon and known)))
 
 
 def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
@@ -40,18 +48,9 @@ def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
     """
     module = site.module
     assert module is not None
-    if len(site.names) > 1:
-        return None, f"is used in {len(site.names)} places, which need one each: give each place its own module"
-    if not site.name:
-        return None, "it is the model itself: put it into an nn.Sequential"
-    why = _why_not(module)
-    if why:
-        return None, why
-    weight, bias, alpha = _parameter(module, "weight"), _parameter(module, "bias"), alpha_of(module)
-    if alpha is not None:
-        made, why = _of_dynamic(module, alpha, weight, bias)
-    else:
-        made, why = _of_norm(module, weight, bias)
+    made, why = None, _why_not(site, module)
+    if not why:
+        made, why = _with_same_parameters(module)
     if made is not None:
         like = next(module.parameters(), near)
         made = made if like is None else made.to(like.device, like.dtype)
@@ -59,109 +58,60 @@ def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
     return made, why
 
 
-def _why_not(module: nn.Module) -> str:
-    """The reason why no bounded norm can have the parameters of a module; "" if one can."""
+def _why_not(site: Site, module: nn.Module) -> str:
+    """The reason why no bounded norm can take the place of a module; "" if one may."""
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if len(site.names) > 1:
+        return f"is used in {len(site.names)} places, which need one each: give each place its own module"
+    if not site.name:
+        return "it is the model itself: put it into an nn.Sequential"
     if is_parametrized(module):
         return "its parameters are computed (a parametrization): convert first and parametrize then"
     if any(p.is_meta for p in module.parameters()):
         return "its parameters are on the meta device: load the model first"
-    if alpha_of(module) is not None:
-        return ""
     if isinstance(module, nn.GroupNorm) or hasattr(module, "num_features"):
-        return _OTHER_DIMENSIONS
-    own = [name for name, _ in module.named_parameters(recurse=False)]
-    if set(own) - {"weight", "bias"}:
+        return _OTHER
+    if "alpha" not in own and set(own) - {"weight", "bias"}:
         return f"its parameters are {', '.join(own)}: a bounded norm has those of the names weight and bias"
     return ""
 
 
-def _of_dynamic(
-    module: nn.Module, alpha: Tensor, weight: nn.Parameter | None, bias: nn.Parameter | None
-) -> tuple[BoundedNorm | None, str]:
-    """For tanh(alpha x) weight + bias."""
-    if alpha.numel() != 1:
-        return None, f"it has {alpha.numel()} slopes alpha: a bounded norm has one"
-    if not float(alpha.detach()) > 0:
-        return None, f"its alpha is {float(alpha.detach()):.3g}, and a slope is positive"
-    x, y = _response(module, 1 / float(alpha.detach()))
-    z, shift = alpha.detach().cpu().float() * x, _parameter(module, *_SHIFTS)
-    z = z if shift is None else z + shift.detach().cpu().float()
-    if _alike(y, _affine(torch.tanh(z), weight, bias)) and (shift is None or not bool(shift.detach().any())):
-        return BoundedNorm.of_tanh(alpha, weight, bias), TANH
-    if _alike(y, _affine(torch.erf(z), weight, bias)):
-        return None, "it is an erf (Derf), and no core is: train it as it is, or put a norm or a tanh in its place"
-    return None, "it has an alpha, but does not compute tanh(alpha x) weight + bias over the last dimension"
-
-
-def _of_norm(
-    module: nn.Module, weight: nn.Parameter | None, bias: nn.Parameter | None
-) -> tuple[BoundedNorm | None, str]:
-    """For (x - mean) / std or x / rms, times weight or 1 + weight, plus bias."""
-    x, y = _response(module, size=30.0, mean=10.0)  # against which an epsilon is small
-    dims = tuple(range(2, x.dim()))
-    around = x - x.mean(dims, keepdim=True)
-    for z in (around, x):
-        z = z / z.square().mean(dims, keepdim=True).sqrt()
-        for offset in (0.0, 1.0) if weight is not None else (0.0,):
-            if _alike(y, _affine(z, weight, bias, offset)):
-                return BoundedNorm(weight, bias, offset=offset), NORM
-    return None, _OTHER_DIMENSIONS
-
-
-def _may_be_norm(module: nn.Module) -> bool:
-    """Whether it is a normalisation by its class, or by its name or epsilon and its parameters."""
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return True
+def _with_same_parameters(module: nn.Module) -> tuple[BoundedNorm | None, str]:
+    """The bounded norm with the parameters of a module that computes a normalisation or a tanh."""
     own = dict(module.named_parameters(recurse=False))
-    if {name for name, _ in module.named_children()} - {"parametrizations"} or any(p.dim() > 1 for p in own.values()):
-        return False
-    weight = _parameter(module, "weight")
-    epsilon = any(isinstance(getattr(module, name, None), float) for name in _EPSILONS)
-    known = weight is not None and weight.dim() == 1 and set(own) <= {"weight", "bias"}
-    return "norm" in type(module).__name__.lower() or (epsilon and known)
-
-
-def alpha_of(module: nn.Module) -> Tensor | None:
-    """The alpha of a module with the parameters of a Dynamic Tanh; None for others."""
-    own = dict(module.named_parameters(recurse=False))
-    alone = next(module.children(), None) is None and set(own) <= {"alpha", "weight", "bias", *_SHIFTS}
-    return own.get("alpha") if alone and "weight" in own else None
-
-
-def is_dynamic_tanh(module: nn.Module) -> bool:
-    """Whether it has an alpha and one weight for each feature; a matrix is that of a layer with a bounded output."""
-    return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
-
-
-def _parameter(module: nn.Module, *names: str) -> nn.Parameter | None:
-    own = dict(module.named_parameters(recurse=False))
-    return next((own[name] for name in names if name in own), None)
-
-
-def _response(module: nn.Module, size: float, mean: float = 0.0) -> tuple[Tensor, Tensor | None]:
-    """A small batch of this size, and what the module makes of it; None if it does not take it."""
-    weight = _parameter(module, "weight")
-    shape = getattr(module, "normalized_shape", _FEATURES) if weight is None else weight.shape
-    shape = (shape,) if isinstance(shape, int) else shape
-    x = size * torch.randn(5, 3, *shape, generator=torch.Generator().manual_seed(0)) + mean
+    weight, bias, alpha = own.get("weight"), own.get("bias"), own.get("alpha")
+    shape = getattr(module, "normalized_shape", (8,)) if weight is None else weight.shape
+    x = torch.randn(5, 3, *((shape,) if isinstance(shape, int) else shape), generator=torch.Generator().manual_seed(0))
+    x = (
+        30 * x + 10 if alpha is None else x / alpha.detach().abs().mean().cpu().float()
+    )  # an epsilon is small against 30
     try:
         with torch.no_grad():
-            return x, copy.deepcopy(module).to("cpu", torch.float32).eval()(x)
+            y = copy.deepcopy(module).to("cpu", torch.float32).eval()(x)
     except Exception:  # the user's code, which may want another shape, and check it in any way
-        return x, None
+        y = None
 
+    def computes(z: Tensor, offset: float = 0.0) -> bool:
+        z = z if weight is None else z * (weight.detach().cpu().float() + offset)
+        z = z if bias is None else z + bias.detach().cpu().float()
+        if not isinstance(y, Tensor) or y.shape != z.shape:
+            return False
+        return bool(((y - z).abs().max() <= _TOLERANCE * z.abs().max().clamp_min(1e-6)).all())
 
-def _affine(z: Tensor, weight: Tensor | None, bias: Tensor | None, offset: float = 0.0) -> Tensor:
-    z = z if weight is None else z * (weight.detach().cpu().float() + offset)
-    return z if bias is None else z + bias.detach().cpu().float()
-
-
-def _alike(found: Tensor | None, wanted: Tensor) -> bool:
-    """Whether a response is this, to the rounding of single precision and the epsilon."""
-    if not isinstance(found, Tensor) or found.shape != wanted.shape:
-        return False
-    scale = float(wanted.abs().max().clamp_min(1e-6))
-    return bool(((found - wanted).abs().max() <= _TOLERANCE * scale).all())
+    if alpha is not None:
+        z = alpha.detach().cpu().float() * x
+        if alpha.numel() == 1 and bool(alpha > 0) and computes(torch.tanh(z)):
+            return BoundedNorm.of_tanh(alpha, weight, bias), "a tanh in the place of a norm"
+        if computes(torch.erf(z)):
+            return None, "it is an erf (Derf), and no core is: train it as it is, or put a norm or a tanh in its place"
+        return None, "it does not compute tanh(alpha x) weight + bias for one positive alpha, over the last dimension"
+    dims = tuple(range(2, x.dim()))
+    for z in (x - x.mean(dims, keepdim=True), x):
+        z = z / z.square().mean(dims, keepdim=True).sqrt()
+        for offset in (0.0, 1.0):
+            if computes(z, offset):
+                return BoundedNorm(weight, bias, offset=offset if weight is not None else 0.0), NORM
+    return None, _OTHER
 
 
 def without_nested_tensors(model: nn.Module) -> None:

@@ -16,9 +16,8 @@ from torch import Tensor, fx, nn
 from sigmoidcore._torch.hooks import has_hooks
 from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.dataflow import features_of, reads_metadata
-from sigmoidcore.conversion.eligibility import is_core
 from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, is_leaf, scratch_copy
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage, takes_in_offset
 from sigmoidcore.folding.plain_layers import NO_RESCALING, Affine, Rescaling, affine_of, weights_of_input
 from sigmoidcore.nn.networks import RNN
@@ -260,7 +259,7 @@ def variants(model: nn.Module) -> list[fx.Graph]:
 
 def has_cores(module: nn.Module) -> bool:
     """Whether a module is a core or contains one."""
-    return any(map(is_core, module.modules()))
+    return any(isinstance(m, CoreModule) for m in module.modules())
 
 
 class _Tracer(Tracer):

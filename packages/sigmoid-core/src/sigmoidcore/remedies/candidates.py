@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
-from sigmoidcore.conversion import FUNCTIONS, KINDS, ConversionPlan, Site, has_mean, is_core, planned
+from sigmoidcore.conversion import FUNCTIONS, KINDS, WITH_MEAN, ConversionPlan, Site, planned
+from sigmoidcore.core import CoreModule
 from sigmoidcore.language import _
 from unstuck.measure.measurement import Layer, Measurement
 from unstuck.rules import Evidence
@@ -43,7 +44,7 @@ def convert_call(model: nn.Module, measurement: Measurement, variable: str, *, f
             runs[choice.site.name] = len(calls[choice.site.name])
     repeated = {name: count for name, count in runs.items() if count > 1}
     new = {c.site.name: c.site.kind for c in asked.choices if c.cores and c.site.name not in repeated}
-    cores = {name for name, module in model.named_modules() if is_core(module)}
+    cores = {name for name, module in model.named_modules() if isinstance(module, CoreModule)}
     # `calibrate` refuses a model with a core that runs several times.
     if not (new or cores) or not cores.isdisjoint(repeated):
         known = {layer.name for of_site in calls.values() for layer in of_site}
@@ -57,7 +58,7 @@ def convert_call(model: nn.Module, measurement: Measurement, variable: str, *, f
     kind = _kind_of_all(include, asked, new)
     parts = [f"include={f'torch.nn.{kind}' if kind else include}"] if include else []
     parts += [f"exclude={exclude}"] if exclude else []
-    parts += ["centered=True"] if fresh and any(map(has_mean, new.values())) else []
+    parts += ["centered=True"] if fresh and any(kind in WITH_MEAN for kind in new.values()) else []
     return f"sc.convert({', '.join([variable, *parts])})"
 
 
@@ -90,7 +91,8 @@ def _why(plan: ConversionPlan, repeated: Mapping[str, int], unseen: Sequence[tup
     left: dict[str, list[str]] = defaultdict(list)
     for name, count in repeated.items():
         left[_("runs {count} times in a forward pass: give each place its own activation", count=count)].append(name)
-    others = [(c.site.name, c.site.kind, c.why) for c in plan.choices if not c.cores and not is_core(c.site.module)]
+    left_alone = [c for c in plan.choices if not c.cores and not isinstance(c.site.module, CoreModule)]
+    others = [(c.site.name, c.site.kind, c.why) for c in left_alone]
     for name, kind, why in sorted([*others, *unseen], key=lambda row: row[1] not in SIGMOIDS | GATED):
         left[_("{kind} {why}", kind=kind, why=why)].append(name)
     reasons = [_("{names}: {reason}", names=few(names), reason=reason) for reason, names in left.items()]
