@@ -20,8 +20,8 @@ from core_support.equalized import (
 from torch import nn
 
 from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
-from sigmoidcore._torch.hooks import global_hooks
-from sigmoidcore.training import digits, train
+from sigmoidcore._torch.modules import global_hooks
+from training import digits, train
 
 
 def test_it_attaches_to_the_optimizers_step_and_remove_leaves_no_hook_behind(model, batch):
