@@ -21,7 +21,7 @@ def releases() -> dict[str, Version]:
     command = [sys.executable, "-m", "pip", "index", "versions", "torch"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     versions = re.search("Available versions: (.*)", listed).group(1).split(", ")
-    lowest_allowed = lowest(Path("pyproject.toml"))["torch"]
+    lowest_allowed = lowest(sorted(Path("packages").glob("*/pyproject.toml")))["torch"]
     newest: dict[str, Version] = {}
     for version in map(Version, versions):
         if version >= lowest_allowed and not version.local:
@@ -39,7 +39,9 @@ def tested(version: Version, environment: Path, log: Path) -> str:
             subprocess.run(command, check=False, stdout=output, stderr=subprocess.STDOUT)
 
         run(sys.executable, "-m", "venv", "--clear", environment)
-        run(python, "-m", "pip", "install", "-q", "-e", ".[test]", f"torch=={version}")
+        extras = "data,lab,plots,sklearn,tensorboard"
+        packages = ["-e", "packages/unstuck", "-e", f"packages/sigmoid-core[{extras}]", "-r", "tests/requirements.txt"]
+        run(python, "-m", "pip", "install", "-q", *packages, f"torch=={version}")
         run(python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "8", "--dist", "loadscope")
     shutil.rmtree(environment)
     counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped|xfailed)", log.read_text().rsplit("\n", 2)[-2])

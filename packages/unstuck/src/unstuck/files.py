@@ -31,31 +31,5 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder, if the system can tell."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def open_regular(path: Path | str, flags: int) -> int:
-    """Open a regular file as `os.open` does, not through a link; an opener for `open`."""
-    path = Path(path)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(f"{path} is not a regular file: a run's folder contains no links")
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
-def read_regular(path: Path, limit: int = -1) -> bytes:
-    """Content of a regular file, at most `limit` bytes of it; errors are those of `open_regular`."""
-    with open(path, "rb", opener=open_regular) as file:
-        return file.read(limit)

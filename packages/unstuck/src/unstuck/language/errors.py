@@ -9,8 +9,11 @@ from unstuck.language import _, edited
 from unstuck.language.terminal import printable
 
 
-class TranslatedError(Exception):
-    """An error whose message is a text in the user's language, with values for its placeholders."""
+class InputError(ValueError):
+    """A request that cannot be fulfilled. The message is one line: what is wrong, where, and what to do.
+
+    It is a text in the user's language, with values for its placeholders.
+    """
 
     def __init__(self, text: str, /, **values: object) -> None:
         super().__init__(_(text, **values))
@@ -25,27 +28,6 @@ class TranslatedError(Exception):
             raise
         except kinds as error:
             raise cls(text, error=getattr(error, "strerror", None) or short(error, 200), **values) from error
-
-
-class InputError(TranslatedError, ValueError):
-    """A request that cannot be fulfilled. The message is one line: what is wrong, where, and what to do."""
-
-
-class Stopped(TranslatedError):
-    """A training ends with a message for the user, on standard error, and an exit code.
-
-    The code is 1 for a failure, 130 after Ctrl-C, 143 after SIGTERM. Of several processes, only this one may know the
-    message: then it is `local`.
-    """
-
-    def __init__(self, text: str, /, code: int = 1, *, local: bool = False, **values: object) -> None:
-        super().__init__(text, **values)
-        self.code = code
-        self.local = local
-
-
-class LostError(TranslatedError, RuntimeError):
-    """Another process of the training has ended; the message is one line."""
 
 
 def short(text: object, most: int = 60) -> str:
