@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from unstuck.observation import transforms_active
 
-LARGEST_LOG = 80.0
-"""A trained slope is between exp(-80) and exp(80): positive and finite in float32."""
+LARGEST_LOG = 80.0  # a trained slope is between exp(-80) and exp(80): positive and finite in float32
 HALF = (torch.float16, torch.bfloat16)
 # PyTorch 2.6 cannot tell: it might be exporting, where a torch.autograd.Function is an error.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)

@@ -10,8 +10,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import RecurrentCores
 from unstuck.observation import Profile, spread
 
-LEVEL_ENOUGH = 1.1
-"""A profile within a tenth is not corrected further: another batch differs by nearly as much."""
+LEVEL_ENOUGH = 1.1  # a profile within a tenth is not corrected further: another batch differs by nearly as much
 NOT_LEVEL = 1.5  # a profile that is less level than this after all passes is reported
 NEARLY_BINARY = 3.0  # a first core above this level passes on little more than the signs of its inputs
 SHALLOW = 10  # more cores than this that are not centered are reported

@@ -27,21 +27,14 @@ from sigmoidcore.nn.networks import RNN
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.recurrent_cells import Cell, Sequences, Weights, fold
 
-SEQUENCES = 64
-"""Sequences that are run step by step, spread evenly over the batch."""
-LEVEL = 0.03
-"""A tilt of this size, 3 % over the whole sequence, is level."""
-UNEVEN = 3.0
-"""Sizes that differ by more than this are not level, though they have no tilt."""
-LEAST, MOST = math.log(1e-6), math.log(100.0)
-"""Logarithms of the multipliers between which the rule looks."""
-STEP = 0.4
-"""The first step of the search, in log multiplier."""
+SEQUENCES = 64  # sequences that are run step by step, spread evenly over the batch
+LEVEL = 0.03  # a tilt of this size, 3 % over the whole sequence, is level
+UNEVEN = 3.0  # sizes that differ by more than this are not level, though they have no tilt
+LEAST, MOST = math.log(1e-6), math.log(100.0)  # logarithms of the multipliers between which the rule looks
+STEP = 0.4  # the first step of the search, in log multiplier
 HALVINGS = 12
-SOLVES = 25
-"""Most passes over the sequences in which the slope and the size of an `RNN` are found."""
-ROUNDS = 4
-"""Times that the size of fresh input weights is set anew for the slopes found."""
+SOLVES = 25  # most passes over the sequences in which the slope and the size of an `RNN` are found
+ROUNDS = 4  # times that the size of fresh input weights is set anew for the slopes found
 
 
 @dataclass(frozen=True)

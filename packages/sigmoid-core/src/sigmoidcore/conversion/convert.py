@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._torch.hooks import give_hooks
+from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
 from sigmoidcore.conversion.activations import NEAREST, WITH_MEAN, function_of
 from sigmoidcore.conversion.eligibility import Names, Selection, judge, select

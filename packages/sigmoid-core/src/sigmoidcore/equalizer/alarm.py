@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WEIGHTS = 4
-"""So many gradients are looked at: a layer that loses the gradient takes it from all before it."""
+WEIGHTS = 4  # so many gradients are looked at: a layer that loses the gradient takes it from all before it
 SUDDEN, NOISE = math.log(4), 3.0
 """A change, in logarithms, is sudden above SUDDEN plus NOISE times the usual change: one or two steps in a thousand of
 a healthy training. The alarm rings at the second such step in a row."""

@@ -5,10 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-LONGEST = 100
-"""The automatic cadence samples at least every so many steps."""
-GROWTH = 4
-"""The automatic cadence makes an interval at most so many times as long as the last one, or as short."""
+LONGEST = 100  # the automatic cadence samples at least every so many steps
+GROWTH = 4  # the automatic cadence makes an interval at most so many times as long as the last one, or as short
 
 
 class Cadence:

@@ -24,14 +24,12 @@ from sigmoidcore.observation.graph import Graph, find_graph
 from unstuck.language.warning import warn
 from unstuck.observation import Ranks, check_model, checked_sinks, spread, uncompiled
 
-REMEMBERED = 10_000
-"""Samples kept in the history; older ones are dropped."""
+REMEMBERED = 10_000  # samples kept in the history; older ones are dropped
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are out of date."""
 MUCH = 0.1
 """After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
-PATIENCE = 10
-"""Sampled steps in a row without a gradient, after which a warning is given."""
+PATIENCE = 10  # sampled steps in a row without a gradient, after which a warning is given
 
 
 class Equalizer:
@@ -40,39 +38,26 @@ class Equalizer:
     It attaches itself to the optimizer's step and needs no other call. On a sampled step it reads the gradients of that
     step (nothing is computed twice) and applies its rules.
 
-    **Layer rule** (the article's "same size in every layer"). The slope of a layer changes if its gradient differs from
-    that of the layers that it feeds and leaves the band, +-`tolerance` around the median; at most by 2 a sample. Inside
-    the band nothing changes. The rule skips the last core, layers that would only saturate more, and side branches that
-    end in a product with another signal (gates, experts, attention): the size of their gradient is that of the other
-    signal. If ten changes bring a gradient no nearer to level, the slope gets its old value back for good. No slope
-    moves while fewer than eight samples make the gradient: the profile of a few is not that of the network.
+    - **Layer rule** (the article's "same size in every layer"): the slope of a layer changes, at most by 2 a sample, if
+      its gradient differs from that of the layers that it feeds and leaves the band, +-`tolerance` around the median.
+    - **Neuron rule** (the article's step 4): saturated neurons, whose mean relative slope over the batch is below
+      `floor`, get the batch mean of their preactivation as shift, and a lower slope if they are still saturated; after
+      the first sample, only if half of a layer is saturated in two samples in a row.
+    - **Norm rule**, in the place of norms (`convert(norms=True)`): if alpha rms(x) leaves the band around the level
+      that `calibrate` set, else that of the first sample, alpha goes a tenth of the way back in each sample.
+    - **Recovery rule**, with `every="auto"` in one process: if a few gradients are suddenly others for two steps,
+      because weights or inputs were changed, each core that reads something else gets the shift and slope that make up
+      for it.
 
-    **Neuron rule** (the article's step 4). A neuron is saturated if its mean relative slope over the batch is below
-    `floor`. Its shift becomes the batch mean of its preactivation. If it is still saturated, its slope is lowered until
-    its mean relative slope is 0.8. After the first sample this applies only if half of a layer is saturated in two
-    samples in a row: the training may need single saturated neurons, and data may alternate. Shifts that go back to
-    where they were stop half way, for good. It applies only on the trunk, to layers that no other way leads around.
+    Losses that contain derivatives (docs/physics.md) disable all but the norm rule. If more than 1 % of all neurons
+    were opened, the step's gradients are dropped (set to None): they were computed before the change, and Adam would
+    remember their size for long. docs/method.md has the formulas, the exceptions and the reasons.
 
-    **Norm rule**, in the place of norms (`convert(norms=True)`), where the other two do not apply. If alpha rms(x)
-    leaves the band around the saturation level u, alpha goes a tenth of the way back in each sample until it is at the
-    level again; every step is sampled meanwhile. u is the level that `calibrate` set, else that of the first sample.
-    The rule reads forward passes alone.
-
-    **Recovery rule**, with `every="auto"` in one process. If a few gradients are suddenly others for two steps, because
-    weights or inputs were changed, each core whose preactivations have another mean or size gets the shift and slope
-    that make up for it. It rests for good if the old data come back.
-
-    Losses that contain derivatives (docs/physics.md) disable the layer, the neuron and the recovery rule. If more than
-    1 % of all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None):
-    they were computed before the change, and Adam would remember their size for long. docs/method.md has the formulas
-    and the reasons.
-
-    A step that is not sampled costs four norms: hooks are in place on sampled steps only.
-    Gradients of several backward passes before one step (accumulation) are joined. Clipping and steps that a
-    gradient scaler skips do no harm. A profile that is not finite is recorded and never moves a slope.
-
-    With `torch.compile`, sampled steps run uncompiled and all others compiled; nothing is compiled again. Across the
-    ranks of `torch.distributed` the statistics are summed first: all ranks make the same changes.
+    A step that is not sampled costs four norms: hooks are in place on sampled steps only. Gradients of several backward
+    passes before one step (accumulation) are joined. Clipping and steps that a gradient scaler skips do no harm. A
+    profile that is not finite is recorded and never moves a slope. With `torch.compile`, sampled steps run uncompiled
+    and all others compiled; nothing is compiled again. Across the ranks of `torch.distributed` the statistics are
+    summed first: all ranks make the same changes.
 
     Args:
         model: a model with `SigmoidCore` modules.

@@ -18,14 +18,10 @@ STEEPER = 0.5
 """A slope is raised only if the mean relative slope of its layer is at least this: others would saturate more."""
 FULL = math.log(20)
 """A difference (of logarithms, beyond the band) from which on a slope makes up for all of it at once."""
-LEAST = 0.1
-"""The share of a small difference that a slope makes up for in one sample."""
-MOST = math.log(2)
-"""A slope changes at most by this factor (in logarithms) a sample."""
-ENOUGH = 8.0
-"""Samples that must make the gradient: the profile of a few samples is not that of the network."""
-TRIES = 10
-"""Changes of a slope after which the gradient must be nearer to level than before them."""
+LEAST = 0.1  # the share of a small difference that a slope makes up for in one sample
+MOST = math.log(2)  # a slope changes at most by this factor (in logarithms) a sample
+ENOUGH = 8.0  # samples that must make the gradient: the profile of a few samples is not that of the network
+TRIES = 10  # changes of a slope after which the gradient must be nearer to level than before them
 
 
 @dataclass

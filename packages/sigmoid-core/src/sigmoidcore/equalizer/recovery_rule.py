@@ -17,8 +17,7 @@ SIZE = math.log(2.5)
 """A core recovers if the size of its preactivations has changed by more than this factor (in logarithms) ..."""
 MOVED = 2.0
 """... or their means by more than this many times their size. Smaller changes may be those of learning."""
-FEWEST = 8
-"""Fewer samples do not tell mean and size, however many positions each has."""
+FEWEST = 8  # fewer samples do not tell mean and size, however many positions each has
 FIRST = 8
 """Step from which on readings are remembered: the alarm learns for 30 steps, and a sample comes in time."""
 NEARER = 0.5

@@ -8,16 +8,13 @@ offset for each feature passes along the axis of features only, and only what ke
 Everything that is not in these tables is taken to commute with nothing.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from sigmoidcore._torch.hooks import has_hooks
+from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore.conversion.dataflow import features_of
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -47,13 +44,16 @@ def passage(node: fx.Node, modules: Mapping[str, nn.Module]) -> Passage | None:
         first = node.args[0] if node.args else None
         rule = _module_rule(modules[str(node.target)])
         return Passage((first,), *rule) if rule is not None and isinstance(first, fx.Node) else None
-    if node.op == "call_function":
-        rule_of = _FUNCTIONS.get(node.target)
-    elif node.op == "call_method":
-        rule_of = _METHODS.get(str(node.target))
-    else:
-        rule_of = None
+    rule_of = _CALLS.get(_called(node))
     return None if rule_of is None else rule_of(node)
+
+
+def _called(node: fx.Node) -> str:
+    """The name of the function, method or attribute of PyTorch that a node calls."""
+    if node.op == "call_method" or node.target is getattr:
+        return str(node.args[1] if node.target is getattr else node.target)
+    of_torch = str(getattr(node.target, "__module__", "")).partition(".")[0] in ("torch", "_operator")
+    return str(getattr(node.target, "__name__", "")) if of_torch and node.op == "call_function" else ""
 
 
 def takes_in_offset(layer: nn.Module) -> bool:
@@ -78,9 +78,7 @@ def spread_over_weight(layer: nn.Module, values: Tensor) -> Tensor:
     """Values of the output's features, shape [features] or [], in the layout of the layer's weight."""
     if values.dim() == 0:
         return values
-    if isinstance(
-        layer, TRANSPOSED
-    ):  # [in, out/groups, ...]: output g * (out/groups) + j is column j of group g's rows
+    if isinstance(layer, TRANSPOSED):  # [in, out/groups, ...]: output g out/groups + j is column j of group g's rows
         rows = layer.in_channels // layer.groups
         columns = values.reshape(layer.groups, 1, -1).expand(-1, rows, -1)
         return columns.reshape(layer.in_channels, -1, *[1] * len(layer.kernel_size))
@@ -167,35 +165,17 @@ def _padded(node: fx.Node) -> Passage | None:
     return Passage((data,), not constant) if isinstance(data, fx.Node) else None
 
 
-def _attribute(node: fx.Node) -> Passage | None:
-    data, name = node.args
-    return Passage((data,), True) if name in ("T", "mT") and isinstance(data, fx.Node) else None
-
-
 _REORDERING = (
     *("flatten", "reshape", "squeeze", "unsqueeze", "transpose", "permute", "movedim", "moveaxis", "swapaxes"),
-    *("swapdims", "t", "clone", "chunk", "split", "unbind", "narrow", "select", "unflatten", "roll", "flip"),
+    *("swapdims", "t", "T", "mT", "clone", "chunk", "split", "unbind", "narrow", "select", "unflatten", "roll", "flip"),
+    *("getitem", "view", "contiguous", "expand", "repeat", "detach"),
 )
-_FUNCTIONS: dict[Any, Callable[[fx.Node], Passage | None]] = {
-    **{getattr(torch, name): _single(True) for name in _REORDERING},
-    operator.getitem: _single(True),
-    getattr: _attribute,
-    torch.mean: _single(True),
-    torch.sum: _single(False),
-    **{getattr(F, f"dropout{n}"): _single(False) for n in ("", "1d", "2d", "3d")},
-    **{getattr(F, f"{kind}_pool{n}d"): _single(False) for kind in ("avg", "max") for n in (1, 2, 3)},
-    **{getattr(F, f"adaptive_{kind}_pool{n}d"): _single(True) for kind in ("avg", "max") for n in (1, 2, 3)},
-    F.interpolate: _single(False),
-    F.pad: _padded,
-    **{f: _joined for f in (torch.cat, torch.concat, torch.stack)},
-    **{f: _sum_of_two for f in (operator.add, torch.add, operator.sub, torch.sub)},
-    **{f: _times_number for f in (operator.mul, torch.mul, operator.truediv, torch.div)},
-}
-_METHODS: dict[str, Callable[[fx.Node], Passage | None]] = {
-    **{name: _single(True) for name in (*_REORDERING, "view", "contiguous", "expand", "repeat", "mean", "detach")},
-    "sum": _single(False),
-    "add": _sum_of_two,
-    "sub": _sum_of_two,
-    "mul": _times_number,
-    "div": _times_number,
+_POOLS = [f"{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)]
+_CALLS: dict[str, Callable[[fx.Node], Passage | None]] = {
+    **dict.fromkeys((*_REORDERING, "mean", *(f"adaptive_{pool}" for pool in _POOLS)), _single(True)),
+    **dict.fromkeys(("sum", "dropout", "dropout1d", "dropout2d", "dropout3d", *_POOLS, "interpolate"), _single(False)),
+    "pad": _padded,
+    **dict.fromkeys(("cat", "concat", "stack"), _joined),
+    **dict.fromkeys(("add", "sub"), _sum_of_two),
+    **dict.fromkeys(("mul", "truediv", "div"), _times_number),
 }

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from sigmoidcore._torch.hooks import give_hooks, has_hooks
+from sigmoidcore._torch.modules import give_hooks, has_hooks
 from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._torch.hooks import give_hooks, has_hooks
+from sigmoidcore._torch.modules import give_hooks, has_hooks
 from sigmoidcore.conversion.activations import FUNCTIONS
 from sigmoidcore.conversion.dataflow import features_of
 from sigmoidcore.conversion.tracing import RewrittenForward

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from sigmoidcore._torch.hooks import has_hooks
+from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.dataflow import features_of, reads_metadata
 from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, is_leaf, scratch_copy
@@ -74,13 +74,15 @@ class FoldPlan:
             self.inputs: dict[nn.Module, set[Pending]] = defaultdict(set)
             for graph in self.graphs:
                 self._go_back(graph)
-                self._go_forward(graph)
+                pending: dict[fx.Node, Pending] = {}
+                for node in graph.nodes:
+                    pending[node] = self._pending(node, pending)
             for demands in self.outputs.values():  # a layer that runs several times has one weight
                 if len(demands) > 1:
                     self.stays_before |= {demand[0] for demand in demands if demand}
-            for pending in self.inputs.values():
-                if len({rescaling for rescaling, _ in pending}) > 1:
-                    self._keep(pending)
+            for read in self.inputs.values():
+                if len({rescaling for rescaling, _ in read}) > 1:
+                    self._keep(read)
 
     def _keep(self, pending: Iterable[Pending]) -> None:
         """Leave these rescalings at their cores."""
@@ -128,11 +130,6 @@ class FoldPlan:
         if dim is None:
             return True
         return (way.axes is None or dim in way.axes) and not (way.adds and dim >= 0)  # the inputs' ranks may differ
-
-    def _go_forward(self, graph: fx.Graph) -> None:
-        pending: dict[fx.Node, Pending] = {}
-        for node in graph.nodes:
-            pending[node] = self._pending(node, pending)
 
     def _pending(self, node: fx.Node, pending: dict[fx.Node, Pending]) -> Pending:
         """The rescaling that the value of a node still needs."""

@@ -10,8 +10,7 @@ from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.gain import tanh_size
 from unstuck.observation import root_mean_square
 
-LEVEL = 0.5
-"""Saturation level of a place whose level nobody has set."""
+LEVEL = 0.5  # saturation level of a place whose level nobody has set
 
 
 class BoundedNorm(CoreModule):

@@ -18,18 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch.hooks import global_hooks, has_hooks
-from sigmoidcore._torch.modules import tensor
+from sigmoidcore._torch.modules import global_hooks, has_hooks, tensor
 from unstuck.observation import accumulates
 
 BLOCK = 24 << 20
 """Most bytes of outputs in one tensor. Larger ones C's allocator takes from the system, and gives back, every time."""
-BATCH = 1 << 20
-"""Bytes of gradients from which those of their weights are computed, as one batched product."""
-FEW_THREADS = 4
-"""Up to so many threads NumPy's tanh, which has one, is faster than PyTorch's."""
-SMALL = 1 << 15
-"""Elements from which on PyTorch shares an elementwise operation among threads."""
+BATCH = 1 << 20  # bytes of gradients from which those of their weights are computed, as one batched product
+FEW_THREADS = 4  # up to so many threads NumPy's tanh, which has one, is faster than PyTorch's
+SMALL = 1 << 15  # elements from which on PyTorch shares an elementwise operation among threads
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _PLAIN = (nn.Parameter, Tensor)
 _tanh_backward = torch.ops.aten.tanh_backward
@@ -224,8 +220,7 @@ class _Saved(NamedTuple):
     listen: LayerListener | None
 
 
-_Gradients = tuple[Tensor | None, list[Tensor]]
-"""By the inputs; by all weights, then all biases."""
+_Gradients = tuple[Tensor | None, list[Tensor]]  # by the inputs; by all weights, then all biases
 
 
 def _backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:

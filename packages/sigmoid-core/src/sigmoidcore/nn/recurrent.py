@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from sigmoidcore._torch.hooks import give_hooks
+from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore._torch.recurrent import with_flat_weights, with_same_parameters
 from sigmoidcore.core import HALF, CoreModule, Stepwise
 from sigmoidcore.nn.recurrent_cells import CELLS, Cell, Sequences, State, Weights, fold

@@ -8,8 +8,8 @@ from types import CodeType
 
 from torch import Tensor, nn
 
-from sigmoidcore._torch.hooks import has_hooks
 from sigmoidcore._torch.modes import runs_plainly
+from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.fused import Stack, listeners
 

@@ -34,8 +34,7 @@ FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
 STACKED = 2**17
 """Most numbers that are stacked to take statistics of several layers at once while they are in the cache."""
-OUTPUT = " output"
-"""What the cores feed that no other core follows."""
+OUTPUT = " output"  # what the cores feed that no other core follows
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -298,8 +297,7 @@ class Pass:
         self._gradient = gradient
 
 
-CorePass = Pass | LayerPass
-"""A pass through a core: by itself, or in a stack."""
+CorePass = Pass | LayerPass  # a pass through a core: by itself, or in a stack
 
 
 def gradient_sizes(passes: Iterable[Sequence[CorePass]]) -> Tensor:

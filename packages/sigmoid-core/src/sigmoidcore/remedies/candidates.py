@@ -14,12 +14,9 @@ from unstuck.wording import few
 
 SIGMOIDS = frozenset({"SigmoidCore", *(name for name, kind in KINDS.items() if kind.exact)})
 """Kinds of activations that `convert` makes cores of, and the core itself."""
-GATED = frozenset({"RNN", "LSTM", "GRU"})
-"""Kinds of recurrent layers that `convert` makes layers of cores of."""
-NAMED = 3
-"""Up to this many activations are named in a call; more are given by their type."""
-REASONS = 2
-"""Reasons that are told."""
+GATED = frozenset({"RNN", "LSTM", "GRU"})  # Kinds of recurrent layers that `convert` makes layers of cores of
+NAMED = 3  # Up to this many activations are named in a call; more are given by their type
+REASONS = 2  # Reasons that are told
 
 
 def convert_call(model: nn.Module, measurement: Measurement, variable: str, *, fresh: bool) -> str:
