@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from svg import svg
 
 import unstuck
+import unstuck.remedies
 from sigmoidcore.plots.style import PALETTE, legend_below, new_figure, style_axes
 from unstuck.findings import Finding, Severity
 from unstuck.report.text import finding_lines
@@ -34,6 +35,7 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
 from real_failures import PROGRAMS, RULES, Program  # noqa: E402
 
+unstuck.remedies.extensions = tuple  # plain PyTorch, as without Sigmoid Core
 COLUMNS = 80
 FAR = 30
 """Largest over smallest loss from which on an axis is logarithmic."""
