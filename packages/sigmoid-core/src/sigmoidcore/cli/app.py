@@ -27,7 +27,7 @@ EXTRAS = {"lab": "lab", "train": "data", "predict": "data"}
 """The extra that a command needs; `demo` for all others."""
 TABLES = ("pandas", "pyarrow", "skrub")
 """Packages that the lab needs for a table only."""
-WRONG_NAMES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
+WRONG_NAMES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR)
 """Errors of the operating system that come from a wrong file name."""
 
 

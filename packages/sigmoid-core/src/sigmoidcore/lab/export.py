@@ -4,8 +4,8 @@ import inspect
 from typing import Any
 
 from sigmoidcore.lab.datasets import PLANE, TEST, TRAIN, DataSet, data_set
+from sigmoidcore.lab.frame import PROBED
 from sigmoidcore.lab.networks import BUILDERS, MOMENTUM, PROBES, Residual, resnet
-from sigmoidcore.lab.reading import PROBED
 from sigmoidcore.lab.setting import OWN, WITH_SLOPES, Contender, Setting, query
 
 STEPS = 1_000

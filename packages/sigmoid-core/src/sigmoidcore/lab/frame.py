@@ -2,23 +2,31 @@
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.networks import Network
-from sigmoidcore.lab.reading import EDGE, GRID, REACH, Reading
 from sigmoidcore.lab.setting import Setting, flat, query
+from unstuck.observation import LayerObserver, norms, undisturbed
 
+PROBED = 128
+"""Training samples on which loss, gradient and saturation are measured."""
+GRID, EDGE = 40, 2.6
+"""The picture of the outputs has so many points on a side, and shows inputs from -EDGE to EDGE."""
+HUGE = 1e15
+"""Outputs that are larger, or no numbers, have no score."""
+BINS, REACH = 48, 8.0
+"""Of the histogram of z, which shows z from -REACH to REACH; what is outside is in the last bins."""
 ROWS, COLUMNS = 250, 64
 """Layers and neurons of the picture of saturation, at most; layers are thinned evenly."""
-POINTS = 300
-"""Points of the data that are drawn."""
-PICTURES = 24
-"""Test images that are drawn."""
+POINTS, PICTURES = 300, 24
+"""Points of the data, or test images, that are drawn."""
 
 
 def built_message(number: int, setting: Setting, data: DataSet, networks: Sequence[Network | None]) -> dict[str, Any]:
@@ -39,29 +47,84 @@ def built_message(number: int, setting: Setting, data: DataSet, networks: Sequen
     return message
 
 
-def shown(data: DataSet, reading: Reading) -> dict[str, Any]:
-    """What a network shows."""
-    layers = len(reading.sizes)
-    rows = torch.linspace(0, layers - 1, min(ROWS, layers)).round().long()
-    strip = reading.relative[rows, :COLUMNS]
-    found: dict[str, Any] = {
-        "loss": _finite(reading.loss),
-        "score": _finite(reading.score),
-        "sizes": [round(math.log10(size), 3) if 0 < size < math.inf else None for size in reading.sizes.tolist()],
-        "slopes": [float(f"{slope:.4g}") for slope in reading.slopes],
+def shown(network: Network, data: DataSet, layer: int, neuron: int | None) -> dict[str, Any]:
+    """Measure a network; nothing in it changes. The histogram is that of this layer, or of one of its neurons.
+
+    The picture of saturation shows the mean relative slope of every neuron; of a ReLU, how often it is open.
+    """
+    model, inputs, targets = network.model, data.train_x[:PROBED], data.train_y[:PROBED]
+    observer = _Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
+    with undisturbed(model, inputs), torch.enable_grad(), observer:
+        loss = data.loss_fn(model(inputs), targets)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, observer.found, allow_unused=True)
+    sizes = norms([torch.zeros(1) if g is None else g for g in found]) / len(inputs) ** 0.5
+    with torch.no_grad():
+        scaled, relative = zip(*map(_scaled, network.layers, observer.found), strict=True)
+        outputs = model.eval()(torch.cat([data.test_x, _grid(data)]))
+        model.train()
+        tests, answers = outputs[: len(data.test_x)], outputs[len(data.test_x) :]
+        score = data.score(tests) if bool((tests.abs() < HUGE).all()) else math.nan
+        z = scaled[layer] if neuron is None else scaled[layer][:, neuron]
+        histogram = torch.histc(z[torch.isfinite(z)].clamp(-REACH, REACH), BINS, -REACH, REACH)
+        slopes = [float(core.alpha.mean()) for core in network.cores]
+        chosen = _slope_and_shift(network.layers[layer], neuron)
+    rows = torch.linspace(0, len(sizes) - 1, min(ROWS, len(sizes))).round().long()
+    strip = torch.stack(relative)[rows, :COLUMNS]
+    message: dict[str, Any] = {
+        "loss": _finite(loss.item()),
+        "score": _finite(score),
+        "sizes": [round(math.log10(size), 3) if 0 < size < math.inf else None for size in sizes.tolist()],
+        "slopes": [float(f"{slope:.4g}") for slope in slopes],
         "strip": {"rows": rows.tolist(), "columns": strip.shape[1], "values": _bytes(strip)},
-        "histogram": reading.histogram.int().tolist(),
-        "chosen": [float(f"{number:.4g}") for number in reading.chosen],
+        "histogram": histogram.int().tolist(),
+        "chosen": [float(f"{number:.4g}") for number in chosen],
     }
-    if data.classes and len(reading.outputs):
-        shares = reading.outputs.softmax(1)
-        sure, winner = shares.max(1)
-        found["surface"] = {"classes": _bytes(winner / 255), "sure": _bytes(sure)}
+    if data.classes and len(answers):
+        sure, winner = answers.softmax(1).max(1)
+        message["surface"] = {"classes": _bytes(winner / 255), "sure": _bytes(sure)}
     elif data.features == 1:
-        found["fit"] = _rounded(reading.outputs[:, 0])
+        message["fit"] = _rounded(answers[:, 0])
     elif data.features == 64 and data.classes:
-        found["answers"] = reading.tests[:PICTURES].argmax(1).tolist()
-    return found
+        message["answers"] = tests[:PICTURES].argmax(1).tolist()
+    return message
+
+
+class _Preactivations(LayerObserver):
+    """Collects what arrives at the layers of a network."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__(layers)
+        self.found: list[Tensor] = []
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        self.found.append(x)
+        return x
+
+
+def _grid(data: DataSet) -> Tensor:
+    """The inputs of the picture: a line or a plane of points; none for data with more features."""
+    line = torch.linspace(-EDGE, EDGE, GRID)
+    if data.features == 1:
+        return line[:, None]
+    if data.features == 2:
+        return torch.cartesian_prod(line.flip(0), line).flip(1)  # row by row, from the upper left
+    return torch.empty(0, data.features)
+
+
+def _scaled(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The scaled preactivations, and the mean relative slopes."""
+    if not isinstance(layer, SigmoidCore):
+        return x, (x > 0).float().mean(0)
+    alpha, shift = layer.align(x)
+    z = alpha * (x - shift)
+    return z, mean_relative_slope(z)
+
+
+def _slope_and_shift(layer: nn.Module, neuron: int | None) -> list[float]:
+    if not isinstance(layer, SigmoidCore):
+        return [1.0, 0.0]
+    parts = layer.alpha, layer.shift
+    return [float(part.mean() if neuron is None or part.dim() == 0 else part[neuron]) for part in parts]
 
 
 def _bytes(shares: Tensor) -> str:

@@ -12,9 +12,8 @@ import torch
 
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.lab.export import python_code
-from sigmoidcore.lab.frame import built_message, shown
+from sigmoidcore.lab.frame import PROBED, built_message, shown
 from sigmoidcore.lab.networks import Network
-from sigmoidcore.lab.reading import PROBED, read
 from sigmoidcore.lab.setting import OWN, Contender, Setting
 from sigmoidcore.language import _, language
 from unstuck import diagnose
@@ -49,7 +48,7 @@ class Session:
         self._id = self.step = 0
         self._due = 0.0
         self.setting = Setting() if own is None else Setting(data=OWN)
-        self.data: DataSet | None = None
+        self.data = data_set(self.setting.data) if own is None else own
         self.networks: tuple[Network | None, ...] = ()
         self.arrange(self.setting)
 
@@ -134,7 +133,6 @@ class Session:
         self._publish(built_message(self._id, setting, self.data, self.networks))
 
     def _network(self, contender: Contender) -> Network | None:
-        assert self.data is not None
         try:
             return Network(self.setting, contender, self.data)
         except FAILURES as error:
@@ -144,7 +142,6 @@ class Session:
 
     def _step(self) -> None:
         """One step of both networks on the same samples."""
-        assert self.data is not None
         count = len(self.data.train_x)
         rows = torch.randint(0, count, (min(self.setting.batch, count),), generator=self._order)
         x, y = self.data.train_x[rows], self.data.train_y[rows]
@@ -160,18 +157,14 @@ class Session:
             core.set_slope(core.alpha * (value / core.alpha.mean()))
 
     def _show(self) -> None:
-        assert self.data is not None
         began = time.monotonic()
         with self._lock:
             (layer, neuron), self._stale = self._look, False
-        networks: list[dict[str, Any] | None] = []
-        for network in self.networks:
-            if network is None:
-                networks.append(None)
-                continue
-            known = neuron if neuron is not None and neuron < self.setting.width else None
-            reading = read(network, self.data, min(layer, len(network.layers) - 1), known)
-            networks.append(shown(self.data, reading))
+        neuron = neuron if neuron is not None and neuron < self.setting.width else None
+        networks = [
+            network and shown(network, self.data, min(layer, len(network.layers) - 1), neuron)
+            for network in self.networks
+        ]
         state = {"id": self._id, "step": self.step, "running": self._running or self._steps > 0}
         self._publish({"kind": "frame", **state, "networks": networks})
         ended = time.monotonic()
@@ -179,7 +172,7 @@ class Session:
 
     def _diagnose(self, which: int) -> None:
         network, data = self.networks[which], self.data
-        if network is None or data is None:
+        if network is None:
             return
         try:
             found = diagnose(network.model, data.train_x[:PROBED], data.train_y[:PROBED], data.loss_fn)
