@@ -53,7 +53,7 @@ class Monitor:
             gradients at every step; compiled code runs uncompiled. In one process only.
         scaler: the `torch.amp.GradScaler` of the training, to unscale gradients and to notice skipped steps.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
-        sinks: are called with every new `Measurement`; see `sigmoidcore.integrations.sinks`.
+        sinks: are called with every new `Measurement`.
 
     Raises:
         TypeError: the model is not an nn.Module, or a sink is not a function of one argument.

@@ -8,6 +8,7 @@ from torch import nn
 from unstuck.extensions import extensions
 from unstuck.findings import Finding, Severity
 from unstuck.language import _
+from unstuck.measure.activations import activation_of
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.rules import Evidence, find
 from unstuck.untrained import may_be_redrawn
@@ -17,8 +18,6 @@ Suggest = Callable[[Finding, Measurement, Subject], "tuple[str, str | None] | No
 
 An entry point of the group `unstuck.remedies` names such a function.
 """
-
-TANHS = frozenset({"Sigmoid", "Tanh", "sigmoid()", "tanh()"})
 
 
 def findings_of(measurements: Sequence[Measurement], subject: Subject | None) -> tuple[Finding, ...]:
@@ -58,7 +57,8 @@ def _redraw(finding: Finding, measurement: Measurement, subject: Subject) -> str
         return None
     model = subject.name("model")
     hidden = [measurement.layers[i] for i in Evidence((measurement,)).hidden]
-    kinds = {layer.kind for layer in hidden}
+    kinds = [activation_of(layer) for layer in hidden]
+    s_shaped = bool(kinds) and all(kind is not None and kind.s_shaped for kind in kinds)
     statements = []
     sigmoids = {name for name, module in subject.model.named_modules() if isinstance(module, nn.Sigmoid)}
     if sigmoids & {layer.module for layer in hidden}:
@@ -69,7 +69,7 @@ def _redraw(finding: Finding, measurement: Measurement, subject: Subject) -> str
             f"    if isinstance(layer, torch.nn.Sigmoid){but}:",
             f"        {model}.set_submodule(name, torch.nn.Tanh())",
         ]
-    draw = "orthogonal_(layer.weight, 1.1)" if kinds and kinds <= TANHS else "kaiming_normal_(layer.weight)"
+    draw = "orthogonal_(layer.weight, 1.1)" if s_shaped else "kaiming_normal_(layer.weight)"
     statements += [
         f"for layer in {model}.modules():",
         "    if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):",
