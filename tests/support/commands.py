@@ -123,10 +123,6 @@ def check_pip(words: list[str]) -> str | None:
     return None
 
 
-def check_uv(words: list[str]) -> str | None:
-    return None if words == ["venv"] else check_pip(words)
-
-
 def check_python(words: list[str]) -> str | None:
     """For torchrun and accelerate, too: the module or the file that they run."""
     if "-m" in words:
@@ -144,7 +140,8 @@ def check_file(words: list[str]) -> str | None:
 
 
 CHECKS: dict[str, Callable[[list[str]], str | None]] = {
-    "make": check_make, "unstuck": check_unstuck, "sigmoid-core": check_sigmoid_core, "pip": check_pip, "uv": check_uv,
+    "make": check_make, "unstuck": check_unstuck, "sigmoid-core": check_sigmoid_core, "pip": check_pip,
+    "uv": lambda words: None if words == ["venv"] else check_pip(words),
     "python": check_python, "python3": check_python, "torchrun": check_python, "accelerate": check_python,
     "bash": check_file,
 }  # fmt: skip

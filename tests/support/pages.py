@@ -10,9 +10,9 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.commands import PROGRAMS, commands
@@ -108,8 +108,13 @@ def run(page: str, monkeypatch: pytest.MonkeyPatch, *, integrations: bool) -> No
     output = ""
     try:
         for block in blocks(page):
-            with noted(block):
-                output = run_block(block, vars(module), output, integrations, monkeypatch)
+            output = run_block(block, vars(module), output, integrations)
+    except Exception as error:
+        error.add_note(
+            f"{block.place}: this block does not run, or does not print what the page says.\n"
+            'Repair it, or tell the tests what it needs: CONTRIBUTING.md, "Write a page".'
+        )
+        raise
     finally:
         for name in set(sys.modules) - known:
             origin = getattr(sys.modules[name], "__file__", None)
@@ -117,9 +122,7 @@ def run(page: str, monkeypatch: pytest.MonkeyPatch, *, integrations: bool) -> No
                 del sys.modules[name]
 
 
-def run_block(
-    block: Block, namespace: dict[str, object], output: str, integrations: bool, monkeypatch: pytest.MonkeyPatch
-) -> str:
+def run_block(block: Block, namespace: dict[str, Any], output: str, integrations: bool) -> str:
     """Run one block, or compare it with the output of the block before; return the latest output."""
     skipped = {"not run", "run by"} & block.marks.keys() or ("needs" in block.marks and not integrations)
     if block.language == "python" and not skipped:
@@ -132,13 +135,13 @@ def run_block(
     elif block.language == "python":
         output = output if block.hidden else ""
     elif "run" in block.marks:
-        output = namespace["printed"] = run_commands(block, monkeypatch)
+        output = namespace["printed"] = run_commands(block, namespace["monkeypatch"])
     elif block.language == "text" and output and ("excerpt" in block.marks or not block.after_prose):
         check_output(block, output)
     return output
 
 
-def execute(block: Block, namespace: dict[str, object]) -> None:
+def execute(block: Block, namespace: dict[str, Any]) -> None:
     """Run the block, with the lines of the page in tracebacks."""
     code = compile("\n" * (block.line - 1) + block.text, str(ROOT / block.page), "exec")
     if file := FILE.match(block.text):
@@ -177,16 +180,3 @@ def check_output(block: Block, printed: str) -> None:
             assert part in printed, f"{part}is not part of the output:\n{printed}"
     elif "not run" not in block.marks:
         assert printed == block.text
-
-
-@contextlib.contextmanager
-def noted(block: Block) -> Iterator[None]:
-    """Add the place of the block, and the remedy, to errors."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(
-            f"{block.place}: this block does not run, or does not print what the page says.\n"
-            'Repair it, or tell the tests what it needs: CONTRIBUTING.md, "Write a page".'
-        )
-        raise
