@@ -35,7 +35,7 @@ def test_every_network_has_its_words_its_source_and_its_figure_in_the_page(galle
 
 def test_a_comparison_of_pages_leaves_out_numbers_and_names_of_layers_and_finds_words(gallery):
     report = (
-        "```text\nSC302 error: updates too large\n  Steps of `{}` are too large.\n  in {}\n  → Lower the rate.\n```\n"
+        "```text\nUS302 error: updates too large\n  Steps of `{}` are too large.\n  in {}\n  → Lower the rate.\n```\n"
     )
     assert gallery.without_numbers(report.format("a", "b, c")) == gallery.without_numbers(report.format("d", "e"))
     assert gallery.without_numbers("loss 1.5e-3\nof 20") == gallery.without_numbers("loss 2 of 7")
