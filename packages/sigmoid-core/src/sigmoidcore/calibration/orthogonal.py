@@ -31,20 +31,23 @@ def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_input
     Source:
         Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Xiao et al. (2018), arXiv 1806.05393.
     """
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
-    if isinstance(layer, nn.Linear):
-        orthogonal_(weight, generator)
-    elif isinstance(layer, CONVOLUTIONS + TRANSPOSED):
-        centre = weight
+    weight, bias = _weight(layer), layer.bias
+    centre, groups = weight, 1
+    if isinstance(layer, CONVOLUTIONS + TRANSPOSED):
+        groups = layer.groups
         if max(layer.stride) == 1 and not reads_inputs:
             weight.zero_()
             for size in reversed(weight.shape[2:]):
                 centre = centre[..., size // 2]
-        for group in centre.chunk(layer.groups):
-            orthogonal_(group, generator)
+    for group in centre.chunk(groups):
+        orthogonal_(group, generator)
     if isinstance(bias, Tensor):
         bias.zero_()
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight
 
 
 @torch.no_grad()
@@ -78,15 +81,11 @@ def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
 
     Features in one unit keep their sizes; one that is a million times larger than the rest does not drown them.
     """
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
+    weight = _weight(layer)
     flat = (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2).to(torch.float64)
-    if flat.shape[0] < 2:
-        return
-    largest = flat.abs().amax(0)
-    deviation = flat.std(0)
+    largest, deviation = flat.abs().amax(0), flat.std(0, correction=min(1, len(flat) - 1))
     size = torch.where(deviation > 1e-6 * largest, deviation, largest)
-    if not bool((size > 0).any()):
+    if len(flat) < 2 or not bool((size > 0).any()):
         return
     typical = size[size > 0].log().median().exp()
     excess = torch.where(size > 0, size / size.clamp(typical / BAND, typical * BAND), 1.0).to(weight.dtype)
@@ -102,15 +101,11 @@ def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
 @torch.no_grad()
 def scale_to_unit_outputs(layer: nn.Module, output: Tensor, *, centre: bool = False) -> None:
     """Scale a last layer so that its outputs have standard deviation 1 over the batch; if `centre`, and mean 0."""
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
-    if output.shape[0] < 2:
-        return
     size = float(torch.linalg.vector_norm(output - output.mean(0), dtype=torch.float64)) / output.numel() ** 0.5
-    if size > 1e-5 * float(output.abs().amax()):
-        weight.div_(size)
-        if centre and isinstance(layer, nn.Linear) and isinstance(bias, Tensor):
-            bias.sub_(output.flatten(0, -2).mean(0) / size)
+    if output.shape[0] > 1 and size > 1e-5 * float(output.abs().amax()):
+        _weight(layer).div_(size)
+        if centre and isinstance(layer, nn.Linear) and layer.bias is not None:
+            layer.bias.sub_(output.flatten(0, -2).mean(0) / size)
 
 
 class FreshWeights(LayerObserver):

@@ -85,7 +85,7 @@ def find_sites(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
                 uses[kind].append(use)
             else:
                 functions[use.owner, index].append((kind, writes, use))
-    sites = [*_module_sites(model, uses, callers), *_functions(model, functions)]
+    sites = [*_modules(model, uses, callers), *_functions(model, functions)]
     order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     sites.sort(key=lambda site: order[site.owner if site.module is None else site.name])
     return sites, untraced
@@ -99,9 +99,10 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
     modules = dict(model.named_modules(remove_duplicate=False))
     waiting, found = deque([""]), set()
 
-    def go_into(name: str, why: str) -> None:
+    def go_into(name: str, why: str = "") -> None:
+        opaque = f"{type(modules[name]).__name__} calls it, whose forward is not looked into"
         for child, _ in modules[name].named_children():
-            callers[join(name, child)] = why
+            callers[join(name, child)] = why or opaque
             waiting.append(join(name, child))
 
     while waiting:
@@ -110,9 +111,8 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
         if module in found:
             continue
         found.add(module)
-        opaque = f"{type(module).__name__} calls it, whose forward is not looked into"
         if type(module).forward is nn.Module.forward or is_leaf(module):
-            go_into(name, callers.get(name) or opaque)
+            go_into(name, callers.get(name, ""))
             continue
         part = Part(name, module)
         parts.append(part)
@@ -122,9 +122,8 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
             whose = f"'{place}'" if place else "the model"
             go_into(place, f"the forward of {whose} cannot be traced")
         for target in {str(node.target) for node in part.graph.nodes if node.op == "call_module"} - set(part.untraced):
-            leaf = module.get_submodule(target)
-            if not is_activation(leaf):
-                go_into(join(name, target), f"{type(leaf).__name__} calls it, whose forward is not looked into")
+            if not is_activation(module.get_submodule(target)):
+                go_into(join(name, target))
     return parts, untraced, callers
 
 
@@ -164,27 +163,25 @@ def is_activation(module: nn.Module) -> bool:
     return own or isinstance(module, CoreModule) or is_recurrent(module)
 
 
-def _module_sites(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: dict[str, str]) -> Iterator[Site]:
+def _modules(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: dict[str, str]) -> Iterator[Site]:
     names: dict[nn.Module, list[str]] = defaultdict(list)
     inside = {norm.core for norm in bounded_norms(model).values()}
     for name, module in model.named_modules(remove_duplicate=False):
         if is_activation(module) and module not in inside:
             names[module].append(name)
     for module, places in names.items():
-        name = places[0]
-        found = uses.get(module, [])
-        why = "" if found else callers.get(name, "it does not run in the forward as traced")
-        owner = found[0].owner if found else name.rpartition(".")[0]
-        yield Site(tuple(places), type(module).__name__, owner, module, uses=tuple(found), why=why)
+        found = tuple(uses.get(module, ()))
+        why = "" if found else callers.get(places[0], "it does not run in the forward as traced")
+        owner = found[0].owner if found else places[0].rpartition(".")[0]
+        yield Site(tuple(places), type(module).__name__, owner, module, uses=found, why=why)
 
 
 def _functions(model: nn.Module, functions: dict[tuple[str, int], list[tuple[str, bool, Use]]]) -> Iterator[Site]:
     taken: dict[str, set[str]] = defaultdict(set)
     for (owner, index), found in sorted(functions.items()):
-        function, writes, _ = found[0]
-        module = model.get_submodule(owner)
+        (function, writes, _), module = found[0], model.get_submodule(owner)
         numbered = chain([function], (f"{function}_{i}" for i in count(1)))
         name = next(n for n in numbered if n not in taken[owner] and not hasattr(module, n))
         taken[owner].add(name)
-        uses = tuple(use for _, _, use in found)
+        uses = tuple(use for *_, use in found)
         yield Site((join(owner, name),), f"{function}()", owner, index=index, uses=uses, writes=writes)

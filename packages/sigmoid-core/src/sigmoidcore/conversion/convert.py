@@ -230,7 +230,8 @@ def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) 
     pairs: list[tuple[dict[bool, fx.Node], str]] = []
     for choice in choices:
         site, uses = choice.site, choice.site.uses  # a core for each call of a module
-        nodes = own.calls(lambda node, site=site: node.op == "call_module" and prefix + str(node.target) == site.name)
+        target = site.name.removeprefix(prefix)
+        nodes = own.calls(lambda node: node.op == "call_module" and node.target == target)  # noqa: B023 (called here)
         if site.index is not None:
             nodes, uses = functions[site.index : site.index + 1], site.uses[:1]
         if len(functions) != calls or len(nodes) != len(uses):

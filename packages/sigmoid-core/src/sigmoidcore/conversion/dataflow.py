@@ -15,8 +15,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# With a weight on the other side these are layers; an elementwise product with a weight only scales.
 _CONTRACTIONS = _words("matmul imatmul mm bmm mv dot inner einsum tensordot addmm baddbmm")
-"""With a weight on the other side these are layers; an elementwise product with a weight only scales."""
 _PRODUCTS = _CONTRACTIONS | _words(
     "mul imul multiply div truediv itruediv divide true_divide lerp addcmul addcdiv outer scaled_dot_product_attention"
 )
@@ -24,20 +24,22 @@ _LAYERS = _words(
     "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding embedding_bag "
     "batch_norm layer_norm group_norm instance_norm rms_norm multi_head_attention_forward"
 )
-_METADATA = _words(
+_METADATA = _words(  # what does not depend on the values of a tensor
     "size dim ndim numel nelement stride shape dtype device is_cuda requires_grad is_floating_point "
     "new_zeros new_ones new_empty new_full zeros_like ones_like empty_like"
 )
-"""What does not depend on the values of a tensor."""
 _COMPARISONS = _words(
     "gt ge lt le eq ne greater greater_equal less less_equal round floor ceil trunc sign argmax argmin"
 )
 _ALIGNED = _words("add iadd sub isub mul imul div truediv neg")
-_CHANNELS: dict[type[nn.Module], int] = {
-    getattr(nn, f"{kind}{n}d"): -1 - n
-    for kind in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm")
-    for n in (1, 2, 3)
-    if (kind, n) != ("BatchNorm", 1)  # it also takes [batch, features]
+_FEATURES: dict[type[nn.Module], tuple[str, int]] = {
+    **dict.fromkeys((nn.Linear, nn.Bilinear), ("out_features", -1)),
+    **{getattr(nn, f"{kind}{n}d"): ("out_channels", -1 - n) for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)},
+    **{getattr(nn, f"InstanceNorm{n}d"): ("num_features", -1 - n) for n in (1, 2, 3)},
+    **{nn.BatchNorm2d: ("num_features", -3), nn.BatchNorm3d: ("num_features", -4)},
+    **dict.fromkeys((nn.BatchNorm1d, nn.SyncBatchNorm), ("num_features", 1)),  # also [batch, features]
+    **{nn.GroupNorm: ("num_channels", 1), nn.Embedding: ("embedding_dim", -1)},
+    **dict.fromkeys((nn.LayerNorm, nn.RMSNorm), ("normalized_shape", -1)),
 }
 _DROPOUT = (nn.Identity, *(getattr(nn, f"{kind}Dropout") for kind in ("", "Alpha", "FeatureAlpha")))
 _DROPOUT += (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -103,7 +105,7 @@ def _role_at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: 
         if others and not signals:  # weights of the model itself
             return (Role.HIDDEN if name in _CONTRACTIONS else None), ""
         computed = _reached(source, lambda n: [reader for reader in n.users if not reads_metadata(reader)])
-        if signals and not {source, *computed}.issuperset(signals):
+        if signals and not set(computed).issuperset(signals):
             return Role.GATE, ""
     return None, ""
 
@@ -126,18 +128,18 @@ def reads_metadata(node: fx.Node) -> bool:
 
 def _ancestors(node: fx.Node) -> Iterator[fx.Node]:
     """A node and all nodes that it is computed from."""
-    yield node
-    yield from _reached(node, lambda n: [] if reads_metadata(n) else n.all_input_nodes)
+    return _reached(node, lambda n: [] if reads_metadata(n) else n.all_input_nodes)
 
 
 def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterator[fx.Node]:
+    """A node, and the nodes that are reached from it, the nearest first."""
     seen, waiting = {node}, deque([node])
     while waiting:
-        for other in nexts(waiting.popleft()):
-            if other not in seen:
-                seen.add(other)
-                waiting.append(other)
-                yield other
+        at = waiting.popleft()
+        yield at
+        new = [other for other in nexts(at) if other not in seen]
+        seen.update(new)
+        waiting.extend(new)
 
 
 def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
@@ -173,9 +175,9 @@ def nearest_weight(node: fx.Node, model: nn.Module) -> Tensor | None:
             owner, _, name = str(above.target).rpartition(".")
             value = getattr(model.get_submodule(owner), name, None)
             tensors = (value,) if isinstance(value, Tensor) else ()
-        for tensor in tensors:
-            if tensor.is_floating_point():
-                return tensor
+        floating = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+        if floating is not None:
+            return floating
     return None
 
 
@@ -218,17 +220,8 @@ def _keeps_features(module: nn.Module) -> bool:
 
 def features_of(module: nn.Module) -> tuple[int, int] | None:
     """The number of features of a layer's output and their dimension, or None if the layer does not fix them."""
-    if isinstance(module, nn.Linear | nn.Bilinear):
-        return module.out_features, -1
-    dim = next((dim for kind, dim in _CHANNELS.items() if isinstance(module, kind)), None)
-    if dim is not None:
-        return int(getattr(module, "out_channels", 0) or module.num_features), dim  # type: ignore[arg-type]
-    if isinstance(module, nn.BatchNorm1d | nn.SyncBatchNorm):
-        return module.num_features, 1
-    if isinstance(module, nn.GroupNorm):
-        return module.num_channels, 1
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return module.normalized_shape[-1], -1
-    if isinstance(module, nn.Embedding):
-        return module.embedding_dim, -1
+    for kind, (attribute, dim) in _FEATURES.items():
+        if isinstance(module, kind):
+            count = getattr(module, attribute)
+            return count[-1] if isinstance(count, tuple) else int(count), dim
     return None

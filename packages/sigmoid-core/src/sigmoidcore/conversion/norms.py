@@ -48,9 +48,18 @@ def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
     """
     module = site.module
     assert module is not None
-    made, why = None, _why_not(site, module)
-    if not why:
-        made, why = _with_same_parameters(module)
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if len(site.names) > 1:
+        return None, f"is used in {len(site.names)} places, which need one each: give each place its own module"
+    if not site.name:
+        return None, "it is the model itself: put it into an nn.Sequential"
+    if is_parametrized(module):
+        return None, "its parameters are computed (a parametrization): convert first and parametrize then"
+    if isinstance(module, nn.GroupNorm) or hasattr(module, "num_features"):
+        return None, _OTHER
+    if "alpha" not in own and set(own) - {"weight", "bias"}:
+        return None, f"its parameters are {', '.join(own)}: a bounded norm has those of the names weight and bias"
+    made, why = _with_same_parameters(module)
     if made is not None:
         like = next(module.parameters(), near)
         made = made if like is None else made.to(like.device, like.dtype)
@@ -58,28 +67,9 @@ def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
     return made, why
 
 
-def _why_not(site: Site, module: nn.Module) -> str:
-    """The reason why no bounded norm can take the place of a module; "" if one may."""
-    own = [name for name, _ in module.named_parameters(recurse=False)]
-    if len(site.names) > 1:
-        return f"is used in {len(site.names)} places, which need one each: give each place its own module"
-    if not site.name:
-        return "it is the model itself: put it into an nn.Sequential"
-    if is_parametrized(module):
-        return "its parameters are computed (a parametrization): convert first and parametrize then"
-    if any(p.is_meta for p in module.parameters()):
-        return "its parameters are on the meta device: load the model first"
-    if isinstance(module, nn.GroupNorm) or hasattr(module, "num_features"):
-        return _OTHER
-    if "alpha" not in own and set(own) - {"weight", "bias"}:
-        return f"its parameters are {', '.join(own)}: a bounded norm has those of the names weight and bias"
-    return ""
-
-
 def _with_same_parameters(module: nn.Module) -> tuple[BoundedNorm | None, str]:
     """The bounded norm with the parameters of a module that computes a normalisation or a tanh."""
-    own = dict(module.named_parameters(recurse=False))
-    weight, bias, alpha = own.get("weight"), own.get("bias"), own.get("alpha")
+    weight, bias, alpha = (dict(module.named_parameters(recurse=False)).get(n) for n in ("weight", "bias", "alpha"))
     shape = getattr(module, "normalized_shape", (8,)) if weight is None else weight.shape
     x = torch.randn(5, 3, *((shape,) if isinstance(shape, int) else shape), generator=torch.Generator().manual_seed(0))
     x = (

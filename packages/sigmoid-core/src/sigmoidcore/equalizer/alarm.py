@@ -52,8 +52,8 @@ class Alarm:
         gradients = [g for g in map(_gradient, self._weights) if g is not None]
         complete = len(gradients) == len(self._weights)
         self._missing = 0 if complete else self._missing + 1
-        if not (gradients and complete) or _is_captured(gradients[0]):
-            return False
+        if not (gradients and complete) or (gradients[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+            return False  # nothing can be read while a CUDA graph is recorded
         sizes = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
         norms = torch.stack([size.float() for size in sizes])
         now = wait or norms.device.type == "cpu"
@@ -65,9 +65,13 @@ class Alarm:
         self._quiet = 0
 
     def _choose(self) -> None:
-        """Look at weights that have gradients, and learn anew what is usual for them."""
+        """Look at some matrices and kernels with gradients, on one device and not in shards; learn what is usual."""
         parameters = list(self._parameters())
-        self._watched = _spread(parameters)
+        matrices = [i for i, p in enumerate(parameters) if p.dim() > 1 and not hasattr(p, "to_local")]
+        found = [i for i in matrices if _gradient(parameters[i]) is not None]
+        found = [i for i in found if parameters[i].device == parameters[found[0]].device]
+        places = {round(i * (len(found) - 1) / (WEIGHTS - 1)) for i in range(WEIGHTS)} if found else set()
+        self._watched = [found[i] for i in sorted(places)]
         self._weights = [parameters[i] for i in self._watched]
         self._usual, self._change, self._pending = [], 0.0, None
         self._missing, self._quiet = 0, max(self._quiet, QUIET)
@@ -117,17 +121,3 @@ class Alarm:
 def _gradient(p: Tensor) -> Tensor | None:
     """That of a parameter; None if it is sparse, or left over from before the parameter was frozen."""
     return p.grad if p.requires_grad and p.grad is not None and p.grad.layout == torch.strided else None
-
-
-def _is_captured(gradient: Tensor) -> bool:
-    """Whether the step is recorded for a CUDA graph: nothing can be read then."""
-    return gradient.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def _spread(parameters: Sequence[Tensor]) -> list[int]:
-    """Numbers of some matrices and kernels with a gradient, from first to last, on one device and not in shards."""
-    matrices = [i for i, p in enumerate(parameters) if p.dim() > 1 and not hasattr(p, "to_local")]
-    found = [i for i in matrices if _gradient(parameters[i]) is not None]
-    found = [i for i in found if parameters[i].device == parameters[found[0]].device]
-    places = {round(i * (len(found) - 1) / (WEIGHTS - 1)) for i in range(WEIGHTS)} if found else set()
-    return [found[i] for i in sorted(places)]

@@ -43,13 +43,14 @@ class NeuronRule:
         for name, mean in relative.items():
             shut = mean < self._floor
             if not first:
-                most = name not in self._resting and _most(shut)
+                most = name not in self._resting and bool(shut.double().mean() >= MOST_SHUT)
                 if most:
                     self._shut[name] = shut.nonzero().flatten().tolist()
                     self.waits |= name not in before
                 again = torch.zeros_like(shut)
                 again[before.get(name, [])] = most
-                shut &= again & _most(shut & again)
+                shut &= again
+                shut &= shut.double().mean() >= MOST_SHUT
             if bool(shut.any()):
                 opened += self._open(name, passes[name], shut.to(self._cores[name].shift.device), ranks)
         return opened
@@ -79,10 +80,6 @@ class NeuronRule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._shut, self._moved, self._resting = dict(state["shut"]), dict(state["moved"]), list(state["closed"])
-
-
-def _most(shut: Tensor) -> bool:
-    return float(shut.double().mean()) >= MOST_SHUT
 
 
 @torch.no_grad()

@@ -110,14 +110,9 @@ class RecurrentCores(Stepwise, nn.RNNBase):
     def weights(self, suffix: str) -> Weights:
         """The weights as they are trained; a layer without biases has biases of 0."""
         ih, hh = self.tensor("weight_ih", suffix), self.tensor("weight_hh", suffix)
-        no_bias = None if self.bias else ih.new_zeros(len(ih))
-        return Weights(
-            ih=ih,
-            hh=hh,
-            bias_ih=self.tensor("bias_ih", suffix) if no_bias is None else no_bias,
-            bias_hh=self.tensor("bias_hh", suffix) if no_bias is None else no_bias,
-            hr=self.tensor("weight_hr", suffix) if self.proj_size else None,
-        )
+        names = ("bias_ih", "bias_hh")
+        biases = [self.tensor(name, suffix) if self.bias else ih.new_zeros(len(ih)) for name in names]
+        return Weights(ih, hh, *biases, self.tensor("weight_hr", suffix) if self.proj_size else None)
 
     def effective_weights(self, suffix: str) -> Weights:
         """The weights with slopes and shifts folded in."""
