@@ -277,6 +277,4 @@ def _percent(accuracies: Sequence[float]) -> str:
 
 
 def _number(spread: float) -> str:
-    if not math.isfinite(spread):
-        return _("infinite") if spread == math.inf else _("not finite")
-    return f"{spread:.3f}" if spread < 1.1 else f"{spread:.3g}" if spread < 1e4 else f"{spread:.1e}"
+    return _("infinite") if spread == math.inf else f"{spread:.4g}"
