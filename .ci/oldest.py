@@ -17,7 +17,8 @@ def lowest(pyprojects: list[Path]) -> dict[str, Version]:
     texts: list[str] = []
     for pyproject in pyprojects:
         project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-        texts += [*project["dependencies"], *(t for extra in project.get("optional-dependencies", {}).values() for t in extra)]
+        extras = project.get("optional-dependencies", {}).values()
+        texts += [*project["dependencies"], *(text for extra in extras for text in extra)]
     bounds: dict[str, Version] = {}
     for requirement in map(Requirement, texts):
         if requirement.name in OURS:

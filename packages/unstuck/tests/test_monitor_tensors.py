@@ -201,7 +201,7 @@ class Words(nn.Module):
         return torch.stack([words.mean(0) for words in self.last(self.first(sentences).relu()).unbind()])
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "error:A bug in Sigmoid Core")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "error:A bug in unstuck")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
 def test_a_model_of_nested_tensors_trains_under_a_monitor(layout):
     model = Words()

@@ -27,7 +27,7 @@ class Finding:
         threshold: the limit for this number.
         message: what is wrong, one or two sentences with names and numbers.
         remedy: what to do, in words.
-        call: the exact call with which Sigmoid Core repairs it, or None.
+        call: the code that repairs it, or None.
     """
 
     rule: str

@@ -151,7 +151,7 @@ class ForwardPass(TorchFunctionMode):
         """Something of ours has failed, at a call of the user's: the user's program runs on."""
         reason = in_one_line(error)
         note = _(
-            "a call of {name}, because of a bug in Sigmoid Core: please report it ({reason})", name=name, reason=reason
+            "a call of {name}, because of a bug in unstuck: please report it ({reason})", name=name, reason=reason
         )
         self.notes[note] = None
 

@@ -218,7 +218,7 @@ class Probe(Observer):
         """A bug of ours: the model runs on, and is not measured."""
         self.detach()
         self.forget()
-        warn(_("A bug in Sigmoid Core keeps it from measuring this model: please report it ({reason})",
+        warn(_("A bug in unstuck keeps it from measuring this model: please report it ({reason})",
                reason=in_one_line(error)))  # fmt: skip
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
