@@ -1,4 +1,4 @@
-"""The texts of Sigmoid Core in the user's language: the catalogue `zh.mo` beside this file, in the hands of `unstuck`."""
+"""The texts of Sigmoid Core in the user's language: `unstuck` finds them in the catalogue `zh.mo` beside this file."""
 
 from unstuck.language import LANGUAGES, VARIABLE, _, add_catalogue, language, speaking
 
