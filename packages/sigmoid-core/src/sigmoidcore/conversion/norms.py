@@ -72,14 +72,13 @@ def _with_same_parameters(module: nn.Module) -> tuple[BoundedNorm | None, str]:
     weight, bias, alpha = (dict(module.named_parameters(recurse=False)).get(n) for n in ("weight", "bias", "alpha"))
     shape = getattr(module, "normalized_shape", (8,)) if weight is None else weight.shape
     x = torch.randn(5, 3, *((shape,) if isinstance(shape, int) else shape), generator=torch.Generator().manual_seed(0))
-    x = (
-        30 * x + 10 if alpha is None else x / alpha.detach().abs().mean().cpu().float()
-    )  # an epsilon is small against 30
     try:
+        # Against 30 an epsilon is small.
+        x = 30 * x + 10 if alpha is None else x / alpha.detach().abs().mean().cpu().float()
         with torch.no_grad():
             y = copy.deepcopy(module).to("cpu", torch.float32).eval()(x)
     except Exception:  # the user's code, which may want another shape, and check it in any way
-        y = None
+        return None, _OTHER
 
     def computes(z: Tensor, offset: float = 0.0) -> bool:
         z = z if weight is None else z * (weight.detach().cpu().float() + offset)

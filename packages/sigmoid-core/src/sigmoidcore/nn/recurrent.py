@@ -110,9 +110,9 @@ class RecurrentCores(Stepwise, nn.RNNBase):
     def weights(self, suffix: str) -> Weights:
         """The weights as they are trained; a layer without biases has biases of 0."""
         ih, hh = self.tensor("weight_ih", suffix), self.tensor("weight_hh", suffix)
-        names = ("bias_ih", "bias_hh")
-        biases = [self.tensor(name, suffix) if self.bias else ih.new_zeros(len(ih)) for name in names]
-        return Weights(ih, hh, *biases, self.tensor("weight_hr", suffix) if self.proj_size else None)
+        no_bias = ih.new_zeros(0 if self.bias else len(ih))
+        b_ih, b_hh = (self.tensor(f"bias_{w}", suffix) if self.bias else no_bias for w in ("ih", "hh"))
+        return Weights(ih, hh, b_ih, b_hh, self.tensor("weight_hr", suffix) if self.proj_size else None)
 
     def effective_weights(self, suffix: str) -> Weights:
         """The weights with slopes and shifts folded in."""
