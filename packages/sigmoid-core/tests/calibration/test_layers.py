@@ -397,9 +397,3 @@ def test_prepare_says_nothing_of_centered_or_shallow_cores():
         model = deep_and_uncentered(depth)
         convert(model, centered=centered)
         assert not any("not centered" in note for note in prepare(model, vectors(100)).notes)
-
-
-def test_an_unbatched_input_and_a_wrong_dtype_are_named():
-    model = nn.Sequential(nn.Linear(8, 8), core(8, -1), nn.Linear(8, 2))
-    with pytest.raises(RuntimeError, match=r"the inputs have the shape \(5, 8\) int64"):
-        calibrate(model, torch.ones(5, 8, dtype=torch.int64))

@@ -74,16 +74,6 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-def test_every_activation_is_in_the_report_once():
-    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.GELU(), nn.LSTM(3, 3))
-    report = sc.convert(model)
-    assert [(a.name, a.kind, a.converted, a.why) for a in report.activations] == [
-        ("1", "ReLU", False, "is not a sigmoid"),
-        ("3", "GELU", False, "is not a sigmoid"),
-        ("4", "LSTM", True, "a slope for every gate row"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("layers", "shape", "features", "dim"),
     [

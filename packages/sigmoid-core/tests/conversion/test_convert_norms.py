@@ -8,7 +8,6 @@ from core_support.conversions import unchanged, why
 from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore.nn import BoundedNorm
 
 
 class RMSNorm(nn.Module):
@@ -85,12 +84,6 @@ def test_a_norm_whose_function_is_not_known_to_be_over_the_last_dimension_is_lef
     model = with_norm(norm)
     assert sc.convert(model, norms=True).left == ("1",)
     assert model[1] is norm
-
-
-def test_a_norm_of_two_places_is_left():
-    norm = nn.LayerNorm(3)
-    report = sc.convert(nn.Sequential(norm, nn.Linear(3, 3), norm), norms=True)
-    assert why(report, "0") == "is used in 2 places, which need one each: give each place its own module"
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -216,13 +209,3 @@ def test_functions_that_no_core_computes_are_left(norm, reason):
 
 def test_without_norms_the_tanh_of_a_dynamic_tanh_is_an_activation_like_any_other():
     unchanged(with_norm(DynamicTanh(8)), torch.randn(5, 3))
-
-
-def test_the_report_counts_norms_and_names_the_change():
-    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 2))
-    assert str(sc.convert(model, norms=True)) == (
-        "converted 2 of 2 activations; the function has changed at 2\n"
-        "  converted  1  Tanh       hidden\n"
-        "  converted  2  LayerNorm  in the place of a norm, another function"
-    )
-    assert isinstance(model[2], BoundedNorm)

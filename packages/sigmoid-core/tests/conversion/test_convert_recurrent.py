@@ -168,19 +168,6 @@ def test_a_layer_in_several_places_is_left_so_that_the_rest_can_be_calibrated():
     assert names == tuple(f"other[{t}]" for t in range(10))
 
 
-def test_converting_twice_changes_nothing_more():
-    model, x = Reader(layer_of()), sequences(50)
-    sc.convert(model)
-    sc.calibrate(model, x)
-    layer, before = model.layer, model(x)
-    for options in ({}, {"include": "layer"}, {"include": nn.LSTM}):
-        report = sc.convert(model, **options)
-        assert report.converted == report.unseen == ()
-        assert why(report, "layer") == "is a core already"
-        assert model.layer is layer
-        assert torch.equal(model(x), before)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
 def test_converted_prepared_trained_and_folded_it_is_the_plain_model_again(kind, options):

@@ -95,13 +95,6 @@ def test_a_folded_model_exports_to_the_operations_of_the_plain_one(name):
     assert operations(exported(model, x)) != plain
 
 
-def test_slopes_of_an_exported_model_are_in_its_state_dict():
-    model, x = calibrated("mlp")
-    state = exported(model, x).state_dict
-    assert torch.equal(state["1.slope"], model[1].slope)
-    assert torch.equal(state["3.shift"], model[3].shift)
-
-
 @pytest.mark.parametrize("name", CORES)
 def test_safetensors_hold_slopes_and_shifts(name, tmp_path: Path):
     model, x = calibrated(name)

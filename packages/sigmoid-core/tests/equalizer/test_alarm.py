@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sigmoidcore.equalizer.alarm import QUIET, START, Alarm
+from sigmoidcore.equalizer.alarm import START, Alarm
 
 
 def rung(alarm, weights, sizes):
@@ -74,41 +74,3 @@ def test_after_it_has_rung_it_may_ring_at_once_only_if_what_was_usual_is_usual_a
     if trusted:
         alarm.trust()
     assert rung(alarm, weights, [1.0] + [100.0] * 2)[-1] == trusted
-
-
-def test_a_sparse_gradient_does_not_silence_the_others(weights):
-    table = torch.nn.Embedding(5, 3, sparse=True)
-    table(torch.tensor([1])).sum().backward()
-    alarm = Alarm(lambda: [table.weight, *weights], on=True)
-    assert rung(alarm, weights, [1.0] * (START + 1) + [100.0] * 2)[-1]
-
-
-def test_after_weights_are_frozen_it_looks_at_others(alarm, weights):
-    rung(alarm, weights, [1.0] * (START + 1))
-    for frozen in weights[:3]:
-        frozen.requires_grad_(False)
-        frozen.grad = None
-    assert rung(alarm, weights[3:], [1.0] * (2 * QUIET + 1) + [100.0] * 2)[-1]
-
-
-def test_it_goes_on_where_other_weights_have_gradients(alarm, weights):
-    rung(alarm, weights[:1], [1.0] * (START + 1))
-    again = Alarm(lambda: weights, on=True)
-    again.load_state_dict(alarm.state_dict())
-    sizes = [1.0, 100.0, 100.0]
-    assert rung(again, weights, sizes) == rung(alarm, weights, sizes) == [False, False, True]
-
-
-def test_a_gradient_that_is_read_a_step_late_is_in_the_state(alarm, weights):
-    rung(alarm, weights, [1.0] * (START + 1))
-    state = {**alarm.state_dict(), "pending": [100.0] * 4}
-    alarm.load_state_dict(state)
-    assert alarm.state_dict() == state
-
-
-@pytest.mark.parametrize("after", [None, float("nan")])
-def test_a_suspicion_does_not_outlast_a_step_that_says_nothing(alarm, weights, after):
-    rung(alarm, weights, [1.0] * (START + 1) + [100.0])
-    assert alarm.suspects
-    assert rung(alarm, weights, [after]) == [False]
-    assert not alarm.suspects

@@ -13,22 +13,6 @@ from unstuck.observation import Ranks
 FLOOR = 0.05
 
 
-def opened(core, x):
-    shut = mean_relative_slope(core.alpha * (x - core.shift)) < FLOOR
-    count = open_neurons(core, x[:, shut], shut, FLOOR, Ranks())
-    return count, mean_relative_slope(core.alpha * (x - core.shift))
-
-
-def test_a_neuron_saturated_by_offset_gets_the_batch_mean_as_its_shift_and_keeps_its_slope():
-    core = sc.SigmoidCore(3)
-    x = torch.randn(500, 3) + torch.tensor([0.0, 20.0, -30.0])
-    count, slopes = opened(core, x)
-    assert count == 2
-    assert torch.equal(core.slope, torch.ones(3))
-    assert torch.allclose(core.shift, torch.cat([torch.zeros(1), x[:, 1:].mean(0)]), atol=1e-5)
-    assert bool((slopes > 0.5).all())
-
-
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
 def test_values_that_are_not_finite_open_no_neuron(wrong):
     core = sc.SigmoidCore(1)

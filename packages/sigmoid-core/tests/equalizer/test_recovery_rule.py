@@ -206,33 +206,6 @@ def test_a_checkpoint_that_runs_again_is_not_restored_in_the_backward_pass(model
     assert torch.equal(model[1].slope, slope)
 
 
-def test_data_that_alternate_are_recovered_from_once_and_the_recovery_is_taken_back(model, batch):
-    step, equalizer = training(model, batch, tolerance=NEVER)
-    steps(step, WARM)
-    slope, other = model[1].slope.clone(), 20 * batch[0] + 30
-    with pytest.warns(RuntimeWarning):
-        steps(step, 40, other)
-    for x in (batch[0], other, batch[0], other):
-        steps(step, 60, x)
-    assert sum(sample.recovered > 0 for sample in equalizer.history) == 2
-    torch.testing.assert_close(model[1].slope, slope)
-
-
-def test_a_training_that_is_resumed_right_after_the_alarm_recovers(model, batch):
-    step, equalizer = training(model, batch, 0.01)
-    steps(step, WARM)
-    weights_times_3(model)
-    steps(step, 2)  # it rings
-    again = copy.deepcopy(model)
-    other_step, other = training(again, batch, 0.01)
-    other.load_state_dict(copy.deepcopy(equalizer.state_dict()))
-    for one in (step, other_step):
-        with pytest.warns(RuntimeWarning):
-            steps(one, 10)
-    assert list(equalizer.history) == list(other.history)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-
-
 def test_a_core_whose_shift_was_set_is_no_guide(model, batch):
     step, equalizer = training(model, batch, tolerance=NEVER)
     steps(step, WARM)
@@ -275,19 +248,6 @@ def test_a_wrong_state_changes_nothing(model, batch, wrong):
     assert str(equalizer.state_dict()) == str(before)
 
 
-def test_without_cores_there_is_no_alarm(batch):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 3))
-    sc.convert(model, norms=True)
-    step, equalizer = training(model, batch)
-    steps(step, WARM)
-    with torch.no_grad():
-        model[2].weight.mul_(100)
-    samples = len(equalizer.history)
-    steps(step, 3)
-    assert len(equalizer.history) == samples
-
-
 def test_after_neurons_were_opened_their_core_recovers_too(model, batch):
     step, equalizer = training(model, batch, tolerance=NEVER)
     step()
@@ -298,28 +258,6 @@ def test_after_neurons_were_opened_their_core_recovers_too(model, batch):
         weights_times_3(model)
     with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores"):
         steps(step, 3)
-
-
-def test_trained_slopes_recover_when_a_penalty_has_read_them_before_the_forward_pass(batch):
-    torch.manual_seed(0)
-    layers = [
-        nn.Linear(8, 8),
-        *[part for _ in range(6) for part in (sc.SigmoidCore(8, trainable=True), nn.Linear(8, 8))],
-    ]
-    model = nn.Sequential(*layers, nn.Linear(8, 3))
-    sc.prepare(model, batch[0])
-    optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    equalizer = sc.Equalizer(model, optimizer, tolerance=NEVER)
-    for i in range(WARM + 3):
-        if i == WARM:
-            weights_times_3(model)
-        optimizer.zero_grad()
-        penalty = sum(core.alpha.square().sum() for core in cores(model))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            (nn.functional.cross_entropy(model(batch[0]), batch[1]) + 1e-9 * penalty).backward()
-            optimizer.step()
-    assert equalizer.history[-1].recovered == 6
 
 
 def test_a_loss_of_two_passes_of_which_one_evaluates_keeps_its_slopes(batch):

@@ -8,7 +8,6 @@ import torch
 from core_support.equalized import DEPTH, NEVER, assert_same, cores, snapshot
 from support.copies import COPIES
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from unstuck_support.steps import WAYS, functional_derivatives, in_vmap, loss_of, residual, scale_grows
 
 from sigmoidcore import Equalizer
@@ -181,24 +180,6 @@ def test_a_copy_made_on_a_sampled_step_computes_the_same_and_is_not_watched(mode
     assert [math.isfinite(s.spread) for s in equalizer.history] == [True]
     other[1].set_slope(9.0)
     assert not torch.equal(other[1].slope, model[1].slope)
-
-
-@pytest.mark.parametrize("use_buffers", [False, True])
-def test_an_average_of_models_has_the_latest_slopes_or_with_use_buffers_their_average(model, batch, use_buffers):
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=use_buffers)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    core, expected = cores(model)[2], cores(model)[2].slope.clone()
-    with Equalizer(model, optimizer, every=1, tolerance=1.05) as equalizer:
-        for k in range(4):
-            optimizer.zero_grad()
-            loss_of(model, batch).backward()
-            optimizer.step()
-            averaged.update_parameters(model)
-            expected = (expected + core.slope) / 2 if k and use_buffers else core.slope.clone()
-            averaged(batch[0])  # an evaluation of the average leaves no trace
-    assert sum(s.slopes for s in equalizer.history) > 0
-    torch.testing.assert_close(cores(averaged)[2].slope, expected)
-    assert torch.equal(cores(averaged)[2].slope, core.slope) != use_buffers
 
 
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16])

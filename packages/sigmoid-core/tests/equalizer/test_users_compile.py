@@ -59,10 +59,6 @@ def test_training_compiled_is_training_uncompiled_with_one_graph_and_no_break(ho
     assert_that_of_an_uncompiled_training(found, every)
 
 
-def test_with_compiled_backward_passes_too():
-    assert_that_of_an_uncompiled_training(outcome(whole_model, "aot_eager", 3), 3)
-
-
 def test_steps_that_are_not_sampled_run_compiled_and_sampled_ones_do_not():
     ran, compiled = [], []
 
@@ -114,12 +110,3 @@ def test_the_profile_and_the_calibration_of_a_model_that_has_run_compiled_are_th
     calibrate(compiled, x)
     assert gradient_profile(model, x, y, nn.functional.cross_entropy).spread < before.spread / 2
     torch.testing.assert_close(compiled(x), model(x))
-
-
-def test_a_stance_that_the_user_sets_while_a_step_is_sampled_is_left_alone():
-    model = build()
-    equalizer = Equalizer(model, torch.optim.SGD(model.parameters(), lr=0.0))
-    torch.compiler.set_stance("eager_on_recompile")
-    equalizer.remove()
-    assert stance() == "eager_on_recompile"
-    torch.compiler.set_stance("default")

@@ -188,15 +188,6 @@ def test_a_recurrent_layer_becomes_nn_rnn_and_the_next_layer_takes_the_half(batc
     assert {n for n, p in folded.named_parameters() if not p.requires_grad} == {"rnn.bias_hh_l0"}
 
 
-def test_stacked_recurrent_layers_read_each_other_and_a_core():
-    model = One(
-        lambda net, x: net.out(net.second(net.first(net.act(net.a(x)))[0])[0]),
-        **{"a": nn.Linear(3, 3), "act": core(3), "first": recurrent(), "second": recurrent(inputs=5)},
-        out=nn.Linear(5, 2),
-    )
-    assert_folds(model, torch.randn(4, 6, 3))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dtype):
     wide = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.Linear(5, 2))
@@ -309,13 +300,6 @@ def test_a_core_with_hooks_keeps_its_constants_and_its_hooks(act):
     folded, x = sc.fold(model), torch.randn(5, 4)
     assert_same(folded(x), model(x), 1e-5)
     assert torch.equal(*seen)
-
-
-def test_hooks_of_recurrent_layers_stay():
-    model = nn.GRU(4, 8)
-    model.register_forward_hook(lambda module, args, result: (result[0] * 2, result[1]))
-    made, x = sc.recurrent.converted(model), torch.randn(3, 2, 4)
-    assert_same(sc.fold(made)(x)[0], made(x)[0], 1e-6)
 
 
 @pytest.mark.parametrize(

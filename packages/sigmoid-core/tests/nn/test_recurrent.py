@@ -1,10 +1,8 @@
 """PyTorch's recurrent layers as cores: the same function, any option; calibrated, the gradient lasts through time."""
 
 import copy
-import itertools
 import math
 import pickle
-import statistics
 
 import pytest
 import torch
@@ -254,14 +252,6 @@ def test_gradients_reach_inputs_and_all_weights_and_are_right(kind):
     assert all(float(p.grad.abs().max()) > 0 for p in layer.parameters())
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_exported_it_computes_the_same(kind):
-    layer = disturbed(kind, num_layers=2, bidirectional=True).eval()
-    inputs = sequences(layer)
-    program = torch.export.export(layer, (inputs,), strict=False)
-    assert_same(program.module()(inputs), layer(inputs))
-
-
 def test_compiled_with_the_graph_break_that_pytorch_makes_at_its_own_layers_it_follows_its_slopes():
     layer = disturbed("lstm")
     inputs = sequences(layer)
@@ -437,25 +427,6 @@ def test_hostile_weights_and_inputs_never_make_a_slope_that_is_not_finite(kind, 
     assert math.isfinite(float(report.levels[0]))
 
 
-def test_calibrated_it_learns_from_the_first_step_and_uncalibrated_it_does_not():
-    losses = {False: [], True: []}
-    for seed, calibrated in itertools.product(range(3), (False, True)):
-        torch.manual_seed(seed)
-        model = model_of("lstm")
-        inputs = torch.randn(40, 100, FEATURES)
-        targets = (inputs[0, :, 0] > 0).long()
-        if calibrated:
-            sc.calibrate(model, inputs)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(40):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-        losses[calibrated].append(loss.item())
-    assert statistics.median(losses[True]) < 0.6 * statistics.median(losses[False])
-
-
 @pytest.mark.parametrize(
     ("layer", "error", "words"),
     [
@@ -475,14 +446,6 @@ def test_relu_and_layers_without_cores_are_refused_with_the_reason():
         CoreRNN(3, 4, nonlinearity="relu")
     with pytest.raises(TypeError, match="folded takes a CoreRNN, CoreLSTM or CoreGRU, got LSTM"):
         folded(nn.LSTM(3, 4))
-
-
-@pytest.mark.parametrize("kind", PLAIN)
-def test_a_wrong_input_is_the_error_of_pytorch_step_by_step_too(kind):
-    layer = CORES[kind](FEATURES, HIDDEN)
-    for run in (layer, lambda x: unrolled(layer, x)):
-        with pytest.raises(RuntimeError, match="must be equal to input_size"):
-            run(torch.zeros(STEPS, BATCH, FEATURES + 1))
 
 
 @pytest.mark.parametrize("kind", PLAIN)

@@ -108,7 +108,7 @@ def test_inputs_of_another_shape_are_an_error_that_names_the_order_and_the_shape
 
 @pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (-1, 3)])
 def test_a_size_below_1_is_an_error(sizes):
-    with pytest.raises(ValueError, match=f"must be at least 1, got {sizes[0]} and {sizes[1]}"):
+    with pytest.raises(ValueError, match=rf"(input|hidden)_size must be at least 1, got {min(sizes)}"):
         RNN(*sizes)
 
 

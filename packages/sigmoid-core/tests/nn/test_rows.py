@@ -143,22 +143,6 @@ def test_a_hook_on_a_layer_runs_and_its_row_does_not(name, x, calls):
     assert len(calls) == 2 * rows - 1
 
 
-def test_a_hook_on_a_block_of_a_row_runs(x, calls):
-    model = MODELS["blocks of a row"][0]()
-    sc.convert(model)
-    seen = []
-    model[0].register_forward_hook(lambda module, args, output: seen.append(module))
-    nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append("all")).remove()
-    model(x)
-    assert seen == [model[0]]
-    assert len(calls) == 1  # of the other three
-    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append("all"))
-    model(x)
-    handle.remove()
-    assert seen.count("all") == 1 + 4 + 8 + 1
-    assert len(calls) == 1
-
-
 @pytest.mark.parametrize("name", LATER)
 def test_layers_may_change_later(name, x, calls):
     model = MODELS[name][0]()

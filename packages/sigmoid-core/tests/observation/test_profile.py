@@ -246,16 +246,6 @@ def test_gradients_of_0_and_nan_print_without_a_bar():
     assert str(Profile(("a",), torch.zeros(1))) == "gradient profile of 1 core, spread inf\n  a  0.000e+00"
 
 
-@pytest.mark.parametrize("count", [12, 13, 100, 5000])
-def test_thousands_of_layers_print_in_twelve_lines_with_the_first_and_the_last(count):
-    names = tuple(str(i) for i in range(count))
-    lines = str(Profile(names, torch.logspace(0, -200, count, dtype=torch.float64))).splitlines()
-    assert len(lines) == 1 + 12
-    assert max(map(len, lines)) < 80
-    assert lines[1].split()[0] == "0"
-    assert lines[-1].split()[0] == str(count - 1)
-
-
 @pytest.mark.parametrize(
     "verb",
     [

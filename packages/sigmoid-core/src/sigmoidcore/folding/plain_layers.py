@@ -204,29 +204,12 @@ def plain_forward(owner: nn.Module, name: str) -> nn.Module:
     forward = vars(owner).get("forward")
     if not isinstance(forward, RewrittenForward):
         return owner
-    if not _is_the_class_again(owner, forward):
-        return _graph_module(owner, forward, name)
-    for core in [core for core, was in forward.added.items() if core != was]:
-        parent, _, key = core.rpartition(".")
-        delattr(owner.get_submodule(parent), key)
-    del owner.forward
-    return owner
-
-
-def _is_the_class_again(owner: nn.Module, forward: RewrittenForward) -> bool:
-    """Whether the forward of the class calls what the added cores have become."""
-    for core, was in forward.added.items():
-        module = owner.get_submodule(core)
-        called = FUNCTIONS[was].module if was in FUNCTIONS else type(owner.get_submodule(was))
-        if type(module) not in (nn.Tanh, nn.Sigmoid) or type(module) is not called:
-            return False
-        if core != was and has_hooks(module):
-            return False
-    return True
-
-
-def _graph_module(owner: nn.Module, forward: RewrittenForward, name: str) -> fx.GraphModule:
-    """A plain module with the forward of the owner's mode, which loads without sigmoidcore."""
+    if _is_the_class_again(owner, forward):
+        for core in [core for core, was in forward.added.items() if core != was]:
+            parent, _, key = core.rpartition(".")
+            delattr(owner.get_submodule(parent), key)
+        del owner.forward
+        return owner
     made, other = (forward.as_graph_module(training) for training in (owner.training, not owner.training))
     if owner.training and str(made.graph) != str(other.graph):
         raise ValueError(
@@ -235,3 +218,14 @@ def _graph_module(owner: nn.Module, forward: RewrittenForward, name: str) -> fx.
         )
     give_hooks(owner, made)
     return made
+
+
+def _is_the_class_again(owner: nn.Module, forward: RewrittenForward) -> bool:
+    """Whether the forward of the class calls what the added cores have become."""
+    for core, was in forward.added.items():
+        module = owner.get_submodule(core)
+        called = FUNCTIONS[was].module if was in FUNCTIONS else type(owner.get_submodule(was))
+        same = type(module) is called and called in (nn.Tanh, nn.Sigmoid)
+        if not same or (core != was and has_hooks(module)):
+            return False
+    return True

@@ -6,6 +6,7 @@ are in the cache.
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,12 +37,8 @@ class StackPass:
         self.leaf = get_gradient_edge(stack.weights[0]).node if leaf is None else leaf
         self.samples, self.rows = samples, x.shape[:-1].numel()
         self.again, self.backward, self.differentiated = backward_pass() != NONE, NONE, False
-        self.node: Node | None = None
-        self.inputs: tuple[Node | None, ...] = ()
-        self.counts = [False] * len(names)
-        self.norms: list[Tensor | None] = [None] * len(names)  # of each row of the gradient
-        self.slopes: list[Tensor | None] = [None] * len(names)
         self.layers = {name: LayerPass(self, i, stack.cores[i], [None, *names][i]) for i, name in enumerate(names)}
+        self._in_order = list(self.layers.values())
         self._stack = stack
         self._versions = [version(weight) for weight in stack.weights]
         self._scales = torch.tensor([1.0, *stack.factors[:-1]], dtype=torch.float64, device=x.device)
@@ -71,15 +68,15 @@ class StackPass:
         self._arrived({name: layer for (name, layer), of in zip(self.layers.items(), counts, strict=True) if of})
         self.backward = backward_pass()
         if self._keeps_node:
-            self.node = node
             # Read now: PyTorch 2.6 does not show them once the graph is freed.
-            self.inputs = (node.next_functions[0][0],)
+            self._in_order[0].inputs, self._in_order[-1].exit = (node.next_functions[0][0],), node
         if not self._inputs:
             self._inputs = [x.detach(), *(t for block in blocks for t in block.detach().unbind())]
         if self._sum is None and keeps_graph():
             kind = torch.promote_types(x.dtype, torch.float32)
             self._sum = x.new_zeros(len(counts), *self._inputs[1].shape, dtype=kind)
-        self.counts = [a or b for a, b in zip(self.counts, counts, strict=True)]
+        for layer, of in zip(self._in_order, counts, strict=True):
+            layer.counts |= of
         return partial(self._reduce, None if everywhere else x.new_tensor(counts).view(-1, 1, 1))
 
     def _reduce(self, mask: Tensor | None, start: int, gradients: Tensor, outputs: Tensor) -> None:
@@ -89,16 +86,17 @@ class StackPass:
             gradients = gradients * mask[these]
         if self._sum is not None:
             gradients = self._sum[these].add_(gradients)
-        norms = row_norms(gradients.flatten(0, 1)).view(gradients.shape[:2])
-        self.norms[these] = (norms / self._scales[these, None]).unbind()
+        norms = row_norms(gradients.flatten(0, 1)).view(gradients.shape[:2]) / self._scales[these, None]
         t = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        self.slopes[these] = (1 - t.square().mean(1)).unbind()
+        slopes = 1 - t.square().mean(1)
+        for layer, norm, slope in zip(self._in_order[these], norms.unbind(), slopes.unbind(), strict=True):
+            layer.norms, layer.slopes = norm, slope
 
-    def changed(self, layer: int) -> bool:
+    def changed_since(self, layer: int) -> bool:
         """Whether a layer's weights have changed, so that its preactivations cannot be computed."""
         return version(self._stack.weights[layer]) != self._versions[layer]
 
-    def x(self, layer: int) -> Tensor:
+    def preactivations(self, layer: int) -> Tensor:
         """The preactivations of a layer, [rows, neurons]."""
         stack, x = self._stack, self._inputs[layer]
         if layer:
@@ -112,58 +110,37 @@ def _listen(stack_pass: "weakref.ref[StackPass]", node: Node, x: Tensor, blocks:
     return None if found is None else found.begin(node, x, blocks)
 
 
+@dataclass(slots=True, eq=False)
 class LayerPass:
-    """One layer of a `StackPass`, with the interface of `gradients.Pass`."""
+    """One layer of a `StackPass`, with the interface of `gradients.Pass`; what it lacks is that of the stack."""
 
-    __slots__ = ("_layer", "_stack", "before", "core")
+    stack: StackPass
+    layer: int
+    core: Any
+    before: str | None
+    counts: bool = False
+    inputs: tuple[Node | None, ...] = ()  # the node before the stack, for its first layer
+    exit: Node | None = None  # the node of the stack, for its last layer
+    norms: Tensor | None = None  # of each row of the gradient
+    slopes: Tensor | None = None
 
-    def __init__(self, stack_pass: StackPass, layer: int, core: Any, before: str | None) -> None:
-        self._stack, self._layer = stack_pass, layer
-        self.core, self.before = core, before
-
-    leaf = property(lambda self: self._stack.leaf)
-    samples = property(lambda self: self._stack.samples)
-    rows = property(lambda self: self._stack.rows)
-    again = property(lambda self: self._stack.again)
-    backward = property(lambda self: self._stack.backward)
-    differentiated = property(lambda self: self._stack.differentiated)
-    waits = property(lambda self: self._stack.waits)
-
-    @property
-    def inputs(self) -> tuple[Node | None, ...]:
-        """The node before the stack, for its first layer."""
-        return self._stack.inputs if self._layer == 0 else ()
-
-    @property
-    def exit(self) -> Node | None:
-        """The node of the stack, for its last layer."""
-        return self._stack.node if self._layer == len(self._stack.layers) - 1 else None
-
-    @property
-    def counts(self) -> bool:
-        """Whether a gradient has come back."""
-        return self._stack.counts[self._layer]
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stack, name)
 
     @property
     def changed(self) -> bool:
         """Whether the preactivations cannot be computed."""
-        return self._stack.changed(self._layer)
+        return self.stack.changed_since(self.layer)
 
     @property
     def x(self) -> Tensor:
         """Preactivations in the dtype of the slope: [rows, neurons]."""
-        x: Tensor = self._stack.x(self._layer).to(self.core.shift.dtype)
+        x: Tensor = self.stack.preactivations(self.layer).to(self.core.shift.dtype)
         return x
-
-    @property
-    def slopes(self) -> Tensor | None:
-        """Mean relative slopes."""
-        return self._stack.slopes[self._layer]
 
     def gradients(self) -> tuple[Tensor, ...]:
         """The norms of the rows of the gradient, [rows]."""
-        norms = self._stack.norms[self._layer]
-        return (norms,) if self.counts and norms is not None else ()
+        return (self.norms,) if self.counts and self.norms is not None else ()
 
     def settle(self) -> None:
         """Nothing to do: gradients are numbers already."""

@@ -1,6 +1,7 @@
 """The gradient profile: how large the gradient is at every core of a model, measured on one batch."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,7 +58,14 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
             outputs = run(model, inputs)
         names = [name for name, _ in observer.preactivations]
         loss = loss_of(outputs, targets, loss_fn)
-        _check_once(names)
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"core '{repeated[0]}' runs {names.count(repeated[0])} times a forward pass: give every place its own "
+                "core, or none (convert leaves alone what exclude= names)"
+            )
+        if not names:
+            raise ValueError("no core of the model ran in the forward pass: check that forward uses them")
         if not loss.requires_grad:
             raise ValueError(
                 "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
@@ -109,15 +117,3 @@ def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
             "layers with sigmoidcore.convert, or build it with sigmoidcore.MLP"
         )
     return found
-
-
-def _check_once(names: Sequence[str]) -> None:
-    """Raise a ValueError if a core ran more than once, or none ran."""
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise ValueError(
-            f"core '{twice}' runs {names.count(twice)} times a forward pass: give every place its own core, "
-            "or none (convert leaves alone what exclude= names)"
-        )
-    if not names:
-        raise ValueError("no core of the model ran in the forward pass: check that forward uses them")
