@@ -50,7 +50,7 @@ RIGHT = {
 def prepare(folder: Path) -> None:
     """The files that the commands read, a model and a diagnosis."""
     random = np.random.default_rng(0)
-    table = pd.DataFrame(random.normal(size=(400, 4)), columns=list("abcd")).assign(kind=random.choice(["u", "v"], 400))
+    table = pd.DataFrame(random.normal(size=(60, 4)), columns=list("abcd")).assign(kind=random.choice(["u", "v"], 60))
     table["y"] = np.where(table["a"] + table["b"] > 0, "yes", "no")
     table.to_csv(folder / "x.csv", index=False)
     table.to_parquet(folder / "x.parquet")
@@ -74,7 +74,7 @@ def run(command: str, folder: Path) -> tuple[int, str]:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    runs, together = (2, 2) if options.quick else (RUNS, TOGETHER)
+    runs, together = (1, 2) if options.quick else (RUNS, TOGETHER)
     settings = {"runs": runs, "together": together}
     report = Report("exit_codes", options, key=("command",), seeds=[0], settings=settings)
     cases = [(name, command, 2) for name, command in WRONG.items()]
