@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit, gradient, sigmoid_core
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 SMALLEST_NORMAL = 2.0**-1022
 SMALLEST_DENORMAL = 2.0**-1074
 
