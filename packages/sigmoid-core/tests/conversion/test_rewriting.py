@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from core_support.conversions import unchanged, why
 from support.copies import COPIES
-from torch import nn
+from torch import fx, nn
 from torch._dynamo.testing import CompileCounter
 
 import sigmoidcore as sc
@@ -203,6 +203,22 @@ def test_a_forward_that_asks_whether_a_value_is_a_tensor_goes_the_way_of_a_tenso
 @pytest.mark.skipif(torch.__version__ < "2.9", reason="torch.fx of older versions does not join them")
 def test_tensors_in_tuples_can_be_joined_while_tracing():
     model = Net(lambda net, x: net.b(torch.tanh(net.a(torch.cat(x.chunk(2, -1)[::-1], -1)))))
+    assert unchanged(model, torch.randn(3, 4)).converted == ("tanh",)
+
+
+def arange_of_a_size_is_traced():
+    try:
+        return bool(fx.symbolic_trace(lambda x: torch.arange(x.size(1))))
+    except TypeError:
+        return False
+
+
+@pytest.mark.skipif(not arange_of_a_size_is_traced(), reason="torch.fx of PyTorch 2.6 does not")
+@pytest.mark.parametrize(
+    "count", [lambda x: x.shape[1], lambda x: x.size(1), lambda x: 2 * x.size()[1] // 2, lambda x: x[0].numel()]
+)
+def test_functions_of_sizes_can_be_traced(count):
+    model = Net(lambda net, x: net.b(torch.tanh(net.a(x)) + torch.arange(count(x), device=x.device)))
     assert unchanged(model, torch.randn(3, 4)).converted == ("tanh",)
 
 

@@ -201,7 +201,7 @@ def _calibrate(
     try:
         with undisturbed(model, inputs):
             solution, after, passes = _solve_and_correct(model, inputs, solver, profile)
-            worse = free_spread(after, solution, solver.layers) > free_spread(before, solution, solver.layers)
+            worse = free_spread(after, solution) > free_spread(before, solution)
             if worse and not fresh_weights and saturation is None:
                 restore()
                 after = before
@@ -212,7 +212,7 @@ def _calibrate(
     except BaseException:
         restore()
         raise
-    notes.update(dict.fromkeys(remarks(after, solution, solver.layers, saturation)))
+    notes.update(dict.fromkeys(remarks(after, solution, saturation)))
     if fresh_weights:
         for text in uncentered(solver.layers.values()):
             warnings.warn(text, stacklevel=3)
@@ -234,12 +234,12 @@ def _solve_and_correct(
     gains: dict[str, float] = {}
     solution = solver.solve(inputs, gains)
     after, passes = profile(), 1
-    while passes < MOST_PASSES and can_correct(after, solution, solver.layers):
+    while passes < MOST_PASSES and can_correct(after, solution):
         restore = _snapshot(model)
-        gains = corrected_gains(gains, after, solution, solver.layers)
+        gains = corrected_gains(gains, after, solution)
         corrected = solver.solve(inputs, gains)
         measured, passes = profile(), passes + 1
-        if not free_spread(measured, corrected, solver.layers) <= free_spread(after, solution, solver.layers):
+        if not free_spread(measured, corrected) <= free_spread(after, solution):
             restore()
             break
         solution, after = corrected, measured

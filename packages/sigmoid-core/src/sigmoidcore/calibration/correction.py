@@ -16,32 +16,30 @@ NEARLY_BINARY = 3.0  # a first core above this level passes on little more than 
 SHALLOW = 10  # more cores than this that are not centered are reported
 
 
-def free_spread(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]) -> float:
+def free_spread(profile: Profile, solution: Solution) -> float:
     """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers.
 
     The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
     """
-    left = solution.by_level | {name for name, layer in layers.items() if isinstance(layer, RecurrentCores)}
-    free = [i for i, name in enumerate(profile.names) if _layer_name(name, layers) not in left]
+    left = solution.by_level | {name for name, layer in solution.layers.items() if isinstance(layer, RecurrentCores)}
+    free = [i for i, name in enumerate(profile.names) if _layer_name(name, solution) not in left]
     return spread(profile.sizes[free]) if free else 1.0
 
 
-def can_correct(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]) -> bool:
+def can_correct(profile: Profile, solution: Solution) -> bool:
     """Whether the profile is finite and not level enough yet."""
-    some = any(name in layers for name in profile.names)
-    return some and LEVEL_ENOUGH < free_spread(profile, solution, layers) < math.inf
+    some = any(name in solution.layers for name in profile.names)
+    return some and LEVEL_ENOUGH < free_spread(profile, solution) < math.inf
 
 
-def corrected_gains(
-    log_gains: Mapping[str, float], profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]
-) -> dict[str, float]:
+def corrected_gains(log_gains: Mapping[str, float], profile: Profile, solution: Solution) -> dict[str, float]:
     """The logarithm of the gain that would have given each core the gradient size of the cores that it feeds.
 
     Cores without a gradient say nothing: they neither change nor count among those that another core feeds.
     """
     squares: dict[str, float] = {}
     for name, size in zip(profile.names, profile.sizes.tolist(), strict=True):
-        layer = _layer_name(name, layers)  # the steps of a recurrent layer together
+        layer = _layer_name(name, solution)  # the steps of a recurrent layer together
         squares[layer] = squares.get(layer, 0.0) + size**2
     logs = {name: 0.5 * math.log(square) for name, square in squares.items() if square > 0}
     fed: dict[str, list[str]] = {}
@@ -51,18 +49,16 @@ def corrected_gains(
     corrected = dict(log_gains)
     for name, readers in fed.items():
         wanted = [logs[reader] for reader in readers if reader in logs]
-        free = isinstance(layers[name], SigmoidCore) and name not in solution.by_level
+        free = isinstance(solution.layers[name], SigmoidCore) and name not in solution.by_level
         if free and wanted and name in logs:
             corrected[name] = corrected.get(name, 0.0) + sum(wanted) / len(wanted) - logs[name]
     return corrected
 
 
-def remarks(
-    profile: Profile, solution: Solution, layers: Mapping[str, nn.Module], saturation: float | None
-) -> list[str]:
+def remarks(profile: Profile, solution: Solution, saturation: float | None) -> list[str]:
     """What could be better, in sentences for the report."""
     found = []
-    left = free_spread(profile, solution, layers)
+    left = free_spread(profile, solution)
     if not math.isfinite(profile.spread):
         found.append(
             "the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer, and "
@@ -75,12 +71,12 @@ def remarks(
         )
     first = next((n for n, sources in solution.sources.items() if not sources and n not in solution.bounded), "")
     binary = saturation is None and solution.levels.get(first, 0.0) > NEARLY_BINARY
-    if binary and isinstance(layers[first], SigmoidCore):
+    if binary and isinstance(solution.layers[first], SigmoidCore):
         found.append(
             f"gain 1 makes the first core '{first}' nearly binary (level {solution.levels[first]:.3g}); "
             "saturation=1 would keep what its inputs say"
         )
-    found += uncentered(layers.values())
+    found += uncentered(solution.layers.values())
     if solution.fixed:
         found.append("the saturation level fixes the first core's slope, and so its gradient size")
     if solution.bounded:
@@ -109,6 +105,6 @@ def uncentered(layers: Iterable[nn.Module]) -> list[str]:
     ]
 
 
-def _layer_name(name: str, layers: Mapping[str, nn.Module]) -> str:
+def _layer_name(name: str, solution: Solution) -> str:
     """The core, or the recurrent layer whose step it is, of a name in a profile."""
-    return name if name in layers else name.rpartition("[")[0]
+    return name if name in solution.layers else name.rpartition("[")[0]

@@ -1,15 +1,13 @@
 """Level through time: the slopes and shifts of a recurrent layer for which the gradient keeps its size over a sequence.
 
-What is level. One layer in one direction runs over a batch of sequences from the zero state, and random cotangents are
-put on its last output. The size of step t is the gradient size (`gain.gradient_size`) of the memory after that step,
-all paths counted: of h_t, or of c_t for an LSTM. The tilt is how much these sizes fall on the way back, from the last
-step to the first: the slope of the line through their logarithms, times the number of steps. Level is a tilt of 0.
+One layer in one direction runs from the zero state, with random cotangents on its last output. The size of step t is
+the gradient size of the memory after it: of h_t, or of c_t for an LSTM. The tilt is how much these sizes fall on the
+way back: the slope of the line through their logarithms, times the number of steps. Level is a tilt of 0.
 
-The rule. The shifts of the gates that keep the memory say how long each unit keeps it: time constants tau spread evenly
-from 2 steps to the length T of the sequences, a mean of 1 - 1/tau for the gate that keeps and of 1/tau for the gate
-that lets new in, so that the memory neither fills up nor starves. Such leaks alone lose the gradient; what the
-recurrent weights bring back grows with the slopes. So all slopes are multiplied by one number, near the smallest at
-which the tilt is 0: below it the gradient vanishes, above it explodes. docs/recurrent.md has the mathematics.
+The shifts of the gates that keep the memory give each unit a time constant tau, from 2 steps to the length of the
+sequences: a mean of 1 - 1/tau for the gate that keeps, and of 1/tau for the gate that lets new in. All slopes are
+multiplied by one number, near the smallest at which the tilt is 0: below it the gradient vanishes, above it explodes.
+docs/recurrent.md has the mathematics.
 """
 
 import math
@@ -88,9 +86,8 @@ def measure_layer(layer: Stepwise, input: Tensor | PackedSequence) -> tuple[floa
 def _solve_rnn(layer: RNN, inputs: Tensor, saturation: float | None) -> tuple[float, float]:
     """Set shift and slope of an `RNN`.
 
-    The shift is the mean of what the inputs alone bring: a shift by the mean of x itself would change, through the
-    state, the mean that it removes. The slope makes the root mean square over time of the gain of a step 1. The size of
-    W_ih makes the root mean square over time of z the saturation level.
+    The shift is the mean of what the inputs alone bring: the mean of x itself would change with the state. The slope
+    makes the gain of a step 1, and the size of W_ih makes z the saturation level, both root mean squares over time.
     """
     layer.steps.fill_(inputs.shape[1 if layer.batch_first else 0])
     row_size = float(torch.linalg.matrix_norm(layer.weight_hh)) / math.sqrt(layer.hidden_size)

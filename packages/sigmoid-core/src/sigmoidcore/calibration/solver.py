@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ SMALLEST = 1e-5
 class Solution:
     """The result of one pass, by the names of the layers, in the order in which they ran."""
 
+    layers: Mapping[str, nn.Module]
     slopes: dict[str, float] = field(default_factory=dict)
     levels: dict[str, float] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)  # the cores that feed each core
@@ -43,10 +44,9 @@ class Solution:
 class Solver(LayerObserver):
     """Goes forward through a model and sets each core's shift and slope as its input arrives.
 
-    Every core's output is detached, so that the autograd graph behind the next core's input is one segment. The leaves
-    of that graph are its sources, the cores that feed it, and one vector-Jacobian product gives the size of its rows.
-    With several sources (branches, residual sums), the gain is that to all of them together. Behind a normalisation the
-    gain does not depend on the sources' slopes: the slope is that of the saturation level.
+    The graph behind a core's input is one segment, from the cores that feed it; one vector-Jacobian product gives the
+    size of its rows, to all of them together. Behind a normalisation the gain does not depend on their slopes: the
+    slope is that of the saturation level.
     """
 
     def __init__(
@@ -59,18 +59,15 @@ class Solver(LayerObserver):
         self._note = note
         self._segments = Segments()
         self._weights = FreshWeights(model, self._segments, note) if fresh_weights else None
-        self._solution = Solution()
+        self._solution = Solution(self.layers)
         self._log_gains: Mapping[str, float] = {}
         self._signs: dict[torch.Size, Tensor] = {}
         self._over_bound = 1.0
 
     def solve(self, inputs: Inputs, log_gains: Mapping[str, float]) -> Solution:
         """One forward pass that solves every core in turn, for the gains of these logarithms (default 0)."""
-        self._solution, self._log_gains = Solution(), log_gains
-        with ExitStack() as stack, torch.enable_grad():
-            if self._weights is not None:
-                stack.enter_context(self._weights)
-            stack.enter_context(self)
+        self._solution, self._log_gains = Solution(self.layers), log_gains
+        with self._weights or nullcontext(), self, torch.enable_grad():
             outputs = floating_tensors(run(self._model, inputs))
             if self._weights is not None:
                 self._weights.finish(outputs)
@@ -83,14 +80,12 @@ class Solver(LayerObserver):
                 f"core '{name}' runs again in an activation checkpoint, whose two passes must be alike: switch "
                 "checkpoints off while slopes are set"
             )
-        if name in self._solution.slopes:
-            raise ValueError(f"core '{name}' runs more than once a forward pass: give every place its own core")
         if name in self._norms:
             self._solve_norm(name, self._norms[name], x)
-            return x
-        if isinstance(layer, SigmoidCore):
+        elif isinstance(layer, SigmoidCore):
             return self._solve_core(name, layer, x)
-        self._solve_recurrent(name, layer, x)
+        else:
+            self._solve_recurrent(name, layer, x)
         return x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -23,8 +23,8 @@ class NeuronRule:
     """Opens saturated neurons; see `Equalizer`.
 
     Data may alternate, such as real and generated images. So after the first sample a neuron is opened only if it is
-    saturated in two samples in a row. A core whose shifts go back to where they were gets those half of the way, with
-    slopes that are open for both kinds of data, and rests for good.
+    saturated in two samples in a row. A core whose shifts go back gets those half of the way, with slopes that are open
+    for both kinds of data, and rests for good.
     """
 
     def __init__(self, cores: Mapping[str, SigmoidCore], floor: float) -> None:

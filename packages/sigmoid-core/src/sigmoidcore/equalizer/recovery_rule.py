@@ -48,11 +48,9 @@ class RecoveryRule(LayerObserver):
     """Restores slopes and shifts after a sudden change of weights or inputs; see `Equalizer`.
 
     While it is attached, every core that reads something else than at the last `remember` gets, before it runs, the
-    slope and the shift with which it makes of the new preactivations what it made of the old. The cores behind it then
-    read what they read before. If this brings the gradients of the step no nearer to the usual ones, it is taken back:
-    the training itself has changed the weights, by a step that was too large. If a core is restored to what it read
-    before the last recovery, the data alternate: the rule then rests for good. A return to old data is looked for in
-    the pause after a recovery, too.
+    slope and the shift with which it makes of the new preactivations what it made of the old. If this brings the
+    gradients of the step no nearer to the usual ones, it is taken back: a step of the training was too large. If a core
+    is restored to what it read before the last recovery, the data alternate, and the rule rests for good.
     """
 
     def __init__(self, cores: Mapping[str, SigmoidCore]) -> None:

@@ -1,21 +1,7 @@
 """Networks of cores, recurrent layers of cores, and norms that are bounded functions."""
 
-from sigmoidcore.core import Stepwise
 from sigmoidcore.nn.bounded_norm import BoundedNorm
-from sigmoidcore.nn.networks import MLP, RNN, Chain, ConvNet
-from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, RecurrentCores, converted, folded
+from sigmoidcore.nn.networks import Chain
+from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, converted, folded
 
-__all__ = [
-    "MLP",
-    "RNN",
-    "BoundedNorm",
-    "Chain",
-    "ConvNet",
-    "CoreGRU",
-    "CoreLSTM",
-    "CoreRNN",
-    "RecurrentCores",
-    "Stepwise",
-    "converted",
-    "folded",
-]
+__all__ = ["BoundedNorm", "Chain", "CoreGRU", "CoreLSTM", "CoreRNN", "converted", "folded"]

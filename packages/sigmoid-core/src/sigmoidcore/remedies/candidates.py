@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
-from sigmoidcore.conversion import FUNCTIONS, KINDS, WITH_MEAN, ConversionPlan, Site, planned
+from sigmoidcore.conversion.activation_sites import Site
+from sigmoidcore.conversion.activations import FUNCTIONS, KINDS, WITH_MEAN
+from sigmoidcore.conversion.convert import ConversionPlan, planned
 from sigmoidcore.core import CoreModule
 from sigmoidcore.language import _
 from unstuck.measure.measurement import Layer, Measurement
