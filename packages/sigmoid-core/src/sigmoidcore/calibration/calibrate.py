@@ -1,9 +1,8 @@
 """Calibrate: set slopes and shifts from one batch, so that the gradient keeps the same size in every layer.
 
-The method (docs/method.md derives it). Forward through the network once. At each core, set the shift to the batch
-mean, and solve the one slope for which the gain of the segment that ends there is 1, for cotangents orthogonal to the
-signal (`gain.tangential_weights`). Then measure the profile; where it is not level yet, ask the segments for the gain
-that makes up for it, and go forward again: every slope is solved for the signal that really arrives.
+Forward through the network once. At each core, the shift is the batch mean, and the slope is the one for which the gain
+of the segment that ends there is 1. Then the profile is measured; where it is not level yet, the segments are asked for
+the gain that makes up for it, and every slope is solved again for the signal that really arrives (docs/method.md).
 """
 
 import time

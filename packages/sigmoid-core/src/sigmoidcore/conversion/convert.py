@@ -34,13 +34,13 @@ def convert(
     """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
 
     `nn.Sigmoid` and `nn.Tanh` are replaced under their names. A call of `torch.sigmoid` or `torch.tanh` becomes a call
-    of a new core of the module whose forward makes the call; `torch.fx` generates that forward from its trace.
-    `nn.RNN` (tanh), `nn.LSTM` and `nn.GRU` become layers of cores with the same parameters. The model keeps its class,
+    of a new core of the module whose forward makes it; `torch.fx` generates that forward from its trace. `nn.RNN`
+    (tanh), `nn.LSTM` and `nn.GRU` become layers of cores with the same parameters. The model keeps its class,
     parameters, hooks and modes, and loads checkpoints of the plain model with `strict=True`.
 
-    Left alone are activations that reach the model's output, that multiply another signal (gates), that are used in
-    several places, or whose use is unknown because a forward cannot be traced. A recurrent layer is left only if it is
-    used in several places. The report has the reasons.
+    Left alone, with the reason in the report, are activations that reach the model's output, that multiply another
+    signal (gates), that are used in several places, or whose use is unknown because a forward cannot be traced; and
+    recurrent layers in several places.
 
     Args:
         model: any module. Optional arguments of its forward are taken to have their defaults.

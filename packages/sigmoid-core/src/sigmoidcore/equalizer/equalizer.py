@@ -2,7 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, Self
 
 import torch
@@ -12,7 +13,6 @@ from torch.autograd.graph import Node
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.alarm import Alarm
 from sigmoidcore.equalizer.cadence import Cadence
-from sigmoidcore.equalizer.checks import check_arguments, check_same, cores_of
 from sigmoidcore.equalizer.layer_rule import LayerRule
 from sigmoidcore.equalizer.neuron_rule import NeuronRule
 from sigmoidcore.equalizer.norm_rule import NormRule
@@ -21,6 +21,7 @@ from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.nn.bounded_norm import bounded_norms
 from sigmoidcore.observation.gradients import CorePass, GradientObserver, gradient_sizes, relative_slopes
 from sigmoidcore.observation.graph import Graph, find_graph
+from sigmoidcore.observation.profile import watched_layers
 from unstuck.language.warning import warn
 from unstuck.observation import Ranks, check_model, checked_sinks, spread, uncompiled
 
@@ -113,12 +114,12 @@ class Equalizer:
         sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
         check_model(model)
-        check_arguments(optimizer, every, tolerance, floor)
+        _check_arguments(optimizer, every, tolerance, floor)
         self._floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
         self._places = bounded_norms(model)
-        self._cores = cores_of(model, self._places)
+        self._cores = _cores_of(model, self._places)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
@@ -245,7 +246,7 @@ class Equalizer:
                 self._observer.copy_values(name)
             return 0
         if not self._compared:
-            check_same(self._all_cores(), self._ranks)
+            _check_same(self._all_cores(), self._ranks)
             self._compared = True
         return self._look(passes, differentiated, ends, followed, recovered)
 
@@ -348,3 +349,44 @@ class Equalizer:
         side = torch.zeros(len(logs), dtype=torch.bool)
         side[[] if self._graph is None else list(self._graph.side)] = True
         return torch.where(side, 0.0, logs - (logs if bool(side.all()) else logs[~side]).median())
+
+
+def _check_arguments(optimizer: Any, every: Any, tolerance: Any, floor: Any) -> None:
+    """Raise a TypeError or ValueError that says what is wrong."""
+    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
+        raise TypeError(
+            f"optimizer must be the torch.optim.Optimizer that trains the model, got {type(optimizer).__name__}"
+        )
+    if every != "auto" and (type(every) is not int or every < 1):
+        raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
+    if not (isinstance(tolerance, Real) and 1 < float(tolerance) < math.inf):
+        raise ValueError(f"tolerance must be a factor above 1, got {tolerance!r}; 2 is the usual choice")
+    if not (isinstance(floor, Real) and 0 < float(floor) < 1):
+        raise ValueError(f"floor must be between 0 and 1, got {floor!r}; 0.05 is the usual choice")
+
+
+def _cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, SigmoidCore]:
+    """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
+    watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
+    cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
+    if not cores and not places:
+        raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
+    sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
+    if sharded is not None:
+        raise ValueError(
+            f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
+            "name them in ignored_params of fully_shard, or make the cores without trainable=True"
+        )
+    return cores
+
+
+@torch.no_grad()
+def _check_same(cores: Sequence[SigmoidCore], ranks: Ranks) -> None:
+    """Raise a ValueError, on all ranks, if they do not have the same slopes and shifts."""
+    if ranks.count > 1 and not ranks.same(
+        torch.cat([part.flatten().to(cores[0].shift.device) for core in cores for part in (core.alpha, core.shift)])
+    ):
+        raise ValueError(
+            "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
+            "DistributedDataParallel is made, or broadcast the model's state afterwards"
+        )

@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 from unstuck.observation import LayerObserver, Ranks, bare, transforms_active
 
-SHARE = 0.1
-"""The share of the way back to its level that a place goes in one sample: a step of the optimizer changes as much."""
-BACK = 0.15
-"""The part of the band within which a place is at its level again. The stream grows: one that stopped at the edge would
-be there all the time, at twice its level."""
+SHARE = 0.1  # of the way back to its level that a place goes in one sample: a step of the optimizer changes as much
+BACK = 0.15  # of the band is where a place is back: the stream grows, and one at the edge would always be there
 
 
 class NormRule(LayerObserver):
@@ -44,8 +41,7 @@ class NormRule(LayerObserver):
     def errors(self, ranks: Ranks, device: torch.device) -> Tensor:
         """log(alpha rms(x) / u) of each place over the passes of this step: [places], float64, on the CPU.
 
-        A place that has no level yet gets the one that it has. One that did not run, or only with zeros, has error 0; a
-        size that is not finite gives one that is not finite.
+        A place that has no level yet gets the one that it has. One that did not run, or only with zeros, has error 0.
         """
         if not self._places:
             return torch.zeros(0, dtype=torch.float64)

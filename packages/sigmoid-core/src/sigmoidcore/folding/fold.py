@@ -38,23 +38,23 @@ _OURS = "sigmoidcore."
 def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     """A copy of a model in which plain PyTorch layers compute the same.
 
-    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered. Every `RNN` and every recurrent layer of
-    cores becomes PyTorch's own; a `BoundedNorm` is a tanh of alpha x, with the gain in its weight. Slope and shift go
-    into the layer before, the factor of a tanh goes into the layers behind. If that is not possible (the core reads an
-    input of the model, its output is added to something else, a weight is shared), the constant stays: a small
-    `torch.fx.GraphModule` is in place of the core. Modules keep their names, so that
-    `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no bias is added.
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered; recurrent layers become PyTorch's own; a
+    `BoundedNorm` is a tanh of alpha x, with the gain in its weight. Slope and shift go into the layer before, the
+    factor of a tanh into the layers behind. Where they cannot (the core reads an input of the model, its output is
+    added to something else, a weight is shared), a small `torch.fx.GraphModule` keeps them in place of the core.
+    Modules keep their names: `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no
+    bias is added.
 
     Args:
         model: any module with cores; it is not changed. `torch.fx` must be able to follow its forward.
-        activation: what a centered core becomes. "tanh", or "sigmoid" for faster inference of batches on a CPU, where
-            PyTorch's tanh is slower. A core becomes a sigmoid only if the layers around it can take in the difference
-            (nn.Linear, a convolution that does not pad with zeros). In float32 the error is four to seven times larger.
+        activation: what a centered core becomes. "tanh", or "sigmoid" for faster inference of batches on a CPU, if the
+            layers around can take in the difference (nn.Linear, a convolution that does not pad with zeros); in float32
+            the error is four to seven times larger.
 
     Returns:
         The copy, on the same devices, with the same dtypes, modes and `requires_grad`. The outputs are the same up to
-        rounding: weights are computed in float64 and rounded once. A layer gets a bias if it has none and a shift or a
-        sigmoid needs one. The copy can be trained further, pickled and exported; no module in it is from sigmoidcore.
+        rounding: weights are computed in float64 and rounded once. A layer gets a bias if a shift or a sigmoid needs
+        one. The copy can be trained further, pickled and exported; no module in it is from sigmoidcore.
 
     Raises:
         TypeError: not an nn.Module.
@@ -66,17 +66,11 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), SigmoidCore(3, alpha=4.0, centered=True), nn.Linear(3, 2))
-        >>> fold(model)
-        Sequential(
-          (0): Linear(in_features=4, out_features=3, bias=True)
-          (1): Tanh()
-          (2): Linear(in_features=3, out_features=2, bias=True)
-        )
+        >>> fold(model)[1], fold(model, activation="sigmoid")[1]
+        (Tanh(), Sigmoid())
         >>> x = torch.randn(5, 4)
         >>> torch.allclose(fold(model)(x), model(x), atol=1e-6)
         True
-        >>> fold(model, activation="sigmoid")[1]
-        Sigmoid()
 
     Source:
         sigmoid(z) - 1/2 = tanh(z/2)/2, or tanh(z) = 2 sigmoid(2 z) - 1; docs/fold.md.

@@ -24,10 +24,10 @@ class RecurrentCores(Stepwise, nn.RNNBase):
     Arguments, parameters, inputs and outputs are those of PyTorch's layer. As constructed it computes the same, bit for
     bit (without `bias`, to rounding). A state dict without slopes and shifts, that of the plain layer, resets them.
 
-    `sigmoidcore.calibrate` sets them so that the gradient is level over the sequences given, from the zero state
-    (see `calibration.recurrent_solver`); `sigmoidcore.prepare` draws fresh weights first, orthogonal for every gate. In
-    a `sigmoidcore.gradient_profile` step t of a layer is named `lstm[t]`, or `lstm[l1_reverse,t]` if there are several
-    layers or directions, after PyTorch's names; its size is that of the gradient of h_t, or of c_t for an LSTM.
+    `sigmoidcore.calibrate` levels the gradient over the sequences given, from the zero state; `sigmoidcore.prepare`
+    draws fresh weights first, orthogonal for every gate. In a `sigmoidcore.gradient_profile` step t of a layer is named
+    `lstm[t]`, or `lstm[l1_reverse,t]` if there are several layers or directions; its size is that of the gradient of
+    h_t, or of c_t for an LSTM.
 
     Attributes:
         slope_l0: buffer, [gates * hidden_size], in the order of the rows of `weight_ih_l0`; positive. float32 (or
