@@ -150,9 +150,7 @@ class ForwardPass(TorchFunctionMode):
     def note_bug(self, name: str, error: Exception) -> None:
         """Something of ours has failed, at a call of the user's: the user's program runs on."""
         reason = in_one_line(error)
-        note = _(
-            "a call of {name}, because of a bug in unstuck: please report it ({reason})", name=name, reason=reason
-        )
+        note = _("a call of {name}, because of a bug in unstuck: please report it ({reason})", name=name, reason=reason)
         self.notes[note] = None
 
     @unfollowed
