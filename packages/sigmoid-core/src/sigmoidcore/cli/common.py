@@ -1,38 +1,24 @@
-"""The arguments that commands share, and the run that they name."""
+"""What `train` and `predict` share."""
 
-import json
-import re
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
-from sigmoidcore.training.data import InputError
-from sigmoidcore.training.use import TrainedRun, open_run
-from sigmoidcore.language import _
+from unstuck.files import complete_file
+from unstuck.language.errors import InputError
 
-RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of a run.")]
-OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
-
-
-def opened(folder: Path) -> TrainedRun:
-    """The run that a command names."""
-    if not folder.is_dir():
-        what = _("is a file") if folder.exists() else _("does not exist")
-        raise InputError(
-            "{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them", folder=folder, what=what
-        )
-    return open_run(folder)
+FILE = {"exists": True, "dir_okay": False, "show_default": False}
+DATA = Annotated[Path, typer.Argument(metavar="DATA", help="Table: a CSV or Parquet file.", **FILE)]
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 
 
-def print_json(text: str) -> None:
-    """Print JSON, with characters that the output cannot encode or that could control a terminal as escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-
-    def written(found: re.Match[str]) -> str:
-        return (
-            found[0] if found[0].isprintable() and found[0].encode(encoding, "ignore") else json.dumps(found[0])[1:-1]
-        )
-
-    print(re.sub(r"[^ -~\n]", written, text))
+@contextmanager
+def output_file(path: Path, overwrite: bool, *inputs: Path) -> Iterator[BinaryIO]:
+    """A file for the output, which is tried before the work and there when all is done; no input is replaced."""
+    if path.exists() and (not overwrite or any(path.samefile(each) for each in inputs)):
+        raise InputError("{path} exists: give another name, or --overwrite if it is not an input", path=path)
+    with InputError.replacing("cannot write {path}: {error}", OSError, path=path), complete_file(path) as file:
+        yield file

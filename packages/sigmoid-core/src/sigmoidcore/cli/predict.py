@@ -1,44 +1,32 @@
-"""`sigmoid-core predict`: predictions of a run's network for new data, in a file."""
+"""`sigmoid-core predict`: predictions of a model of `train` for new rows."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from sigmoidcore.cli.common import OVERWRITE, RUN, opened
-from sigmoidcore.training.data import listed
-from sigmoidcore.training.display import Screen
-from sigmoidcore.language import _
-from unstuck.wording import counted
-
-DATA = typer.Argument(
-    metavar="DATA", show_default=False, help="File or folder like the training data, with or without the target."
-)
-OUTPUT = typer.Option(
-    "--output", "-o", metavar="FILE", show_default=False,
-    help="File of the predictions; it ends with .parquet or .csv.",
-)  # fmt: skip
-KEEP = typer.Option("--keep", metavar="COLUMN", help="Column of DATA to copy; repeat it for several.")
+from sigmoidcore.cli.common import DATA, FILE, OVERWRITE, output_file
+from sigmoidcore.tables.model import load
+from sigmoidcore.tables.reading import read_file
+from unstuck.language.errors import InputError
 
 
 def predict(
-    run: RUN,
-    data: Annotated[str, DATA],
-    output: Annotated[Path, OUTPUT],
-    keep: Annotated[list[str] | None, KEEP] = None,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model of `sigmoid-core train`.", **FILE)],
+    data: DATA,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help=".csv or .parquet", show_default=False)
+    ],
     overwrite: OVERWRITE = False,
-) -> int:
-    """Predict new data with a run's network, in their order; large Parquet files are processed in pieces."""
-    trained = opened(run)
-    with Console(stderr=True, highlight=False).status(_("predicting")) as status:
-        predicted = trained.predict_into(
-            data, output, keep=keep or (), overwrite=overwrite,
-            progress=lambda rows: status.update(_("predicting: {rows:,} rows", rows=rows)),
-        )  # fmt: skip
-    screen = Screen.of_stdout()
-    for note in predicted.notes:
-        screen.say(note)
-    what = {"predictions": counted(predicted.rows, "prediction"), "columns": listed(predicted.columns)}
-    screen.verbatim(_("{predictions} in {file}: {columns}", file=output, **what))
-    return 0
+) -> None:
+    """Predict the target of new rows with a trained network."""
+    if output.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{output} must end with .csv or .parquet")
+    with output_file(output, overwrite, model, data) as file:
+        trained = load(model)
+        found = trained.predict(read_file(data))
+        if output.suffix == ".parquet":
+            found.to_parquet(file, index=False)
+        else:  # a spreadsheet would run some texts
+            found.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(file, index=False)
+    print(f"{len(found):,} predictions of {trained.target.name} in {output}: {', '.join(found)}")

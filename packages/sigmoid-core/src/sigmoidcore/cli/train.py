@@ -1,52 +1,68 @@
-"""`sigmoid-core train`: made from the options in `training/options.py`."""
+"""`sigmoid-core train`: a network for a table, beside boosted trees and a linear model."""
 
-import dataclasses
-import inspect
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import skops.io
 import typer
+from rich.console import Console
+from rich.progress import track
+from scipy import stats
 
-from sigmoidcore.training.launch import run_training
-from sigmoidcore.training.options import Options, default_text, flag, types_of
-
-_FILES = {
-    "config": ("FILE", "Use the options of a config.toml; options on the command line override them."),
-    "resume": ("RUN", "Resume a stopped run."),
-    "output": ("FOLDER", "Folder of the run. Default: runs/DATA-DEPTHxWIDTH-N."),
-}
-
-
-def train(**values: Any) -> int:
-    """Train a plain network of sigmoids of any depth; metrics, figures and weights go into a folder."""
-    files = {name: values.pop(name) for name in _FILES}
-    given = {name: value for name, value in values.items() if value not in (None, [])}
-    run_training(given, **files, overwrite=bool(given.pop("overwrite", False)))
-    return 0
+from sigmoidcore.cli.common import DATA, OVERWRITE, output_file
+from sigmoidcore.tables.model import FOLDS, learnt
+from sigmoidcore.tables.reading import read_file
+from unstuck.language.errors import short
 
 
-def _parameters() -> Iterator[inspect.Parameter]:
-    """The command's parameters: one for each option, then the files."""
-    for option in dataclasses.fields(Options):
-        kind, words = types_of(option.name)
-        name, shown = flag(option.name), default_text(option)
-        text = option.metadata["help"] + (f" Default: {shown}." if shown and option.default is not False else "")
-        flags = [name] if option.default is False or kind is not bool else [f"{name}/--no-{name[2:]}"]
-        declared: Any = bool if kind is bool else list[str] if kind is tuple else str
-        yield _parameter(
-            option.name, declared, *flags, metavar=option.metadata["metavar"] or "|".join(words), help=text
-        )
-    for name, (metavar, text) in _FILES.items():
-        yield _parameter(name, Path, flag(name), metavar=metavar, help=text)
-    yield _parameter("overwrite", bool, "--overwrite", metavar="", help="Replace the run in FOLDER.")
+def train(
+    data: DATA,
+    target: Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The model.", show_default=False)],
+    task: Annotated[Literal["classification", "regression"] | None, typer.Option(help="If detected wrongly.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Column to leave out; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of folds and weights.")] = 0,
+    overwrite: OVERWRITE = False,
+) -> None:
+    """Train a network on a table, and compare it with boosted trees and a linear model."""
+    screen, bars = (Console(stderr=err, width=80, highlight=False, markup=False, emoji=False) for err in (False, True))
+    with output_file(output, overwrite, data) as file:
+        source = read_file(data)
+        for name in drop or ():
+            source.column(name)  # or an error
+        source = source._replace(table=source.table.drop(columns=drop or []))
+        model, columns, frame, answers = learnt(source, target, task)
+        counts = zip(model.classes, np.bincount(answers), strict=True) if model.classes else ()
+        values = ", ".join(f"{name} ({count:,})" for name, count in counts) or f"{answers.min():g} to {answers.max():g}"
+        screen.print(f"{data}: {len(frame):,} rows, {source.form}", soft_wrap=True)
+        screen.print(f"target: {short(target, 30)}, {short(values, 200)} {model.target.unit}")
+        for kind in dict.fromkeys(each.kind for each in columns):
+            screen.print(f"{kind}: {short(', '.join(each.name for each in columns if each.kind == kind), 200)}")
+        scores: dict[str, list[float]] = {}
+        steps = model.scores(frame, answers, seed)
+        for name, score in track(
+            steps, f"{FOLDS} folds", total=3 * FOLDS, console=bars, transient=True, disable=not bars.is_terminal
+        ):
+            scores.setdefault(name, []).append(score)
+        with bars.status("training on all rows"):
+            file.write(skops.io.dumps(model.fit(frame, answers, seed)))
+    metric = "R2" if not model.classes else "AUC" if len(model.classes) == 2 else "accuracy"
+    screen.print(f"{metric} on rows that were not learnt from, and its 95 % interval over {FOLDS} folds:")
+    for name, each in scores.items():
+        mean, low, high = interval(each)
+        screen.print(f"  {name:31} {mean:6.3f} ({low:.3f} to {min(high, 1):.3f})")
+    ours, *others = scores
+    best = max(others, key=lambda name: np.mean(scores[name]))
+    mean, low, high = interval(np.subtract(scores[best], scores[ours]))
+    verdict = "is better" if low > 0 else "is not better" if mean <= 0 else "may be better"
+    screen.print(f"{best} {verdict} on this table: {mean:+.3f} ({low:+.3f} to {high:+.3f}).")
+    screen.print(f"{output} is written. Next:", soft_wrap=True)
+    screen.print(f"  sigmoid-core predict {output} NEW.csv -o predictions.csv", soft_wrap=True)
 
 
-def _parameter(name: str, kind: Any, *flags: str, metavar: str, help: str) -> inspect.Parameter:
-    info = typer.Option(*flags, metavar=metavar or None, help=help, show_default=False)
-    annotation = Annotated[kind | None, info]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-train.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]
-train.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
+def interval(scores: Any) -> tuple[float, float, float]:
+    """Mean and 95 % interval over folds, whose training rows overlap: Nadeau and Bengio (2003)."""
+    mean, n = float(np.mean(scores)), len(scores)
+    low, high = stats.t.interval(0.95, n - 1, mean, np.std(scores, ddof=1) * np.sqrt(1 / n + 1 / (n - 1)))
+    return mean, low, high
