@@ -35,6 +35,6 @@ def screens(written, columns):
     """What the terminal shows, as text, each time before lines are drawn again."""
     screen = pyte.Screen(columns, 50)
     stream = pyte.Stream(screen)
-    for part in re.split(r"(?<=\n)(?=\r?\x1b\[2K)|(?=\r\x1b\[2K)", written):
+    for part in re.split(r"(?<=\n)(?=\r?\x1b\[2K)|(?=\r\x1b\[(?:2K|1A))", written):
         yield "\n".join(line.rstrip() for line in screen.display).strip()
         stream.feed(part)
