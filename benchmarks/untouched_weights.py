@@ -25,11 +25,11 @@ def equal_rates(model: nn.Module, lr: float) -> list[dict[str, Any]]:
 def faster_last_layer(model: nn.Module, lr: float) -> list[dict[str, Any]]:
     """The rule, but default weights are large already: no larger factor for the first layer, and 0.1 for the last."""
     groups = sc.depth_scaled_lr(model, lr)
-    first, last = (next(iter(layer.parameters())) for layer in (model[0], model[-1]))
+    first, last = (set(layer.parameters()) for layer in (model[0], model[-1]))
     for group in groups:
-        if any(p is first for p in group["params"]):
+        if first.intersection(group["params"]):
             group["lr"] *= HIDDEN / FIRST
-        if any(p is last for p in group["params"]):
+        if last.intersection(group["params"]):
             group["lr"] = 0.1
     return groups
 
