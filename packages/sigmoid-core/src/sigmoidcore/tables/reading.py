@@ -91,9 +91,9 @@ def _csv(path: Path, text: str, encoding: str) -> File:
     used = [n for n, name in enumerate(names) if name or (n and any("".join(row[n : n + 1]).strip() for row in rows))]
     for problem, found in {
         "no rows below the names of its columns": len(rows) < 2,
-        "numbers in its first line, and no names": all(re.fullmatch(NUMBER["."], names[n]) for n in used),
-        "columns without a name, or with the same name": len({names[n] for n in used} - {""}) < len(used),
         f"{len(rows[wrong])} instead of {len(names)} columns in row {wrong}: {line!r}": wrong,
+        f"numbers in its first line, and no names: {line!r}": all(re.fullmatch(NUMBER["."], names[n]) for n in used),
+        f"columns without a name, or with the same name: {line!r}": len({names[n] for n in used} - {""}) < len(used),
     }.items():
         if found:
             raise InputError(f"{path} has {problem}")
