@@ -13,6 +13,7 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 
 from sigmoidcore.cli import main
+from sigmoidcore.cli.train import interval
 from sigmoidcore.tables import model as tables
 from sigmoidcore.tables.reading import read_file
 
@@ -73,6 +74,12 @@ def test_training_shows_the_table_the_scores_and_the_next_command(houses, capsys
     ):  # fmt: skip
         assert text in printed
     assert sorted(os.listdir()) == ["houses.csv", "model.skops"]
+
+
+def test_an_interval_is_wider_than_that_of_independent_scores():
+    assert interval([0.5] * 5) == (0.5, 0.5, 0.5)
+    # The 97.5 % quantile of Student's t with 4 degrees of freedom is 2.776, and the standard deviation is 1.5811.
+    np.testing.assert_allclose(interval([1, 2, 3, 4, 5]), (3, 3 - 2.945, 3 + 2.945), atol=1e-3)
 
 
 def test_the_file_predicts_what_the_network_predicts(houses):
