@@ -29,11 +29,12 @@ def bugs_are_errors(request, monkeypatch):
 def alone(monkeypatch):
     """Without other packages that build on this one."""
     monkeypatch.setattr("unstuck.extensions.entry_points", lambda **_: ())
-    extensions.extensions.cache_clear()
-    extensions.packages.cache_clear()
+    cached = (extensions.extensions, extensions.packages, extensions.folders)
+    for function in cached:
+        function.cache_clear()
     yield
-    extensions.extensions.cache_clear()
-    extensions.packages.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 @pytest.fixture
