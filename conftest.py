@@ -30,6 +30,14 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials take seconds: only tests that are marked with `trials` run them, and commands in other processes."""
+    if request.node.get_closest_marker("trials") is None:
+        monkeypatch.setattr("unstuck.trials.verdict.SECONDS", 0.0)
+        monkeypatch.setattr("unstuck.cli.commentary.TRIALS", (0.0, 0.0))
+
+
+@pytest.fixture(autouse=True)
 def _compiling() -> None:
     """Collect observers that an earlier test dropped while they were attached: until then nothing is compiled."""
     eager = sys.modules.get("unstuck._torch.eager")
