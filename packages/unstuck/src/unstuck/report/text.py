@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from unstuck.findings import Finding, Severity
 from unstuck.judgement import Judgement
 from unstuck.language import _
-from unstuck.language.terminal import DEFAULT, printable, shortened, text_width, wrapped
+from unstuck.language.terminal import DEFAULT, printable, shortened, wrapped
 from unstuck.report.layer_rows import layer_rows, time_step_rows
 from unstuck.report.trials import trial_text, trials_lines
 from unstuck.wording import counted, in_a_row
@@ -103,8 +103,6 @@ def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
         if len(call) > CALL:
             length = _("{count} characters", count=f"{len(call):,}")
             call = f"print(diagnosis.findings[{index}].call)  # {length}"
-        if text_width(call) > width - 6:
-            call = call.replace("; ", "\n")
         lines += ["", *(f"      {printable(line)}" for line in call.split("\n"))]
     return lines
 
