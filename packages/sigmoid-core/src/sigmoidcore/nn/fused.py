@@ -9,7 +9,7 @@ which takes a matrix product and a tanh in place, and keeps t alone for the way 
 modules, to rounding; docs/performance.md has what this gives.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -31,29 +31,12 @@ _PLAIN = (nn.Parameter, Tensor)
 _tanh_backward = torch.ops.aten.tanh_backward
 
 
-LayerListener = Callable[[int, Tensor, Tensor], None]
-"""Called with the index of the first of some layers in a row, and two tensors [layers, rows, n]: the gradients by their
-preactivations, times c of the layer before, and their t."""
-Listener = Callable[[Any, Tensor, Sequence[Tensor]], LayerListener | None]
-"""Called when a gradient comes back: with the node, what the first layer reads, and the t of all layers."""
-ListenerFactory = Callable[["Stack", Tensor], Listener]
-"""Called when a stack runs with gradients: with what its first layer reads."""
-
-
-def listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-    """The listeners of all owners of global hooks, at most one; None if the modules have to run one by one.
-
-    An owner that does not need the modules one by one has a method `stack_listeners` (`observation.Observer`).
-    """
-    owners = {id(owner): owner for owner in (getattr(hook, "__self__", None) for hook in global_hooks())}
-    found: list[ListenerFactory] = []
-    for owner in owners.values():
-        ask = getattr(owner, "stack_listeners", None)
-        listeners = None if ask is None else ask(modules)
-        if listeners is None:
-            return None
-        found += listeners
-    return found if len(found) < 2 else None
+def observed(modules: Sequence[nn.Module]) -> bool:
+    """Whether global hooks need these modules to run one by one; those of an `unstuck.observation.Observer` tell."""
+    owners: dict[int, Any] = {
+        id(owner): owner for owner in (getattr(hook, "__self__", None) for hook in global_hooks())
+    }
+    return any(not hasattr(owner, "needs") or owner.needs(modules) for owner in owners.values())
 
 
 @dataclass(eq=False)
@@ -65,16 +48,12 @@ class Stack:
     slopes: Tensor  # [layers, n]
     shifts: Tensor  # [layers, n]
     factors: list[float]  # c of every layer
-    cores: Sequence[nn.Module]
-    listeners: Sequence[ListenerFactory]  # at most one
 
     @classmethod
     def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
         """The stack of these Linears and cores, or None if they have to run one by one."""
         modules = [*linears, *cores]
-        watched = any(has_hooks(m) or "forward" in vars(m) for m in modules)
-        found = None if watched else listeners(modules)
-        if found is None:
+        if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
             return None
         weights = [tensor(linear, "weight") for linear in linears]
         biases = [tensor(linear, "bias") for linear in linears]
@@ -91,7 +70,7 @@ class Stack:
         if slopes.requires_grad or shifts.requires_grad:
             return None
         factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
-        return cls(weights, biases, slopes, shifts, factors, cores, found)
+        return cls(weights, biases, slopes, shifts, factors)
 
     def takes(self, x: Tensor) -> bool:
         """Whether the first layer can read this tensor."""
@@ -115,10 +94,8 @@ class Stack:
         rows = x.flatten(0, -2)
         y: Tensor
         if torch.is_grad_enabled():
-            listener = self.listeners[0](self, x) if self.listeners else None
-            constants = factor, offset, self.factors, listener
             apply: Any = _Layers.apply
-            *_, last = apply(rows, *constants, *self.weights, *self.biases)
+            *_, last = apply(rows, factor, offset, self.factors, *self.weights, *self.biases)
             y = last.squeeze(0)
         else:
             pair = [x.new_empty(rows.shape[0], offset.shape[1]) for _ in range(2)]
@@ -172,7 +149,6 @@ class _Layers(torch.autograd.Function):
         factor: list[Tensor | float],
         offset: Tensor,
         factors: list[float],
-        listener: Listener | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         weights = parameters[: len(parameters) // 2]
@@ -184,7 +160,7 @@ class _Layers(torch.autograd.Function):
         _forward(x, factor, offset, weights, buffers).mul_(factors[-1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *blocks, *weights)
-        ctx.blocks, ctx.factor, ctx.factors, ctx.listener = len(blocks), factor, factors, listener
+        ctx.blocks, ctx.factor, ctx.factors = len(blocks), factor, factors
         return tuple(blocks)
 
     @staticmethod
@@ -198,13 +174,12 @@ class _Layers(torch.autograd.Function):
         blocks[-1] = blocks[-1] / last
         added[-1] = None if added[-1] is None else added[-1] * last
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
-        listen = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
         of_parameters = (node for node, _ in ctx.next_functions[-2 * len(weights) :])
         to_parameters = any(node is not None and accumulates(node, unknown=True) for node in of_parameters)
-        saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters, listen)
+        saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters)
         of_inputs, rest = way(saved, added)
         nothing: list[None] = [None] * (2 * len(weights))
-        return of_inputs, None, None, None, None, *(rest or nothing)
+        return of_inputs, None, None, None, *(rest or nothing)
 
 
 class _Saved(NamedTuple):
@@ -217,7 +192,6 @@ class _Saved(NamedTuple):
     weights: list[Tensor]
     to_inputs: bool
     to_parameters: bool
-    listen: LayerListener | None
 
 
 _Gradients = tuple[Tensor | None, list[Tensor]]  # by the inputs; by all weights, then all biases
@@ -225,7 +199,7 @@ _Gradients = tuple[Tensor | None, list[Tensor]]  # by the inputs; by all weights
 
 def _backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
     """Some layers at a time: the gradients of their weights are one batched product."""
-    x, factor, before, blocks, weights, to_inputs, to_parameters, listen = saved
+    x, factor, before, blocks, weights, to_inputs, to_parameters = saved
     outputs = [t for block in blocks for t in block.unbind()]
     size = max(1, min(len(weights), BATCH // (outputs[0].numel() * x.element_size())))
     gradients = outputs[0].new_empty(size, *outputs[0].shape)
@@ -250,8 +224,6 @@ def _backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
                     else:
                         g = pair[layer % 2].addmm_(at, weights[layer], beta=0, alpha=a)
             here = gradients[: end - start]
-            if listen is not None:
-                listen(start, here, block[start - first : end - first])
             if to_parameters:
                 of_biases[:0] = here.sum(1).div_(x.new_tensor(before[start:end]).unsqueeze(1)).unbind()
                 if start > first:
@@ -276,7 +248,7 @@ def _with(g: Tensor | None, more: Tensor | None, a: Tensor | float, like: Tensor
 
 def _differentiable_backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
     """The same, layer by layer, in operations that can be differentiated."""
-    x, factor, before, blocks, weights, to_inputs, to_parameters, listen = saved
+    x, factor, before, blocks, weights, to_inputs, to_parameters = saved
     outputs = [t for block in blocks for t in block.unbind()]
     of_weights: list[Tensor] = []
     of_biases: list[Tensor] = []
@@ -286,8 +258,6 @@ def _differentiable_backward(saved: _Saved, added: Sequence[Tensor | None]) -> _
         arriving = sum(parts[1:], parts[0]) if parts else torch.zeros_like(outputs[layer])
         at, a = _tanh_backward(arriving, outputs[layer]), factor[layer]
         rows = a.unsqueeze(1) if isinstance(a, Tensor) else a
-        if listen is not None:
-            listen(layer, (at * a).detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
         if to_parameters:
             of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x) * rows)
             of_biases.insert(0, at.sum(0) * (a / before[layer]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sigmoidcore._torch.modes import runs_plainly
 from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.fused import Stack, listeners
+from sigmoidcore.nn.fused import Stack, observed
 
 
 def run(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class RowsForward:
 def _unpacked(modules: list[nn.Module]) -> list[nn.Module]:
     """The modules, with its layers in the place of each nn.Sequential that nothing watches."""
     inner = {m for m in modules if isinstance(m, nn.Sequential) and _applies_layers(m) and not has_hooks(m)}
-    if not inner or listeners([*inner]) is None:
+    if not inner or observed([*inner]):
         return modules
     return [layer for m in modules for layer in (_unpacked(list(m)) if m in inner else [m])]
 

@@ -11,12 +11,9 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.fused import Listener, Stack
-from sigmoidcore.observation.fused import LayerPass, StackPass
 from unstuck.observation import (
     NONE,
     LayerObserver,
-    ListenerFactory,
     accumulates,
     backward_pass,
     bare,
@@ -111,56 +108,32 @@ class GradientObserver(LayerObserver):
         self._transformed |= torch.is_grad_enabled() and in_transform()
         x = args[0]
         if x.requires_grad and output.requires_grad and not transforms_active():
-            first = self._begin([name])
-            self._passes[name].append(Pass(self, name, layer, x, output, first, copies=name in self._copied))
+            first = self._begin(name)
+            self._passes[name].append(CorePass(self, name, layer, x, output, first, copies=name in self._copied))
         return output
 
-    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """A stack may run as one if all of its cores are watched, or none, and no values have to be copied."""
-        names = [self._names.get(id(module)) for module in modules if isinstance(module, SigmoidCore)]
-        if all(name is None for name in names):
-            return []
-        return [self._listener] if None not in names and self._copied.isdisjoint(names) else None
-
-    def _listener(self, stack: Stack, x: Tensor) -> Listener:
-        """Record a forward pass through cores that are computed as one."""
-        cores = {self._names[id(core)]: core for core in stack.cores}
-        first = self._begin(list(cores))
-        samples = x.shape[0] if first is None or self._first in cores else first.samples
-        leaf = None if first is None else first.leaf
-        stack_pass = StackPass(stack, list(cores), x, leaf, samples, self.forget_emptied, self.keeps_nodes)
-        for name, layer in stack_pass.layers.items():
-            self._passes[name].append(layer)
-        return stack_pass.listener()
-
-    def _begin(self, names: list[str]) -> "CorePass | None":
-        """Prepare for another pass of these cores; returns the latest pass of the core that ran first."""
+    def _begin(self, name: str) -> "CorePass | None":
+        """Prepare for another pass of a core; returns the latest pass of the core that ran first."""
         if self._first is None:
-            self._first = names[0]
-        if self._first in names and any(p.counts for p in self._passes.get(self._first, ())) and self._emptied():
+            self._first = name
+        if self._first == name and any(p.counts for p in self._passes.get(name, ())) and self._emptied():
             self._forget()
-        for name in names:
-            passes = self._passes.setdefault(name, [])
-            passes[:] = [p for p in passes if p.counts or p.waits]  # without those whose graph is gone
-            for earlier in passes:
-                earlier.settle()
+        passes = self._passes.setdefault(name, [])
+        passes[:] = [p for p in passes if p.counts or p.waits]  # without those whose graph is gone
+        for earlier in passes:
+            earlier.settle()
         first = self._passes.get(self._first)
         return first[-1] if first else None
 
-    def forget_emptied(self, arriving: "Mapping[str, CorePass]") -> None:
+    def forget_emptied(self, name: str, arriving: "CorePass") -> None:
         """Forget earlier gradients if `zero_grad` was called between the forward and the backward pass."""
-        number = backward_pass()
-        earlier = [
-            (self._passes[name], p)
-            for name, one in arriving.items()
-            for p in self._passes.get(name, ())
-            if p is not one and p.counts and p.backward != number
-        ]
+        passes, number = self._passes.get(name, []), backward_pass()
+        earlier = [p for p in passes if p is not arriving and p.counts and p.backward != number]
         if earlier:
             leaf: Tensor = nearest_leaf(running_node()).variable  # type: ignore[attr-defined]
             ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
             if ours and (leaf.grad is None or not bool(leaf.grad.any())):
-                for passes, one in earlier:
+                for one in earlier:
                     passes.remove(one)
                     one.let_go()
 
@@ -182,10 +155,8 @@ def _note_end(observer: "weakref.ref[GradientObserver]", gradient: Tensor) -> No
         found.ends.append(running_node())
 
 
-class Pass:
+class CorePass:
     """One forward pass through one core; the computations wait for the step, when all cores are processed in turn."""
-
-    before: str | None = None  # name of the core that feeds this one, if the graph does not show it
 
     def __init__(
         self,
@@ -248,11 +219,6 @@ class Pass:
         """The nodes before the one that the core reads."""
         return () if self.entry is None else tuple(node for node, _ in self.entry.next_functions)
 
-    @property
-    def exit(self) -> Node | None:
-        """The node that a backward walk meets first when it comes from later cores."""
-        return self.entry
-
     def output(self) -> Tensor:
         """The output of the core: [rows, neurons], or [rows, 1] if the layer has one slope."""
         return self.core.in_rows(self._y)
@@ -286,7 +252,7 @@ class Pass:
             if not accumulates(nearest_leaf(entry)):
                 self.differentiated |= torch.is_grad_enabled()
                 return
-        observer.forget_emptied({self._name: self})
+        observer.forget_emptied(self._name, self)
         self.backward = backward_pass()
         if observer.keeps_nodes:
             self.entry = entry or running_node()
@@ -295,9 +261,6 @@ class Pass:
         if self._gradient is not None:
             gradient = _summable(self._gradient) + _summable(gradient)
         self._gradient = gradient
-
-
-CorePass = Pass | LayerPass  # a pass through a core: by itself, or in a stack
 
 
 def gradient_sizes(passes: Iterable[Sequence[CorePass]]) -> Tensor:
@@ -315,7 +278,7 @@ def gradient_moments(passes: Iterable[Sequence[CorePass]], sizes: Tensor, home: 
     """Sums over the samples of squares and fourth powers of their gradients, over the sizes: [2, cores], on the CPU.
 
     The square of the first over the second is the number of samples that make the gradient: all if they are alike, one
-    if a single sample has nearly all of it. Where layers are computed as one, positions count as samples.
+    if a single sample has nearly all of it.
     """
     found = []
     for of_core, size in zip(passes, sizes.tolist(), strict=True):
@@ -346,7 +309,7 @@ def relative_slopes(passes: Iterable[Sequence[CorePass]], home: torch.device) ->
 def _slopes_of_passes(passes: Sequence[CorePass]) -> list[Tensor]:
     """Mean relative slopes over the rows of each pass. Small layers of one kind are stacked, in half the time."""
     found: list[Any] = [one.slopes for one in passes]
-    outputs = {i: one.output() for i, one in enumerate(passes) if isinstance(one, Pass) and one.slopes is None}
+    outputs = {i: one.output() for i, one in enumerate(passes) if one.slopes is None}
     kinds: dict[Any, list[int]] = {}
     for i, y in outputs.items():
         core = passes[i].core
