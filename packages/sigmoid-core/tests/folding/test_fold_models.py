@@ -277,12 +277,11 @@ def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward_in_eval
         assert_same(plain(x), model(x), 1e-5)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-@pytest.mark.parametrize("seed", range(3))
-def test_random_networks_compute_the_same(seed, activation):
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks_compute_the_same(seed):
     model = randomized(Random(seed)).double()
     x = torch.randn(7, 6, dtype=torch.float64)
-    assert_computes_the_same(model, lambda model: sc.fold(model, activation=activation), x)
+    assert_computes_the_same(model, sc.fold, x)
 
 
 def doubles(module, args, result):

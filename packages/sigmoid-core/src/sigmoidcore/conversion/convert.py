@@ -14,7 +14,6 @@ from sigmoidcore.conversion.eligibility import Names, Selection, judge, select
 from sigmoidcore.conversion.norms import NORM, bounded, norm_sites, without_nested_tensors
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
-from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.nn.recurrent import converted
@@ -180,16 +179,12 @@ class ConversionPlan:
     selection: Selection
     unseen: dict[str, str]
     forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
-    not_rewritten: list[str] = field(default_factory=list)
 
     @property
     def conversion(self) -> Conversion:
         """The report."""
-        calls: list[FunctionalCall] = []
-        for name in dict.fromkeys([*self.unseen, *self.not_rewritten]):
-            calls += functional_calls(self.model.get_submodule(name), name)
         activations = tuple(a for choice in self.choices for a in choice.report())
-        return Conversion(activations, tuple(self.unseen.items()), tuple(calls))
+        return Conversion(activations, tuple(self.unseen.items()))
 
     def place_cores(self) -> None:
         """Make the cores of all choices, and the forwards that call those which are not attributes."""
@@ -216,8 +211,6 @@ class ConversionPlan:
                 why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
                 for choice in group:
                     choice.like, choice.why, choice.cores = None, why, {}
-                if any(choice.site.index is not None for choice in group):
-                    self.not_rewritten.append(owner)
 
 
 def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
