@@ -20,8 +20,7 @@ class Activation:
         kind: class of the module, or "tanh()" for a functional call.
         converted: whether it is a core, or a layer of cores, now.
         why: the reason.
-        exact: whether the core computes the same function. False for the nearest core of another kind, and for a
-            centered core of a sigmoid.
+        exact: whether the core computes the same function. False for a centered core of a sigmoid.
 
     Example:
         >>> from torch import nn

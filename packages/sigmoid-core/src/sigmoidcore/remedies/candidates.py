@@ -14,7 +14,7 @@ from unstuck.measure.measurement import Layer, Measurement
 from unstuck.rules import Evidence
 from unstuck.wording import few
 
-SIGMOIDS = frozenset({"SigmoidCore", *(name for name, kind in KINDS.items() if kind.exact)})
+SIGMOIDS = frozenset({"SigmoidCore", *KINDS})
 """Kinds of activations that `convert` makes cores of, and the core itself."""
 GATED = frozenset({"RNN", "LSTM", "GRU"})  # Kinds of recurrent layers that `convert` makes layers of cores of
 NAMED = 3  # Up to this many activations are named in a call; more are given by their type
