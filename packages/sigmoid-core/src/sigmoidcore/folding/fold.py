@@ -4,7 +4,6 @@ In the manner of `torch.fx.experimental.optimization.fuse`: trace, plan, rewrite
 """
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +27,6 @@ from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
-from sigmoidcore.nn.rows import runs_rows, unfuse_rows
 from unstuck.observation import check_model
 
 _OURS = "sigmoidcore."
@@ -101,11 +99,9 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy; each nn.Sequential has the forward of its class."""
+    """A deep copy."""
     try:
-        copied = copy.deepcopy(model)
-        unfuse_rows(copied)
-        return copied
+        return copy.deepcopy(model)
     except RuntimeError as error:
         raise ValueError(
             f"PyTorch does not copy this model ({error}). If a weight was computed with gradients (weight_norm, "
@@ -134,7 +130,8 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
     elif isinstance(module, BoundedNorm):
         made = folded_norm(module)
     elif type(module).__module__.startswith(_OURS):
-        made = nn.Sequential(OrderedDict(module.named_children()))
+        module.__class__ = nn.Sequential
+        return module
     else:
         if isinstance(module, nn.TransformerEncoderLayer):
             without_shortcut(module)
@@ -178,7 +175,7 @@ def _check_classes(model: nn.Module) -> None:
         forward = vars(module).get("forward")
         if isinstance(forward, RewrittenForward):
             forward.check()
-        elif forward is not None and not runs_rows(module):
+        elif forward is not None:
             raise ValueError(f"the forward of {where} was set on the instance, not by its class: give it a class")
 
 

@@ -1,40 +1,12 @@
 """Networks of cores: an MLP of any depth, a convolutional network and a recurrent layer."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore, Stepwise, sigmoid_core
-from sigmoidcore.nn import rows
-
-
-class Chain(nn.Sequential):
-    """Layers one after the other, as `nn.Sequential`, which it may replace anywhere: a training step is faster.
-
-    `nn.Linear` and centered `SigmoidCore` in turns, at least two of each and of one width, are computed as one, to
-    rounding (docs/performance.md). All other layers run as they are.
-
-    Args:
-        *layers: the layers in order, or one dict of them.
-
-    Example:
-        >>> import sigmoidcore
-        >>> tanhs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-        >>> x = torch.randn(5, 4)
-        >>> expected = tanhs(x)
-        >>> _ = sigmoidcore.convert(tanhs)
-        >>> torch.allclose(Chain(*tanhs)(x), expected, atol=1e-6)
-        True
-    """
-
-    forward = rows.run
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """A layer, or for a slice the part of the network."""
-        layers = list(self)
-        return Chain(*layers[index]) if isinstance(index, slice) else layers[index]
+from sigmoidcore.nn.rows import Chain as Chain
 
 
 class MLP(Chain):
