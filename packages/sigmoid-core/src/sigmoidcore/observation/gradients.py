@@ -29,8 +29,6 @@ from unstuck.observation import (
 
 FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
-STACKED = 2**17
-"""Most numbers that are stacked to take statistics of several layers at once while they are in the cache."""
 OUTPUT = " output"  # what the cores feed that no other core follows
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -176,7 +174,7 @@ class CorePass:
         if copies:
             self._x, self._y = self._x.clone(), self._y.clone()
         self._versions = version(self._x), version(self._y)
-        self.slopes: Tensor | None = None  # mean relative slopes, once it is settled
+        self._slopes: Tensor | None = None  # once it is settled
         self._gradient: Tensor | None = None
         self._settled: tuple[Tensor, ...] = ()
         self.again = backward_pass() != NONE  # as in reentrant activation checkpoints
@@ -219,17 +217,25 @@ class CorePass:
         """The nodes before the one that the core reads."""
         return () if self.entry is None else tuple(node for node, _ in self.entry.next_functions)
 
-    def output(self) -> Tensor:
-        """The output of the core: [rows, neurons], or [rows, 1] if the layer has one slope."""
-        return self.core.in_rows(self._y)
+    def relative_slopes(self) -> Tensor:
+        """Mean relative slope of every neuron over the rows, [neurons] or [1]: 4 y (1 - y), or 1 - (2y)^2 if centered.
+
+        The error is 1e-7 in float32, 0.02 a sample in bfloat16, whose roundings average out.
+        """
+        if self._slopes is not None:
+            return self._slopes
+        y, scale = _summable(self.core.in_rows(self._y)), self.core.scale
+        if self.core.centered:
+            return 1 - y.square().mean(0) * (4 / scale**2)
+        return torch.addcmul(y, y, y, value=-1 / scale).mean(0) * (4 / scale)
 
     def settle(self) -> None:
         """Reduce the gradient and the output to numbers; later gradients belong to another micro-batch."""
         if self._gradient is not None:
             self._settled = (*self._settled, row_norms(self._gradient))
             self._gradient = None
-        if self._settled and self.slopes is None and not self.changed:
-            self.slopes = _slopes_of_passes([self])[0]
+        if self._settled and self._slopes is None and not self.changed:
+            self._slopes = self.relative_slopes()
             self._y = self._y.new_empty(0)
             self._versions = self._versions[0], version(self._y)
 
@@ -289,42 +295,11 @@ def gradient_moments(passes: Iterable[Sequence[CorePass]], sizes: Tensor, home: 
 
 
 def relative_slopes(passes: Iterable[Sequence[CorePass]], home: torch.device) -> list[Tensor]:
-    """Mean relative slope of every neuron of each core over all its passes, [neurons] or [1], on one device.
-
-    It is 4 y (1 - y) for y = sigmoid(z), and 1 - (2y)^2 for a centered y: the error is 1e-7 in float32, 0.02 a sample
-    in bfloat16, whose roundings average out.
-    """
-    slopes = iter(_slopes_of_passes([one for of_core in passes for one in of_core]))
+    """Mean relative slope of every neuron of each core over all its passes, [neurons] or [1], on one device."""
     found = []
     for of_core in passes:
-        mean = next(slopes).to(home)
-        if len(of_core) > 1:
-            rows = sum(one.rows for one in of_core)
-            parts = [mean, *(next(slopes).to(home) for _ in of_core[1:])]
-            mean = torch.stack([part * (one.rows / rows) for part, one in zip(parts, of_core, strict=True)]).sum(0)
-        found.append(mean)
-    return found
-
-
-def _slopes_of_passes(passes: Sequence[CorePass]) -> list[Tensor]:
-    """Mean relative slopes over the rows of each pass. Small layers of one kind are stacked, in half the time."""
-    found: list[Any] = [one.slopes for one in passes]
-    outputs = {i: one.output() for i, one in enumerate(passes) if one.slopes is None}
-    kinds: dict[Any, list[int]] = {}
-    for i, y in outputs.items():
-        core = passes[i].core
-        kinds.setdefault((core.centered, core.scale, y.shape, y.dtype, y.device), []).append(i)
-    for (centered, scale, shape, _, _), alike in kinds.items():
-        most = max(1, STACKED // max(1, shape.numel()))
-        for first in range(0, len(alike), most):
-            places = alike[first : first + most]
-            y = _summable(torch.stack([outputs[i] for i in places]))
-            if centered:
-                slopes = 1 - y.square_().sum(1) * (4 / (scale**2 * shape[0]))
-            else:
-                slopes = y.addcmul_(y, y, value=-1 / scale).sum(1) * (4 / (scale * shape[0]))
-            for i, of_pass in zip(places, slopes.unbind(), strict=True):
-                found[i] = of_pass
+        rows = sum(one.rows for one in of_core)
+        found.append(torch.stack([one.relative_slopes().to(home) * (one.rows / rows) for one in of_core]).sum(0))
     return found
 
 
