@@ -29,8 +29,6 @@ def all_figures():
     yield "profiles", figures.gradient_profiles({"a": profile(0.0, 1e-20, 1.0), "b": profile(math.nan, math.inf, 2.0)})
     yield "all zero", figures.gradient_profiles({"a": profile(0.0, 0.0)})
     yield "one layer", figures.gradient_profiles({"a": profile(1.0)})
-    yield "curves", figures.learning_curves({"a": [2.0, 0.1], "b": [2.3]}, {"a": [50.0, 90.0], "b": [10.0]})
-    yield "no epoch", figures.learning_curves({"a": []}, {"a": []})
 
 
 @pytest.mark.parametrize(
@@ -77,25 +75,6 @@ def test_the_axis_of_a_profile_has_at_least_three_decades():
     assert high / low >= 1000
 
 
-def test_only_finished_epochs_are_drawn():
-    losses, accuracies = figures.learning_curves({"a": [0.5, 0.2], "b": [1.0]}, {"a": [80.0, 90.0], "b": [70.0]}).axes
-    assert [line.get_xdata().tolist() for line in losses.lines] == [[1, 2], [1]]
-    assert [line.get_ydata().tolist() for line in accuracies.lines] == [[80.0, 90.0], [70.0]]
-
-
-@pytest.mark.parametrize(
-    ("draw", "message"),
-    [
-        (lambda: figures.gradient_profiles({}), "no profiles"),
-        (lambda: figures.learning_curves({}, {}), "no results"),
-    ],
-)
-def test_nothing_to_draw_is_an_error(draw, message):
-    with pytest.raises(ValueError, match=message):
-        draw()
-
-
-def test_the_accuracy_axis_follows_the_data():
-    low, high = figures.learning_curves({"a": [0.5, 0.2]}, {"a": [94.0, 98.0]}).axes[1].get_ylim()
-    assert 90 < low < 94
-    assert 98 < high <= 101
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(ValueError, match="no profiles"):
+        figures.gradient_profiles({})

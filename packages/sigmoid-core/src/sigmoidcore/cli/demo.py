@@ -58,12 +58,10 @@ def demo(
         runs = _hundred_layers(screen, epochs, seed)
     _closing_table(screen, runs)
     profiles = {f"{run.name}, at the {when}": getattr(run, when) for run in runs[::-1] for when in ("start", "end")}
-    losses, accuracies = ({run.name: getattr(run, what) for run in runs[::-1]} for what in ("losses", "accuracies"))
     screen.heading(_("Figures"))
     for name, figure, what in (
         ("article_fit.png", figures.article_fit(fit), _("the article's example")),
         ("gradient_profiles.png", figures.gradient_profiles(profiles), _("gradient size in every layer")),
-        ("learning_curves.png", figures.learning_curves(losses, accuracies), _("loss and accuracy by epoch")),
     ):
         save_figure(figure, output / name)
         screen.print(f"   {printable(str(output))}/{name:<23}{what}", soft_wrap=True)

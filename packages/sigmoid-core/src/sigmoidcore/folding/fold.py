@@ -4,14 +4,13 @@ In the manner of `torch.fx.experimental.optimization.fuse`: trace, plan, rewrite
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from sigmoidcore._torch.modules import give_hooks, has_hooks
-from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.folding.plain_layers import (
@@ -53,7 +52,7 @@ def fold(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: not an nn.Module.
         UntraceableError: the forward branches on values, and the model has other cores than recurrent layers. The
-            error names the parts of the model that can be folded.
+            error says how to fold its parts by themselves.
         ValueError: a slope or shift is not finite or on the meta device, weights would overflow their dtype, the
             forward reads a slope, a module is of a class without a plain counterpart, the model is compiled, or a
             weight was computed with gradients, so that PyTorch does not copy it.
@@ -80,13 +79,10 @@ def fold(model: nn.Module) -> nn.Module:
     try:
         graphs = variants(folded)
     except UntraceableError as error:
-        parts = list(_foldable_parts(model, ""))
-        remedy = "move what cannot be traced into a module that has no cores"
-        if parts:
-            remedy = (
-                f"its parts {few([repr(part) for part in parts])} can be folded by themselves, if it runs them "
-                "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
-            )
+        remedy = (
+            "move what cannot be traced into a module without cores, or fold the parts that the forward runs as a "
+            "whole by themselves: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
+        )
         raise UntraceableError(f"{error}; {remedy}") from error
     plan = FoldPlan(folded, graphs)
     with torch.no_grad():
@@ -188,16 +184,3 @@ def _check_reached(folded: nn.Module) -> None:
             f"the forward reaches a core through an attribute that is not a submodule, such as a list: {error}; "
             "keep its modules in an nn.ModuleList"
         ) from error
-
-
-def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:
-    """The largest modules with cores whose forward can be traced."""
-    for name, child in model.named_children():
-        if not has_cores(child):
-            continue
-        try:
-            if not isinstance(child, SigmoidCore | Stepwise):
-                variants(child)
-            yield prefix + name
-        except UntraceableError:
-            yield from _foldable_parts(child, f"{prefix}{name}.")

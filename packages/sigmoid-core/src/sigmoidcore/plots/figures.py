@@ -5,7 +5,7 @@ Save a figure with `figure.savefig("name.png", dpi=200)`; a notebook displays it
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ _PAIRS = [
     (PALETTE["sky"], "--", "^"), (PALETTE["blue"], "-", "s"), (PALETTE["orange"], "--", "v"),
     (PALETTE["vermilion"], "-", "o"), (PALETTE["purple"], "--", "D"), (PALETTE["green"], "-", "P"),
 ]  # fmt: skip
-_CURVES = _PAIRS[1::2] + _PAIRS[::2]
 _ROW = 0.045
 """Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
 _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
@@ -115,29 +114,3 @@ def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[
             band = Rectangle((0, middle - _ROW / 2), 1, _ROW, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
             axes.add_patch(band).set_transform(axes.transAxes)
             axes.text(-0.008, middle, text, transform=axes.transAxes, ha="right", va="center", **_LABEL)
-
-
-def learning_curves(losses: Mapping[str, Sequence[float]], accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Training loss and test accuracy in percent after each epoch, by the name that the legend shows."""
-    if not losses:
-        raise ValueError("there are no results to draw: give at least one by its name")
-    figure = new_figure(9.0, 4.0)
-    left, right = figure.subplots(1, 2)
-    epochs = max(map(len, losses.values()))
-    for axes, curves in ((left, losses), (right, accuracies)):
-        for (name, values), (colour, line, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
-            marker = marker if len(values) <= 30 else ""
-            x = np.arange(1, len(values) + 1)
-            axes.plot(x, values, line, color=colour, linewidth=2, marker=marker, markersize=5, label=name)
-        axes.set_xlim(0.7, max(2, epochs) + 0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    style_axes(left, "Training loss", "epoch", "cross-entropy")
-    style_axes(right, "Test accuracy", "epoch", "percent")
-    if any(value > 0 for values in losses.values() for value in values):
-        left.set_yscale("log")
-        left.tick_params(which="minor", colors=INK, labelsize=9)
-        left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
-    low, high = right.get_ylim()
-    right.set_ylim(max(low, -3), min(high, 101))
-    legend_below(figure, handles=left.get_lines(), ncols=3)
-    return figure
