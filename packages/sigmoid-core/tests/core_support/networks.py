@@ -11,4 +11,5 @@ def convolutions(inputs, channels, depth, outputs, *, size):
     for layer in range(depth):
         layers += [nn.Conv2d(channels if layer else inputs, channels, 3, 2 if layer == 1 else 1, padding=1)]
         layers += [SigmoidCore(channels, dim=1, alpha=4.0, centered=True)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * -((-size // 2) ** 2), outputs))
+    pixels = ((size + 1) // 2) ** 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * pixels, outputs))
