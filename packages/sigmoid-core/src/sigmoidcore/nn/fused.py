@@ -10,7 +10,6 @@ modules, to rounding; docs/performance.md has what this gives.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -39,69 +38,40 @@ def observed(modules: Sequence[nn.Module]) -> bool:
     return any(not hasattr(owner, "needs") or owner.needs(modules) for owner in owners.values())
 
 
-@dataclass(eq=False)
-class Stack:
-    """Hidden layers in a row."""
-
-    weights: list[Tensor]  # W of every layer, [n, n], but of the first [n, inputs]
-    biases: list[Tensor]  # b of every layer, [n]
-    slopes: Tensor  # [layers, n]
-    shifts: Tensor  # [layers, n]
-    factors: list[float]  # c of every layer
-
-    @classmethod
-    def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
-        """The stack of these Linears and cores, or None if they have to run one by one."""
-        modules = [*linears, *cores]
-        if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
-            return None
-        weights = [tensor(linear, "weight") for linear in linears]
-        biases = [tensor(linear, "bias") for linear in linears]
-        width: Any = cores[0].num_features
-        square = torch.Size((width, width))
-        if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in chain(weights, biases)):
-            return None
-        if len(weights[0]) != width or any(w.shape != square for w in weights[1:]):
-            return None
-        if torch.is_grad_enabled() and not all(p.requires_grad for p in chain(weights, biases)):
-            return None
-        slopes = torch.stack([tensor(core, "slope") for core in cores])
-        shifts = torch.stack([tensor(core, "shift") for core in cores])
-        if slopes.requires_grad or shifts.requires_grad:
-            return None
-        factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
-        return cls(weights, biases, slopes, shifts, factors)
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether the first layer can read this tensor."""
-        first = self.weights[0]
-        return (
-            x.dim() > 1
-            and x.shape[-1] == first.shape[1]
-            and x.numel() > 0
-            and x.dtype in _DTYPES
-            and x.dtype == first.dtype
-            and x.device == first.device
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The last core's output."""
-        with torch.no_grad():
-            half = self.slopes / 2
-            offset = (half * (torch.stack(self.biases) - self.shifts)).to(x.dtype)
-            before = half.new_tensor([1.0, *self.factors[:-1]]).unsqueeze(1)
-            factor = _shortened((half * before).to(x.dtype))
-        rows = x.flatten(0, -2)
-        y: Tensor
-        if torch.is_grad_enabled():
-            apply: Any = _Layers.apply
-            *_, last = apply(rows, factor, offset, self.factors, *self.weights, *self.biases)
-            y = last.squeeze(0)
-        else:
-            pair = [x.new_empty(rows.shape[0], offset.shape[1]) for _ in range(2)]
-            buffers = (pair[i % 2] for i in range(len(self.weights)))
-            y = _forward(rows, factor, offset, self.weights, buffers) * self.factors[-1]
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+def run_as_one(linears: Sequence[nn.Module], cores: Sequence[nn.Module], x: Tensor) -> Tensor | None:
+    """The last core's output of these hidden layers, or None if they have to run one by one."""
+    modules = [*linears, *cores]
+    if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
+        return None
+    parameters = [tensor(linear, name) for name in ("weight", "bias") for linear in linears]
+    if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in parameters):
+        return None
+    weights, biases = parameters[: len(linears)], parameters[len(linears) :]
+    first, width = weights[0], len(biases[0])
+    if x.dim() < 2 or x.numel() == 0 or x.dtype not in _DTYPES or (x.dtype, x.device) != (first.dtype, first.device):
+        return None
+    if first.shape != (width, x.shape[-1]) or any(w.shape != (width, width) for w in weights[1:]):
+        return None
+    if torch.is_grad_enabled() and not all(p.requires_grad for p in parameters):
+        return None
+    slopes, shifts = (torch.stack([tensor(core, name) for core in cores]) for name in ("slope", "shift"))
+    if slopes.requires_grad or shifts.requires_grad:
+        return None
+    scales: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
+    with torch.no_grad():
+        half = slopes / 2
+        offset = (half * (torch.stack(biases) - shifts)).to(x.dtype)
+        factor = _shortened((half * half.new_tensor([1.0, *scales[:-1]]).unsqueeze(1)).to(x.dtype))
+    rows = x.flatten(0, -2)
+    if torch.is_grad_enabled():
+        apply: Any = _Layers.apply
+        *_, last = apply(rows, factor, offset, scales, *parameters)
+        y: Tensor = last.squeeze(0)
+    else:
+        pair = [x.new_empty(len(rows), width) for _ in range(2)]
+        buffers = (pair[i % 2] for i in range(len(weights)))
+        y = _forward(rows, factor, offset, weights, buffers) * scales[-1]
+    return y.reshape(*x.shape[:-1], width)
 
 
 def _shortened(factor: Tensor) -> list[Tensor | float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sigmoidcore._torch.modes import runs_plainly
 from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.fused import Stack, observed
+from sigmoidcore.nn.fused import observed, run_as_one
 
 
 def run(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
@@ -22,10 +22,8 @@ def run(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
         for first, last in _rows(modules):
             for layer in modules[done:first]:
                 x = layer(x)
-            stack = Stack.of(modules[first:last:2], modules[first + 1 : last : 2]) if runs_plainly(x) else None
-            done = first
-            if stack is not None and stack.takes(x):
-                x, done = stack(x), last
+            y = run_as_one(modules[first:last:2], modules[first + 1 : last : 2], x) if runs_plainly(x) else None
+            x, done = (x, first) if y is None else (y, last)
     for layer in modules[done:]:
         x = layer(x)
     return x
@@ -74,15 +72,11 @@ def fuse_rows(model: nn.Module) -> None:
 
 def _unpacked(modules: list[nn.Module]) -> list[nn.Module]:
     """The modules, with its layers in the place of each nn.Sequential that nothing watches."""
-    inner = {m for m in modules if isinstance(m, nn.Sequential) and _applies_layers(m) and not has_hooks(m)}
+    forwards = nn.Sequential.forward, Chain.forward
+    inner = {m for m in modules if type(m).forward in forwards and "forward" not in vars(m) and not has_hooks(m)}
     if not inner or observed([*inner]):
         return modules
-    return [layer for m in modules for layer in (_unpacked(list(m)) if m in inner else [m])]
-
-
-def _applies_layers(module: nn.Sequential) -> bool:
-    """Whether the forward of a module is that of nn.Sequential, or does the same."""
-    return type(module).forward in (nn.Sequential.forward, Chain.forward) and "forward" not in vars(module)
+    return [layer for m in modules for layer in (_unpacked(list(m.children())) if m in inner else [m])]
 
 
 def _rows(modules: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:

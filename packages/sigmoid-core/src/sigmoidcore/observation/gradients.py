@@ -212,11 +212,6 @@ class CorePass:
         """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
         return self.core.in_rows(self._x).to(self.core.shift.dtype)
 
-    @property
-    def inputs(self) -> tuple[Node | None, ...]:
-        """The nodes before the one that the core reads."""
-        return () if self.entry is None else tuple(node for node, _ in self.entry.next_functions)
-
     def relative_slopes(self) -> Tensor:
         """Mean relative slope of every neuron over the rows, [neurons] or [1]: 4 y (1 - y), or 1 - (2y)^2 if centered.
 
