@@ -151,7 +151,7 @@ def test_the_call_for_a_model_with_optional_arguments_works():
     ("make", "why"),
     [
         (Siamese, "is used in 2 places, which need one each"),
-        (BranchesAndCalls, "make it a module, nn.Sigmoid()"),
+        (BranchesAndCalls, "make its calls modules, such as nn.Sigmoid()"),
     ],
 )
 def test_without_a_working_call_the_remedy_says_why_beside_the_plain_call(make, why):

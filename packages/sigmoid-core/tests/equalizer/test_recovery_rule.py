@@ -122,7 +122,7 @@ def test_inputs_in_another_unit_change_the_first_core_alone(model, batch):
 
 
 def test_a_healthy_training_is_the_same_with_the_alarm(model, batch):
-    plain, watched = copy.deepcopy(model), model
+    plain, watched = (nn.Sequential(*each) for each in (copy.deepcopy(model), model))  # which run layer by layer
     (step, _), (watched_step, equalizer) = training(plain, batch, 0.02, every=1000), training(watched, batch, 0.02)
     steps(step, 60)
     steps(watched_step, 60)

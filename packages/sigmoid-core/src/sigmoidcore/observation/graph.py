@@ -75,10 +75,10 @@ def consumers(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node] = (
     Each with the way there: whether always through a normalisation, and whether ever through a product.
     """
     every = [(name, p) for name, of_core in passes.items() for p in of_core]
-    exits = {p.exit: name for name, p in every if p.exit is not None}
-    ways = [(name, link) for name, p in every for link in _met_first(p.inputs, exits)]
-    ways += [(name, Link(p.before, False, False)) for name, p in every if p.before]
-    ways += [(OUTPUT, link) for link in _met_first(ends, exits)]
+    entries = {p.entry: name for name, p in every if p.entry is not None}
+    starts = [(name, before) for entry, name in entries.items() for before, _ in entry.next_functions]
+    ways = [(name, link) for name, before in starts for link in _met_first([before], entries)]
+    ways += [(OUTPUT, link) for link in _met_first(ends, entries)]
     found: dict[str, dict[str, Link]] = {name: {} for name in passes}
     for reader, link in ways:
         other = found[link.name].get(reader, link)
