@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.pages import blocks
-from support.two_processes import ROWS, TwoProcesses, data_parallel, full, joined_batch, rows_of, sharded
+from support.two_processes import TwoProcesses, data_parallel, full, joined_batch, rows_of, sharded
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sigmoidcore import MLP, Equalizer, SigmoidCore, calibrate, convert, prepare
+from sigmoidcore import MLP, Equalizer, SigmoidCore, prepare
 
 pytestmark = pytest.mark.integration
 on_ranks = TwoProcesses()
@@ -95,30 +95,6 @@ def test_two_processes_change_the_same_slopes_as_one_process_with_the_joined_bat
         assert a["log_sizes"] == pytest.approx(b["log_sizes"], abs=1e-4)
     assert sum(sample["slopes"] for sample in alone["samples"]) > 0
     assert sum(sample["neurons"] for sample in alone["samples"]) >= 6 * (model == {})
-
-
-@on_ranks
-def norms(rank: int | None) -> dict[str, Any]:
-    """In the place of a norm alone, with inputs that are larger on rank 1."""
-    torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 3))
-    convert(model, norms=True)
-    model = model.double()
-    calibrate(model, 0.01 * batch(0, None)[0])
-    with torch.no_grad():
-        factors = torch.tensor([1.0, 9.0]).repeat_interleave(ROWS)[rows_of(rank)]
-    with Equalizer(model, optimizer := idle(), every=1) as equalizer:
-        for step in range(5):
-            model(batch(step, rank)[0] * factors[:, None]).square().mean().backward()
-            optimizer.step()
-    return {"slope": float(model[1].core.slope), "norms": [sample.norms for sample in equalizer.history]}
-
-
-def test_in_the_place_of_a_norm_alpha_follows_the_size_over_both_ranks(ranks: Any) -> None:
-    first, second = ranks(norms)
-    assert first == second
-    assert first["slope"] == pytest.approx(norms(None)["slope"], rel=1e-6)
-    assert first["norms"] == [1] * 5
 
 
 @on_ranks

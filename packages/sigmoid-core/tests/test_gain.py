@@ -21,7 +21,6 @@ from sigmoidcore.gain import (
     slope_for_floor,
     slope_for_gain,
     tangential_weights,
-    tanh_size,
 )
 from unstuck.observation import norms, root_mean_square, row_norms, spread
 
@@ -343,10 +342,3 @@ def test_nothing_is_non_finite_from_1e_minus_30_to_1e30(scale, dtype, batch):
         tangential_weights(x),
     ):
         assert bool(torch.isfinite(result).all())
-
-
-@pytest.mark.parametrize("level", [0.01, 0.5, 1.0, 3.0, 30.0])
-def test_the_size_of_a_tanh_is_that_of_quadrature(level):
-    density = lambda g: math.tanh(level * g) ** 2 * math.exp(-g * g / 2) / math.sqrt(2 * math.pi)  # noqa: E731
-    square = 2 * (quad(density, 0, min(10, 1 / level), epsabs=1e-14)[0] + quad(density, min(10, 1 / level), 10)[0])
-    assert tanh_size(level) == pytest.approx(math.sqrt(square), rel=1e-6)

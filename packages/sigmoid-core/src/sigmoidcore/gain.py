@@ -47,21 +47,6 @@ def mean_relative_slope(z: Tensor) -> Tensor:
     return relative_slope(z).flatten(0, -2).mean(0)
 
 
-def tanh_size(level: float) -> float:
-    """RMS of tanh(u g) for a standard normal g: the size of the output of a tanh at saturation level u.
-
-    u (1 - u^2) for small u, 1 for large u. By the trapezoidal rule, which converges exponentially for smooth functions
-    that vanish at the ends.
-
-    Example:
-        >>> f"{tanh_size(0.5):.4f}"
-        '0.4166'
-    """
-    g = torch.linspace(-10, 10, 2001, dtype=torch.float64)
-    density = torch.exp(-g.square() / 2)
-    return math.sqrt(float((torch.tanh(level * g).square() * density).sum() / density.sum()))
-
-
 def gradient_size(gradient: Tensor, samples: int | None = None) -> Tensor:
     """Gradient size g: root mean square over the batch of the L2 norm, per sample, of d loss / d x.
 

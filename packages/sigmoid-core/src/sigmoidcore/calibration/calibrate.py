@@ -100,8 +100,6 @@ def calibrate(
         targets: with `loss_fn(outputs, targets)`, level the profile of that loss instead of random cotangents.
         loss_fn: gives a scalar; use it when the loss weighs the outputs unevenly.
         saturation: saturation level u (standard deviation of z) of the first core. None: its slope makes the gain 1.
-            In the place of norms (`convert(norms=True)`): level u = alpha rms(x) of every core, None: 0.5, or the level
-            it has; their gain is set so that the output has the size that the norm gave it.
 
     Returns:
         A frozen, printable report.

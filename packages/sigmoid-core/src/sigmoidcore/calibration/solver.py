@@ -14,7 +14,6 @@ from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights
-from sigmoidcore.nn.bounded_norm import LEVEL, BoundedNorm, bounded_norms
 from sigmoidcore.observation.graph import Segments
 from sigmoidcore.observation.profile import watched_layers
 from unstuck.observation import NONE, Inputs, LayerObserver, backward_pass, bare, floating_tensors, run
@@ -33,12 +32,11 @@ class Solution:
     sources: dict[str, list[str]] = field(default_factory=dict)  # the cores that feed each core
     fixed: set[str] = field(default_factory=set)  # cores whose slope a saturation level has fixed
     normalised: set[str] = field(default_factory=set)  # cores behind a normalisation
-    bounded: set[str] = field(default_factory=set)  # cores in the place of a normalisation
 
     @property
     def by_level(self) -> set[str]:
         """Cores whose slope a saturation level sets, not a gain."""
-        return self.fixed | self.normalised | self.bounded
+        return self.fixed | self.normalised
 
 
 class Solver(LayerObserver):
@@ -54,7 +52,6 @@ class Solver(LayerObserver):
     ) -> None:
         super().__init__(watched_layers(model))
         self._model = model
-        self._norms = bounded_norms(model)
         self._saturation = saturation
         self._note = note
         self._segments = Segments()
@@ -80,9 +77,7 @@ class Solver(LayerObserver):
                 f"core '{name}' runs again in an activation checkpoint, whose two passes must be alike: switch "
                 "checkpoints off while slopes are set"
             )
-        if name in self._norms:
-            self._solve_norm(name, self._norms[name], x)
-        elif isinstance(layer, SigmoidCore):
+        if isinstance(layer, SigmoidCore):
             return self._solve_core(name, layer, x)
         else:
             self._solve_recurrent(name, layer, x)
@@ -105,19 +100,6 @@ class Solver(LayerObserver):
             notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
         for note in notes:
             self._note(f"layer '{name}': {note}")
-
-    def _solve_norm(self, name: str, place: BoundedNorm, x: Tensor) -> None:
-        """alpha = u / rms(x) in the place of a normalisation, whose gain no slope changes."""
-        if not bool(torch.isfinite(x).all()):
-            raise _not_finite(name, x)
-        level = self._saturation or float(place.level) or LEVEL
-        self._solution.sources[name] = self._segments.behind(x)[1]
-        self._solution.bounded.add(name)
-        fitted = place.fit(bare(x), level)
-        if not fitted:
-            self._note(f"everything that reaches core '{name}' is 0: its slope stays")
-        self._solution.slopes[name] = float(place.core.alpha)
-        self._solution.levels[name] = level if fitted else 0.0
 
     @torch.no_grad()
     def _solve_core(self, name: str, core: SigmoidCore, x: Tensor) -> Tensor:

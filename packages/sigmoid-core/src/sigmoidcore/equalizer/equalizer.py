@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -15,10 +15,8 @@ from sigmoidcore.equalizer.alarm import Alarm
 from sigmoidcore.equalizer.cadence import Cadence
 from sigmoidcore.equalizer.layer_rule import LayerRule
 from sigmoidcore.equalizer.neuron_rule import NeuronRule
-from sigmoidcore.equalizer.norm_rule import NormRule
 from sigmoidcore.equalizer.recovery_rule import RecoveryRule
 from sigmoidcore.equalizer.sample import Sample
-from sigmoidcore.nn.bounded_norm import bounded_norms
 from sigmoidcore.observation.gradients import CorePass, GradientObserver, gradient_sizes, relative_slopes
 from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.profile import watched_layers
@@ -44,13 +42,11 @@ class Equalizer:
     - **Neuron rule** (the article's step 4): saturated neurons, whose mean relative slope over the batch is below
       `floor`, get the batch mean of their preactivation as shift, and a lower slope if they are still saturated; after
       the first sample, only if half of a layer is saturated in two samples in a row.
-    - **Norm rule**, in the place of norms (`convert(norms=True)`): if alpha rms(x) leaves the band around the level
-      that `calibrate` set, else that of the first sample, alpha goes a tenth of the way back in each sample.
     - **Recovery rule**, with `every="auto"` in one process: if a few gradients are suddenly others for two steps,
       because weights or inputs were changed, each core that reads something else gets the shift and slope that make up
       for it.
 
-    Losses that contain derivatives (docs/physics.md) disable all but the norm rule. If more than 1 % of all neurons
+    Losses that contain derivatives (docs/physics.md) disable all of them. If more than 1 % of all neurons
     were opened, the step's gradients are dropped (set to None): they were computed before the change, and Adam would
     remember their size for long. docs/method.md has the formulas, the exceptions and the reasons.
 
@@ -118,8 +114,7 @@ class Equalizer:
         self._floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
-        self._places = bounded_norms(model)
-        self._cores = _cores_of(model, self._places)
+        self._cores = _cores_of(model)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
@@ -130,10 +125,9 @@ class Equalizer:
         self._compared = False
         self._layer_rule = LayerRule(self._cores, tolerance)
         self._neuron_rule = NeuronRule(self._cores, floor)
-        self._norm_rule = NormRule(self._places, tolerance)
         self._recovery_rule = RecoveryRule(self._cores)
-        self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1 and bool(self._cores))
-        rules = self._layer_rule, self._neuron_rule, self._norm_rule, self._recovery_rule
+        self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1)
+        rules = self._layer_rule, self._neuron_rule, self._recovery_rule
         self._parts = (*rules, self._alarm, self._cadence)
         self._graph: Graph | None = None
         try:
@@ -208,13 +202,10 @@ class Equalizer:
         if self._cadence.due:
             self._recovery_rule.attach_if_waiting(self._cadence.step)  # before anything reads what a core makes
             self._observer.attach()
-            if self._places:
-                self._norm_rule.attach()
 
     def _detach(self) -> None:
         self._observer.detach()
         self._recovery_rule.detach()
-        self._norm_rule.detach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if kwargs.get("closure", args[1] if len(args) > 1 else None) is None:  # the first argument is the optimizer
@@ -232,7 +223,6 @@ class Equalizer:
         if not self._observer.attached:
             return 0
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
-        followed = self._norm_rule.errors(self._ranks, self._device)
         recovered = self._recovery_rule.finish(self._cadence.step, self._alarm.distance)
         if recovered:
             self._alarm.trust()
@@ -248,7 +238,7 @@ class Equalizer:
         if not self._compared:
             _check_same(self._all_cores(), self._ranks)
             self._compared = True
-        return self._look(passes, differentiated, ends, followed, recovered)
+        return self._look(passes, differentiated, ends, recovered)
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -272,7 +262,7 @@ class Equalizer:
         return self._all_cores()[0].shift.device
 
     def _all_cores(self) -> list[SigmoidCore]:
-        return [*self._cores.values(), *(place.core for place in self._places.values())]
+        return list(self._cores.values())
 
     @torch.no_grad()
     def _look(
@@ -280,19 +270,17 @@ class Equalizer:
         passes: dict[str, list[CorePass]],
         differentiated: bool,
         ends: list[Node],
-        followed: Tensor,
         recovered: int | None,
     ) -> int:
         """Take a sample and apply all rules; returns the number of neurons opened.
 
         Layer and neuron rule do not apply if the loss of any rank contains derivatives, nor after an alarm, when
-        `recovered` is not None: one unusual gradient must not move slopes. `ends` are the nodes of the model's outputs,
-        `followed` the errors of the norm rule.
+        `recovered` is not None: one unusual gradient must not move slopes. `ends` are the nodes of the model's outputs.
         """
         sizes = self._profile(passes)
         logs = sizes.log()
         errors, neurons, moved, relative = self._errors(logs), 0, [], None
-        guides = recovered is None and bool(passes) and bool(torch.isfinite(sizes).all())
+        guides = recovered is None and bool(torch.isfinite(sizes).all())
         if self._ranks.all(not differentiated, self._device) and guides:
             rows = (sum(p.rows for p in of_core) for of_core in passes.values())
             relative = self._ranks.means(relative_slopes(passes.values(), self._device), list(rows))
@@ -303,8 +291,6 @@ class Equalizer:
             if self._graph is not None:
                 trunk = {name: relative[i] for i, name in enumerate(passes) if i in self._graph.trunk and shut}
                 neurons = self._neuron_rule.open(passes, trunk, self._ranks, first=not self.history)
-        norms = self._norm_rule.follow(followed) if bool(torch.isfinite(followed).all()) else 0
-        errors = torch.cat([errors, followed])
         if self._neuron_rule.waits and not neurons:
             self._cadence.repeat()
         elif bool(torch.isfinite(errors).all()) and not self._stale(neurons):
@@ -315,7 +301,7 @@ class Equalizer:
                 judged = bool(enough[list(self._graph.trunk)].all())
                 if judged:
                     moved = self._layer_rule.level(own, relative, self._graph, enough)
-            corrected = neurons + norms > 0 or max(moved, default=0.0) > MUCH
+            corrected = neurons > 0 or max(moved, default=0.0) > MUCH
             if self._alarm.on and relative is not None and not (neurons or moved):
                 self._recovery_rule.remember(passes, self._cadence.step)
             self._cadence.advance(errors, corrected=corrected, judged=judged)
@@ -324,28 +310,24 @@ class Equalizer:
         if neurons or moved:
             self._recovery_rule.expire()
         thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()
-        changes = len(moved), neurons, norms, recovered or 0
-        self.history.append(Sample(self._cadence.step, spread(sizes) if passes else 1.0, tuple(thin), *changes))
+        changes = len(moved), neurons, recovered or 0
+        self.history.append(Sample(self._cadence.step, spread(sizes), tuple(thin), *changes))
         for sink in self._sinks:
             sink(self.history[-1])
         return neurons
 
     def _profile(self, passes: dict[str, list[CorePass]]) -> Tensor:
         """Gradient sizes of the cores over all ranks, [cores]."""
-        if not passes:
-            return torch.zeros(0, dtype=torch.float64)
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
         return sizes if self._scaler is None else sizes / self._scaler.get_scale()
 
     def _stale(self, opened: int) -> bool:
         """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""
-        return opened > STALE * sum(self._neurons[: len(self._cores)])
+        return opened > STALE * sum(self._neurons)
 
     def _errors(self, logs: Tensor) -> Tensor:
         """Logarithms of the profile over its median; 0 on side branches."""
-        if not len(logs):
-            return logs
         side = torch.zeros(len(logs), dtype=torch.bool)
         side[[] if self._graph is None else list(self._graph.side)] = True
         return torch.where(side, 0.0, logs - (logs if bool(side.all()) else logs[~side]).median())
@@ -365,11 +347,10 @@ def _check_arguments(optimizer: Any, every: Any, tolerance: Any, floor: Any) -> 
         raise ValueError(f"floor must be between 0 and 1, got {floor!r}; 0.05 is the usual choice")
 
 
-def _cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, SigmoidCore]:
-    """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
-    watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
-    cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
-    if not cores and not places:
+def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
+    """The cores of a model whose gradients the Equalizer reads."""
+    cores = {name: layer for name, layer in watched_layers(model).items() if isinstance(layer, SigmoidCore)}
+    if not cores:
         raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
     sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
     if sharded is not None:

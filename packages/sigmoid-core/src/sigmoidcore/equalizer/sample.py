@@ -13,7 +13,6 @@ class Sample:
         log_sizes: natural logarithms of the profile, thinned to at most 64 layers, input to loss.
         slopes: layers whose slope was changed by the layer rule.
         neurons: saturated neurons whose shift or slope was changed by the neuron rule.
-        norms: places of normalisations whose alpha was changed by the norm rule.
         recovered: cores whose slope and shift were restored by the recovery rule.
     """
 
@@ -22,5 +21,4 @@ class Sample:
     log_sizes: tuple[float, ...]
     slopes: int
     neurons: int
-    norms: int = 0
     recovered: int = 0
