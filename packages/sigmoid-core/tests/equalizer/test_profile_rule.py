@@ -1,4 +1,4 @@
-"""The layer rule: which slopes change and by how much, in chains, in graphs and beside products."""
+"""Slopes that follow the profile: which change and by how much, in chains, in graphs and beside products."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from support.labelled import Labelled
 from torch import nn
 
 from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, calibrate, gradient_profile, prepare
-from sigmoidcore.equalizer.layer_rule import LayerRule
+from sigmoidcore.equalizer.profile_rule import ProfileRule
 from sigmoidcore.observation.graph import Graph
 
 
@@ -77,7 +77,7 @@ def test_a_slope_changes_by_2_at_most_and_the_profile_comes_back_to_the_band(mod
 
 
 @pytest.mark.parametrize("stacked", [True, False])
-def test_the_layer_rule_rests_on_steps_whose_loss_contains_derivatives(model, batch, stacked):
+def test_the_exception_rests_on_steps_whose_loss_contains_derivatives(model, batch, stacked):
     cores(model)[3].slope.mul_(20.0)
     before, optimizer = slopes(model), idle()
     network = model if stacked else nn.Sequential(*model.children())
@@ -105,7 +105,7 @@ def in_forward_mode(model, x):
 
 
 @pytest.mark.parametrize("derivatives", [by_jacrev, in_forward_mode])
-def test_the_layer_rule_rests_where_a_transform_or_forward_mode_has_taken_derivatives(model, batch, derivatives):
+def test_the_exception_rests_where_a_transform_or_forward_mode_has_taken_derivatives(model, batch, derivatives):
     cores(model)[3].slope.mul_(20.0)
     before, optimizer = slopes(model), idle()
     with Equalizer(model, optimizer, every=1, floor=1e-9) as equalizer:
@@ -268,21 +268,16 @@ def test_a_side_branch_that_ends_in_a_product_is_left_alone_and_the_trunk_around
     assert changed == 2 or bool((model.cores[0].slope > before[0]).all())
 
 
-def test_ten_changes_that_bring_no_gradient_nearer_to_level_are_undone_with_one_warning(model):
+def test_ten_changes_that_bring_no_gradient_nearer_to_level_are_undone(model):
     before = slopes(model)
-    rule = LayerRule({f"core {i}": core for i, core in enumerate(cores(model))}, 2.0)
+    rule = ProfileRule(cores(model), 2.0)
     graph = Graph(set(range(DEPTH)), set(), [[i] for i in range(1, DEPTH)] + [[]], set())
     errors = torch.zeros(DEPTH, dtype=torch.float64)
     errors[2] = 3.0
     relative, enough = [torch.ones(16)] * DEPTH, torch.ones(DEPTH, dtype=torch.bool)
-    moved = [len(rule.level(errors, relative, graph, enough)) for _ in range(10)]
-    assert moved == [2] * 10
-    assert not torch.equal(slopes(model), before)
-    with pytest.warns(RuntimeWarning, match="gives core 'core 1' its old slope back") as record:
-        assert rule.level(errors, relative, graph, enough) == []
-    assert len(record) == 1
+    assert [len(rule.follow(errors, relative, graph, enough)) for _ in range(11)] == [2] * 11
     torch.testing.assert_close(slopes(model), before)
-    assert rule.level(errors, relative, graph, enough) == []
+    assert rule.follow(errors, relative, graph, enough) == []
 
 
 @pytest.mark.parametrize("steps", [1, 4], ids=["one batch", "accumulated"])
@@ -306,12 +301,3 @@ def test_a_gradient_that_fewer_than_eight_samples_make_moves_no_slope(model, bat
     assert few.slopes == 0
     assert_same(model, before)
     assert train(list(range(48))).slopes > 0
-
-
-def test_after_a_profile_of_too_few_samples_the_automatic_cadence_waits_twice_as_long(model, batch):
-    cores(model)[2].slope.mul_(1 / 20)
-    optimizer = idle()
-    with Equalizer(model, optimizer) as equalizer:
-        for _ in range(40):
-            step(model, optimizer, (batch[0][:4], batch[1][:4]))
-    assert [sample.step for sample in equalizer.history] == [0, 2, 6, 14, 30]
