@@ -48,9 +48,9 @@ def test_the_equalizer_makes_the_same_changes_in_both(model, every, calls):
     batches = torch.randn(12, 20, 5, generator=torch.Generator().manual_seed(2)).to(model[0].weight.dtype)
     plain = by_modules(model)
     mine, slopes = trained(model, batches, every=every)
-    assert len(calls) == len(batches)  # the sampled steps, too
+    assert len(calls) == len(batches) - 1  # the sampled steps, too, but not the one that sets back
     theirs, expected = trained(plain, batches, every=every)
-    assert len(calls) == len(batches)
+    assert len(calls) == len(batches) - 1
     tolerance = 1e-3 if slopes.dtype == torch.float32 else 1e-9
     torch.testing.assert_close(slopes, expected, rtol=tolerance, atol=0)
     assert [(s.step, s.neurons) for s in mine] == [(s.step, s.neurons) for s in theirs]

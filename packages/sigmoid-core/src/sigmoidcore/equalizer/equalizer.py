@@ -22,7 +22,7 @@ from sigmoidcore.observation.gradients import (
     gradient_sizes,
     relative_slopes,
 )
-from sigmoidcore.observation.graph import Graph, find_graph
+from sigmoidcore.observation.graph import Trunk, find_trunk
 from sigmoidcore.observation.profile import watched_layers
 from unstuck.language.warning import warn
 from unstuck.observation import Ranks, check_model, checked_sinks, spread, uncompiled
@@ -130,7 +130,7 @@ class Equalizer:
         self._profile_rule = ProfileRule(list(self._cores.values()), tolerance)
         self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1)
         self._parts = self._level_rule, self._profile_rule, self._alarm
-        self._graph: Graph | None = None
+        self._trunk: Trunk | None = None
         try:
             self._hooks = [
                 optimizer.register_step_pre_hook(uncompiled(self._before_step)),
@@ -233,8 +233,8 @@ class Equalizer:
             return False
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
         changes = self._level_rule.finish(self._step, self._alarm.distance)
-        recovered, neurons, undone = changes or (0, 0, False)
-        if recovered:
+        undone = changes is not None and changes[2]
+        if changes and changes[0]:
             self._alarm.trust()
         self._detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
@@ -248,7 +248,7 @@ class Equalizer:
         if not self._compared:
             _check_same(list(self._cores.values()), self._ranks)
             self._compared = True
-        return self._look(passes, differentiated, ends, changes is not None, recovered, neurons) or undone
+        return self._look(passes, differentiated, ends, changes) or undone
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -277,36 +277,37 @@ class Equalizer:
         passes: dict[str, list[CorePass]],
         differentiated: bool,
         ends: list[Node],
-        set_back: bool,
-        recovered: int,
-        neurons: int,
+        changes: tuple[int, int, bool] | None,
     ) -> bool:
         """Take a sample; returns whether so much is saturated at the first one that its gradients are useless.
 
-        Nothing moves if the loss of any rank contains derivatives, nor on a step that sets back. `ends` are the nodes
-        of the model's outputs.
+        Nothing moves if the loss of any rank contains derivatives, nor on a step that has set back (with `changes`).
+        `ends` are the nodes of the model's outputs.
         """
         sizes = self._profile(passes)
-        logs = sizes.log()
-        errors, moved, shut = self._errors(logs), [], 0
-        finite = bool(torch.isfinite(sizes).all())
-        if self._ranks.all(not differentiated, self._device) and finite and not set_back:
+        logs, finite = sizes.log(), bool(torch.isfinite(sizes).all())
+        (recovered, neurons, _), moved, shut = changes or (0, 0, False), [], 0
+        if self._ranks.all(not differentiated, self._device) and finite and changes is None:
             rows = (sum(p.rows for p in of_core) for of_core in passes.values())
             relative = self._ranks.means(relative_slopes(passes.values(), self._device), list(rows))
             closed = torch.cat(relative) < self._floor  # one look at the device, not one for every core
-            if self._graph is None and (bool(closed.any()) or bool(self._profile_rule.excess(errors).any())):
-                self._graph = find_graph(passes, ends)
-                errors = self._errors(logs)
-            shut = self._expect_saturated(list(passes), closed)
-            if self._graph is not None and not shut and bool(torch.isfinite(errors).all()):
-                moved = self._profile_rule.follow(errors, relative, self._graph, self._enough(errors, passes, sizes))
+            unlike = bool(self._profile_rule.excess(logs).any())
+            if self._trunk is None and (unlike or bool(closed.any())):
+                self._trunk = find_trunk(passes, ends)
+            if self._trunk is not None and bool(closed.any()):
+                shut = self._expect_saturated(list(passes), closed, self._trunk)
+            if self._trunk is not None and unlike and not shut and bool(torch.isfinite(logs).all()):
+                moments = gradient_moments(passes.values(), sizes, self._device)
+                squares, fourth = self._ranks.total(moments, self._device)
+                enough = squares.square() >= ENOUGH * fourth
+                moved = self._profile_rule.follow(logs, relative, self._trunk, enough)
             if moved:
                 self._level_rule.expire()
             elif not shut:
                 self._level_rule.remember(passes, self._step)
         if self._every != "auto":
             self._interval = self._every
-        elif neurons or not bool(torch.isfinite(errors).all()) or max(moved, default=0.0) > MUCH:
+        elif neurons or not bool(torch.isfinite(logs).all()) or max(moved, default=0.0) > MUCH:
             self._interval = 1
         else:
             self._interval = min(LONGEST, GROWTH * self._interval)
@@ -319,37 +320,19 @@ class Equalizer:
             sink(self.history[-1])
         return first and shut > STALE * sum(self._neurons)
 
-    def _expect_saturated(self, names: list[str], closed: Tensor) -> int:
+    def _expect_saturated(self, names: list[str], closed: Tensor, trunk: Trunk) -> int:
         """Expect the cores of the trunk that have saturated neurons, enough of them; returns the number of these."""
-        if self._graph is None or not bool(closed.any()):
-            return 0
         share = MOST_SHUT if self.history else 0.0
         counts = [int(part.sum()) for part in torch.split(closed, self._neurons)]
-        shut = {n: count for i, (n, count) in enumerate(zip(names, counts, strict=True)) if i in self._graph.trunk}
-        sizes = dict(zip(names, self._neurons, strict=True))
-        found = {name: count for name, count in shut.items() if count and count >= share * sizes[name]}
+        found = {names[i]: counts[i] for i in trunk.cores if counts[i] > 0 and counts[i] >= share * self._neurons[i]}
         self._level_rule.expect(found, share)
         return sum(found.values())
-
-    def _enough(self, errors: Tensor, passes: dict[str, list[CorePass]], sizes: Tensor) -> Tensor:
-        """Whether enough samples, of all ranks, make the gradient of each core: bool, [cores]; True inside the band."""
-        if not bool(self._profile_rule.excess(errors).any()):
-            return torch.ones(len(errors), dtype=torch.bool)
-        squares, fourth = self._ranks.total(gradient_moments(passes.values(), sizes, self._device), self._device)
-        enough: Tensor = squares.square() >= ENOUGH * fourth
-        return enough
 
     def _profile(self, passes: dict[str, list[CorePass]]) -> Tensor:
         """Gradient sizes of the cores over all ranks, [cores]."""
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
         return sizes if self._scaler is None else sizes / self._scaler.get_scale()
-
-    def _errors(self, logs: Tensor) -> Tensor:
-        """Logarithms of the profile over its median; 0 on side branches."""
-        side = torch.zeros(len(logs), dtype=torch.bool)
-        side[[] if self._graph is None else list(self._graph.side)] = True
-        return torch.where(side, 0.0, logs - (logs if bool(side.all()) else logs[~side]).median())
 
 
 def _check_arguments(optimizer: Any, every: Any, tolerance: Any, floor: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.observation.graph import Graph
+from sigmoidcore.observation.graph import Trunk
 
 STEEPER = 0.5  # a slope is raised only if the mean relative slope of its layer is at least this
 FULL, LEAST = math.log(20), 0.1
@@ -21,27 +21,27 @@ TRIES = 10  # changes of a slope after which the gradient must be nearer to leve
 
 
 class ProfileRule:
-    """Changes the slopes of cores whose gradient differs from that of the cores that they feed; see `Equalizer`."""
+    """Changes the slopes of cores of the trunk whose gradient is not that of the next core; see `Equalizer`."""
 
     def __init__(self, cores: Sequence[SigmoidCore], tolerance: float) -> None:
         self._cores, self._band = list(cores), math.log(tolerance)
         self._trials: dict[int, list[float]] = {}  # by core: difference before its changes, their sum, their number
 
-    def excess(self, errors: Tensor) -> Tensor:
-        """What exceeds the band, [cores]; 0 inside. `errors` are the logarithms of the profile over its median."""
+    def excess(self, logs: Tensor) -> Tensor:
+        """What exceeds the band around the median of the logarithms of a profile; 0 inside."""
+        errors = logs - logs.median()
         return errors.sign() * (errors.abs() - self._band).clamp_min(0)
 
-    def follow(self, errors: Tensor, relative: Sequence[Tensor], graph: Graph, enough: Tensor) -> list[float]:
+    def follow(self, logs: Tensor, relative: Sequence[Tensor], trunk: Trunk, enough: Tensor) -> list[float]:
         """Change slopes; returns the size of each change. `relative`: mean relative slopes of the neurons of each core.
 
-        A core should have the error of the cores behind it: of several the root mean square, because gradients of
-        branches add up in their squares. A slope whose changes do not help goes back and rests (an infinite number).
+        The last core keeps its slope, and those whose gradient too few samples make. A slope whose changes do not help
+        goes back and rests (an infinite number of changes).
         """
-        wanted = errors.clone()
-        for i, behind in enumerate(graph.behind):
-            if behind:
-                wanted[i] = (torch.logsumexp(2 * errors[behind], 0) - math.log(len(behind))) / 2
-        difference = self.excess(errors) - self.excess(wanted)
+        difference = torch.zeros_like(logs)
+        if len(trunk.cores) > 1:
+            excess = self.excess(logs[trunk.cores])
+            difference[trunk.cores[:-1]] = excess[:-1] - excess[1:]
         change = (difference * (difference / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
         self._trials = {i: t for i, t in self._trials.items() if change[i] != 0 or t[2] == math.inf}
         moved = []
@@ -50,7 +50,7 @@ class ProfileRule:
             trial = self._trials.setdefault(i, [far, 0.0, 0.0])
             if TRIES <= trial[2] < math.inf and far >= max(trial[0], self._band):
                 by, trial[2] = -trial[1], math.inf
-            elif trial[2] == math.inf or not (is_open if by > 0 else not (is_open and i in graph.normalised)):
+            elif trial[2] == math.inf or i in trunk.normalised or (by > 0 and not is_open):
                 continue
             trial[1:] = trial[1] + by, trial[2] + 1
             self._cores[i].set_slope(self._cores[i].alpha * math.exp(by))
