@@ -25,9 +25,9 @@ def build():
     torch.manual_seed(1)
     model = MLP(8, 16, 5, 3)
     prepare(model, torch.randn(100, 8))
-    model[5].slope.mul_(6.0)  # for the layer rule
+    model[5].slope.mul_(6.0)  # to follow the profile
     with torch.no_grad():
-        model[6].bias[:3] += 12 / model[7].slope[:3]  # for the neuron rule
+        model[6].bias[:3] += 12 / model[7].slope[:3]  # to be set back
     return model
 
 
