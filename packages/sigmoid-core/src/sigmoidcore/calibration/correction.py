@@ -26,12 +26,6 @@ def free_spread(profile: Profile, solution: Solution) -> float:
     return spread(profile.sizes[free]) if free else 1.0
 
 
-def can_correct(profile: Profile, solution: Solution) -> bool:
-    """Whether the profile is finite and not level enough yet."""
-    some = any(name in solution.layers for name in profile.names)
-    return some and LEVEL_ENOUGH < free_spread(profile, solution) < math.inf
-
-
 def corrected_gains(log_gains: Mapping[str, float], profile: Profile, solution: Solution) -> dict[str, float]:
     """The logarithm of the gain that would have given each core the gradient size of the cores that it feeds.
 

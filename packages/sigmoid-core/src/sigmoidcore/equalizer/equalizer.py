@@ -41,35 +41,30 @@ PATIENCE = 10  # sampled steps in a row without a gradient, after which a warnin
 class Equalizer:
     """Keeps cores at their level, and the gradient at the same size in every layer, while a model trains.
 
-    It attaches itself to the optimizer's step and needs no other call. On a sampled step it reads the gradients of that
-    step (nothing is computed twice). There is one rule: **a core or a neuron that has left its band gets the shift and
-    slope with which it is back at its level.** It does so in a forward pass, core by core in the order of the signal.
+    It attaches itself to the optimizer's step and needs no other call. There is one rule: **a core or a neuron that has
+    left its band gets the shift and slope with which it is back at its level**, in a forward pass, before it runs.
 
-    - **An accident**: the gradients are suddenly others for two steps, because weights, slopes or inputs were changed.
-      In the next step each core whose z has another size or other means than before is set back at once. If the
-      gradients do not come back, this is undone. It needs `every="auto"` and one process.
+    - **An accident**: the gradients are suddenly others for two steps, because weights or inputs were changed. In the
+      next step each core whose z has another size or other means than before is set back. If the gradients do not come
+      back, this is undone. It needs `every="auto"` and one process.
     - **Saturated neurons** (the article's step 4), whose mean relative slope is below `floor`: at the first sample, and
       later where half of a layer is saturated, they are set back if they are saturated in the next step, too.
     - The exception, for slopes that were wrong from the start: where the gradient leaves the band, +-`tolerance` around
       its median, slopes follow the profile, at most by 2 a sample.
 
-    Losses that contain derivatives (docs/physics.md) disable the last two. docs/method.md has the formulas, the
-    exceptions and the reasons.
+    Losses that contain derivatives (docs/physics.md) disable it. docs/method.md has the formulas and the reasons.
 
-    A step that is not sampled costs four norms: hooks are in place on sampled steps only. Gradients of several backward
-    passes before one step (accumulation) are joined. Clipping and steps that a gradient scaler skips do no harm. A
-    profile that is not finite is recorded and never moves a slope. With `torch.compile`, sampled steps run uncompiled
-    and all others compiled; nothing is compiled again. Across the ranks of `torch.distributed` the statistics are
-    summed first: all ranks make the same changes.
+    A step that is not sampled costs four norms: hooks are in place on sampled steps only. Accumulation, clipping and
+    steps that a gradient scaler skips do no harm. With `torch.compile`, sampled steps run uncompiled and nothing is
+    compiled again. Across the ranks of `torch.distributed` statistics are summed first: all make the same changes.
 
     Args:
         model: a model with `SigmoidCore` modules.
         optimizer: its optimizer.
-        every: "auto" or a number of steps. Auto samples soon after a change, then at intervals that grow to 100 steps.
+        every: "auto" (at once after a change, else every 100 steps) or a number of steps.
         tolerance: half width of the band of the profile, a factor above 1.
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
-        scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients. The changes do not
-            depend on it: the factor is the same in every layer.
+        scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients.
         process_group: the ranks that train this model together; default: all, if `torch.distributed` is initialized.
         sinks: called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
 
@@ -77,8 +72,7 @@ class Equalizer:
         history: the last 10,000 samples, each a `Sample`.
 
     Raises:
-        TypeError: not an nn.Module, not a torch.optim.Optimizer, an optimizer that cannot have hooks because it wraps
-            another one, or a sink that is not a function of one argument.
+        TypeError: not an nn.Module, not a torch.optim.Optimizer but one's wrapper, or a sink that is not a function.
         ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
             does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
             on all ranks.

@@ -80,12 +80,9 @@ class LevelRule(LayerObserver):
         if step >= self._due and not self.rests:
             first = [of_core[0] for of_core in passes.values()]
             samples = self._ranks.total(torch.tensor([one.samples for one in first]), first[0].core.shift.device)
-            enough = [
-                (n, one) for n, one, count in zip(passes, first, samples.tolist(), strict=True) if count >= FEWEST
-            ]
-            if enough:  # else the last batch of an epoch
+            if int(samples.min()) >= FEWEST:  # else the last batch of an epoch
                 self._due = min(3 * step + 20, step + 200)
-                self._levels = {name: self._level(one.core, one.x)[1] for name, one in enough}
+                self._levels = {name: self._level(one.core, one.x)[1] for name, one in zip(passes, first, strict=True)}
 
     def expire(self) -> None:
         """Remember again at the next sample: slopes or shifts are others now."""
@@ -134,10 +131,9 @@ class LevelRule(LayerObserver):
                     "shifts with which the network computes what it did. Weights or inputs have most likely been "
                     "changed; later changes of this kind are in `history` only"
                 )
-        if self._opened:
-            self._levels = {}
-            self.expire()
-        return len(undo) if not self._opened else 0, self._opened, False
+        if self._opened:  # their levels are not what the others have read
+            self._levels, self._due = {}, FIRST
+        return len(undo) if sudden else 0, self._opened, False
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """Set a core back before it runs, in the first forward pass that trains."""
@@ -196,27 +192,19 @@ class LevelRule(LayerObserver):
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and names, and for each core a pair of tensors."""
-        levels = {name: [part.cpu().clone() for part in level] for name, level in self._levels.items()}
-        former = {name: [part.cpu().clone() for part in pair] for name, pair in self._former.items()}
+        levels, former = ({n: [p.cpu().clone() for p in of[n]] for n in of} for of in (self._levels, self._former))
         numbers = {"due": self._due, "accidents": self._accidents, "pause": self._pause, "distance": self._distance}
         expected = {"expected": list(self._expected), "share": self._share}
         return {"levels": levels, "former": former, **numbers, **expected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        shifts = {name: core.shift.reshape(-1) for name, core in self._cores.items()}
-        for name in state["expected"]:
-            shifts[name]
-        self._levels = {
-            n: Level(m.reshape(shifts[n].shape), u.reshape(()), *(part.reshape(shifts[n].shape) for part in set_to))
-            for n, (m, u, *set_to) in state["levels"].items()
-        }
-        self._former = {
-            n: (slope.reshape(shifts[n].shape), shift.reshape(shifts[n].shape))
-            for n, (slope, shift) in state["former"].items()
-        }
+        like = {name: core.shift.reshape(-1) for name, core in self._cores.items()}
+        self._levels = {n: Level(m.reshape(like[n].shape), *rest) for n, (m, *rest) in state["levels"].items()}
+        self._former = {n: (slope, shift.reshape(like[n].shape)) for n, (slope, shift) in state["former"].items()}
         self._due, self._accidents, self._pause = (int(state[key]) for key in ("due", "accidents", "pause"))
-        self._distance, self._share, self._expected = float(state["distance"]), state["share"], list(state["expected"])
+        self._distance, self._share = float(state["distance"]), state["share"]
+        self._expected = [name for name in state["expected"] if like[name] is not None]
 
 
 def _has_left(now: Level, before: Level, trainable: bool) -> bool:
