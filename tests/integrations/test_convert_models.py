@@ -130,7 +130,7 @@ def test_every_branch_of_googlenet_with_sigmoids_becomes_cores():
     for module in model.modules():
         if type(module) is BasicConv2d:
             module.__class__ = SigmoidConv2d
-    x = torch.randn(40, 3, 64, 64)  # enough samples for the layer rule
+    x = torch.randn(40, 3, 64, 64)  # enough samples for slopes to follow the profile
     changed, report = converted_like(model.eval(), x)
     assert len(report.converted) == 57
     assert report.left == report.unseen == ()

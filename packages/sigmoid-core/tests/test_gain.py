@@ -18,10 +18,9 @@ from sigmoidcore.gain import (
     local_derivative,
     mean_relative_slope,
     relative_slope,
-    slope_for_floor,
+    set_to_level,
     slope_for_gain,
     tangential_weights,
-    tanh_size,
 )
 
 DTYPES = (torch.float32, torch.float64)
@@ -228,8 +227,6 @@ def test_of_three_slopes_that_reach_the_target_the_smallest_is_returned():
         *((lambda v=v: slope_for_gain(torch.ones(2, 2), v), f"target must be a positive finite number, got {v}")
           for v in (0.0, -1.0, math.inf, math.nan)),
         (lambda: slope_for_gain(torch.ones(0, 2)), "x is empty: give at least one sample"),
-        *((lambda v=v: slope_for_floor(torch.ones(2, 2), torch.ones(2), v), f"floor must be between 0 and 1, got {v}")
-          for v in (0.0, 1.0, -0.1, math.nan)),
     ],
 )  # fmt: skip
 def test_an_argument_out_of_range_is_an_error_that_names_it(call, message):
@@ -244,45 +241,16 @@ def test_one_preactivation_beyond_all_bounds_does_not_change_the_slope_of_the_ot
     assert numpy_gain(x.numpy(), alpha) == pytest.approx(1.0, rel=1e-5)
 
 
-def exact_mean_relative_slope(column, alpha):
-    with mp.workdps(30):
-        return sum(1 / mp.cosh(mp.mpf(alpha) * mp.mpf(float(v)) / 2) ** 2 for v in column) / len(column)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("floor", [0.01, 0.05, 0.5, 0.99])
-def test_slope_for_floor_is_where_brents_method_finds_the_mean_relative_slope_at_the_floor(floor, dtype):
-    x = torch.randn(40, 5, dtype=dtype) * torch.tensor([0.01, 1.0, 10.0, 100.0, 1e6], dtype=dtype)
-    alpha = torch.tensor([4.0, 4.0, 2.0, 1.0, 3.0], dtype=dtype)
-    found = slope_for_floor(x, alpha, floor)
-    assert (found.shape, found.dtype) == ((5,), dtype)
-    moved = 0
-    for i, old in enumerate(alpha.tolist()):
-        column = x[:, i].double().numpy()
-
-        def error(log_alpha, column=column):
-            return float(exact_mean_relative_slope(column, mp.exp(log_alpha))) - floor
-
-        if error(math.log(old)) >= 0:
-            assert float(found[i]) == old
-        else:
-            moved += 1
-            expected = math.exp(brentq(error, math.log(old) - 40, math.log(old), xtol=1e-12))
-            assert float(found[i]) == pytest.approx(expected, rel=1e-5 if dtype == torch.float32 else 1e-8, abs=0)
-    assert moved
-
-
-@given(
-    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8),
-    st.floats(-3, 3).map(lambda e: 10**e),
-    st.floats(0.01, 0.99),
-    st.sampled_from(DTYPES),
-)
-def test_slope_for_floor_is_positive_never_larger_than_alpha_and_opens_the_neuron(column, alpha, floor, dtype):
-    x, old = torch.tensor(column, dtype=dtype)[:, None], torch.tensor([alpha], dtype=dtype)
-    new = slope_for_floor(x, old, floor)
-    assert 0 < new <= old
-    assert exact_mean_relative_slope(column, float(new)) >= floor * (1 - 1e-5)
+@pytest.mark.parametrize(("mean", "level"), [(0.0, 0.5), (-2.0, 1.0), (30.0, 1e-3)])
+def test_a_preactivation_that_is_set_to_a_level_has_its_mean_and_size(mean, level, dtype):
+    x = torch.randn(400, 3, dtype=dtype) * torch.tensor([0.1, 1.0, 50.0], dtype=dtype) + torch.tensor([1.0, -5.0, 9.0])
+    columns = x.double().numpy().T
+    size = torch.tensor([column.std() for column in columns], dtype=dtype)
+    slope, shift = set_to_level(x.mean(0), size, mean, level)
+    for column, a, s in zip(columns, slope.tolist(), shift.tolist(), strict=True):
+        z = a * (column - s)
+        assert (z.mean(), z.std()) == pytest.approx((mean, level), rel=1e-3, abs=1e-5)
 
 
 @settings(max_examples=30)
@@ -298,10 +266,3 @@ def test_nothing_is_non_finite_from_1e_minus_30_to_1e30(scale, dtype, batch):
         tangential_weights(x),
     ):
         assert bool(torch.isfinite(result).all())
-
-
-@pytest.mark.parametrize("level", [0.01, 0.5, 1.0, 3.0, 30.0])
-def test_the_size_of_a_tanh_is_that_of_quadrature(level):
-    density = lambda g: math.tanh(level * g) ** 2 * math.exp(-g * g / 2) / math.sqrt(2 * math.pi)  # noqa: E731
-    square = 2 * (quad(density, 0, min(10, 1 / level), epsabs=1e-14)[0] + quad(density, min(10, 1 / level), 10)[0])
-    assert tanh_size(level) == pytest.approx(math.sqrt(square), rel=1e-6)

@@ -128,7 +128,7 @@ def test_a_closure_is_sampled_by_its_last_backward_pass(model, batch):
         calls.append(snapshot(model))
         return loss
 
-    with Equalizer(model, optimizer, tolerance=NEVER) as equalizer:
+    with Equalizer(model, optimizer, every=1, tolerance=NEVER) as equalizer:
         for _ in range(2):
             optimizer.step(closure)
     assert [s.step for s in equalizer.history] == [0, 1]

@@ -11,7 +11,6 @@ from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
 from sigmoidcore.conversion.activations import WITH_MEAN, function_of
 from sigmoidcore.conversion.eligibility import Names, Selection, judge, select
-from sigmoidcore.conversion.norms import NORM, bounded, norm_sites, without_nested_tensors
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
@@ -27,7 +26,6 @@ def convert(
     include: Names = None,
     exclude: Names = None,
     centered: bool = False,
-    norms: bool = False,
 ) -> Conversion:
     """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
 
@@ -48,17 +46,13 @@ def convert(
         exclude: activations and recurrent layers to leave alone, likewise.
         centered: make centered cores of sigmoids, too: **their function changes** by 1/2. Use it before training, for
             depth: more than some ten layers of sigmoids with a mean of 1/2 hardly train.
-        norms: put a bounded norm, tanh(alpha x) weight + bias, in the place of every normalisation over the last
-            dimension (`nn.LayerNorm`, `nn.RMSNorm` and other modules that compute one): **their function changes**.
-            Call `calibrate` next, which sets alpha. A Dynamic Tanh (parameters alpha, weight, bias) becomes one with
-            the same function; its alpha is no parameter any more.
 
     Returns:
         A frozen, printable report. The model itself is changed.
 
     Raises:
         TypeError: `model` is not an nn.Module, or is one of `torch.jit`; `include` or `exclude` contains anything but
-            names, patterns and types; `norms` is not a bool.
+            names, patterns and types.
         ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
             both `include` and `exclude`. The model is then unchanged.
 
@@ -72,14 +66,13 @@ def convert(
         >>> model[1]
         SigmoidCore(16, centered=True, scale=2)
     """
-    plan = planned(model, include=include, exclude=exclude, centered=centered, norms=norms)
+    plan = planned(model, include=include, exclude=exclude, centered=centered)
     _check_answered(plan.selection, plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
         for name, core in choice.cores.items():
             model.set_submodule(name, core)
     for owner, forward in plan.forwards:
         setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
-    without_nested_tensors(model)
     fuse_rows(model)
     return plan.conversion
 
@@ -90,26 +83,18 @@ def planned(
     include: Names = None,
     exclude: Names = None,
     centered: bool = False,
-    norms: bool = False,
 ) -> "ConversionPlan":
     """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
     check_model(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
-    if not isinstance(norms, bool):
-        raise TypeError(f"norms must be True or False, got {norms!r:.60}; exclude= names norms that stay")
-    activations, unseen = find_sites(model)
-    places = norm_sites(model) if norms else []
-    owners = {name for place in places for name in place.names}
-    activations = [site for site in activations if site.owner not in owners]  # a Dynamic Tanh calls one
-    sites = [*activations, *places]
+    sites, unseen = find_sites(model)
     selection = Selection(
         include=select(model, sites, "include", include),
         exclude=select(model, sites, "exclude", exclude),
         centered=centered,
     )
-    choices = [Choice(site, *judge(site, selection)) for site in activations]
-    choices += [_norm_choice(site, selection, model) for site in places]
+    choices = [Choice(site, *judge(site, selection)) for site in sites]
     plan = ConversionPlan(model, choices, selection, unseen)
     plan.place_cores()
     return plan
@@ -149,18 +134,8 @@ class Choice:
             what = f"{self.why}; centered, so its function is less 1/2" if changed else self.why
             if isinstance(core, SigmoidCore) and core.num_features is None:
                 what += "; one slope, because its number of features is not known"
-            rows.setdefault(id(core), Activation(name, kind, True, what, not changed and self.why != NORM))
+            rows.setdefault(id(core), Activation(name, kind, True, what, not changed))
         return list(rows.values())
-
-
-def _norm_choice(site: Site, selection: Selection, model: nn.Module) -> Choice:
-    near = _weight_of(model.get_submodule(site.owner), model)
-    made, why = (None, "excluded") if site in selection.exclude else bounded(site, near)
-    if made is None:
-        return Choice(site, None, why)
-    assert site.module is not None
-    give_hooks(site.module, made)
-    return Choice(site, {}, why, {site.name: made})
 
 
 @dataclass

@@ -114,7 +114,6 @@ def _no_match(model: nn.Module, sites: list[Site], entry: str | type) -> str:
     if module is not None:
         inside = any(site.name.startswith(f"{entry}.") for site in sites)
         hint = f"; write '{entry}.*' for the activations in it" if inside else ""
-        hint = "; norms=True converts norms" if isinstance(module, nn.LayerNorm | nn.RMSNorm) else hint
         return f"'{entry}' is a {type(module).__name__}, not an activation{hint}"
     near = get_close_matches(entry, [name for site in sites for name in site.names], n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(map(repr, near))}?"

@@ -14,16 +14,13 @@ from sigmoidcore._torch.modules import give_hooks, has_hooks
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.folding.plain_layers import (
-    folded_norm,
     folded_rnn,
     plain_forward,
     rewrite,
     with_constants,
-    without_shortcut,
 )
 from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
-from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from unstuck.observation import check_model
@@ -34,10 +31,10 @@ _OURS = "sigmoidcore."
 def fold(model: nn.Module) -> nn.Module:
     """A copy of a model in which plain PyTorch layers compute the same.
 
-    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered; recurrent layers become PyTorch's own; a
-    `BoundedNorm` is a tanh of alpha x, with the gain in its weight. Slope and shift go into the layer before, the
-    factor of a tanh into the layers behind. Where they cannot (the core reads an input of the model, its output is
-    added to something else, a weight is shared), a small `torch.fx.GraphModule` keeps them in place of the core.
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered; recurrent layers become PyTorch's own.
+    Slope and shift go into the layer before, the factor of a tanh into the layers behind. Where they cannot (the core
+    reads an input of the model, its output is added to something else, a weight is shared), a small
+    `torch.fx.GraphModule` keeps them in place of the core.
     Modules keep their names: `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no
     bias is added.
 
@@ -123,14 +120,10 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
         made = _plain_core(plan, module)
     elif isinstance(module, RNN):
         made = _plain_rnn(plan, module)
-    elif isinstance(module, BoundedNorm):
-        made = folded_norm(module)
     elif type(module).__module__.startswith(_OURS):
         module.__class__ = nn.Sequential
         return module
     else:
-        if isinstance(module, nn.TransformerEncoderLayer):
-            without_shortcut(module)
         return plain_forward(module, name)
     made.training = module.training
     give_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
@@ -157,7 +150,7 @@ def _plain_rnn(plan: FoldPlan, layer: RNN) -> nn.Module:
 
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
-    plain: set[Any] = {kind.forward for kind in (SigmoidCore, RNN, Chain, nn.Sequential, BoundedNorm)}
+    plain: set[Any] = {kind.forward for kind in (SigmoidCore, RNN, Chain, nn.Sequential)}
     for name, module in model.named_modules():
         where, cls = f"'{name}'" if name else "the model", type(module)
         if "_orig_mod" in dict(module.named_children()):

@@ -11,7 +11,6 @@ from sigmoidcore.conversion.dataflow import features_of
 from sigmoidcore.conversion.tracing import RewrittenForward
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.commutation import RECURRENT, spread_over_weight
-from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN
 
 
@@ -152,36 +151,6 @@ def folded_rnn(layer: RNN, factor: float, name: str) -> nn.RNN:
         trained = old.requires_grad and name != "bias_hh_l0"
         setattr(rnn, name, nn.Parameter(value.to(old.dtype).to(old.device), requires_grad=trained))
     return rnn
-
-
-def folded_norm(norm: BoundedNorm) -> fx.GraphModule:
-    """tanh(alpha x) weight + bias, from a bounded norm whose core is plain already."""
-    root, graph = nn.Module(), fx.Graph()
-    root.core = norm.core
-    factor = exact(norm.gain) * (norm.offset + (1 if norm.weight is None else exact(norm.weight)))
-    like = norm.gain if norm.weight is None else norm.weight
-    folded = factor.to(like.dtype).to(like.device)
-    if norm.weight is None:
-        root.register_buffer("weight", folded)
-    else:
-        root.weight = nn.Parameter(folded, requires_grad=norm.weight.requires_grad)
-    x = graph.placeholder("input")
-    y, weight = graph.call_module("core", (x,)), graph.get_attr("weight")
-    if norm.weight is None:
-        weight = graph.call_method("to", (weight, y))
-    if norm.bias is None:
-        y = graph.call_function(torch.mul, (y, weight))
-    else:
-        root.bias = norm.bias
-        y = graph.call_function(torch.addcmul, (graph.get_attr("bias"), y, weight))
-    graph.output(y)
-    return fx.GraphModule(root, graph)
-
-
-def without_shortcut(layer: nn.TransformerEncoderLayer) -> None:
-    """Let a layer run its norms in evaluation, too: its shortcut asks for their epsilons, and a folded one has none."""
-    if not (hasattr(layer.norm1, "eps") and hasattr(layer.norm2, "eps")):
-        layer.activation_relu_or_gelu = 0  # as for activations that the shortcut does not know
 
 
 def plain_forward(owner: nn.Module, name: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The recovery rule: what a sudden change of weights or inputs does to a training with an Equalizer."""
+"""The level rule after an accident: what a sudden change of weights or inputs does to a training."""
 
 import copy
 import warnings
@@ -236,7 +236,7 @@ def test_a_few_images_tell_no_level_however_many_positions_they_have():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"levels": torch.ones(3)}, {"levels": None}, {"remembered": [["0"], []]}, {"due": float("inf")}, {"quiet": "x"}],
+    [{"levels": torch.ones(3)}, {"levels": None}, {"expected": ["0"]}, {"due": float("inf")}, {"quiet": "x"}],
     ids=str,
 )
 def test_a_wrong_state_changes_nothing(model, batch, wrong):
