@@ -75,7 +75,7 @@ def test_numbers_of_six_digits_and_those_that_are_not_finite_come_back_as_they_w
 
 
 def test_a_long_history_is_thinned_evenly_until_it_is_small_enough(monkeypatch):
-    monkeypatch.setattr("unstuck.report.json.EARLIER", 50_000)
+    monkeypatch.setattr("unstuck.report.json.EARLIER", 250)
     measurements = tuple(replace(stack(5), step=step) for step in range(1001))
     text = to_json(Diagnosis(measurements[-1], (), measurements))
     assert len(text) < 60_000

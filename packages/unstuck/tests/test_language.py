@@ -45,7 +45,9 @@ def texts() -> set[str]:
             if name == "listed" and len(call.args) == 3 and given:
                 found.add(f"{{count}} {given[-1]}s")
     for path in (*SOURCES.rglob("*.html"), *SOURCES.rglob("*.js")):
-        found |= set(re.findall(r"""\b_\("([^"]+)\"""", path.read_text(encoding="utf-8")))
+        template = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r"""\b_\("([^"]+)\"""", template))
+        found |= {f"{{count}} {noun}s" for noun in re.findall(r"""\bcounted\([^"]+"([^"]+)\"""", template)}
     return found
 
 

@@ -14,7 +14,7 @@ from unstuck.diagnosis import Diagnosis
 from unstuck.findings import Finding, Severity
 from unstuck.language.terminal import NARROWEST, WIDEST, text_width
 from unstuck.measure.measurement import Layer, Measurement, Weight
-from unstuck.report.layer_rows import ROWS, SHORT
+from unstuck.report.layers import ROWS, SHORT
 from unstuck.report.text import to_text
 
 GOLDEN = Path(__file__).parent / "golden"

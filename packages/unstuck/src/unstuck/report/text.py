@@ -7,7 +7,7 @@ from unstuck.findings import Finding, Severity
 from unstuck.judgement import Judgement
 from unstuck.language import _
 from unstuck.language.terminal import DEFAULT, printable, shortened, text_width, wrapped
-from unstuck.report.layer_rows import layer_rows, time_step_rows
+from unstuck.report.layers import layer_rows, time_step_rows
 from unstuck.wording import counted, in_a_row
 
 NAMES, NAME_WIDTH = 4, 36
