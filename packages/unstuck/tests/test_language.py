@@ -11,7 +11,7 @@ from support.messages import compiled
 
 import unstuck
 from unstuck.findings import Severity
-from unstuck.language import VARIABLE, _, edited, english, language
+from unstuck.language import VARIABLE, language
 from unstuck.language.terminal import text_width, wrapped
 from unstuck.rules import RULES
 
@@ -92,14 +92,6 @@ def test_a_translation_has_the_placeholders_and_the_code_of_its_text():
 
 def test_the_compiled_catalogue_is_that_of_the_source():
     assert CATALOGUE.with_suffix(".mo").read_bytes() == compiled(CATALOGUE), "run make messages"
-
-
-def test_a_translated_text_knows_its_english_original_through_values_sums_and_joins(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "zh")
-    rows = _("{name}: {text}", name=ValueError(_("error")), text=_("; ").join([_("warning"), "x"]))
-    assert rows == "错误：警告；x"
-    assert english(rows) == "error: warning; x"
-    assert english("a " + edited(str(rows), str.upper) + "!") == "a ERROR: WARNING; X!"
 
 
 def test_lines_of_chinese_end_between_characters_and_never_begin_with_punctuation_that_closes():

@@ -30,10 +30,10 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
         "format": FORMAT,
         "version": unstuck.__version__,
         "healthy": judgement.healthy,
-        "findings": [written(Finding, one) for one in judgement.findings],
-        "measurement": written(Measurement, measurement),
-        "earlier": [written(Measurement, earlier[i]) for i in kept],
-        "gaps": [written(Gap, one) for one in judgement.gaps],
+        "findings": [written(one) for one in judgement.findings],
+        "measurement": written(measurement),
+        "earlier": [written(earlier[i]) for i in kept],
+        "gaps": [written(one) for one in judgement.gaps],
     }
     text = json.dumps(members, separators=(",", ":"), allow_nan=False)
     if path is not None:
