@@ -24,7 +24,8 @@ def written(value: Any) -> Any:
     if isinstance(value, tuple):
         return [written(item) for item in value]
     if is_dataclass(value):
-        members = ((name, written(getattr(value, name)), default) for name, default in _defaults(type(value)).items())
+        kind: Any = type(value)
+        members = ((name, written(getattr(value, name)), default) for name, default in _defaults(kind).items())
         return {name: item for name, item, default in members if item != default}
     return value
 

@@ -16,8 +16,9 @@ from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights
 from sigmoidcore.nn.bounded_norm import LEVEL, BoundedNorm, bounded_norms
 from sigmoidcore.observation.graph import Segments
+from sigmoidcore.observation.layer_observer import LayerObserver
 from sigmoidcore.observation.profile import watched_layers
-from unstuck.observation import NONE, Inputs, LayerObserver, backward_pass, bare, floating_tensors, run
+from unstuck.observation import NONE, Inputs, backward_pass, bare, floating_tensors, run
 
 SMALLEST = 1e-5
 """Preactivations that differ from sample to sample by less than this part of their size are taken to be all alike."""

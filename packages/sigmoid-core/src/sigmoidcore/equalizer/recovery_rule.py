@@ -10,8 +10,9 @@ from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.observation.gradients import CorePass
+from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.language.warning import warn
-from unstuck.observation import NONE, LayerObserver, backward_pass, bare, transforms_active
+from unstuck.observation import NONE, backward_pass, bare, transforms_active
 
 SIZE = math.log(2.5)
 """A core recovers if the size of its preactivations has changed by more than this factor (in logarithms) ..."""

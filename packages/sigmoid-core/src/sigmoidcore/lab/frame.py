@@ -13,7 +13,9 @@ from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import Setting, flat, query
-from unstuck.observation import LayerObserver, norms, undisturbed
+from sigmoidcore.observation.batch import undisturbed
+from sigmoidcore.observation.layer_observer import LayerObserver
+from unstuck.observation import norms
 
 PROBED = 128
 """Training samples on which loss, gradient and saturation are measured."""

@@ -13,9 +13,9 @@ from torch.utils.hooks import RemovableHandle
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.fused import Listener, Stack
 from sigmoidcore.observation.fused import LayerPass, StackPass
+from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import (
     NONE,
-    LayerObserver,
     ListenerFactory,
     accumulates,
     backward_pass,

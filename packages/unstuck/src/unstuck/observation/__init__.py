@@ -23,19 +23,17 @@ from unstuck.observation.batch import (
     Inputs,
     LossFn,
     check_batch,
-    check_inputs,
-    check_loss,
     check_model,
     checked_sinks,
+    evaluating,
     floating_tensors,
     loss_of,
     random_loss,
     run,
     scalar_loss,
     unchanged,
-    undisturbed,
 )
-from unstuck.observation.observer import LayerObserver, ListenerFactory, Observer
+from unstuck.observation.observer import ListenerFactory, Observer
 from unstuck.observation.process_group import Alone, Ranks
 from unstuck.observation.profile import Profile, spread
 from unstuck.observation.sizes import norm, norms, root_mean_square, row_norms
@@ -44,7 +42,6 @@ __all__ = [
     "NONE",
     "Alone",
     "Inputs",
-    "LayerObserver",
     "ListenerFactory",
     "LossFn",
     "Observer",
@@ -54,11 +51,10 @@ __all__ = [
     "backward_pass",
     "bare",
     "check_batch",
-    "check_inputs",
-    "check_loss",
     "check_model",
     "checked_sinks",
     "eager",
+    "evaluating",
     "floating_tensors",
     "in_transform",
     "keeps_graph",
@@ -80,6 +76,5 @@ __all__ = [
     "transforms_active",
     "unchanged",
     "uncompiled",
-    "undisturbed",
     "version",
 ]
