@@ -8,7 +8,7 @@ from torch import nn
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.dependence import depend
 from unstuck.measure.measurement import Subject
-from unstuck.measure.one_batch import measure, passes
+from unstuck.measure.one_batch import loss_in, measure, passes
 from unstuck.names import caller, names_in
 from unstuck.observation.batch import Inputs, LossFn
 from unstuck.observation.process_group import Ranks
@@ -76,6 +76,6 @@ def diagnose(
 def _origin(subject: Subject) -> str | None:
     """Repeat the step, and find the call that made the first number that is not finite."""
     model = subject.model
-    with passes(subject) as loss_of, recorded(model) as step:
+    with passes(subject) as batch, recorded(model) as step:
         values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        return first_nonfinite(step(loss_of()), values)
+        return first_nonfinite(step(loss_in(batch)), values)
