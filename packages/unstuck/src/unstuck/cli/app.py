@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from unstuck.cli.commentary import Commentary
 
 CONDITION = re.compile(r"error|warning|never|US[1-9](\d\d)?")
-WITH_VALUE = ("--every", "--fail-on", "--html", "--json", "--lang")
 RUN = """run your own training script as it is, and say why its models do not learn"""
 EPILOG = """unstuck report FILE.json shows a diagnosis that --json has written; see unstuck report --help."""
 
@@ -117,31 +116,20 @@ def _script(words: Sequence[str]) -> partial[int]:
     parser.add_argument("--json", metavar="FILE", type=_file, help="write the diagnosis as JSON")
     parser.add_argument("--version", action="version", version=f"unstuck {__version__}")
     parser.add_argument("script", metavar="SCRIPT", help="your script, which is run")
-    own = _own_words(words)
-    options = _parsed(parser, words[:own])
-    program = script.prepared(options.script, words[own:], module=options.module)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS).required = False
+    options = _parsed(parser, words)
+    program = script.prepared(options.script, options.arguments, module=options.module)
 
     def commentary(stream: TextIO | None) -> "Commentary":
         from unstuck.cli.commentary import Commentary
 
         return Commentary(
             stream,
-            every=options.every,
-            trace_nonfinite=options.trace_nonfinite,
-            html=options.html,
-            json=options.json,
-            fail_on=options.fail_on,
-        )
+            every=options.every, trace_nonfinite=options.trace_nonfinite,
+            html=options.html, json=options.json, fail_on=options.fail_on,
+        )  # fmt: skip
 
     return partial(script.run, program, commentary)
-
-
-def _own_words(words: Sequence[str]) -> int:
-    """How many words are ours, the script included: what follows it belongs to the script."""
-    at = 0
-    while at < len(words) and words[at].startswith("-") and words[at] != "-":
-        at += 1 + (words[at] in WITH_VALUE)
-    return at + 1
 
 
 def _report(words: Sequence[str]) -> partial[int]:
