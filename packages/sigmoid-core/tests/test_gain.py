@@ -23,7 +23,8 @@ from sigmoidcore.gain import (
     tangential_weights,
     tanh_size,
 )
-from unstuck.observation import norms, root_mean_square, row_norms, spread
+from unstuck.observation.profile import spread
+from unstuck.observation.sizes import norms, root_mean_square, row_norms
 
 DTYPES = (torch.float32, torch.float64)
 STEEPEST = brentq(lambda z: z * math.tanh(z / 2) - 1, 1, 2)

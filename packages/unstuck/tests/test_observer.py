@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from unstuck_support.hooks import global_hooks
 
-from unstuck.observation import Observer
+from unstuck.observation.observer import Observer
 
 
 class Names(Observer):

@@ -8,7 +8,7 @@ import torch
 import sigmoidcore as sc
 from sigmoidcore.equalizer.neuron_rule import NeuronRule, open_neurons
 from sigmoidcore.gain import mean_relative_slope
-from unstuck.observation import Ranks
+from unstuck.observation.process_group import Ranks
 
 FLOOR = 0.05
 

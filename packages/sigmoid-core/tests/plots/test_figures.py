@@ -11,7 +11,7 @@ import torch
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit
 from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.plots import figures
-from unstuck.observation import Profile
+from unstuck.observation.profile import Profile
 
 
 def profile(*sizes):

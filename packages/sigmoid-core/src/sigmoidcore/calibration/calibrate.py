@@ -20,7 +20,8 @@ from sigmoidcore.calibration.correction import can_correct, corrected_gains, fre
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
 from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
 from sigmoidcore.observation.profile import gradient_profile
-from unstuck.observation import Inputs, LossFn, Profile, check_model, floating_tensors, run
+from unstuck.observation.batch import Inputs, LossFn, check_model, floating_tensors, run
+from unstuck.observation.profile import Profile
 
 MOST_PASSES = 8
 FEW, CURVED, USUAL = 3, 2.0, 0.5  # saturation="auto": 2 for samples of up to 3 features, else 0.5

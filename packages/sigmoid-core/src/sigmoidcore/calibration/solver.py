@@ -18,7 +18,8 @@ from sigmoidcore.nn.bounded_norm import LEVEL, BoundedNorm, bounded_norms
 from sigmoidcore.observation.graph import Segments
 from sigmoidcore.observation.layer_observer import LayerObserver
 from sigmoidcore.observation.profile import watched_layers
-from unstuck.observation import NONE, Inputs, backward_pass, bare, floating_tensors, run
+from unstuck.observation import NONE, backward_pass, bare
+from unstuck.observation.batch import Inputs, floating_tensors, run
 
 SMALLEST = 1e-5
 """Preactivations that differ from sample to sample by less than this part of their size are taken to be all alike."""

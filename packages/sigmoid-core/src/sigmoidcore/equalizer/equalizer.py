@@ -23,7 +23,10 @@ from sigmoidcore.observation.gradients import CorePass, GradientObserver, gradie
 from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.profile import watched_layers
 from unstuck.language.warning import warn
-from unstuck.observation import Ranks, check_model, checked_sinks, spread, uncompiled
+from unstuck.observation import uncompiled
+from unstuck.observation.batch import check_model, checked_sinks
+from unstuck.observation.process_group import Ranks
+from unstuck.observation.profile import spread
 
 REMEMBERED = 10_000  # samples kept in the history; older ones are dropped
 STALE = 0.01

@@ -12,7 +12,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.observation.gradients import CorePass, gradient_moments
 from sigmoidcore.observation.graph import Graph
 from unstuck.language.warning import warn
-from unstuck.observation import Ranks
+from unstuck.observation.process_group import Ranks
 
 STEEPER = 0.5
 """A slope is raised only if the mean relative slope of its layer is at least this: others would saturate more."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, slope_for_floor
 from sigmoidcore.observation.gradients import CorePass
-from unstuck.observation import Ranks
+from unstuck.observation.process_group import Ranks
 
 OPEN = 0.8
 """Mean relative slope that a neuron saturated by scale gets back: that of a layer at saturation level 1."""

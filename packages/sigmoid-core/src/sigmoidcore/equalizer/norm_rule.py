@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.observation.layer_observer import LayerObserver
-from unstuck.observation import Ranks, bare, transforms_active
+from unstuck.observation import bare, transforms_active
+from unstuck.observation.process_group import Ranks
 
 SHARE = 0.1  # of the way back to its level that a place goes in one sample: a step of the optimizer changes as much
 BACK = 0.15  # of the band is where a place is back: the stream grows, and one at the edge would always be there

@@ -29,7 +29,7 @@ from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.rows import runs_rows, unfuse_rows
-from unstuck.observation import check_model
+from unstuck.observation.batch import check_model
 
 _PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], FoldPlan]] = {"tanh": FoldPlan, "sigmoid": plan_with_sigmoids}
 _OURS = "sigmoidcore."

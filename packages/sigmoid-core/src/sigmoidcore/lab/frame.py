@@ -15,7 +15,7 @@ from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import Setting, flat, query
 from sigmoidcore.observation.batch import undisturbed
 from sigmoidcore.observation.layer_observer import LayerObserver
-from unstuck.observation import norms
+from unstuck.observation.sizes import norms
 
 PROBED = 128
 """Training samples on which loss, gradient and saturation are measured."""

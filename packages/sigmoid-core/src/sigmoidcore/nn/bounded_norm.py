@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.gain import tanh_size
-from unstuck.observation import root_mean_square
+from unstuck.observation.sizes import root_mean_square
 
 LEVEL = 0.5  # saturation level of a place whose level nobody has set
 

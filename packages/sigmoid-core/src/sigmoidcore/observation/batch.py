@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unstuck.observation import Inputs, LossFn, check_batch, evaluating, unchanged
+from unstuck.observation.batch import Inputs, LossFn, check_batch, evaluating, unchanged
 
 
 def check_inputs(inputs: Inputs) -> None:

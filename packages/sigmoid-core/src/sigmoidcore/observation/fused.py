@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from sigmoidcore.nn.fused import LayerListener, Listener, Stack
-from unstuck.observation import NONE, accumulates, backward_pass, keeps_graph, row_norms, version
+from unstuck.observation import NONE, accumulates, backward_pass, keeps_graph, version
+from unstuck.observation.sizes import row_norms
 
 
 class StackPass:

@@ -16,19 +16,18 @@ from sigmoidcore.observation.fused import LayerPass, StackPass
 from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import (
     NONE,
-    ListenerFactory,
     accumulates,
     backward_pass,
     bare,
-    floating_tensors,
     in_transform,
     nearest_leaf,
-    norms,
-    row_norms,
     running_node,
     transforms_active,
     version,
 )
+from unstuck.observation.batch import floating_tensors
+from unstuck.observation.observer import ListenerFactory
+from unstuck.observation.sizes import norms, row_norms
 
 FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""

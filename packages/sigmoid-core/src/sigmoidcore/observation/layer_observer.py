@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from unstuck.observation import Observer
+from unstuck.observation.observer import Observer
 
 
 class LayerObserver(Observer):
