@@ -17,11 +17,9 @@ SHORT, ROWS = 20, 16
 """A network of at most `SHORT` layers is shown in full, of a longer one `ROWS`."""
 ALIKE = 0.1
 """The text shows the spread across samples if it is below this in a layer."""
-BARS, TIME_BARS = (10, 24), (6, 32)
+BARS = (10, 24)
 """Fewest and most columns of bars."""
 NAME_WIDTH, KIND_WIDTH, RULE_WIDTH = 20, 14, 6
-RECURRENT = 6
-"""Recurrent layers that are shown, those whose gradient changes most."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Column:
 def number_columns(measurement: Measurement) -> list[Column]:
     """The columns of numbers; a narrow terminal leaves the last ones out first."""
     gain = _("gradient that leaves the layer on the way back, over the gradient that arrives; 1 is level")
+    time = _("gradient at the first time step, over the gradient at the last; 1 is level")
     rms = _("root mean square of the output")
     bad = _("numbers that are inf or nan, in the output and its gradient")
     dead = _("share of the neurons with derivative 0 for all samples")
@@ -57,6 +56,7 @@ def number_columns(measurement: Measurement) -> list[Column]:
     return [
         Column("gradient", _("gradient"), _("size of the gradient of the layer's output"), lambda x: x.gradient),
         Column("gain", _("gain"), gain, lambda x: x.gain),
+        Column("time", _("over time"), time, lambda x: x.steps[0] / (x.steps[-1] or math.nan) if x.steps else None),
         Column("rms", _("RMS"), rms, lambda x: None if math.isnan(x.rms) else x.rms, lambda value: False),
         Column("nonfinite", _("not finite"), bad, lambda x: (x.nonfinite + x.nonfinite_gradient) or None),
         Column("dead", _("dead %"), dead, lambda x: x.dead, bool),
@@ -163,33 +163,15 @@ def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int
         free = room - max(map(text_width, [name, *table[name]]))
         heights = _heights([layer.gradient for layer in shown], [layer.gradient for layer in layers])
         table[bar] = [_bar(height, min(BARS[1], BARS[0] + free)) for height in heights]
-    part = _part(shown, layers)
+    part = ""
+    if len(shown) < len(layers):
+        part = _(", {count} of {all} layers", count=len(shown), all=f"{len(layers):,}")
     what = _("layers, input to loss{part}:", part=part)
     if measurement.profile.names:
         what = _("gradient profile, input to loss{part}:", part=part)
     to_the_right = (head not in (name, kind, bar, _("found")) for head in table)
     lines = _joined([[head, *texts] for head, texts in table.items()], to_the_right)
     return [*wrapped(what, width), *lines]
-
-
-def time_step_rows(measurement: Measurement, width: int) -> list[str]:
-    """The gradient through time of recurrent layers, a line for each, in lines of at most `width` columns."""
-    recurrent = through_time(measurement)
-    if not recurrent:
-        return []
-    shown = [(layer.name, layer.steps or ()) for _, layer in sorted(recurrent[:RECURRENT], key=lambda pair: pair[0])]
-    firsts, lasts = ([short_number(steps[end]) for _, steps in shown] for end in (0, -1))
-    bars = [_time_bars(steps, max(TIME_BARS[0], min(TIME_BARS[1], width - 48))) for _, steps in shown]
-    room = width - 8 - sum(max(map(text_width, texts)) for texts in (firsts, bars, lasts))
-    names = [shortened(printable(name) or _("(the model)"), room) for name, _steps in shown]
-    what = _("gradient through time, first step to last{part}:", part=_part(shown, recurrent))
-    return [*wrapped(what, width), *_joined([names, firsts, bars, lasts], (False, True, False, True))]
-
-
-def _part(shown: Sequence[object], layers: Sequence[object]) -> str:
-    if len(shown) == len(layers):
-        return ""
-    return _(", {count} of {all} layers", count=len(shown), all=f"{len(layers):,}")
 
 
 def _marks(rules: Sequence[str]) -> str:
@@ -214,13 +196,6 @@ def _joined(table: Iterable[Sequence[str]], to_the_right: Iterable[bool]) -> lis
 def _bar(height: float | None, width: int) -> str:
     eighths = 0 if height is None else round(1 + height * (8 * width - 1))
     return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).rstrip()
-
-
-def _time_bars(steps: Sequence[float], most: int) -> str:
-    """A character for each step, or for a few steps, on a log axis of at least one decade; "_": 0, "!": not finite."""
-    thinned = [steps[i] for i in spread_evenly(len(steps), most)]
-    heights = zip(thinned, _heights(thinned, thinned), strict=True)
-    return "".join(("_" if s == 0 else "!") if h is None else "▁▂▃▄▅▆▇█"[round(7 * h)] for s, h in heights)
 
 
 def _heights(sizes: Iterable[float | None], every: Iterable[float | None]) -> list[float | None]:

@@ -7,7 +7,7 @@ from unstuck.findings import Finding, Severity
 from unstuck.judgement import Judgement
 from unstuck.language import _
 from unstuck.language.terminal import DEFAULT, printable, shortened, text_width, wrapped
-from unstuck.report.layers import layer_rows, time_step_rows
+from unstuck.report.layers import layer_rows
 from unstuck.wording import counted, in_a_row
 
 NAMES, NAME_WIDTH = 4, 36
@@ -27,7 +27,6 @@ def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
         [part for line in head(judgement) for part in wrapped(line, width)],
         *(finding_lines(finding, width, i) for i, finding in enumerate(findings)),
         layer_rows(measurement, findings, width) if measurement.layers else [],
-        time_step_rows(measurement, width),
         _notes(measurement.notes, width),
     ]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block)
