@@ -135,12 +135,6 @@ def test_the_statements_of_a_call_that_is_too_wide_have_a_line_each():
     assert f"\n      {call}\n      sc.prepare(model, inputs)\n" in text
 
 
-def test_a_call_of_thousands_of_characters_is_not_printed():
-    call = f"sc.convert(model, include={['encoder.layers.feed_forward'] * 100})"
-    text = to_text(Diagnosis(stack(2), (dead("net.1"), vanishing("net.0", call=call))))
-    assert f"\n      print(diagnosis.findings[1].call)  # {len(call):,} characters\n" in text
-
-
 @pytest.mark.parametrize("depth", [1, 2, 10, 11, 20, 333, 5000])
 def test_a_long_network_fills_the_table_and_a_short_one_is_shown_in_full(depth):
     count = 2 * depth - 1
