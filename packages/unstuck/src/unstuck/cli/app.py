@@ -123,11 +123,7 @@ def _script(words: Sequence[str]) -> partial[int]:
     def commentary(stream: TextIO | None) -> "Commentary":
         from unstuck.cli.commentary import Commentary
 
-        return Commentary(
-            stream,
-            every=options.every, trace_nonfinite=options.trace_nonfinite,
-            html=options.html, json=options.json, fail_on=options.fail_on,
-        )  # fmt: skip
+        return Commentary(stream, options)
 
     return partial(script.run, program, commentary)
 

@@ -1,7 +1,7 @@
 """What the command says about the models of a script. It imports PyTorch, as the script has by then."""
 
+from argparse import Namespace
 from collections.abc import Hashable, Iterator, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from unstuck.findings import Finding
@@ -17,33 +17,27 @@ class Commentary:
 
     Without a stream, another process prints and writes.
 
+    Args:
+        stream: where to print.
+        options: of the command line.
+
     Attributes:
         models: how many there were; known after `conclude`.
     """
 
-    def __init__(
-        self,
-        stream: TextIO | None,
-        *,
-        every: int | None,
-        trace_nonfinite: bool,
-        html: Path | None,
-        json: Path | None,
-        fail_on: Sequence[str],
-    ) -> None:
+    def __init__(self, stream: TextIO | None, options: Namespace) -> None:
         self._stream = stream
-        self._html, self._json = html, json
-        self._fail_on = fail_on
+        self._options = options
         self.models = 0
         self._said: dict[tuple[str, str], str] = {}  # the first model of a class with a rule
-        self._watch = Watch(self._finding, every, trace_nonfinite=trace_nonfinite)
+        self._watch = Watch(self._finding, options.every, trace_nonfinite=options.trace_nonfinite)
 
     def conclude(self, error: BaseException | None = None) -> bool:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
         self._watch.remove(error)
         verdicts = self._watch.verdicts()
         self.models = len(verdicts)
-        failed = any(v.diagnosis.fails(self._fail_on) for v in verdicts if v.diagnosis is not None)
+        failed = any(v.diagnosis.fails(self._options.fail_on) for v in verdicts if v.diagnosis is not None)
         if self._stream is None:
             return failed
         columns = width(self._stream)
@@ -77,7 +71,7 @@ class Commentary:
         measured.sort(key=lambda pair: [pair[1].fails([what]) for what in ("error", "warning")], reverse=True)
         try:
             for i, (name, diagnosis) in enumerate(measured):
-                for path, write in ((self._html, diagnosis.to_html), (self._json, diagnosis.to_json)):
+                for path, write in ((self._options.html, diagnosis.to_html), (self._options.json, diagnosis.to_json)):
                     if path is not None:
                         path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
                         check_file(path)
