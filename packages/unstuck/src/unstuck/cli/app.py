@@ -129,25 +129,18 @@ def _script(words: Sequence[str]) -> partial[int]:
 
 
 def _report(words: Sequence[str]) -> partial[int]:
-    """What shows a diagnosis that was written as JSON."""
+    """Shows a diagnosis that was written as JSON."""
     parser = _parser("unstuck report", "show a diagnosis that --json has written")
     parser.add_argument("file", metavar="FILE.json", type=Path)
     options = _parsed(parser, words)
+    from unstuck.diagnosis import Diagnosis
 
-    def show() -> int:
-        from unstuck.diagnosis import Diagnosis
-
-        try:
-            diagnosis = Diagnosis.from_json(options.file.read_bytes())
-        except OSError as error:
-            print(f"unstuck: cannot read {printable(str(options.file))}: {error.strerror}", file=sys.stderr)
-            return 2
-        except ValueError as error:
-            print(f"unstuck: {printable(str(options.file))} is not a diagnosis: {error}", file=sys.stderr)
-            return 2
-        print(diagnosis)
-        if options.html is not None:
-            print(printable(f"written: {diagnosis.to_html(options.html)}"))
-        return int(diagnosis.fails(options.fail_on))
-
-    return partial(show)
+    with (
+        InputError.replacing("cannot read {path}: {error}", OSError, path=options.file),
+        InputError.replacing("{path} is not a diagnosis: {error}", ValueError, path=options.file),
+    ):
+        diagnosis = Diagnosis.from_json(options.file.read_bytes())
+    print(diagnosis)
+    if options.html is not None:
+        print(printable(f"written: {diagnosis.to_html(options.html)}"))
+    return partial(int, diagnosis.fails(options.fail_on))
