@@ -9,7 +9,7 @@ from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.dependence import depend
 from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import loss_in, measure, passes
-from unstuck.names import caller, names_in
+from unstuck.names import callers_names
 from unstuck.observation.batch import Inputs, LossFn
 from unstuck.observation.process_group import Ranks
 from unstuck.rules import find
@@ -65,7 +65,7 @@ def diagnose(
         >>> d.findings[0].rule, d.findings[0].name
         ('US101', 'vanishing gradient')
     """
-    names = names_in(caller(), {"model": model, "inputs": inputs, "targets": targets, "loss_fn": loss_fn})
+    names = callers_names(model=model, inputs=inputs, targets=targets, loss_fn=loss_fn)
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     measurement = measure(subject, ranks)
     if trace_nonfinite and any(finding.rule == "US401" for finding in find([measurement])):

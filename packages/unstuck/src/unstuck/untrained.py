@@ -1,7 +1,5 @@
 """Whether the weights of a model are as an initialisation left them: only then may they be drawn anew."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +15,8 @@ FEWEST = 16
 """Weights with fewer numbers are not judged by their distribution."""
 TOLERANCE = 0.25
 """Relative difference between the deviation of a uniform distribution and that of its numbers."""
-LARGEST = 5.0
-"""Largest change of a number in a step, over the root mean square of the changes."""
+FIRST_STEP = 0.1
+"""A first step moves no number farther beyond the bound, over the bound."""
 
 
 @torch.no_grad()
@@ -29,21 +27,14 @@ def may_be_redrawn(model: nn.Module, measurement: Measurement) -> bool:
     edge of a uniform distribution. A layer is untrained if its bias is constant, or if parameters fill PyTorch's
     default bounds and none of them exceeds those. If its bias is too short to tell, another layer has to.
     """
-    moved = {
-        weight.name: LARGEST * weight.update * weight.size / math.prod(weight.shape) ** 0.5
-        for weight in measurement.weights
-        if measurement.step is not None and weight.update
-    }
-    found = [
-        _is_initial(layer, max((moved.get(f"{name}.{n}", 0.0) for n, _ in layer.named_parameters()), default=0.0))
-        for name, layer in model.named_modules()
-        if isinstance(layer, (*WEIGHTED, nn.RNNBase))
-    ]
+    beyond = FIRST_STEP if measurement.step == 0 else 0.0
+    layers = (layer for layer in model.modules() if isinstance(layer, (*WEIGHTED, nn.RNNBase)))
+    found = [_is_initial(layer, beyond) for layer in layers]
     return not measurement.step and True in found and False not in found
 
 
-def _is_initial(layer: nn.Module, moved: float) -> bool | None:
-    """Whether a layer's numbers, which a step has moved so far at most, are initial; None if they do not tell."""
+def _is_initial(layer: nn.Module, beyond: float) -> bool | None:
+    """Whether a layer's numbers, which may be so far beyond their bound, are initial; None if they do not tell."""
     own = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, nn.RNNBase):
         bound = layer.hidden_size**-0.5
@@ -57,7 +48,7 @@ def _is_initial(layer: nn.Module, moved: float) -> bool | None:
     full = [p for p in own.values() if p.numel() >= FEWEST and _fills(p, bound)]
     judged = [p for p in full if p.dim() > 1] or full
     short = bias is not None and len(bias) < FEWEST and _within(bias, bound)
-    return all(_within(p, bound + moved) for p in judged) if full else None if short else False
+    return all(_within(p, bound * (1 + beyond)) for p in judged) if full else None if short else False
 
 
 def _within(values: Tensor, bound: float) -> bool:
