@@ -23,7 +23,7 @@ import torch
 import unstuck
 from _report import Report, Row, arguments, table
 from unstuck.findings import Severity
-from unstuck.observation import run
+from unstuck.observation.batch import run
 from zoo import GROUPS, Network
 
 STAGES = ("initial", "monitor", "trained")

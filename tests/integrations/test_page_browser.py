@@ -177,7 +177,7 @@ def test_the_table_is_filtered_by_name_by_rule_by_kind_and_by_findings(page):
     page.fill("#search", "LAYERS.1")
     assert names(page)[0] == "layers.1.linear"
     assert page.locator("#count").inner_text() == "22 of 40 layers"
-    page.fill("#search", "sc201")
+    page.fill("#search", "us201")
     assert len(names(page)) == 10
     page.fill("#search", "")
     page.select_option("#kind", "Sigmoid")

@@ -169,15 +169,12 @@ def test_in_evaluation_mode_norms_that_have_seen_no_data_normalise_by_the_batch_
     assert used.measurement.notes == ()
 
 
-def test_an_error_says_in_which_mode_the_model_ran_if_its_outputs_differ_in_training():
+def test_an_error_says_that_the_model_ran_in_evaluation_mode():
     with pytest.raises(TypeError) as caught:
         unstuck.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"])
     assert caught.value.__notes__ == ["the model ran in evaluation mode; training=True runs it as in training"]
     with pytest.raises(KeyError) as caught:
         unstuck.diagnose(detector(), X, None, lambda outputs, _: outputs["other"], training=True)
-    assert not hasattr(caught.value, "__notes__")
-    with pytest.raises(KeyError) as caught:
-        unstuck.diagnose(mlp(nn.Tanh), X, None, lambda outputs, _: {}[0])
     assert not hasattr(caught.value, "__notes__")
 
 

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations, prune
 from unstuck_support.measuring import Forward, measured, names, sources
 
 from unstuck.measure.probe import Probe
-from unstuck.observation import Ranks
+from unstuck.observation.process_group import Ranks
 
 
 def rows(forward, inputs, **parts):

@@ -11,7 +11,7 @@ from unstuck_support.layers import activation, chain, linear, measurement, with_
 from unstuck_support.measurements import changed
 
 import unstuck
-from unstuck.report import verdict
+from unstuck.report.text import verdict
 from unstuck.rules import gaps
 
 X, Y = torch.randn(64, 8), torch.randint(3, (64,))

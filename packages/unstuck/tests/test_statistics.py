@@ -12,7 +12,7 @@ from unstuck_support.measuring import Forward, layer, measured, mlp, module_grad
 from unstuck.measure.measurement import BINS
 from unstuck.measure.probe import Probe
 from unstuck.measure.statistics import KEPT
-from unstuck.observation import Ranks
+from unstuck.observation.process_group import Ranks
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 

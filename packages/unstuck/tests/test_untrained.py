@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import unstuck
-from unstuck.untrained import is_untrained
+from unstuck.measure.measurement import Measurement
+from unstuck.untrained import may_be_redrawn
 
 
 def sigmoids(depth=8, width=32, initialise=None):
@@ -16,6 +17,10 @@ def sigmoids(depth=8, width=32, initialise=None):
             initialise(layer.weight)
             nn.init.zeros_(layer.bias)
     return model
+
+
+def is_untrained(model):
+    return may_be_redrawn(model, Measurement((), (), 1))
 
 
 def stepped(model, rate=1e-3, steps=1, optimizer=torch.optim.Adam):

@@ -10,7 +10,7 @@ from sigmoidcore.nn import networks, recurrent
 from sigmoidcore.nn.networks import MLP, RNN
 from sigmoidcore.observation.profile import gradient_profile
 from unstuck import Diagnosis, Monitor, diagnose
-from unstuck.observation import Profile
+from unstuck.observation.profile import Profile
 
 __all__ = [
     "MLP",

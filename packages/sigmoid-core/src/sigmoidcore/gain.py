@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unstuck.observation import norm
+from unstuck.observation.sizes import norm
 
 
 def relative_slope(z: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 from sigmoidcore.equalizer.equalizer import Equalizer
-from unstuck.observation import norms
+from unstuck.observation.sizes import norms
 
 Loss = Callable[..., Tensor]
 Batch = tuple[Any, ...]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sigmoidcore import MLP, SigmoidCore, calibrate, gradient_profile, prepare
 from sigmoidcore.nn.recurrent import CoreLSTM
 from training import digits
-from unstuck.observation import spread
+from unstuck.observation.profile import spread
 
 
 @pytest.fixture(scope="module")

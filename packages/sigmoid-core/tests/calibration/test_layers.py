@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sigmoidcore import SigmoidCore, calibrate, convert, gradient_profile, prepare
 from sigmoidcore.calibration.orthogonal import make_orthogonal, scale_to_features
-from unstuck.observation import spread
+from unstuck.observation.profile import spread
 
 
 def core(features: int, dim: int = 1) -> SigmoidCore:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.observation.gradients import GradientObserver, gradient_moments, gradient_sizes, relative_slopes
-from unstuck.observation import norms
+from unstuck.observation.sizes import norms
 
 
 @pytest.fixture

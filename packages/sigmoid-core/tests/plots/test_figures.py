@@ -10,7 +10,7 @@ import torch
 
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit
 from sigmoidcore.plots import figures
-from unstuck.observation import Profile
+from unstuck.observation.profile import Profile
 
 
 def profile(*sizes):

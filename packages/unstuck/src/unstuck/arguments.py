@@ -68,16 +68,3 @@ def _check_call(model: nn.Module, inputs: Inputs) -> None:
             "forward(inputs), a tuple for forward(*inputs), a dict for forward(**inputs), a tuple of one dict for a "
             "forward that takes it whole, and targets as a separate argument: diagnose(model, inputs, targets, loss_fn)"
         ) from error
-
-
-def cut_off(values: Any) -> Any:
-    """The same values with tensors that are ordinary leaves, so that the backward pass ends at them."""
-    if isinstance(values, Tensor):
-        if values.is_inference():
-            return values.clone()
-        return values if values.is_leaf else values.detach().requires_grad_(values.requires_grad)
-    if isinstance(values, Mapping):
-        return {name: cut_off(value) for name, value in values.items()}
-    if isinstance(values, tuple) and hasattr(values, "_fields"):
-        return type(values)(*map(cut_off, values))
-    return type(values)(map(cut_off, values)) if isinstance(values, list | tuple) else values

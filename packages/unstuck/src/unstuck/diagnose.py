@@ -9,8 +9,8 @@ from torch import nn
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.dependence import depend
 from unstuck.measure.measurement import Subject
-from unstuck.measure.one_batch import measure, passes
-from unstuck.names import caller, names_in
+from unstuck.measure.one_batch import loss_in, measure, passes
+from unstuck.names import callers_names
 from unstuck.observation.batch import Inputs, LossFn
 from unstuck.observation.process_group import Ranks
 from unstuck.rules import find
@@ -70,7 +70,7 @@ def diagnose(
         >>> d.findings[0].rule, d.findings[0].name
         ('US101', 'vanishing gradient')
     """
-    names = names_in(caller(), {"model": model, "inputs": inputs, "targets": targets, "loss_fn": loss_fn})
+    names = callers_names(model=model, inputs=inputs, targets=targets, loss_fn=loss_fn)
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     measurement = measure(subject, ranks)
     if trace_nonfinite and any(finding.rule == "US401" for finding in find([measurement])):
@@ -83,6 +83,6 @@ def diagnose(
 def _origin(subject: Subject) -> str | None:
     """Repeat the step, and find the call that made the first number that is not finite."""
     model = subject.model
-    with passes(subject) as loss_of, recorded(model) as step:
+    with passes(subject) as batch, recorded(model) as step:
         values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        return first_nonfinite(step(loss_of()), values)
+        return first_nonfinite(step(loss_in(batch)), values)

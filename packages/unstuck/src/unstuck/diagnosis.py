@@ -9,7 +9,9 @@ from unstuck.judgement import Judgement
 from unstuck.language import terminal
 from unstuck.measure.measurement import Layer, Measurement, Subject
 from unstuck.remedies import findings_of
-from unstuck.report import from_json, to_html, to_json, to_notebook, to_text, verdict
+from unstuck.report.json import from_json, to_json
+from unstuck.report.page import to_html, to_notebook
+from unstuck.report.text import to_text, verdict
 from unstuck.rules import gaps
 from unstuck.trials import Recording, tried
 

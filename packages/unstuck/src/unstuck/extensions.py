@@ -19,11 +19,6 @@ def packages() -> tuple[str, ...]:
     return ("unstuck", *sorted({point.module.partition(".")[0] for point in extensions()}))
 
 
-def is_library(module: str) -> bool:
-    """Whether code of a Python module is PyTorch's or ours, and not the user's."""
-    return is_ours(module) or module.partition(".")[0] == "torch"
-
-
 @cache
 def folders() -> tuple[str, ...]:
     """Where the code of PyTorch and of the packages is."""

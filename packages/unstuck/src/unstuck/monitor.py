@@ -17,7 +17,7 @@ from unstuck.measure.history import History
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates, moved
 from unstuck.measure.probe import Probe
-from unstuck.names import caller, names_in
+from unstuck.names import callers_names
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
 from unstuck.step.nonfinite import NonfiniteSearch
@@ -101,7 +101,7 @@ class Monitor:
         if next(model.parameters(), None) is None:
             raise ValueError("the model has no parameters: nothing of it is trained")
         self.model = model
-        self._names = names_in(caller(), {"model": model})
+        self._names = callers_names(model=model)
         self.every = every
         self.keep = keep
         self._history = History(keep)
@@ -342,7 +342,14 @@ class Monitor:
     def _missing(self, runs: bool) -> None:
         """No gradient has reached the model in the last `PATIENCE` measured steps, perhaps because it does not run."""
         if runs:
-            warn(_no_gradient())
+            text = _(
+                "In {count} measured steps in a row, no gradient reached the model, so the Monitor measures nothing. "
+                "It measures forward passes that run module by module and whose gradients come from backward(): not "
+                "those of TorchScript, transforms of torch.func, replayed CUDA graphs, a copy of the model, or layers "
+                "that are custom autograd functions. Give it the modules that train",
+                count=PATIENCE,
+            )
+            warn(text)
 
     def _take_finished(self) -> None:
         """Measure a step that waits for other optimizers, where no rank has to agree."""
@@ -410,13 +417,3 @@ class Monitor:
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)
-
-
-def _no_gradient() -> str:
-    return _(
-        "In {count} measured steps in a row, no gradient reached the model, so the Monitor measures nothing. "
-        "It measures forward passes that run module by module and whose gradients come from backward(): not those "
-        "of TorchScript, transforms of torch.func, replayed CUDA graphs, a copy of the model, or layers that are "
-        "custom autograd functions. Give it the modules that train",
-        count=PATIENCE,
-    )

@@ -6,38 +6,28 @@ Annotations may be str, int, float, bool, a Literal or Enum of texts, a dataclas
 import math
 import types
 import typing
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Any
-
-from unstuck.language import english
 
 DIGITS = 6
 """Significant digits of a number."""
 
 
-def written(hint: Any, value: Any) -> Any:
-    """A value of the type `hint` for JSON: nan and inf become texts, fields with their default are left out.
-
-    Texts are English in every language.
-    """
-    if value is None:
-        return None
-    hint = _without_none(hint)
-    if hint is float:
+def written(value: Any) -> Any:
+    """A value for JSON: nan and inf become texts, fields with their default are left out."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(float(value))
-    if typing.get_origin(hint) is tuple:
-        return [written(typing.get_args(hint)[0], item) for item in value]
-    if isinstance(hint, type) and is_dataclass(hint):
-        members = [(field, inner, getattr(value, field.name)) for field, inner in _fields(hint)]
-        return {
-            field.name: written(inner, item)
-            for field, inner, item in members
-            if item != field.default and not (item != item and field.default != field.default)  # nan
-        }
-    value = value.value if isinstance(value, Enum) else value
-    return english(value) if isinstance(value, str) else value
+    if isinstance(value, tuple):
+        return [written(item) for item in value]
+    if is_dataclass(value):
+        kind: Any = type(value)
+        members = ((name, written(getattr(value, name)), default) for name, default in _defaults(kind).items())
+        return {name: item for name, item, default in members if item != default}
+    return value
 
 
 def read(hint: Any, value: Any) -> Any:
@@ -52,9 +42,7 @@ def read(hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     if isinstance(hint, type) and is_dataclass(hint):
-        return hint(
-            **{field.name: read(inner, value[field.name]) for field, inner in _fields(hint) if field.name in value}
-        )
+        return hint(**{name: read(inner, value[name]) for name, inner in _hints(hint).items() if name in value})
     return value
 
 
@@ -65,7 +53,9 @@ def _without_none(hint: Any) -> Any:
     return inner
 
 
+_hints = cache(typing.get_type_hints)
+
+
 @cache
-def _fields(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
-    hints = typing.get_type_hints(kind)
-    return tuple((field, hints[field.name]) for field in fields(kind))
+def _defaults(kind: Any) -> dict[str, Any]:
+    return {field.name: written(field.default) for field in fields(kind)}

@@ -107,7 +107,7 @@ class Watch:
         self._waiting: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
         self._known: WeakSet[torch.optim.Optimizer] = WeakSet()
         self._doubted: WeakSet[torch.optim.Optimizer] = WeakSet()  # they stepped while their models did not run
-        self._running: list[nn.Module] = []
+        self._outermost: nn.Module | None = None  # of the modules that run
         self._stop_search: Callable[[], None] | None = None
         handle = register_optimizer_step_post_hook(eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer)))
         self._stop_listening: Callable[[], None] = handle.remove
@@ -135,7 +135,7 @@ class Watch:
 
     def _search(self) -> None:
         if self._stop_search is None:
-            self._running = []
+            self._outermost = None
             self._stop_search = register_global_hooks(self._enter, self._leave)
             eager.hold()
 
@@ -150,26 +150,26 @@ class Watch:
         return (os.getpid(), threading.get_ident()) != self._owner
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self._running and not torch.is_grad_enabled():
-            return  # an evaluation
+        if self._outermost is not None or not torch.is_grad_enabled():
+            return  # a part of the module that runs, or an evaluation
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if tracing or torch.compiler.is_compiling() or self._is_elsewhere():
             return
-        if not self._running and backward_pass() == NONE:
+        self._outermost = module
+        if backward_pass() == NONE:
             try:
                 self._begin(module, args)
             except Exception as error:  # of whatever kind: the script runs on
                 self._failed(type(module).__name__, error)
-        self._running.append(module)
 
     def _failed(self, kind: str, error: Exception) -> None:
         self.problems[f"{kind} ({in_one_line(error)})"] = None
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
-        if not self._running or self._running[-1] is not module:
+        if module is not self._outermost:
             return
-        self._running.pop()
-        if not self._running and torch.is_grad_enabled():
+        self._outermost = None
+        if torch.is_grad_enabled():
             model = self._find(module)
             if model is not None and not model.optimizers and model.monitor.measurements:
                 model.monitor.count_pass()  # it was measured although no optimizer moves it

@@ -1,8 +1,7 @@
 """Numbers and names in reports and findings: short, whatever the number of layers."""
 
-import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from unstuck.language import _, language
 
@@ -73,24 +72,16 @@ def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layer")
         first, last = named(every[places[0]]), named(every[places[-1]])
         of = {"count": len(places), "all": counted(len(every), noun)}
         return _("{first} to {last} ({count} of {all})", first=first, last=last, **of)
-    parts = [named(name) for name in names[:SHOWN]]
+    *parts, last = [named(name) for name in names] or [""]
     if len(names) > SHOWN:
-        return _("{names} and {count} more", names=_(", ").join(parts), count=len(names) - SHOWN)
-    *parts, last = parts or [""]
+        return few([*parts, last])
     return _("{names} and {last}", names=_(", ").join(parts), last=last) if parts else last
 
 
-def few(names: Sequence[str]) -> str:
-    """The first three names as they are, and the number of the others."""
-    shown = _(", ").join(names[:SHOWN])
-    if len(names) <= SHOWN:
-        return shown
-    return _("{names} and {count} more", names=shown, count=len(names) - SHOWN)
-
-
-def in_a_row(facts: Iterable[str]) -> str:
-    """Facts in a row."""
-    return functools.reduce(lambda before, fact: _("{facts}, {fact}", facts=before, fact=fact), facts)
+def few(names: Sequence[str], most: int = SHOWN) -> str:
+    """The first names as they are, and the number of the others."""
+    shown = _(", ").join(names[:most])
+    return shown if len(names) <= most else _("{names} and {count} more", names=shown, count=f"{len(names) - most:,}")
 
 
 def same_in(names: Sequence[str]) -> str:

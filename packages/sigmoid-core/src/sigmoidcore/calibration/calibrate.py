@@ -14,18 +14,10 @@ from torch import Tensor, nn
 
 from sigmoidcore.calibration.correction import LEVEL_ENOUGH, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
+from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
 from sigmoidcore.observation.profile import gradient_profile
-from unstuck.observation import (
-    Inputs,
-    LossFn,
-    Profile,
-    check_inputs,
-    check_loss,
-    check_model,
-    floating_tensors,
-    run,
-    undisturbed,
-)
+from unstuck.observation.batch import Inputs, LossFn, check_model, floating_tensors, run
+from unstuck.observation.profile import Profile
 
 MOST_PASSES = 8
 FEW, CURVED, USUAL = 3, 2.0, 0.5  # saturation="auto": 2 for samples of up to 3 features, else 0.5

@@ -8,7 +8,7 @@ from torch import nn
 from sigmoidcore.calibration.solver import Solution
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import RecurrentCores
-from unstuck.observation import Profile, spread
+from unstuck.observation.profile import Profile, spread
 
 LEVEL_ENOUGH = 1.1  # a profile within a tenth is not corrected further: another batch differs by nearly as much
 NOT_LEVEL = 1.5  # a profile that is less level than this after all passes is reported

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sigmoidcore.calibration.orthogonal import TRANSPOSED, WEIGHTED
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.networks import RNN
-from unstuck.observation import check_model
+from unstuck.observation.batch import check_model
 
 SHARE = 0.1
 """The largest share of the total change that one layer gets."""

@@ -11,7 +11,8 @@ from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.nn.networks import RNN
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.observation.graph import Segments
-from unstuck.observation import LayerObserver, bare
+from sigmoidcore.observation.layer_observer import LayerObserver
+from unstuck.observation import bare
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

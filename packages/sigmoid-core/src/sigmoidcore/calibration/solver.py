@@ -15,8 +15,10 @@ from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import local_derivative, relative_slope, set_to_level, slope_for_gain, tangential_weights
 from sigmoidcore.observation.graph import Segments
+from sigmoidcore.observation.layer_observer import LayerObserver
 from sigmoidcore.observation.profile import watched_layers
-from unstuck.observation import NONE, Inputs, LayerObserver, backward_pass, bare, floating_tensors, run
+from unstuck.observation import NONE, backward_pass, bare
+from unstuck.observation.batch import Inputs, floating_tensors, run
 
 SMALLEST = 1e-5
 """Preactivations that differ from sample to sample by less than this part of their size are taken to be all alike."""

@@ -17,7 +17,7 @@ from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.nn.recurrent import converted
 from sigmoidcore.nn.rows import fuse_rows
-from unstuck.observation import check_model
+from unstuck.observation.batch import check_model
 
 
 def convert(

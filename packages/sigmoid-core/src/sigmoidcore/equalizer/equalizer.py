@@ -25,7 +25,10 @@ from sigmoidcore.observation.gradients import (
 from sigmoidcore.observation.graph import Trunk, find_trunk
 from sigmoidcore.observation.profile import watched_layers
 from unstuck.language.warning import warn
-from unstuck.observation import Ranks, check_model, checked_sinks, spread, uncompiled
+from unstuck.observation import uncompiled
+from unstuck.observation.batch import check_model, checked_sinks
+from unstuck.observation.process_group import Ranks
+from unstuck.observation.profile import spread
 
 REMEMBERED = 10_000  # samples kept in the history; older ones are dropped
 LONGEST, GROWTH = 100, 20

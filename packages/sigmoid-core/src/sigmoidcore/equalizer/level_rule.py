@@ -12,7 +12,9 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, set_to_level
 from sigmoidcore.observation.gradients import CorePass
 from unstuck.language.warning import warn
-from unstuck.observation import NONE, LayerObserver, Ranks, backward_pass, bare, transforms_active
+from sigmoidcore.observation.layer_observer import LayerObserver
+from unstuck.observation import NONE, backward_pass, bare, transforms_active
+from unstuck.observation.process_group import Ranks
 
 SIZE, MOVED = math.log(2.5), 2.0
 """A core has left its band if the size of z has changed by more than this factor (in logarithms), or the means of its

@@ -29,7 +29,7 @@ from sigmoidcore.training_loop import Schedule, Training, adamw
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import measure
-from unstuck.observation import Alone
+from unstuck.observation.process_group import Alone
 
 PROBES = 256
 """Training samples that `prepare` and the diagnosis use."""

@@ -23,7 +23,7 @@ from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
-from unstuck.observation import check_model
+from unstuck.observation.batch import check_model
 
 _OURS = "sigmoidcore."
 

@@ -13,8 +13,9 @@ from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import Setting, flat, query
+from sigmoidcore.observation.batch import undisturbed
 from sigmoidcore.observation.profile import Preactivations
-from unstuck.observation import norms, undisturbed
+from unstuck.observation.sizes import norms
 
 PROBED = 128
 """Training samples on which loss, gradient and saturation are measured."""

@@ -11,21 +11,20 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import (
     NONE,
-    LayerObserver,
     accumulates,
     backward_pass,
     bare,
-    floating_tensors,
     in_transform,
     nearest_leaf,
-    norms,
-    row_norms,
     running_node,
     transforms_active,
     version,
 )
+from unstuck.observation.batch import floating_tensors
+from unstuck.observation.sizes import norms, row_norms
 
 FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""

@@ -9,19 +9,11 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import gradient_size
-from unstuck.observation import (
-    Inputs,
-    LayerObserver,
-    LossFn,
-    Profile,
-    check_inputs,
-    check_loss,
-    check_model,
-    loss_of,
-    own_copy,
-    run,
-    undisturbed,
-)
+from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
+from sigmoidcore.observation.layer_observer import LayerObserver
+from unstuck.observation import own_copy
+from unstuck.observation.batch import Inputs, LossFn, check_model, loss_of, run
+from unstuck.observation.profile import Profile
 
 
 def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Profile:

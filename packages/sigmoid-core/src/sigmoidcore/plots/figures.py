@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes
-from unstuck.observation import Profile
+from unstuck.observation.profile import Profile
 
 # Colour, line and marker change together: curves can be told apart in black and white too. Profiles come in pairs
 # mostly, before and after training: one hue, dashed and solid.

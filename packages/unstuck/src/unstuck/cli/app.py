@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from unstuck.cli.commentary import Commentary
 
 CONDITION = re.compile(r"error|warning|never|US[1-9](\d\d)?")
-WITH_VALUE = ("--every", "--fail-on", "--html", "--json", "--lang")
 RUN = """run your own training script as it is, and say why its models do not learn"""
 EPILOG = """unstuck report FILE.json shows a diagnosis that --json has written; see unstuck report --help."""
 
@@ -121,54 +120,31 @@ def _script(words: Sequence[str]) -> partial[int]:
     parser.add_argument("--json", metavar="FILE", type=_file, help="write the diagnosis as JSON")
     parser.add_argument("--version", action="version", version=f"unstuck {__version__}")
     parser.add_argument("script", metavar="SCRIPT", help="your script, which is run")
-    own = _own_words(words)
-    options = _parsed(parser, words[:own])
-    program = script.prepared(options.script, words[own:], module=options.module)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS).required = False
+    options = _parsed(parser, words)
+    program = script.prepared(options.script, options.arguments, module=options.module)
 
     def commentary(stream: TextIO | None) -> "Commentary":
         from unstuck.cli.commentary import Commentary
 
-        return Commentary(
-            stream,
-            every=options.every,
-            trials=options.trials,
-            trace_nonfinite=options.trace_nonfinite,
-            html=options.html,
-            json=options.json,
-            fail_on=options.fail_on,
-        )
+        return Commentary(stream, options)
 
     return partial(script.run, program, commentary)
 
 
-def _own_words(words: Sequence[str]) -> int:
-    """How many words are ours, the script included: what follows it belongs to the script."""
-    at = 0
-    while at < len(words) and words[at].startswith("-") and words[at] != "-":
-        at += 1 + (words[at] in WITH_VALUE)
-    return at + 1
-
-
 def _report(words: Sequence[str]) -> partial[int]:
-    """What shows a diagnosis that was written as JSON."""
+    """Shows a diagnosis that was written as JSON."""
     parser = _parser("unstuck report", "show a diagnosis that --json has written")
     parser.add_argument("file", metavar="FILE.json", type=Path)
     options = _parsed(parser, words)
+    from unstuck.diagnosis import Diagnosis
 
-    def show() -> int:
-        from unstuck.diagnosis import Diagnosis
-
-        try:
-            diagnosis = Diagnosis.from_json(options.file.read_bytes())
-        except OSError as error:
-            print(f"unstuck: cannot read {printable(str(options.file))}: {error.strerror}", file=sys.stderr)
-            return 2
-        except ValueError as error:
-            print(f"unstuck: {printable(str(options.file))} is not a diagnosis: {error}", file=sys.stderr)
-            return 2
-        print(diagnosis)
-        if options.html is not None:
-            print(printable(f"written: {diagnosis.to_html(options.html)}"))
-        return int(diagnosis.fails(options.fail_on))
-
-    return partial(show)
+    with (
+        InputError.replacing("cannot read {path}: {error}", OSError, path=options.file),
+        InputError.replacing("{path} is not a diagnosis: {error}", ValueError, path=options.file),
+    ):
+        diagnosis = Diagnosis.from_json(options.file.read_bytes())
+    print(diagnosis)
+    if options.html is not None:
+        print(printable(f"written: {diagnosis.to_html(options.html)}"))
+    return partial(int, diagnosis.fails(options.fail_on))

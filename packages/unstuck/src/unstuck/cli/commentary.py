@@ -1,8 +1,8 @@
 """What the command says about the models of a script. It imports PyTorch, as the script has by then."""
 
 import time
+from argparse import Namespace
 from collections.abc import Hashable, Iterator, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from unstuck.findings import Finding
@@ -21,36 +21,30 @@ class Commentary:
 
     Without a stream, another process prints and writes.
 
+    Args:
+        stream: where to print.
+        options: of the command line.
+
     Attributes:
         models: how many there were; known after `conclude`.
     """
 
-    def __init__(
-        self,
-        stream: TextIO | None,
-        *,
-        every: int | None,
-        trials: bool,
-        trace_nonfinite: bool,
-        html: Path | None,
-        json: Path | None,
-        fail_on: Sequence[str],
-    ) -> None:
+    def __init__(self, stream: TextIO | None, options: Namespace) -> None:
         self._stream = stream
-        self._html, self._json = html, json
-        self._fail_on = fail_on
+        self._options = options
         self.models = 0
         self._said: dict[tuple[str, str], str] = {}  # the first model of a class with a rule
-        self._trials = trials
         self._started = time.monotonic()
-        self._watch = Watch(self._finding, every, trials=trials, trace_nonfinite=trace_nonfinite)
+        self._watch = Watch(
+            self._finding, options.every, trials=options.trials, trace_nonfinite=options.trace_nonfinite
+        )
 
     def conclude(self, error: BaseException | None = None) -> bool:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
         self._watch.remove(error)
         verdicts = self._verdicts()
         self.models = len(verdicts)
-        failed = any(v.diagnosis.fails(self._fail_on) for v in verdicts if v.diagnosis is not None)
+        failed = any(v.diagnosis.fails(self._options.fail_on) for v in verdicts if v.diagnosis is not None)
         if self._stream is None:
             return failed
         columns = width(self._stream)
@@ -71,7 +65,7 @@ class Commentary:
     def _verdicts(self) -> list[Verdict]:
         """The verdicts, with trials if there is time; Ctrl-C ends these."""
         seconds = min(max(TRIALS[0], SHARE * (time.monotonic() - self._started)), TRIALS[1])
-        if not self._trials or not seconds:
+        if not self._options.trials or not seconds:
             return self._watch.verdicts()
         most = f"{seconds:.0f}"
         say(self._stream, _("unstuck: trials on copies of the weights, {most} s at most; Ctrl-C skips them", most=most))
@@ -96,7 +90,7 @@ class Commentary:
         measured.sort(key=lambda pair: [pair[1].fails([what]) for what in ("error", "warning")], reverse=True)
         try:
             for i, (name, diagnosis) in enumerate(measured):
-                for path, write in ((self._html, diagnosis.to_html), (self._json, diagnosis.to_json)):
+                for path, write in ((self._options.html, diagnosis.to_html), (self._options.json, diagnosis.to_json)):
                     if path is not None:
                         path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
                         check_file(path)

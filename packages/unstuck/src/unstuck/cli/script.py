@@ -14,7 +14,6 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from unstuck._torch.launcher import launched
 from unstuck.cli.first_module import FirstModule
 from unstuck.language import _
 from unstuck.language.errors import InputError
@@ -101,7 +100,8 @@ class _Session:
 
     def __init__(self, make: "Callable[[TextIO | None], Commentary]") -> None:
         self._make = make
-        self._stream = (sys.stderr or io.StringIO()) if launched()[0] == 0 else None
+        first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+        self._stream = (sys.stderr or io.StringIO()) if first else None
         self._commentary: Commentary | None = None
         self._problem = ""
         self._folder = None if sys.flags.safe_path else sys.path[0]  # of the script, whose names may be those of ours

@@ -1,15 +1,14 @@
 """The language of what a person reads: English, or Chinese if `UNSTUCK_LANG` or `--lang` says so.
 
 `_` translates a text by the gettext catalogues `zh.mo`, which `make messages` compiles from `zh.po`. A text without an
-entry stays English. What a program reads (JSON) is English in every language: `english` gives the original of a
-translated text.
+entry stays as it is.
 """
 
 import functools
 import gettext
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.resources import files
@@ -20,61 +19,15 @@ _SPOKEN: ContextVar[str | None] = ContextVar("spoken", default=None)
 
 
 def _(text: str, /, **values: object) -> str:
-    """A text in the user's language, with values for its placeholders; a translated text stays unchanged.
+    """A text in the user's language, with values for its placeholders.
 
     Example:
         >>> _("{count} layers", count=3)
         '3 layers'
     """
-    if isinstance(text, Translated):
-        return text
-    if language() == LANGUAGES[0]:
-        return text.format(**values) if values else text
-    translated = catalogue(language()).gettext(text) if text else text  # "" is the header of a catalogue
-    if not values:
-        return Translated.of(translated, text)
-    for name, value in values.items():
-        if str(value).endswith("）"):  # a full-width bracket has its space inside
-            translated = translated.replace(f"{{{name}}} ", f"{{{name}}}")
-    originals = {n: english(str(v)) if isinstance(v, str | BaseException) else v for n, v in values.items()}
-    return Translated.of(translated.format(**values), text.format(**originals))
-
-
-class Translated(str):
-    """A text in another language than English, with its original."""
-
-    original: str
-
-    @classmethod
-    def of(cls, text: str, original: str) -> "Translated":
-        """A text and its English original."""
-        made = cls(text)
-        made.original = original
-        return made
-
-    def __str__(self) -> str:
-        return self
-
-    def __add__(self, other: str) -> str:
-        return Translated.of(super().__add__(other), self.original + english(other))
-
-    def __radd__(self, other: str) -> str:
-        return Translated.of(other + str.__str__(self), other + self.original)
-
-    def join(self, texts: Iterable[str], /) -> str:
-        """The texts with this one between them."""
-        texts = list(texts)
-        return Translated.of(super().join(texts), self.original.join(map(english, texts)))
-
-
-def english(text: str) -> str:
-    """The English original of a translated text; any other text unchanged."""
-    return text.original if isinstance(text, Translated) else text
-
-
-def edited(text: str, edit: Callable[[str], str]) -> str:
-    """A text after a change that suits every language."""
-    return Translated.of(edit(text), edit(text.original)) if isinstance(text, Translated) else edit(text)
+    if text and language() != LANGUAGES[0]:  # "" is the header of a catalogue
+        text = catalogue(language()).gettext(text)
+    return text.format(**values) if values else text
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unstuck.language import _, edited
+from unstuck.language import _
 from unstuck.language.terminal import printable
 
 
@@ -32,12 +32,8 @@ class InputError(ValueError):
 
 def short(text: object, most: int = 60) -> str:
     """Text as one printable line of at most `most` characters."""
-
-    def cut(text: str) -> str:
-        words = printable(" ".join(text.split()))
-        return words if len(words) <= most else words[: most - 3] + "..."
-
-    return edited(str(text), cut)
+    words = printable(" ".join(str(text).split()))
+    return words if len(words) <= most else words[: most - 3] + "..."
 
 
 def check_file(path: Path) -> None:

@@ -81,19 +81,15 @@ class _Outputs:
         torch.manual_seed(0)
         random.seed(0)
 
-        def taken(values: Any) -> Any:
-            if isinstance(values, Tensor):
-                own = values.dim() > 0 and len(values) == self.samples
-                part = values[list(rows)] if own else values
-                return change(part) if change is not None and values is sequences else part
-            if isinstance(values, Mapping):
-                return {key: taken(value) for key, value in values.items()}
-            if isinstance(values, tuple | list):
-                return type(values)(map(taken, values))
-            return values
+        def taken(tensor: Tensor) -> Tensor:
+            own = tensor.dim() > 0 and len(tensor) == self.samples
+            part = tensor[list(rows)] if own else tensor
+            return change(part) if change is not None and tensor is sequences else part
 
+        inputs = self.subject.inputs
+        inputs = mapped(dict(inputs) if isinstance(inputs, Mapping) else inputs, Tensor, taken)
         before = torch.get_rng_state()
-        outputs = run(self.subject.model, taken(self.subject.inputs))
+        outputs = run(self.subject.model, inputs)
         self.drawn |= not torch.equal(before, torch.get_rng_state())
         return next((x for x in _floating(outputs) if len(x) % len(rows) == 0), None)
 

@@ -27,7 +27,7 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """All measurements in numbers, texts, lists and dicts."""
-        kept = [written(Measurement, m) for m in self.measurements]
+        kept = [written(m) for m in self.measurements]
         return {"added": self._added, "stride": self._stride, "kept": kept}
 
     def load_state_dict(self, state: Any) -> None:

@@ -1,16 +1,16 @@
-"""One batch through a network, forward and backward: the measurement of `diagnose` and `mend`."""
+"""One batch through a network, forward and backward: the measurement of `diagnose`."""
 
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unstuck._torch.autograd import leaves, post_accumulate_hooks
-from unstuck.arguments import check, cut_off
+from unstuck.arguments import check
 from unstuck.language import _
 from unstuck.measure.calls import tensors
 from unstuck.measure.measurement import Measurement, Subject
@@ -19,6 +19,7 @@ from unstuck.measure.probe import Probe
 from unstuck.measure.statistics import seen_no_data
 from unstuck.observation.batch import BATCH_NORMS, evaluating, loss_of, run, unchanged
 from unstuck.observation.process_group import Ranks
+from unstuck.step.node import mapped
 from unstuck.wording import listed
 
 NOTHING = 1e-5
@@ -27,41 +28,46 @@ NOTHING = 1e-5
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
     """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
-    model, inputs, targets, loss_fn = subject.model, subject.inputs, subject.targets, subject.loss_fn
-    check(model, inputs, targets, loss_fn)
-    mode, unused = mode_of(subject), fresh_norms(model)
-    with torch.inference_mode(False), torch.enable_grad():
-        inputs, targets = cut_off(inputs), cut_off(targets)
-        known = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
-        if isinstance(loss_fn, nn.Module):
-            known += loss_fn.parameters()
-        probe = Probe(model, most=None, ranks=ranks)
-        probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
-        with unchanged(model, inputs), own_buffers(model), _own_gradients(known) as own, mode(model):
+    model = subject.model
+    check(model, subject.inputs, subject.targets, subject.loss_fn)
+    unused = fresh_norms(model)
+    probe = Probe(model, most=None, ranks=ranks)
+    with passes(subject) as batch:
+        given = (t for t in tensors((batch.inputs, batch.targets)) if t.requires_grad and t.is_leaf)
+        of_loss = subject.loss_fn.parameters() if isinstance(subject.loss_fn, nn.Module) else ()
+        probe.named_inputs = batch.inputs if isinstance(batch.inputs, Mapping) else None
+        with _own_gradients([*model.parameters(), *given, *of_loss]) as own:
             probe.attach()
             try:
-                with _hinting(model, inputs, mode):
-                    outputs = run(model, inputs)
-                    loss = loss_of(outputs, targets, loss_fn)
+                loss = loss_in(batch)
                 if loss.requires_grad:
                     own(leaves(loss))
                     loss.backward()  # type: ignore[no-untyped-call]
                     if not probe.has_gradients:  # no layer has received one
                         probe.parameters.read_gradients()
                 measurement = probe.conclude()
-                if unused and not subject.training and measurement.batch_norms:
-                    measurement = dataclasses.replace(measurement, notes=(*measurement.notes, _fresh(unused)))
+            except Exception as error:
+                if not subject.training:
+                    error.add_note("the model ran in evaluation mode; training=True runs it as in training")
+                raise
             finally:
                 probe.detach()
-        loss = loss.detach()
-        mean = ranks.total(loss.cpu(), loss.device) / ranks.count
-    del outputs, own  # the last that keep weights alive that forward has made
-    measurement = dataclasses.replace(measurement, strays=(*measurement.strays, *probe.made_in_forward))
-    value = None if loss_fn is None else float(mean)
-    rests = not subject.training
+    loss = loss.detach()
+    mean = ranks.total(loss.cpu(), loss.device) / ranks.count
+    del batch, own  # the last that keep weights alive that forward has made
+    notes, rests = measurement.notes, not subject.training
+    if unused and rests and measurement.batch_norms:
+        notes = (*notes, _fresh(unused))
     reads = rests and _reads_mode(model)
-    only = _training_only(subject, measurement) if reads and ranks.count == 1 else ()
-    return dataclasses.replace(measurement, loss=value, evaluating=rests, reads_mode=reads, training_only=only)
+    return dataclasses.replace(
+        measurement,
+        strays=(*measurement.strays, *probe.made_in_forward),
+        notes=notes,
+        loss=None if subject.loss_fn is None else float(mean),
+        evaluating=rests,
+        reads_mode=reads,
+        training_only=_training_only(subject, measurement) if reads and ranks.count == 1 else (),
+    )
 
 
 def _reads_mode(model: nn.Module) -> bool:
@@ -77,22 +83,38 @@ def _training_only(subject: Subject, measurement: Measurement) -> tuple[str, ...
     trained = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
     found: Sequence[Tensor | None] = ()
     if without:
-        with suppress(Exception), passes(dataclasses.replace(subject, training=True)) as loss:  # it may not run there
-            found = torch.autograd.grad(loss(), list(trained.values()), allow_unused=True)
+        with suppress(Exception), passes(dataclasses.replace(subject, training=True)) as batch:  # it may not run
+            found = torch.autograd.grad(loss_in(batch), list(trained.values()), allow_unused=True)
     sizes = sizes_of({name: g for name, g in zip(trained, found, strict=False) if g is not None})
     least = NOTHING * max(sizes.values(), default=0.0)
     return tuple(name for name, size in sizes.items() if name in without and size > least)
 
 
 @contextmanager
-def passes(subject: Subject) -> Iterator[Callable[[], Tensor]]:
-    """Forward passes in the subject's mode that leave the model as it was; yields a function that returns the loss."""
+def passes(subject: Subject) -> Iterator[Subject]:
+    """Passes in the subject's mode that leave the model as it was; yields the subject with a batch of leaves."""
     model = subject.model
     with torch.inference_mode(False), torch.enable_grad():
-        inputs, targets = cut_off(subject.inputs), cut_off(subject.targets)
+        inputs, targets = _cut_off(subject.inputs), _cut_off(subject.targets)
+        mode = _training if subject.training else _evaluation
+        with unchanged(model, inputs), own_buffers(model), mode(model):
+            yield dataclasses.replace(subject, inputs=inputs, targets=targets)
 
-        with unchanged(model, inputs), own_buffers(model), mode_of(subject)(model):
-            yield lambda: loss_of(run(model, inputs), targets, subject.loss_fn)
+
+def loss_in(subject: Subject) -> Tensor:
+    """The loss of a forward pass."""
+    return loss_of(run(subject.model, subject.inputs), subject.targets, subject.loss_fn)
+
+
+def _cut_off(values: Any) -> Any:
+    """The same values with tensors that are ordinary leaves, so that the backward pass ends at them."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        if tensor.is_inference():
+            return tensor.clone()
+        return tensor if tensor.is_leaf else tensor.detach().requires_grad_(tensor.requires_grad)
+
+    return mapped(dict(values) if isinstance(values, Mapping) else values, Tensor, leaf)
 
 
 @contextmanager
@@ -139,11 +161,6 @@ def _own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tens
             stepping.update(before)
 
 
-def mode_of(subject: Subject) -> Callable[[nn.Module], AbstractContextManager[None]]:
-    """The mode in which the model is to run."""
-    return _training if subject.training else _evaluation
-
-
 def fresh_norms(model: nn.Module) -> list[str]:
     """Names of the batch normalisations of a model in evaluation mode that have seen no data, and normalise nothing."""
     norms = ((name, m) for name, m in model.named_modules() if isinstance(m, BATCH_NORMS))
@@ -180,25 +197,3 @@ def _training(model: nn.Module) -> Iterator[None]:
         with suppress(NotImplementedError):
             model.train()
     yield
-
-
-@contextmanager
-def _hinting(model: nn.Module, inputs: Any, mode: Callable[..., Any]) -> Iterator[None]:
-    """An error of the model or of the loss function names the mode, if the outputs are of another kind in training."""
-    try:
-        yield
-    except Exception as error:
-        if mode is _evaluation and _differs_in_training(model, inputs):
-            error.add_note("the model ran in evaluation mode; training=True runs it as in training")
-        raise
-
-
-def _differs_in_training(model: nn.Module, inputs: Any) -> bool:
-    """Whether the model runs in training mode only, or returns something of another type there."""
-    found: list[type | None] = []
-    for training in (False, True):
-        try:
-            found.append(type(run(model.train(training), inputs)))
-        except Exception:  # of whatever kind: the model's own
-            found.append(None)
-    return found[1] is not None and found[0] is not found[1]

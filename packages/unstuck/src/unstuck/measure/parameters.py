@@ -13,6 +13,7 @@ from unstuck._torch import foreach
 from unstuck._torch.modes import unfollowed
 from unstuck.measure.measurement import Weight
 from unstuck.measure.optimizer_steps import StepGroup
+from unstuck.measure.statistics import fetch
 from unstuck.observation.process_group import Ranks
 from unstuck.observation.sizes import norms
 
@@ -65,32 +66,24 @@ class Parameters:
                 return parameter.grad is None or not bool(_local(parameter.grad).any())
         return False
 
+    @unfollowed
     def note_cleared(self) -> None:
         """A backward pass begins: note which gradients were emptied since the last step."""
-        self._uncleared = self._with_gradient(self._uncleared)
-
-    @unfollowed
-    @torch.no_grad()
-    def _with_gradient(self, names: Iterable[str]) -> set[str]:
-        own = {name: _local(grad) for name in names if (grad := self.named[name].grad) is not None}
-        return {name for name, size in _sizes(own).items() if size.norm != 0}
+        own = {name: grad for name in self._uncleared if (grad := self.named[name].grad) is not None}
+        self._uncleared = {name for name, size in _sizes(own).items() if size.norm != 0}
 
     @property
-    @unfollowed
-    @torch.no_grad()
     def changed(self) -> bool:
         """Whether any parameter has another size than after the first backward pass."""
-        return bool(self._sizes) and _sizes({name: _local(p) for name, p in self.named.items()}) != self._sizes
+        return bool(self._sizes) and _sizes(self.named) != self._sizes
 
     @property
     @unfollowed
-    @torch.no_grad()
     def moved_by_hand(self) -> set[str]:
         """Parameters that have a gradient, and another size than after the first backward pass, if they are most."""
         own = {name: p for name, p in self.named.items() if name in self._gradients and p.grad is not None}
-        before = {name: self._sizes[name].norm for name in own} if self._sizes else {}
-        now = _sizes({name: _local(p) for name, p in own.items()}) if before else {}
-        moved = {name for name in now if now[name].norm != before[name] and math.isfinite(now[name].norm)}
+        before, now = self._sizes, _sizes(own) if self._sizes else {}
+        moved = {name for name in now if now[name].norm != before[name].norm and math.isfinite(now[name].norm)}
         return moved if 2 * len(moved) > len(own) else set()
 
     def forget_gradients(self) -> None:
@@ -98,7 +91,6 @@ class Parameters:
         self._gradients, self._used_up = {}, set()
 
     @unfollowed
-    @torch.no_grad()
     def read_gradients(self) -> None:
         """Read every `.grad`; keep the sizes of those that optimizers used up in the backward pass."""
         self._read_sizes()
@@ -175,13 +167,12 @@ class Parameters:
     def _read(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for name in parameters:
             self._gradients.pop(name, None)
-        self._gradients |= _sizes({name: _local(p.grad) for name, p in parameters.items() if p.grad is not None})
+        self._gradients |= _sizes({name: p.grad for name, p in parameters.items() if p.grad is not None})
 
     def _read_sizes(self) -> None:
         """Read the sizes of the parameters, once in a step."""
         if not self._sizes:
-            local = {name: _local(p) for name, p in self.named.items()}
-            self._sizes, self._rows_differ = _sizes(local), _with_different_rows(local)
+            self._sizes, self._rows_differ = _sizes(self.named), _with_different_rows(self.named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +225,16 @@ def is_fresh(weight: Tensor) -> bool:
     return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
 
 
-@unfollowed
-@torch.no_grad()
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """The L2 norms of tensors, by name."""
-    return {name: size.norm for name, size in _sizes({name: _local(t) for name, t in tensors.items()}).items()}
+    return {name: size.norm for name, size in _sizes(tensors).items()}
 
 
-def _sizes(tensors: dict[str, Tensor]) -> dict[str, Size]:
-    sizes = zip(tensors.items(), norms(list(tensors.values())).tolist(), strict=True)
+@unfollowed
+@torch.no_grad()
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
+    local = {name: _local(tensor) for name, tensor in tensors.items()}
+    sizes = zip(local.items(), norms(list(local.values())).tolist(), strict=True)
     return {n: Size(size, 0.0 if math.isfinite(size) else float((~torch.isfinite(t)).sum())) for (n, t), size in sizes}
 
 
@@ -271,12 +263,12 @@ def _replicas(parameter: nn.Parameter) -> int:
     return math.prod(size for size, place in zip(sizes, placements, strict=True) if not place.is_shard())
 
 
-def _with_different_rows(tensors: dict[str, Tensor]) -> set[str]:
-    """Tensors whose rows are not all equal; in most, the first two rows begin differently, which one call tells."""
-    several = {name: t for name, t in tensors.items() if t.dim() > 1 and len(t) > 1 and t.numel()}
-    different: set[str] = set()
-    for names in _groups({name: t for name, t in several.items() if type(t) in _ORDINARY}):
-        first, second = torch.stack([several[name].as_strided((2,), (several[name].stride(0),)) for name in names], 1)
-        different.update(name for name, differ in zip(names, (first != second).tolist(), strict=True) if differ)
-    unknown = several.keys() - different
-    return different | {name for name in unknown if not bool((several[name] == several[name][:1]).all())}
+@unfollowed
+@torch.no_grad()
+def _with_different_rows(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Tensors whose rows are not all equal; in most, the first two differ."""
+    local = {name: _local(tensor) for name, tensor in tensors.items()}
+    several = {name: t for name, t in local.items() if t.dim() > 1 and len(t) > 1 and t.numel()}
+    apart = fetch([(t[0] != t[1]).any() for t in several.values()])
+    both = zip(several.items(), apart, strict=True)
+    return {name for (name, t), differ in both if differ or not bool((t == t[:1]).all())}

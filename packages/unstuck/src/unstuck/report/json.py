@@ -4,7 +4,6 @@
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,31 @@ from unstuck.files import write_file
 from unstuck.findings import Finding, Gap, Trials
 from unstuck.judgement import Judgement
 from unstuck.measure.measurement import Measurement
-from unstuck.report.axes import spread_evenly
+from unstuck.report.layers import spread_evenly
 from unstuck.values import read, written
 
 FORMAT = 1
 """Changes when a reader of the old format would misread the new one; new fields do not change it."""
-EARLIER = 8_000_000
-"""Characters of the earlier measurements of a training; of more, evenly spaced ones are kept."""
+EARLIER = 20_000
+"""Layers in the earlier measurements of a training; of more, evenly spaced measurements are kept."""
 
 
 def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
     """One line of strict JSON, the same for the same diagnosis, without its `subject`; also written to `path`."""
-    measurement, history = judgement.measurement, judgement.history
-    earlier = [_dumped(m) for m in (history[:-1] if history and history[-1] is measurement else history)]
+    measurement = judgement.measurement
+    earlier = [one for one in judgement.history if one is not measurement]
+    kept = spread_evenly(len(earlier), EARLIER // max(1, len(measurement.layers)))
     members = {
-        "format": json.dumps(FORMAT),
-        "version": json.dumps(unstuck.__version__),
-        "healthy": json.dumps(judgement.healthy),
-        "findings": f"[{','.join(map(_dumped, judgement.findings))}]",
-        "measurement": _dumped(measurement),
-        "earlier": f"[{','.join(_thinned(earlier))}]",
-        "gaps": f"[{','.join(map(_dumped, judgement.gaps))}]",
-        "trials": _dumped(judgement.trials),
+        "format": FORMAT,
+        "version": unstuck.__version__,
+        "healthy": judgement.healthy,
+        "findings": [written(one) for one in judgement.findings],
+        "measurement": written(measurement),
+        "earlier": [written(earlier[i]) for i in kept],
+        "gaps": [written(one) for one in judgement.gaps],
+        "trials": written(judgement.trials),
     }
-    text = "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
+    text = json.dumps(members, separators=(",", ":"), allow_nan=False)
     if path is not None:
         write_file(Path(path), f"{text}\n".encode())
     return text
@@ -59,14 +59,3 @@ def from_json(text: str | bytes) -> dict[str, Any]:
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"something is missing or of another kind ({error!r})") from error
-
-
-def _dumped(value: Finding | Gap | Measurement | Trials) -> str:
-    return json.dumps(written(type(value), value), separators=(",", ":"), allow_nan=False)
-
-
-def _thinned(texts: Sequence[str]) -> Sequence[str]:
-    """All texts, or evenly spaced ones within the limit, with the first."""
-    if sum(map(len, texts)) <= EARLIER:
-        return texts
-    return [texts[i] for i in spread_evenly(len(texts), max(1, EARLIER // max(map(len, texts))))]

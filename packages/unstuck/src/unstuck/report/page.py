@@ -7,7 +7,6 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,15 @@ from unstuck.files import write_file
 from unstuck.judgement import Judgement
 from unstuck.language import LANGUAGES, _, language
 from unstuck.language.terminal import DEFAULT, printable
-from unstuck.report.axes import numbered
-from unstuck.report.charts import Box, Point, panels
-from unstuck.report.layer_rows import layer_rows
-from unstuck.report.layer_table import cell, findings_by_layer, most_telling, number_columns, positions
+from unstuck.report.charts import charts
+from unstuck.report.layers import findings_by_layer, layer_rows, most_telling, number_columns, positions
+from unstuck.report.svg import numbered
 from unstuck.report.text import head, title, verdict
 from unstuck.report.trials import HEIGHT, WIDTH, curves, trial_text, trials_lines
-from unstuck.wording import short_number
+from unstuck.wording import counted, percent, short_number
 
 FIRST = 100
 """Rows of a page of the table; without its script, the page shows the most telling ones."""
-MOST = 10_000
-"""Layers in the table at most, so that the page stays below 2 MB."""
 
 
 def to_html(judgement: Judgement, path: str | Path) -> Path:
@@ -43,7 +39,7 @@ def to_html(judgement: Judgement, path: str | Path) -> Path:
         judgement=judgement,
         model=type(judgement.subject.model).__name__ if judgement.subject is not None else "",
         parameters=sum(math.prod(weight.shape) for weight in measurement.weights),
-        panels=panels(measurement, judgement.findings, judgement.history),
+        charts=charts(measurement, judgement.findings, judgement.history),
         numbers=numbered(len(measurement.layers)) if measurement.layers else [],
         places={name: found[0] for name, found in positions(measurement).items()},
         table=_table(judgement),
@@ -74,16 +70,11 @@ def _rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    templates.filters |= {"layer_name": _name, "short": short_number, "quoted": re.compile("`([^`]+)`").split}
-    templates.globals |= {
-        "_": _,
-        "language": language(),
-        "title": title,
-        "trial_text": trial_text,
-        "trials_lines": trials_lines,
-    }
+    templates.filters |= {"layer_name": _name, "short": short_number, "percent": percent}
+    templates.filters["quoted"] = re.compile("`([^`]+)`").split
+    templates.globals |= {"_": _, "language": language(), "title": title, "counted": counted}
+    templates.globals |= {"trial_text": trial_text, "trials_lines": trials_lines}
     templates.globals |= {"curves": curves, "trial_size": (WIDTH, HEIGHT)}
-    templates.filters |= {"box_path": _box_path, "line_path": _line_path}
     return templates.get_template(template).render(**values)
 
 
@@ -97,41 +88,22 @@ def _name(name: str) -> str:
     return printable(name) or _("(the model)")
 
 
-def _box_path(boxes: Iterable[Box]) -> str:
-    return "".join(f"M{x:.5g} {y:.5g}h{width:.5g}v{height:.5g}h-{width:.5g}z" for x, y, width, height in boxes)
-
-
-def _line_path(strokes: Iterable[Iterable[Point]]) -> str:
-    return "".join("M" + "L".join(f"{x:.5g} {y:.5g}" for x, y in stroke) for stroke in strokes)
-
-
 def _table(judgement: Judgement) -> dict[str, Any]:
-    """The table: columns, rows for a page without its script, and the data for the script."""
+    """The table: its columns, and a row for each layer, of which the page shows some without its script."""
     measurement, findings = judgement.measurement, judgement.findings
-    found = findings_by_layer(measurement, findings)
-    marks = [printable(finding.rule) for finding in findings]
-    places = most_telling(measurement, findings, MOST)
-    layers = [measurement.layers[place] for place in places]
-    cells = {column: [cell(column, layer) for layer in layers] for column in number_columns(measurement)}
-    cells = {column: texts for column, texts in cells.items() if any(texts)}
-    shown = set(most_telling(measurement, findings, FIRST))
+    layers, found = measurement.layers, findings_by_layer(measurement, findings)
+    columns = [column for column in number_columns(measurement) if any(map(column.cell, layers))]
     rows = [
-        (place, layers[i], [texts[i] for texts in cells.values()], " ".join(marks[n] for n in found.get(place, ())))
-        for i, place in enumerate(places)
-        if place in shown
+        [
+            _name(layer.name),
+            _name(layer.kind),
+            f"{' x '.join(map(str, layer.shape))} {printable(layer.dtype)}".strip(),
+            " ".join(column.cell(layer) for column in columns),
+            " ".join(printable(findings[number].rule) for number in found.get(place, ())),
+        ]
+        for place, layer in enumerate(layers)
     ]
-    data: dict[str, Any] = {
-        "layers": len(measurement.layers),
-        "places": places if len(places) < len(measurement.layers) else None,
-        "names": [_name(layer.name) for layer in layers],
-        "kinds": [_name(layer.kind) for layer in layers],
-        "shapes": [f"{' x '.join(map(str, layer.shape))} {printable(layer.dtype)}".strip() for layer in layers],
-        "columns": [[column.key, column.head] for column in cells],
-        "cells": [" ".join(texts) for texts in cells.values()],
-        "marks": marks,
-        "found": [[place, found[place]] for place in places if place in found],
-        "page": FIRST,
-    }
+    data = {"columns": [[column.key, column.head] for column in columns], "rows": rows, "page": FIRST}
     if language() != LANGUAGES[0]:
         data["words"] = {text: _(text) for text in re.findall(r'\b_\("([^"]+)"', _asset("page.js"))}
-    return {"columns": list(cells), "rows": rows, "data": data, "marked": bool(found)}
+    return {"columns": columns, "rows": rows, "shown": most_telling(measurement, findings, FIRST), "data": data}

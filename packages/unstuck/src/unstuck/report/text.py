@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from unstuck.findings import Finding, Severity
 from unstuck.judgement import Judgement
 from unstuck.language import _
-from unstuck.language.terminal import DEFAULT, printable, shortened, wrapped
-from unstuck.report.layer_rows import layer_rows, time_step_rows
+from unstuck.language.terminal import DEFAULT, printable, shortened, text_width, wrapped
+from unstuck.report.layers import layer_rows
 from unstuck.report.trials import trial_text, trials_lines
-from unstuck.wording import counted, in_a_row
+from unstuck.wording import counted, few
 
 NAMES, NAME_WIDTH = 4, 36
 """Layers that are named under a finding, the others are counted; columns of a name."""
 NOTES = 5
-CALL = 1000
-"""A call of more characters is not printed; the text says where it is."""
 
 
 def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
@@ -26,9 +24,8 @@ def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
     measurement, findings = judgement.measurement, judgement.findings
     blocks = [
         [part for line in head(judgement) for part in wrapped(line, width)],
-        *(finding_lines(finding, width, i) for i, finding in enumerate(findings)),
+        *(finding_lines(finding, width) for finding in findings),
         layer_rows(measurement, findings, width) if measurement.layers else [],
-        time_step_rows(measurement, width),
         _notes(measurement.notes, width),
     ]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block)
@@ -44,12 +41,9 @@ def verdict(judgement: Judgement) -> str:
         return _("{found} in {layers}", **values)
     if not count:
         return _("no layers were seen, {found}", found=found)
-    first, *others = [str(gap) for gap in judgement.gaps if gap.decisive] or [""]
-    if others:
-        values |= {"gap": first, "count": f"{len(others)}"}
-        return _("{found} in {layers}, but not judged: {gap} and {count} more", **values)
-    if first:
-        return _("{found} in {layers}, but not judged: {gap}", gap=first, **values)
+    gaps = [str(gap) for gap in judgement.gaps if gap.decisive]
+    if gaps:
+        return _("{found} in {layers}, but not judged: {gap}", gap=few(gaps, 1), **values)
     return _("healthy: {layers}, {found}", **values)
 
 
@@ -64,17 +58,11 @@ def head(judgement: Judgement) -> list[str]:
         facts.append(_("loss {loss}{function}", loss=f"{measurement.loss:.4g}", function=function))
     if len(measurement.profile.names) > 1:
         facts.append(_("gradient spread {spread}", spread=f"{measurement.profile.spread:.4g}"))
-    lines = [verdict(judgement), in_a_row(facts)]
+    lines = [verdict(judgement), _(", ").join(facts)]
     if len(history) > 1:
-        steps, times = [m.step for m in history if m.step is not None], f"{len(history):,}"
-        line = _("measured {times} times; the numbers below are of the last", times=times)
-        if steps:
-            ends = {"first": f"{min(steps):,}", "last": f"{max(steps):,}"}
-            line = _(
-                "measured {times} times from step {first} to {last}; the numbers below are of the last",
-                times=times,
-                **ends,
-            )
+        times, first, last = (f"{count or 0:,}" for count in (len(history), history[0].step, history[-1].step))
+        line = _("measured {times} times from step {first} to {last}; the numbers below are of the last",
+                 times=times, first=first, last=last)  # fmt: skip
         lines.append(line)
     elif measurement.step is not None:
         lines.append(_("measured at step {step}", step=f"{measurement.step:,}"))
@@ -84,25 +72,19 @@ def head(judgement: Judgement) -> list[str]:
     return lines
 
 
-def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
-    """A finding with its remedy and its call; `index` is its place in the diagnosis."""
+def finding_lines(finding: Finding, width: int) -> list[str]:
+    """A finding with its remedy and its call."""
     lines = wrapped(title(finding), width)
     lines += wrapped(finding.message, width, "  ")
     if len(finding.layers) > 1:
-        short = [shortened(printable(name), NAME_WIDTH) or _("(the model)") for name in finding.layers[:NAMES]]
-        names, more = _(", ").join(short), len(finding.layers) - NAMES
-        where = _("in {names}", names=names)
-        if more > 0:
-            where = _("in {names} and {count} more", names=names, count=f"{more:,}")
-        lines += wrapped(where, width, "  ")
+        names = [shortened(printable(name), NAME_WIDTH) or _("(the model)") for name in finding.layers]
+        lines += wrapped(_("in {names}", names=few(names, NAMES)), width, "  ")
     if finding.trial is not None:
         lines += wrapped(trial_text(finding.trial), width, "  ")
     lines += wrapped(finding.remedy, width, "  → ", "    ")
     if finding.call is not None:
-        call = finding.call
-        if len(call) > CALL:
-            length = _("{count} characters", count=f"{len(call):,}")
-            call = f"print(diagnosis.findings[{index}].call)  # {length}"
+        wide = text_width(finding.call) > width - 6
+        call = finding.call.replace("; ", "\n") if wide else finding.call
         lines += ["", *(f"      {printable(line)}" for line in call.split("\n"))]
     return lines
 

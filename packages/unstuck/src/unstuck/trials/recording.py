@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unstuck.language import _
 from unstuck.measure.measurement import Subject
-from unstuck.measure.one_batch import passes
+from unstuck.measure.one_batch import loss_in, passes
 from unstuck.step import Step, StepObserver, recorded
 
 STEPS = 4
@@ -85,8 +85,8 @@ def recording_of(subject: Subject) -> Recording:
     values = copies(model)
     if values is None:
         return Recording(missing=too_large())
-    with passes(subject) as loss_of, recorded(model) as step:
-        taken = step(loss_of())
+    with passes(subject) as batch, recorded(model) as step:
+        taken = step(loss_in(batch))
     if not hold(taken):
         return Recording(missing=too_large())
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -7,25 +7,12 @@
   const data = JSON.parse($("data").textContent);
   const _ = (text, values = {}) => (data.words?.[text] ?? text).replace(/\{(\w+)\}/g, (_all, name) => values[name]);
 
-  // --- the layers: a row is a layer that the table holds, a place its position among all layers ---
-  const { names, kinds, shapes } = data;
-  const places = data.places ?? names.map((_, i) => i);
-  const cells = Object.fromEntries(data.columns.map(([key], i) => [key, data.cells[i].split(" ")]));
+  // --- the layers, by their position ---
+  const [names, kinds, shapes, texts, rules] = [0, 1, 2, 3, 4].map((i) => data.rows.map((row) => row[i]));
+  const cells = Object.fromEntries(data.columns.map(([key], i) => [key, texts.map((text) => text.split(" ")[i])]));
   const heads = Object.fromEntries(data.columns);
-  const found = new Map(data.found);
-  const rules = (row) => (found.get(places[row]) ?? []).map((i) => data.marks[i]).join(" ");
-  const rowOf = new Map(places.map((place, row) => [place, row]));
-
-  const nearest = (place) => {
-    let low = 0;
-    let high = places.length - 1;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (places[middle] < place) low = middle + 1;
-      else high = middle;
-    }
-    return low > 0 && place - places[low - 1] < places[low] - place ? low - 1 : low;
-  };
+  const count = names.length;
+  const marked = rules.some(Boolean);
 
   // --- the table ---
   const body = $("table").tBodies[0];
@@ -36,7 +23,7 @@
     if (key === "number") return row;
     if (key === "name") return names[row].toLowerCase();
     if (key === "kind") return kinds[row].toLowerCase();
-    if (key === "found") return rules(row);
+    if (key === "found") return rules[row];
     const text = cells[key][row];
     return text === "" ? "" : words[text] ?? Number(text);
   };
@@ -51,9 +38,9 @@
     const kind = $("kind").value;
     const rows = names.map((_, row) => row).filter(
       (row) =>
-        (!wanted || `${names[row]} ${kinds[row]} ${rules(row)}`.toLowerCase().includes(wanted)) &&
+        (!wanted || `${names[row]} ${kinds[row]} ${rules[row]}`.toLowerCase().includes(wanted)) &&
         (!kind || kinds[row] === kind) &&
-        (!$("found").checked || found.has(places[row])),
+        (!$("found").checked || rules[row]),
     );
     state.order = rows.map((row) => [sortable(row), row]).sort(compare).map(([, row]) => row);
     const [many, every] = [state.order.length, names.length].map((n) => n.toLocaleString("en"));
@@ -61,19 +48,19 @@
   };
   const drawn = (row) => {
     const line = make("tr");
-    line.id = `layer-${places[row] + 1}`;
-    line.append(make("td", (places[row] + 1).toString()));
+    line.id = `layer-${row + 1}`;
+    line.append(make("td", (row + 1).toString()));
     const name = make("th");
     name.scope = "row";
     name.title = names[row];
     const button = make("button", names[row]);
     button.type = "button";
-    button.addEventListener("click", () => select(places[row]));
+    button.addEventListener("click", () => select(row));
     name.append(button);
     line.append(name, make("td", kinds[row]));
     for (const [key] of data.columns) line.append(make("td", cells[key][row]));
-    if (found.size) line.append(make("td", rules(row), "found"));
-    line.classList.toggle("selected", places[row] === state.chosen);
+    if (marked) line.append(make("td", rules[row], "found"));
+    line.classList.toggle("selected", row === state.chosen);
     return line;
   };
   const draw = () => {
@@ -92,14 +79,13 @@
     draw();
   };
   const reveal = (place) => {
-    const row = rowOf.get(place) ?? nearest(place);
-    if (!state.order.includes(row)) {
+    if (!state.order.includes(place)) {
       $("search").value = "";
       $("kind").value = "";
       $("found").checked = false;
       arrange();
     }
-    state.page = Math.floor(state.order.indexOf(row) / data.page);
+    state.page = Math.floor(state.order.indexOf(place) / data.page);
     draw();
   };
 
@@ -122,7 +108,7 @@
   $("kind").addEventListener("change", restart);
   $("found").addEventListener("change", restart);
   $("tools").addEventListener("submit", (event) => event.preventDefault());
-  $("found").closest("label").hidden = found.size === 0;
+  $("found").closest("label").hidden = !marked;
   for (const [id, by] of [["before", -1], ["after", 1]]) {
     $(id).addEventListener("click", () => {
       state.page += by;
@@ -153,15 +139,11 @@
     for (const figure of figures) {
       figure[which].hidden = place === null;
       if (place === null) continue;
-      figure[which].style.left = `${(100 * place) / data.layers}%`;
-      figure[which].style.width = `${100 / data.layers}%`;
+      figure[which].style.left = `${(100 * place) / count}%`;
+      figure[which].style.width = `${100 / count}%`;
     }
   };
-  const told = (place) => {
-    const row = rowOf.get(place);
-    const where = _("layer {number} of {all}", { number: place + 1, all: data.layers });
-    return row === undefined ? where + _(", not in the table") : `${where}: ${names[row]}, ${kinds[row]}`;
-  };
+  const told = (place) => `${_("layer {number} of {all}", { number: place + 1, all: count })}: ${names[place]}, ${kinds[place]}`;
 
   function select(place) {
     state.chosen = place;
@@ -175,35 +157,32 @@
     }
     for (const { plot, chart } of figures) {
       plot.setAttribute("aria-valuenow", place + 1);
-      const row = rowOf.get(place);
-      const said = row === undefined ? "" : [...numbers(row, chart.dataset.shows.split(" ")).children].map((pair) => `, ${pair.firstChild.textContent} ${pair.lastChild.textContent}`).join("");
+      const said = [...numbers(place, chart.dataset.shows.split(" ")).children].map((pair) => `, ${pair.firstChild.textContent} ${pair.lastChild.textContent}`).join("");
       plot.setAttribute("aria-valuetext", told(place) + said);
     }
-    const row = rowOf.get(place);
     $("card-place").textContent = `#${place + 1}`;
-    $("card-name").textContent = row === undefined ? _("(not in the thinned table)") : names[row];
-    $("card-kind").textContent = row === undefined ? "" : [kinds[row], shapes[row]].filter(Boolean).join(" \u00b7 ");
-    $("card-numbers").replaceChildren(...(row === undefined ? [] : numbers(row, data.columns.map(([key]) => key)).children));
+    $("card-name").textContent = names[place];
+    $("card-kind").textContent = [kinds[place], shapes[place]].filter(Boolean).join(" \u00b7 ");
+    $("card-numbers").replaceChildren(...numbers(place, Object.keys(heads)).children);
     $("card-previous").disabled = place === 0;
-    $("card-next").disabled = place === data.layers - 1;
+    $("card-next").disabled = place === count - 1;
     reveal(place);
     history.replaceState(null, "", `#layer-${place + 1}`);
   }
-  const step = (by) => select(Math.min(Math.max((state.chosen ?? (by > 0 ? -1 : data.layers)) + by, 0), data.layers - 1));
+  const step = (by) => select(Math.min(Math.max((state.chosen ?? (by > 0 ? -1 : count)) + by, 0), count - 1));
 
   const placeAt = (plot, event) => {
     const { left, width } = plot.getBoundingClientRect();
-    return Math.min(Math.max(Math.floor(((event.clientX - left) / width) * data.layers), 0), data.layers - 1);
+    return Math.min(Math.max(Math.floor(((event.clientX - left) / width) * count), 0), count - 1);
   };
   for (const { chart, plot } of figures) {
     // A slider is what assistive technology has for "choose one of many along a line"; the summary stays its label.
-    for (const [name, value] of Object.entries({ role: "slider", tabindex: 0, "aria-valuemin": 1, "aria-valuemax": data.layers, "aria-valuenow": 1, "aria-valuetext": _("no layer selected") })) plot.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ role: "slider", tabindex: 0, "aria-valuemin": 1, "aria-valuemax": count, "aria-valuenow": 1, "aria-valuetext": _("no layer selected") })) plot.setAttribute(name, value);
     plot.addEventListener("pointermove", (event) => {
       const place = placeAt(plot, event);
-      const row = rowOf.get(place) ?? nearest(place);
       const tip = $("tip");
       mark("hover", place);
-      tip.replaceChildren(make("span", `#${places[row] + 1} `), make("bdi", names[row], "name"), numbers(row, chart.dataset.shows.split(" ")));
+      tip.replaceChildren(make("span", `#${place + 1} `), make("bdi", names[place], "name"), numbers(place, chart.dataset.shows.split(" ")));
       tip.hidden = false;
       const { width, height } = tip.getBoundingClientRect();
       tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - width - 8))}px`;
@@ -215,12 +194,12 @@
     });
     plot.addEventListener("click", (event) => select(placeAt(plot, event)));
     plot.addEventListener("keydown", (event) => {
-      const far = Math.max(1, Math.round(data.layers / 20));
+      const far = Math.max(1, Math.round(count / 20));
       const by = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1, PageDown: -far, PageUp: far, Home: -Infinity, End: Infinity }[event.key];
       if (by === undefined) return;
       event.preventDefault();
       if (Number.isFinite(by)) step(by);
-      else select(by < 0 ? 0 : data.layers - 1);
+      else select(by < 0 ? 0 : count - 1);
     });
   }
 
@@ -279,7 +258,7 @@
   draw();
   const linked = () => {
     const number = /^#layer-(\d+)$/.exec(location.hash)?.[1];
-    if (number >= 1 && number <= data.layers) jump(number - 1);
+    if (number >= 1 && number <= count) jump(number - 1);
   };
   linked();
   addEventListener("hashchange", linked);
