@@ -69,7 +69,7 @@ These faults are common, but the measurements cannot show them.
 - A softmax before a log-softmax: log-softmax is not measured. US601 finds a softmax before `cross_entropy`.
 - One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, trains to
   94 %) and Friedman's second set (0.997, does not train): scale features first.
-- Targets that belong to other inputs, unless nothing is learned (US608), wrong metrics, leaks from the training set to
+- Targets that belong to other inputs, wrong metrics, leaks from the training set to
   the test set.
 - Overfitting: a diagnosis sees one batch.
 - A forgotten entry of an `nn.ModuleList` is a note in one batch, like an idle expert; over three measurements of a

@@ -1,4 +1,4 @@
-"""US505, US507, US509, US510, US512: broken networks beside healthy ones."""
+"""US505, US507, US509, US510: broken networks beside healthy ones."""
 
 import copy
 
@@ -540,32 +540,3 @@ def test_patches_that_are_read_once_may_be_read_by_another_convolution():
     layers = nn.Conv2d(1, 8, 2, 2), nn.Conv2d(8, 16, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)
     x, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
     assert loud(unstuck.diagnose(nn.Sequential(*layers), x, labels, functional.cross_entropy)) == []
-
-
-class Equation(nn.Module):
-    """u and a derivative of it."""
-
-    def __init__(self, activation, order):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(1, 16), activation(), nn.Linear(16, 16), activation(), nn.Linear(16, 1))
-        self.order = order
-
-    def forward(self, x):
-        x = x.detach().requires_grad_()
-        u = derivative = self.net(x)
-        for _ in range(self.order):
-            (derivative,) = torch.autograd.grad(derivative.sum(), x, create_graph=True)
-        return u + derivative
-
-
-@pytest.mark.parametrize(
-    ("activation", "order", "expected"),
-    [(nn.ReLU, 2, ["US512"]), (nn.LeakyReLU, 2, ["US512"]), (nn.ReLU, 1, []), (nn.Tanh, 2, []), (nn.SiLU, 3, [])],
-)
-def test_a_relu_has_no_second_derivative(activation, order, expected):
-    model, x = Equation(activation, order), torch.linspace(0, 3, 64).unsqueeze(1)
-    assert loud(unstuck.diagnose(model, x, x.sin(), functional.mse_loss)) == expected
-    with unstuck.Monitor(model, every=1) as monitor:
-        functional.mse_loss(model(x), x.sin()).backward()
-        torch.optim.SGD(model.parameters(), 0.01).step()
-    assert loud(monitor.diagnosis()) == expected

@@ -172,18 +172,3 @@ def test_a_loss_that_an_adversary_keeps_level_is_no_mistake():
             (-functional.cross_entropy(model(X), labels)).backward()
             optimizer.step()
     assert "US611" not in loud(monitor.diagnosis())
-
-
-@pytest.mark.parametrize(
-    ("padding_idx", "ignored", "length", "expected"),
-    [(0, -100, 6, ["US612"]), (0, 0, 6, []), (None, -100, 6, []), (0, -100, 15, [])],
-    ids=["counts", "ignored", "no padding", "a quarter"],
-)
-def test_padding_that_counts_in_the_loss(padding_idx, ignored, length, expected):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(24, 32, padding_idx), nn.Linear(32, 24))
-    inputs = torch.randint(1, 24, (16, 20))
-    inputs[:, length:] = 0
-    targets = torch.where(inputs > 0, (5 * inputs) % 23 + 1, 0)
-    loss = nn.CrossEntropyLoss(ignore_index=ignored)
-    assert loud(unstuck.diagnose(model, inputs, targets, lambda out, y: loss(out.transpose(1, 2), y))) == expected

@@ -1,6 +1,5 @@
-"""US103, US203, US204, US301, US302, US307, US507, US510, US608: what several measurements of a training tell."""
+"""US103, US203, US204, US301, US302, US307, US507, US510: what several measurements of a training tell."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ from unstuck_support.layers import activation, linear, measurement, rules, train
 
 import unstuck
 from unstuck.measure.measurement import Comparison
-from unstuck.rules import find
 
 FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
@@ -68,48 +66,6 @@ def test_weights_that_shrink_while_nothing_is_learned(size, losses, expected):
     for name in ("0.weight", "2.weight"):
         steps = [with_weight(m, name, size=2 * size ** (i / 11)) for i, m in enumerate(steps)]
     assert rules(*steps) == expected
-
-
-def unpaired(losses, update=0.02, every=10, **compared):
-    comparison = Comparison("cross_entropy", 2, (64, 10), (64,), True, low=0, high=9, varied=True, output_rms=0.3)
-    beside = compared.pop("beside", 0)
-    steps = training([update] * 12, losses)
-    steps = [replace(m, step=every * i, foreign_steps=beside) for i, m in enumerate(steps)]
-    return [f.rule for f in find([replace(m, comparisons=(replace(comparison, **compared),)) for m in steps])]
-
-
-CHANCE = [math.log(10) + 0.01 * (-1) ** i for i in range(12)]
-
-
-def test_a_loss_that_stays_at_that_of_a_constant_is_named():
-    assert unpaired(CHANCE) == ["US608"]
-    squared = {"function": "mse_loss", "classes": False, "low": -2.0, "high": 2.0, "target_rms": 1.5}
-    assert unpaired(CHANCE, **squared, target_deviation=1.5) == ["US608"]
-    assert unpaired(CHANCE, **squared, target_deviation=3.0) == []
-    assert unpaired(CHANCE, **squared, target_deviation=1.0) == []
-
-
-@pytest.mark.parametrize(
-    "healthy",
-    [
-        {"losses": [math.log(10)] * 6 + FALLING[:6]},
-        {"losses": [1.8] * 12},
-        {"losses": CHANCE, "every": 8},
-        {"losses": CHANCE, "update": 4e-3},
-        {"losses": CHANCE, "varied": False, "function": "binary_cross_entropy_with_logits", "high": 1},
-        {"losses": CHANCE, "beside": 1},
-    ],
-    ids=[
-        "a slow start",
-        "better than a constant",
-        "a short training",
-        "small steps",
-        "one label a call",
-        "beside a generator",
-    ],
-)
-def test_slow_starts_and_losses_below_that_of_a_constant_are_healthy(healthy):
-    assert unpaired(**healthy) == []
 
 
 def answered(loss, comparison, first=None):

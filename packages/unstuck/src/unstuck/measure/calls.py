@@ -123,13 +123,6 @@ def normalised_together(name: str, args: tuple[Any, ...], kwargs: Mapping[str, A
     return args[0][0].numel() // size if name == "group_norm" and isinstance(size, int) else 0
 
 
-def padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
-    """How many tokens an embedding knows and which of them is the padding; None if none is."""
-    given = named(("input", "weight", "padding_idx"), args, kwargs)
-    index, weight = given.get("padding_idx"), given.get("weight")
-    return (len(weight), index % len(weight)) if isinstance(index, int) and isinstance(weight, Tensor) else None
-
-
 def is_disjoint(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call is a convolution that reads each position once: its stride is its kernel, which is not 1."""
     if name not in CONVOLUTIONS:

@@ -22,7 +22,7 @@ from unstuck.extensions import is_ours
 from unstuck.language import _
 from unstuck.measure import calls, loss_graph, statistics
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.attention import FUNCTIONS, add_attention, add_values
+from unstuck.measure.attention import FUNCTIONS, add_attention
 from unstuck.measure.batches import Batches
 from unstuck.measure.calls import ATTENTION, RECURRENT, tensors
 from unstuck.measure.comparisons import MOST_KINDS, CallKey, Compared
@@ -98,8 +98,6 @@ class ForwardPass(TorchFunctionMode):
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
-        self.flat_derivatives: list[Tensor] = []  # of derivatives that are differentiated again: whether all are 0
-        self._paddings: dict[int, int] = {}  # the token that is the padding, by the number of tokens
         self._differences = Differences()
         self.losses: list[Tensor] = []  # whose backward was called
         self.moves_value = False  # a loss is a log-probability times an error of an output that has a gradient
@@ -167,8 +165,6 @@ class ForwardPass(TorchFunctionMode):
                 self.take_term(name, args, kwargs, result)
             elif self.ended and name in calls.SQUARES:
                 self.take_square(name, args)
-            elif name == "grad" and kwargs.get("create_graph"):
-                self.take_derivatives(result)
         elif name == "setitem":
             target, sources = self._origin(args[0]), sources_of([self._origin(t) for t in tensors(args)])
             if sources:
@@ -311,7 +307,6 @@ class ForwardPass(TorchFunctionMode):
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
                     layer.gate = True
-                    self.take_values(layer, args)
             for factor, other in (origins[:2], origins[1::-1]):
                 if factor.parameter and other.sources.bit_count() == 1:  # it comes from one layer
                     self.layers[other.sources.bit_length() - 1].scaled_by += (factor.parameter,)
@@ -322,7 +317,6 @@ class ForwardPass(TorchFunctionMode):
     def _mark_attention(self, layer: LayerCall, args: tuple[Any, ...], first: bool) -> None:
         """A softmax that a product reads is attention; as its first argument it weighs the keys."""
         layer.attends = True
-        self.take_values(layer, args)
         square = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
         weighs = first and layer.place_in_memory == place_in_memory(args[0]) != (0, ())
         over_heads = len(layer.shape) == 4 and layer.softmax_dim == 1
@@ -512,23 +506,13 @@ class ForwardPass(TorchFunctionMode):
                 self._dropped.append(weakref.ref(args[0]))
 
     @hidden_from_modes
-    @without_gradients
-    def take_values(self, weights: LayerCall, args: tuple[Any, ...]) -> None:
-        """Take whether the mask of a softmax hides what differs in the values that it weighs."""
-        seen = weights.sums.seen
-        values = next((t for t in args[1::-1] if isinstance(t, Tensor) and t.shape[-1:] != (1,)), None)
-        if seen is not None and values is not None and not statistics.unmeasured(values):
-            add_values(weights.sums, seen, bare(values))
-
-    @hidden_from_modes
     def take_term(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
         """Note a term of the loss."""
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
             reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
-            call = TermCall.of(name, reads, args, kwargs, value, self._living_inputs, self._names_of_parameters)
-            call.take_padding(args, kwargs, self._paddings)
-            self.terms.append(call)
+            inputs, parameters = self._living_inputs, self._names_of_parameters
+            self.terms.append(TermCall.of(name, reads, args, kwargs, value, inputs, parameters))
 
     def take_difference(self, name: str, reads: int, outputs: Tensor, targets: Tensor, difference: Tensor) -> None:
         """Note a difference, which may become a term of a loss that is written by hand."""
@@ -539,13 +523,6 @@ class ForwardPass(TorchFunctionMode):
         """Note a term of the loss: the square of such a difference."""
         if args and (term := self._differences.squared(name, args)):
             self.terms.append(term)
-
-    @hidden_from_modes
-    def take_derivatives(self, derivatives: Any) -> None:
-        """Note whether derivatives are 0 for all samples."""
-        for derivative in tensors(derivatives):
-            if derivative.numel() > 1 and not statistics.unmeasured(derivative):
-                self.flat_derivatives.append(~derivative.detach().any())
 
     @property
     def _living_inputs(self) -> list[Tensor]:
@@ -590,9 +567,6 @@ class ForwardPass(TorchFunctionMode):
             self._take_output(layer, output, args[1:], kwargs)
         self._input = None
         self._take_read(layer, args)
-        if layer.function == "embedding" and (padding := calls.padding(args, kwargs)):
-            count, index = padding
-            self._paddings[count] = index
         if layer.function in FUNCTIONS:
             try:
                 add_attention(layer.sums, layer.function, args, kwargs, output)

@@ -58,7 +58,6 @@ class Layer:
     # standard deviation *across samples* over the rms, in [0, 1]: root of the sum over features of the variance, over
     # that of the mean squares. 0: all samples became one point. None: a single sample.
     spread: float | None = None
-    largest: float | None = None  # largest absolute value of the output; in half precision only
     rows: int = 0  # samples times positions over which the numbers of neurons are taken
     neurons: int | None = None  # number of neurons (channels) of an activation
     relative_slope: float | None = None  # mean local derivative over the largest; 0: no gradient passes
@@ -68,7 +67,6 @@ class Layer:
     # mean entropy of the attention weights over the largest possible, in [0, 1]; of a few samples, and of the queries
     # that see more than one key
     entropy: float | None = None
-    blind: bool = False  # its mask hides keys that differ between the samples, and shows those that are the same
     sharp: float | None = None  # fraction of heads whose mean relative entropy is below `SHUT`
     steps: tuple[float, ...] | None = None  # gradient size at the input of the time steps, at most `STEPS`
     histogram: tuple[int, ...] | None = None  # of finite numbers of the output, `BINS` bins from `low` to `high`
@@ -156,7 +154,6 @@ class LossTerm:
     bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient
     cosines: int = 0  # how many it takes for the logits of a sample, unscaled; 0: it reads others
     adds_up: bool = False  # the numbers that a cross-entropy takes for the logits of a sample are probabilities
-    padding: float = 0.0  # share of the labels that are the padding of an embedding, and that it does not ignore
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class
 
@@ -167,9 +164,6 @@ class Dependence:
 
     samples: bool | None = None  # the output of a sample depends on the other samples of its batch
     positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
-    ordered: bool | None = None  # outputs depend on the order of the positions; looked at only with attention
-    scalars: bool = False  # the positions are single numbers
-    unordered_source: bool = False  # outputs depend on other tokens, such as a text to translate, not on their order
     later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
     shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
     place: bool = False  # the output of a sample depends on its place in the batch only, not on the other samples
@@ -220,7 +214,6 @@ class Measurement:
     dependence: Dependence | None = None  # which inputs the outputs depend on; of `diagnose` only
     linear: bool = False  # but for its activations and attention, the network adds, scales and moves numbers only
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
-    flat_derivatives: bool = False  # a derivative that the loss takes, to be differentiated again, is 0 everywhere
     quantized: tuple[str, ...] = ()  # modules with quantized weights, which are no parameters and do not train
     scripted: tuple[str, ...] = ()  # modules of TorchScript, whose layers are not measured
     origin: str | None = None  # the operation that made the first NaN or infinity; of `diagnose(trace_nonfinite=True)`

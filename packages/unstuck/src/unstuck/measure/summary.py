@@ -125,7 +125,6 @@ def _of_all(passes: Sequence[ForwardPass]) -> dict[str, Any]:
         "constant_terms": tuple(dict.fromkeys(name for r in passes for name in r.constant_terms.found)),
         "moves_value": any(r.moves_value for r in passes),
         "classes_over": next((over for r in passes if (over := r.loss_calls.classes_over) is not None), None),
-        "flat_derivatives": any(fetch([flat.double() for r in passes for flat in r.flat_derivatives])),
         "single_norms": _narrow_norms(passes, 1),
         "pair_norms": _narrow_norms(passes, 2),
         "linear": bool(passes) and all(r.linear for r in passes),
@@ -206,9 +205,7 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
             "nonfinite": of["nonfinite"].astype(int).tolist(),
             "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
             "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
-            "largest": totals(np.array(fetch([s.largest for s in sums])), "MAX").tolist(),
             "rows": of["rows"].astype(int).tolist(),
-            "blind": (of["blind"] > 0).tolist(),
             "entropy": _known(of["entropy"] / of["queries"], of["queries"]),
         }
     facts = [dict(zip(columns, numbers, strict=True)) for numbers in zip(*columns.values(), strict=True)]
@@ -297,7 +294,7 @@ def _layers(
             count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
             places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
             fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
-        for name in fact.keys() & {"rms", "largest", "low", "high"}:
+        for name in fact.keys() & {"rms", "low", "high"}:
             fact[name] *= call.scale
         for name in list(_meaningless(call, fact)):
             fact.pop(name, None)
@@ -333,8 +330,6 @@ def _layers(
 def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
     """Names of numbers that mean nothing for this kind of layer."""
     activation = ACTIVATIONS.get(call.function)
-    if call.dtype not in (torch.float16, torch.bfloat16):
-        yield "largest"
     if activation is None or not activation.saturates:
         yield "saturated"
     if activation is None or not activation.flat:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from unstuck._torch.autograd import nodes_behind
-from unstuck.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES, named
+from unstuck.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES
 from unstuck.measure.loss_graph import is_cosine
 from unstuck.measure.measurement import LossTerm
 from unstuck.measure.statistics import Number, fetch
@@ -34,7 +34,6 @@ class TermCall:
     adds_up: Tensor | float = 0.0
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
-    padding: Number = 0.0
     factor: Number = 0.0
 
     @classmethod
@@ -71,21 +70,6 @@ class TermCall:
             lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
         )
         return call
-
-    @torch.no_grad()
-    def take_padding(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], paddings: Mapping[int, int]) -> None:
-        """Take the share of the labels that are the padding of an embedding with as many tokens as there are classes.
-
-        Labels that the loss ignores do not count.
-        """
-        given = named(("input", "target"), args, kwargs)
-        outputs, labels = given.get("input"), given.get("target")
-        if self.function not in ("cross_entropy", "nll_loss") or not isinstance(labels, Tensor) or outputs is None:
-            return
-        padding = paddings.get(outputs.shape[min(1, outputs.dim() - 1)])
-        if padding is None or padding == given.get("ignore_index") or labels.is_floating_point():
-            return
-        self.padding = (labels == padding).float().mean()
 
     def take(self, gradient: Tensor) -> None:
         """Take the gradient of the value, once for each backward pass."""
@@ -139,7 +123,6 @@ def joined(
             bootstrapped=any(call.bootstrapped for call in own),
             cosines=max(call.cosines for call in own),
             adds_up=min(fetch([call.adds_up for call in own])) > 0,
-            padding=max(fetch([call.padding for call in own])),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
         )

@@ -1,4 +1,4 @@
-"""Outputs depend on other samples, on no order, or on the tokens that they have to predict."""
+"""Outputs depend on other samples, or on the tokens that they have to predict."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from unstuck.measure.calls import CLASS_LOSSES
 from unstuck.measure.measurement import Layer
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found
-from unstuck.wording import named, same_in
+from unstuck.wording import named
 
 SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, positions added along the sequence, "
@@ -20,11 +20,6 @@ OVER_FEATURES = "Use `dim=-1`."
 OVER_CLASSES = "Normalise over the dimension of the classes, or give the logits to cross_entropy."
 OVER_SEVERAL = "Normalise over the dimension from which it chooses, such as the time steps."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
-ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
-INVERT_MASK = (
-    "Invert the mask: True hides a key in `key_padding_mask`, and shows it in `scaled_dot_product_attention`; "
-    "`masked_fill` needs the padding."
-)
 MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all tokens (top-k) sees later ones, too."
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
@@ -109,34 +104,6 @@ def _over_positions(evidence: Evidence) -> Found | None:
             )  # fmt: skip
             return Found((layer.name,), 1.0, 0.0, text, OVER_CLASSES)
     return None
-
-
-def no_order(evidence: Evidence) -> Found | None:
-    """The network sees a set, not a sequence: attention by itself does not know the order of what it reads."""
-    found = evidence.latest.dependence
-    if found is not None and found.unordered_source:
-        text = _(
-            "The order of the tokens that are read beside those of the outputs has no effect: attention does not know "
-            "positions."
-        )
-        return Found((), 0.0, 0.0, text)
-    if found is None or found.ordered is not False:
-        return None
-    text = _("The order of the positions has no effect on the outputs: attention does not know positions.")
-    return Found((), 0.0, 0.0, text, severity=Severity.WARNING if found.scalars else None)
-
-
-def hidden_content(evidence: Evidence) -> Found | None:
-    """The mask is inverted: the network reads the padding and nothing else."""
-    names = tuple(x.name for x in evidence.layers if x.blind)
-    if not names:
-        return None
-    text = _(
-        "The mask of {name} hides the keys that differ between the samples, and shows those that are the same in all, "
-        "such as padding.",
-        name=named(names[0]),
-    )  # fmt: skip
-    return Found(names, len(names), 0.0, text + same_in(names))
 
 
 def visible_targets(evidence: Evidence) -> Found | None:

@@ -1,6 +1,5 @@
 """The gradient vanishes or explodes between the loss and the inputs."""
 
-import math
 from collections.abc import Sequence
 from statistics import median
 
@@ -16,8 +15,6 @@ SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
 EXPLODED_LEVEL, BURST_LEVEL = 1e3, 1e6
 """Levels above which an exploding gradient is a warning, an error."""
 STEEPEST_GAIN, FEWEST_GAINS, LARGE_WEIGHTS = 3.0, 3, 3.0
-SMALLEST_HALF = 2.0**-24
-"""The smallest number above 0 in float16."""
 STEEP = 0.1
 """One segment is to blame if its gain is further from the median than this factor."""
 
@@ -123,29 +120,8 @@ def _scales(evidence: Evidence) -> tuple[float, ...]:
 
 
 def fades(evidence: Evidence) -> bool:
-    """Whether the lost gradient shrinks step by step, before it becomes 0 or underflows."""
-    return any(evidence.gradient(i) > 0 and not _underflows(evidence, i) for i in lost(evidence))
-
-
-def underflown(evidence: Evidence) -> tuple[int, ...]:
-    """Layers whose gradient is too small for float16, and that lose it; all of them if the sinks have no gradient."""
-    if not any(evidence.references) and evidence.latest.loss != 0:
-        return tuple(i for i, live in enumerate(evidence.live) if live and _underflows(evidence, i))
-    gone = set(lost(evidence))
-    return tuple(
-        i for i in evidence.upper_level if _underflows(evidence, i) and (i in gone or evidence.gradient(i) > 0)
-    )
-
-
-def _underflows(evidence: Evidence, i: int) -> bool:
-    """Whether the numbers of a gradient are below the smallest of float16."""
-    layer = evidence.layers[i]
-    if layer.dtype != "float16":
-        return False
-    if evidence.latest.step is not None and evidence.gradient(i) > 0:
-        return False  # a GradScaler may have scaled the loss, and the measurement is unscaled
-    per_sample = math.prod(layer.shape) / (layer.shape[0] if layer.shape else 1)
-    return evidence.gradient(i) < SMALLEST_HALF * math.sqrt(per_sample)
+    """Whether the lost gradient shrinks step by step, before it becomes 0."""
+    return any(evidence.gradient(i) > 0 for i in lost(evidence))
 
 
 def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[str, tuple[str, ...]]:

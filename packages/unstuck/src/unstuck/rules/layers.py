@@ -21,10 +21,8 @@ FEWEST_TOGETHER = 3.0
 LINEAR_ON_PURPOSE = 10
 FEWEST_SHARES = 8
 LINEAR_KINDS = ("linear", "conv", "embedding", "addmm", "matmul")
-STRAIGHT = frozenset({"relu", "leakyrelu", "rrelu", "prelu", "relu6", "hardtanh", "hardsigmoid", "threshold"})
 WEIGHING = ("linear", "addmm", "conv1d", "conv2d", "conv3d")
 
-CURVE = "Use tanh, SiLU, GELU or a sine: derivatives of every order of these are not 0."
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
 ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
@@ -261,19 +259,6 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
         step=since, names=listed(names), verb=verb(names, "keeps", "keep"),
     )  # fmt: skip
     return Found(tuple(names), len(names), 0.0, text, TRAIN_MODE)
-
-
-def no_second_derivative(evidence: Evidence) -> Found | None:
-    """A loss of second derivatives, as of a differential equation, is the same whatever the network learns."""
-    kinds = {evidence.layers[i].plain_kind for i in evidence.hidden}
-    if not evidence.latest.flat_derivatives or not kinds or not kinds <= STRAIGHT:
-        return None
-    names = evidence.names(evidence.hidden)
-    text = _(
-        "A derivative in the loss is 0 for all samples: {names} {verb} of straight pieces, which do not bend.",
-        names=evidence.listed(names, "activation", "activation"), verb=verb(names, "is made", "are made"),
-    )  # fmt: skip
-    return Found(names, 0.0, 0.0, text)
 
 
 def dropout(evidence: Evidence) -> Found | None:

@@ -1,49 +1,21 @@
 """The standstill of a training: nothing is learned."""
 
 import math
-from statistics import fmean, median
+from statistics import fmean
 
-from unstuck.language import _
 from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES
 from unstuck.measure.measurement import Comparison
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.first_outputs import REGRESSION, loss_of_equal_outputs
-from unstuck.rules.rule import Found
-from unstuck.wording import number
 
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS, SLOW_LOSS = 0.97, 0.5, 0.95, 0.8
-PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.5, 1.3
+PATIENT_STEPS, PATIENT_MEASUREMENTS = 100, 10
 
 FEWEST_LOSSES = 2
 """Losses of a quarter of the measurements: a single one may be anything."""
 FITTED_SHARE, FITTED_LOSS = 0.1, 0.02
 LEARNED_LOSS, LEARNED_SHARE = 0.1, 0.2
 """A loss for classification is below these only if nearly all predictions are right."""
-
-CHECK_PAIRS = (
-    "Look at some inputs beside their targets (were both shuffled, cut and augmented together?), and fit one small "
-    "batch; nothing to do in a task that starts slowly."
-)
-
-
-def constant_answers(evidence: Evidence) -> Found | None:
-    """The outputs are those of a network that does not see its inputs, although it gets gradients and moves."""
-    last, steps = evidence.latest, [m for m in evidence.measurements if m.step is not None and m.loss is not None]
-    if len(steps) < PATIENT_MEASUREMENTS or (last.step or 0) < PATIENT_STEPS - 1 or len(last.comparisons) != 1:
-        return None
-    loss = fmean(m.loss or 0.0 for m in steps[-(len(steps) // 4) :])
-    levels = [level for m in steps for c in m.comparisons if (level := constant_level(c)) is not None]
-    if len(levels) < len(steps) or any(m.foreign_steps for m in steps) or not unlearned(evidence):
-        return None
-    level, way = fmean(levels), _way(evidence) * (1 + (last.step or 0))
-    if not CHANCE_LOSS * level <= loss <= FAR_FROM_CONSTANT * level or way < LONG_WAY:
-        return None
-    text = _(
-        "The loss stays at {loss}, that of a constant answer ({level}), although the weights move: the inputs seem to "
-        "tell nothing about the targets.",
-        loss=number(loss), level=number(level),
-    )  # fmt: skip
-    return Found((), loss / level, CHANCE_LOSS, text)
 
 
 def learned(evidence: Evidence) -> bool:
@@ -79,14 +51,6 @@ def constant_level(comparison: Comparison) -> float | None:
         return -share * math.log(share) - (1 - share) * math.log1p(-share)
     level = math.log(2) if comparison.function == "binary_cross_entropy" else loss_of_equal_outputs(comparison)
     return level if comparison.varied else None
-
-
-def _way(evidence: Evidence) -> float:
-    """The typical update of a typical weight."""
-    updates: dict[str, list[float]] = {}
-    for weight in (w for m in evidence.measurements for w in m.weights if w.update is not None and len(w.shape) > 1):
-        updates.setdefault(weight.name, []).append(weight.update or 0.0)
-    return median(map(median, updates.values())) if updates else 0.0
 
 
 def stalled(evidence: Evidence) -> bool:

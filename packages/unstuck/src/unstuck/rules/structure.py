@@ -36,6 +36,7 @@ DIAGNOSE_IN_TRAINING = (
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
+SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16: float16 has no number below 6e-8."
 TARGET_IS_FINE = "Nothing to do for a target network; set requires_grad to False, so that nothing moves it."
 CHECK_MASKS = (
     "Check the masks and weights of the loss, and the targets: no network fits its data before it has learned."
@@ -158,7 +159,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
     zero = [w for w in matrices if w.gradient == 0]
-    if not zero or gradient.underflown(evidence):
+    if not zero:
         return None
     names = tuple(w.name for w in zero)
     if set(names) <= set(evidence.latest.training_only):
@@ -172,7 +173,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
             text = _("The loss is 0, and so is every gradient.")
             return Found(names, 0.0, 0.0, text, EXPECTED_ZERO, Severity.NOTE)
         text = _("The gradient from the loss to the last layer is exactly 0: nothing is trained.")
-        return Found(names, 0.0, 0.0, text, FIND_FLAT_END, Severity.ERROR)
+        half = any(evidence.layers[i].dtype == "float16" for i in evidence.sinks)
+        return Found(names, 0.0, 0.0, text, SCALE_LOSS if half else FIND_FLAT_END, Severity.ERROR)
     factors = {name for layer in evidence.latest.weighted for name in layer.weights}  # what is added blocks nothing
     stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w) and w.name in factors]
     if stuck:

@@ -27,7 +27,7 @@ from unstuck.rules.rule import Found, Rule
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
-_FAULTS: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     Rule("US101", "vanishing gradient", WARNING, gradient.vanishing, gradient.INITIALISE, ("US307", "US401", "US503"),
          stalls=True, signal=True),
     Rule("US102", "exploding gradient", WARNING, gradient.exploding, gradient.SHRINK, ("US104", "US401", "US503"),
@@ -56,9 +56,6 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("US308", "optimizer made again", WARNING, steps.replaced, steps.KEEP),
     Rule("US309", "gradient of the target", WARNING, terms.not_stopped, terms.STOP, ("US401",), mistake=True),
     Rule("US401", "inf or NaN", ERROR, numbers.nonfinite, numbers.FIND_CAUSE),
-    Rule("US402", "close to overflow in half precision", WARNING, numbers.near_overflow, numbers.MORE_RANGE),
-    Rule("US403", "gradient underflows in float16", WARNING, numbers.underflow, numbers.SCALE_LOSS,
-         ("US401", "US101", "US502")),
     Rule("US501", "parameters without a gradient", WARNING, structure.no_gradient, structure.RECONNECT),
     Rule("US502", "gradient of exactly zero", WARNING, structure.zero_gradient, structure.FIND_FLAT,
          ("US206", "US401", "US601")),
@@ -69,12 +66,8 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("US506", "samples are mixed", WARNING, dependence.mixed_samples, dependence.SEPARATE, mistake=True),
     Rule("US507", "no activation in between", WARNING, layers.no_activation, layers.ACTIVATE, mistake=True,
          signal=True),
-    Rule("US508", "order has no effect", NOTE, dependence.no_order, dependence.ADD_POSITIONS),
     Rule("US509", "normalisation differs in use", WARNING, layers.normalisation, layers.NORMALISE),
     Rule("US510", "dropout too strong", WARNING, layers.dropout, layers.DROP_LESS),
-    Rule("US511", "mask hides the content", WARNING, dependence.hidden_content, dependence.INVERT_MASK, mistake=True),
-    Rule("US512", "no second derivative", WARNING, layers.no_second_derivative, layers.CURVE, ("US202", "US502"),
-         mistake=True),
     Rule("US601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE, mistake=True, stalls=True),
     Rule("US602", "outputs and targets broadcast", ERROR, loss.broadcast, loss.RESHAPE, mistake=True),
     Rule("US603", "targets out of reach", WARNING, loss.out_of_reach, loss.SCALE, mistake=True),
@@ -84,15 +77,9 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("US606", "targets are visible", ERROR, dependence.visible_targets, dependence.MASK, ("US506",), mistake=True),
     Rule("US607", "certain and wrong", WARNING, loss.certain_and_wrong, loss.SMALLER,
          ("US102", "US104", "US203", "US205", "US206", "US302", "US305", "US307", "US401", "US601")),
-)  # fmt: skip
-RULES = (
-    *_FAULTS,
-    Rule("US608", "answers of a constant", NOTE, standstill.constant_answers, standstill.CHECK_PAIRS,
-         (*(rule.id for rule in _FAULTS), "US609", "US610", "US611")),
     Rule("US609", "a term of the loss is drowned", WARNING, terms.drowned, terms.BALANCE, ("US303", "US401", "US501")),
     Rule("US610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT_WEIGHTS, mistake=True),
     Rule("US611", "the loss is maximised", WARNING, terms.maximised, terms.MINIMISE, ("US401",), mistake=True),
-    Rule("US612", "padding counts in the loss", WARNING, terms.padding, terms.IGNORE, mistake=True),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 

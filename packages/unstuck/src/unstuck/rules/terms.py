@@ -13,14 +13,12 @@ from unstuck.wording import number, percent
 
 DROWNED_PART = 0.03
 EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
-MOSTLY_PADDING = 0.5
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 NEARLY = 1e-3
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
 MINIMISE = "Remove the minus sign: optimizers minimise. Nothing to do if the network is meant to unlearn this."
-IGNORE = "Give the loss `ignore_index=`, the token of the padding."
 STOP = (
     "Compute the target under torch.no_grad() or call detach() on it; nothing to do if it is meant to move towards the "
     "outputs."
@@ -131,15 +129,6 @@ def maximised(evidence: Evidence) -> Found | None:
         function=_named(last), factor=number(factors[-1]),
     )  # fmt: skip
     return Found((), factors[-1], 0.0, text)
-
-
-def padding(evidence: Evidence) -> Found | None:
-    """The network learns to predict padding: most of the loss, and soon all of its smallness, comes from it."""
-    share = max((t.padding for t in evidence.latest.terms), default=0.0)
-    if share < MOSTLY_PADDING:
-        return None
-    text = _("{share} % of the labels are padding, and the loss counts them.", share=percent(share))
-    return Found((), share, MOSTLY_PADDING, text)
 
 
 def _named(term: LossTerm) -> str:
