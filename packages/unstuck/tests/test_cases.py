@@ -75,7 +75,6 @@ WITHOUT_CASES = {
     **dict.fromkeys(("US602", "US603", "US604", "US605", "US606"), PROGRAMS),
     **dict.fromkeys(("US609", "US610"), PROGRAMS),
     "US607": "packages/unstuck/tests/test_rules_loss.py has its networks",
-    "US611": "packages/unstuck/tests/test_rules_terms.py has its networks",
 }
 """Why the catalogue has fewer than two broken networks of a rule."""
 

@@ -76,15 +76,14 @@ def test_more_than_a_thousand_times_the_gradient_reaches_the_layers_where_it_exp
     assert max(seen.gradients[name] for name in seen.named(case)) > 1e3 * last
 
 
-@pytest.mark.parametrize("case", only("US103", "US104"))
-def test_the_gradient_at_the_first_step_is_tiny_or_huge(case: Case) -> None:
+@pytest.mark.parametrize("case", only("US103"))
+def test_the_gradient_at_the_first_step_is_tiny(case: Case) -> None:
     model, inputs, targets, loss_fn = case.problem()
     inputs.requires_grad_()
     loss_fn(model(inputs), targets).backward()
     assert inputs.grad is not None
     sizes = inputs.grad.double().norm(dim=(0, 2))
-    ratio = float(sizes[0] / sizes[-1])
-    assert ratio < 1e-6 if "US103" in case.rules else ratio > 1e6
+    assert float(sizes[0] / sizes[-1]) < 1e-6
 
 
 def relative_slope(module: nn.Module, y: Tensor) -> Tensor:
@@ -121,12 +120,6 @@ def test_the_samples_differ_by_less_than_a_thousandth_of_their_size(case: Case) 
     for name in seen.named(case) or list(seen.outputs):
         y = seen.outputs[name]
         assert y.var(0, correction=0).mean().sqrt() < 1e-3 * y.square().mean().sqrt()
-
-
-@pytest.mark.parametrize("case", only("US205"))
-def test_the_inputs_differ_by_less_than_a_fiftieth_of_their_size(case: Case) -> None:
-    inputs = case.problem()[1]
-    assert inputs.var(0, correction=0).mean().sqrt() < 0.02 * inputs.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("case", only("US401"))

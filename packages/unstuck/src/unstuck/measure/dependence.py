@@ -122,12 +122,9 @@ def _judged(outputs: _Outputs) -> Dependence:
     found = None if sequences is None else _donor(sequences)
     one, place = found or (1, 1)
     three = outputs.of([one, one, 0])
-    mixing = None if three is None else _mixing(outputs, three, one)
-    if three is None or mixing is None:
-        return Dependence()
-    mixed, by_place = any(mixing), mixing[1]
-    if sequences is None:
-        return Dependence(mixed, place=by_place)
+    mixed = None if three is None else _mixed(outputs, three, one)
+    if three is None or mixed is None or sequences is None:
+        return Dependence(mixed)
     length = sequences.shape[1]
     places = _by_position(three, 3, length)
 
@@ -148,28 +145,27 @@ def _judged(outputs: _Outputs) -> Dependence:
         positions=changed(*ends[0]) or changed(*ends[1]) if mixed and places is not None else None,
         later=later,
         shift=shift,
-        place=by_place,
         copies=bool(copies),
     )
 
 
-def _mixing(outputs: _Outputs, three: Tensor, one: int) -> tuple[bool, bool] | None:
-    """Whether a sample's output depends on the other samples, and whether on its place only; None if it is unknown."""
+def _mixed(outputs: _Outputs, three: Tensor, one: int) -> bool | None:
+    """Whether a sample's output depends on the other samples or on its place among them; None if it is unknown."""
     two = 1 if one == 2 else 2
     # The last one is compared: it may depend on earlier ones only.
     four = outputs.of([two, two, two, 0])
     if four is None or len(three) * 4 != len(four) * 3 or three.shape[1:] != four.shape[1:]:
         return None
     if _same((three, 3, 2), (four, 4, 3), MIXED):
-        return False, False
+        return False
     repeated = outputs.of([two, two, two, 0])
     if repeated is None or not _equal(four, repeated):
         return None  # the model keeps a state or a generator
     again = outputs.of([one, one, one, 0])  # as many random numbers, if the model draws some
     if again is not None and not _same((again, 4, 3), (four, 4, 3), MIXED):
-        return True, False
+        return True
     first = None if outputs.drawn else outputs.of([0, one, one])
-    return False, first is not None and not _same((first, 3, 0), (three, 3, 2), MIXED)
+    return first is not None and not _same((first, 3, 0), (three, 3, 2), MIXED)
 
 
 def _same(one: tuple[Tensor, int, int], other: tuple[Tensor, int, int], tolerated: float) -> bool:

@@ -110,7 +110,6 @@ def summarize(
         ranks=ranks.count,
         notes=tuple(notes),
         dropouts=tuple(share for r in passes for share in r.dropouts),
-        output_dropout=max((r.dropped_outputs for r in passes), default=0.0),
         batch_norms=tuple(_batch_norms(passes)),
         resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
@@ -124,10 +123,6 @@ def _of_all(passes: Sequence[ForwardPass]) -> dict[str, Any]:
     return {
         "constant_terms": tuple(dict.fromkeys(name for r in passes for name in r.constant_terms.found)),
         "moves_value": any(r.moves_value for r in passes),
-        "classes_over": next((over for r in passes if (over := r.loss_calls.classes_over) is not None), None),
-        "single_norms": _narrow_norms(passes, 1),
-        "pair_norms": _narrow_norms(passes, 2),
-        "linear": bool(passes) and all(r.linear for r in passes),
     }
 
 
@@ -164,11 +159,6 @@ def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:
     """0 if all inputs are whole numbers, the same for all samples of a pass; else None."""
     alike = fetch([flag for r in passes for flag in r.alike])
     return 0.0 if alike and all(alike) else None
-
-
-def _narrow_norms(passes: Sequence[ForwardPass], count: int) -> tuple[str, ...]:
-    """Modules that normalise so many numbers together."""
-    return tuple(dict.fromkeys(name for r in passes for name, of in r.narrow_norms.items() if of == count))
 
 
 def _batch_norms(passes: Sequence[ForwardPass]) -> Iterator[BatchNorm]:
@@ -310,14 +300,12 @@ def _layers(
                 weights=call.weights,
                 gate=call.gate,
                 read_by=normalised.get(call.name, ""),
-                read_over=call.read_over,
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
-                rounded_by=call.rounded_by,
                 disjoint=call.disjoint,
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
-                softmax_dim=_softmax_dim(call),
+                softmax_dim=None if call.attends else call.softmax_dim,
                 function=call.alike,
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
@@ -336,12 +324,3 @@ def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
         yield "dead"
     if "sharp" not in fact or fact["entropy"] is None or (call.function == "softmax" and not call.attends):
         yield from ("entropy", "sharp")
-
-
-def _softmax_dim(call: LayerCall) -> int | None:
-    """The dimension over which a softmax normalises; of attention only if it is a mistake."""
-    shape, dim = call.shape, call.softmax_dim
-    if not shape:
-        return None
-    single = dim is not None and shape[dim] == 1 and dim < len(shape) - 1 and shape[-1] > 1  # it chooses among others
-    return call.softmax_dim if not call.attends or call.over_queries or single else None

@@ -6,7 +6,7 @@ from statistics import median
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.rules import units
-from unstuck.rules.evidence import Evidence, usual_size
+from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found
 from unstuck.wording import named, number, verb
 
@@ -14,7 +14,6 @@ SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
 """Levels below which a vanishing gradient is a note, a warning, an error."""
 EXPLODED_LEVEL, BURST_LEVEL = 1e3, 1e6
 """Levels above which an exploding gradient is a warning, an error."""
-STEEPEST_GAIN, FEWEST_GAINS, LARGE_WEIGHTS = 3.0, 3, 3.0
 STEEP = 0.1
 """One segment is to blame if its gain is further from the median than this factor."""
 
@@ -52,11 +51,8 @@ def vanishing(evidence: Evidence) -> Found | None:
 def exploding(evidence: Evidence) -> Found | None:
     """A step that suits the last layers is far too large for the first: training diverges or hardly moves."""
     risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL * evidence.head_scales[i][1])
-    if evidence.latest.differentiated:
+    if evidence.latest.differentiated or not risen:
         return None
-    if not risen:
-        found = _steep(evidence)
-        return found if found is not None and _steep(Evidence(evidence.measurements[:1])) is not None else None
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
     level = evidence.lower_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=False)
@@ -68,23 +64,6 @@ def exploding(evidence: Evidence) -> Found | None:
     few = any(norm.samples < units.FEWEST_ROWS for norm in evidence.latest.batch_norms)
     severity = Severity.ERROR if level > BURST_LEVEL else Severity.NOTE if few else Severity.WARNING
     return Found(names, level, EXPLODED_LEVEL, text + place, severity=severity)
-
-
-def _steep(evidence: Evidence) -> Found | None:
-    """A gradient that large weights make grow in most layers, of which there are too few for it to explode."""
-    gains = {i: gain for i in evidence.upper_level if (gain := _gain(evidence, i)) is not None}
-    matrices = [w for i in evidence.upper_level for n in evidence.layers[i].weights if (w := evidence.weights.get(n))]
-    large = [w.size / usual_size(w) for w in matrices if len(w.shape) > 1 and w.trains and w.size > 0]
-    usual = median(gains.values()) if len(gains) >= FEWEST_GAINS else 0.0
-    if usual < STEEPEST_GAIN or median(large or [0.0]) < LARGE_WEIGHTS:
-        return None
-    names = evidence.names(sorted((i for i, gain in gains.items() if gain >= STEEPEST_GAIN), key=lambda i: -gains[i]))
-    text = _(
-        "The gradient grows everywhere: the median gain of a layer is {gain}. The weights are {times} times as large "
-        "as usual initial ones.",
-        gain=number(usual), times=number(median(large)),
-    )  # fmt: skip
-    return Found(names, usual, STEEPEST_GAIN, text)
 
 
 def _gain(evidence: Evidence, i: int) -> float | None:

@@ -3,14 +3,16 @@
 import math
 from statistics import fmean
 
-from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES
-from unstuck.measure.measurement import Comparison
+from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES, REGRESSION_LOSSES
+from unstuck.measure.measurement import Comparison, Measurement
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.first_outputs import REGRESSION, loss_of_equal_outputs
 
-STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS, SLOW_LOSS = 0.97, 0.5, 0.95, 0.8
+REGRESSION = REGRESSION_LOSSES | DIFFERENCES
+"""Losses that compare numbers with numbers."""
+STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 PATIENT_STEPS, PATIENT_MEASUREMENTS = 100, 10
 
+LARGE_LOGITS, WORSE_THAN_EQUAL, FAR_OFF, LOST = 5.0, 3.0, 10.0, 100.0
 FEWEST_LOSSES = 2
 """Losses of a quarter of the measurements: a single one may be anything."""
 FITTED_SHARE, FITTED_LOSS = 0.1, 0.02
@@ -41,6 +43,14 @@ def fitted(evidence: Evidence) -> bool:
     return last is not None and 0 <= last < limit
 
 
+def loss_of_equal_outputs(comparison: Comparison) -> float | None:
+    """The cross-entropy of equal logits; None for another loss, or of a single class."""
+    shape = comparison.shape
+    if comparison.function in ("cross_entropy", "nll_loss") and shape:
+        return math.log(shape[min(1, len(shape) - 1)]) or None
+    return math.log(2) if comparison.function == "binary_cross_entropy_with_logits" else None
+
+
 def constant_level(comparison: Comparison) -> float | None:
     """The loss of the best constant, or of equal outputs; None if it is not known or the targets are all the same."""
     if comparison.function in REGRESSION and not comparison.classes:
@@ -57,12 +67,6 @@ def stalled(evidence: Evidence) -> bool:
     """Whether nothing was learned in all measurements, or in the first half of them."""
     half = evidence.measurements[: len(evidence.measurements) // 2]
     return unlearned(evidence) or (bool(half) and unlearned(Evidence(half)))
-
-
-def hardly_fallen(evidence: Evidence) -> bool:
-    """Whether the loss of the last quarter of the measurements is nearly that of the first."""
-    quarters = _quarters(evidence)
-    return bool(quarters) and fmean(quarters[-1]) >= SLOW_LOSS * fmean(quarters[0])
 
 
 def falls(evidence: Evidence) -> bool:
@@ -91,3 +95,22 @@ def unlearned(evidence: Evidence) -> bool:
     of_classes = [c for c in evidence.latest.comparisons if c.function not in BINARY_LOSSES and len(c.shape) > 1]
     chance = CHANCE_LOSS * min((level for c in of_classes if (level := loss_of_equal_outputs(c))), default=math.inf)
     return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * first, chance)
+
+
+def overshoots(measurement: Measurement) -> float | None:
+    """How many times the loss is larger than that of equal logits, if large outputs are the reason; else None."""
+    loss, comparisons = measurement.loss, measurement.comparisons
+    if loss is None or len(comparisons) != 1 or not comparisons[0].output_rms > LARGE_LOGITS:
+        return None
+    normalised = comparisons[0].function == "nll_loss" and any(x.read_by == "log_softmax" for x in measurement.layers)
+    if comparisons[0].reads is None and not normalised:
+        return None  # computed from outputs, such as similarities over a temperature
+    guess = loss_of_equal_outputs(comparisons[0])
+    return loss / guess if guess and WORSE_THAN_EQUAL * guess < loss < math.inf else None
+
+
+def start_far_off(evidence: Evidence) -> bool:
+    """Whether the first outputs are far larger than the targets of a regression, or as wrong as large logits are."""
+    first = evidence.measurements[0]
+    numbers = (c for c in first.comparisons if c.function in REGRESSION and not c.classes)
+    return any(c.output_rms > FAR_OFF * c.target_rms for c in numbers) or (overshoots(first) or 0.0) > LOST
