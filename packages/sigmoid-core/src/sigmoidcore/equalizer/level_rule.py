@@ -11,8 +11,8 @@ from torch.utils.hooks import RemovableHandle
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, set_to_level
 from sigmoidcore.observation.gradients import CorePass
-from unstuck.language.warning import warn
 from sigmoidcore.observation.layer_observer import LayerObserver
+from unstuck.language.warning import warn
 from unstuck.observation import NONE, backward_pass, bare, transforms_active
 from unstuck.observation.process_group import Ranks
 

@@ -1,6 +1,5 @@
 """PyTorch's functions by their names: those that make layers, move numbers, multiply or compute losses."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -47,10 +46,6 @@ OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""
 SOFTMAXES = frozenset({"softmax", "log_softmax", "logsumexp"})
 NORMS = frozenset(f"{of}_norm" for of in ("layer", "rms", "batch", "group", "instance"))
-TAKEN_OUT = frozenset({"numpy", "array", "tolist", "item"})
-"""Functions that take numbers out of PyTorch."""
-ROUNDINGS = frozenset({"round", "ceil", "floor", "trunc", "fix", "sign", "sgn", "heaviside"})
-"""Functions of slope 0."""
 CLAMPS = frozenset({"clamp", "clip"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""
@@ -68,17 +63,6 @@ MOVES = _KEEP_PLACES | {
 OF_LOSSES = LOSSES | DIFFERENCES | MOVES
 """Functions of which a loss is made, also where another network computes it from the outputs."""
 
-LINEAR = (
-    (MOVES | ADDITIONS | DIFFERENCES | MULTIPLICATIONS | SOFTMAXES | WEIGHTED)
-    - (RECURRENT | {ATTENTION} | {name for name in WEIGHTED if name.endswith("_cell")})
-    | {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)}
-    | {"div", "truediv", "neg", "cat", "concat", "stack", "pad", "mean", "sum", "interpolate", "upsample", "batch_norm"}
-    | {"detach", "roll", "flip", "fold", "unfold", "pixel_shuffle", "pixel_unshuffle", "new_zeros", "zeros_like"}
-)
-"""Functions that are linear in each argument; a softmax counts, as the last function of a network."""
-JOINS = ADDITIONS | DIFFERENCES | {"cat", "concat", "stack"}
-"""Those that are linear in all arguments together."""
-
 
 @cache
 def name_of(function: Callable[..., Any]) -> str:
@@ -89,12 +73,6 @@ def name_of(function: Callable[..., Any]) -> str:
         return attribute if attribute in MOVES else ""
     # An operator of ATen, as exported models call them, is named `linear.default`.
     return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
-
-
-def is_linear(name: str, origins: Sequence[Origin]) -> bool:
-    """Whether a function is linear in what layers return."""
-    computed = sum(bool(origin.sources) for origin in origins)
-    return not computed or (name in LINEAR and (computed == 1 or name in JOINS))
 
 
 def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
@@ -115,21 +93,6 @@ def clamps_probabilities(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
     return isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
 
 
-def normalised_together(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """Of how many numbers a layer or group normalisation takes the mean and the deviation; 0 for other functions."""
-    size = args[1] if len(args) > 1 else kwargs.get("normalized_shape", kwargs.get("num_groups"))
-    if name == "layer_norm" and isinstance(size, tuple | list):
-        return math.prod(size)
-    return args[0][0].numel() // size if name == "group_norm" and isinstance(size, int) else 0
-
-
-def padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
-    """How many tokens an embedding knows and which of them is the padding; None if none is."""
-    given = named(("input", "weight", "padding_idx"), args, kwargs)
-    index, weight = given.get("padding_idx"), given.get("weight")
-    return (len(weight), index % len(weight)) if isinstance(index, int) and isinstance(weight, Tensor) else None
-
-
 def is_disjoint(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call is a convolution that reads each position once: its stride is its kernel, which is not 1."""
     if name not in CONVOLUTIONS:
@@ -145,13 +108,6 @@ def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """The share that a call of dropout drops."""
     given = named(("input", "p", "training"), args, kwargs)
     return float(given.get("p", 0.5)) if given.get("training", True) else 0.0
-
-
-def dropped_of(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> float:
-    """The share of the result of a function that a dropout has just dropped."""
-    if name == "dropout":
-        return dropped(args, kwargs)
-    return origins[0].dropped if name in MOVES else 0.0
 
 
 def summed_of(name: str, origins: list[Origin]) -> int:
@@ -196,11 +152,6 @@ def softmax_dim(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     if not isinstance(dim, int):
         return 0 if output.dim() in (0, 1, 3) else 1
     return dim % max(1, output.dim())
-
-
-def mixes_features(shape: Sequence[int], over: int, features: int) -> bool:
-    """Whether a softmax normalises over another dimension than that of the features, and there are several."""
-    return bool(shape) and over != features % len(shape) and shape[features] > 1
 
 
 def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:

@@ -22,12 +22,12 @@ from unstuck.extensions import is_ours
 from unstuck.language import _
 from unstuck.measure import calls, loss_graph, statistics
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.attention import FUNCTIONS, add_attention, add_values
+from unstuck.measure.attention import FUNCTIONS, add_attention
 from unstuck.measure.batches import Batches
 from unstuck.measure.calls import ATTENTION, RECURRENT, tensors
 from unstuck.measure.comparisons import MOST_KINDS, CallKey, Compared
 from unstuck.measure.constant_terms import ConstantTerms
-from unstuck.measure.layer_call import LayerCall, joins_steps, place_in_memory
+from unstuck.measure.layer_call import LayerCall, joins_steps
 from unstuck.measure.loss_calls import LossCalls
 from unstuck.measure.measurement import Role
 from unstuck.measure.running_module import RunningModule
@@ -71,8 +71,6 @@ class ForwardPass(TorchFunctionMode):
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
         self.normalised: dict[str, str] = {}  # by the layer that it reads: a softmax or log-softmax
         self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
-        self.narrow_norms: dict[str, int] = {}  # modules that normalise one or two numbers together
-        self.dropped_outputs = 0.0  # the share that a dropout right before the loss drops
         self.loss_calls, self.constant_terms = LossCalls(), ConstantTerms()
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.replacing: dict[str, weakref.ref[nn.Parameter]] = {}  # parameters that came in the pass, by name
@@ -80,7 +78,6 @@ class ForwardPass(TorchFunctionMode):
         self.inputs: set[int] = set()  # the model's, by identity
         self.paused = False  # another tracker follows the calls for a while
         self.ended = False  # the model has run, and its loss is computed
-        self.linear = True  # no function but activations and attention bends what layers return
         self.differentiated_loss = False  # a `backward()` was called
         self._unplaced_noted = False
         self._names_of_parameters = dict(parameters)
@@ -98,8 +95,6 @@ class ForwardPass(TorchFunctionMode):
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
-        self.flat_derivatives: list[Tensor] = []  # of derivatives that are differentiated again: whether all are 0
-        self._paddings: dict[int, int] = {}  # the token that is the padding, by the number of tokens
         self._differences = Differences()
         self.losses: list[Tensor] = []  # whose backward was called
         self.moves_value = False  # a loss is a log-probability times an error of an output that has a gradient
@@ -158,7 +153,7 @@ class ForwardPass(TorchFunctionMode):
         """A function has run."""
         if self.ended:
             self.constant_terms.follow(name, args, kwargs, result, lambda t: bool(self._origin(t).sources))
-            read = self.loss_calls.follow(name, args, kwargs, result, self._origin)
+            read = self.loss_calls.logarithms.follow(name, args, kwargs, result, self._origin)
             if read >= 0 and self.layers[read].role == "weights":
                 self.normalised.setdefault(self.layers[read].name, "log")
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
@@ -167,14 +162,10 @@ class ForwardPass(TorchFunctionMode):
                 self.take_term(name, args, kwargs, result)
             elif self.ended and name in calls.SQUARES:
                 self.take_square(name, args)
-            elif name == "grad" and kwargs.get("create_graph"):
-                self.take_derivatives(result)
         elif name == "setitem":
             target, sources = self._origin(args[0]), sources_of([self._origin(t) for t in tensors(args)])
             if sources:
                 self._set_all([args[0]], Origin(sources, target.weights, -1, target.dim))
-        elif name in calls.TAKEN_OUT:  # anything may be computed with these numbers
-            self.linear &= self.ended or not sources_of([self._origin(t) for t in tensors(args)])
 
     def continues(self, values: Any, name: str) -> bool:
         """Whether an outermost module that reads these values continues the pass: parts of a model called one by one.
@@ -205,7 +196,6 @@ class ForwardPass(TorchFunctionMode):
             for origin in (o for o in origins if o.producer >= 0):
                 self.layers[origin.producer].in_loss = True
         if not outputs or (self.ended and all(o is UNKNOWN for o in origins)):
-            self.linear &= self.ended or not sources_of(origins)  # a comparison bends, as in x * (x > 0)
             return  # what does not come from the model is no part of it
         sources, weights = sources_of(origins), weights_of(origins)
         if self._stack and self._stack[-1].parametrizes:
@@ -223,7 +213,11 @@ class ForwardPass(TorchFunctionMode):
         swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
         shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in calls.SOFTMAXES and origins[0].producer >= 0:
-            self._read_by_softmax(name, origins[0], calls.softmax_dim(args, kwargs, outputs[0]), outputs[0])
+            read = self.layers[origins[0].producer].name
+            if name == "logsumexp":  # of logits, as in torch.distributions
+                self.normalised.setdefault(read, name)
+            else:
+                self.normalised[read] = name
         self._mark(name, args, kwargs, origins, outputs[0])
         keeps_producer = name in calls.MOVES or self._scales_core(name, args, origins)
         keeps_producer = keeps_producer or joins_steps(name, origins, self.layers)
@@ -231,7 +225,6 @@ class ForwardPass(TorchFunctionMode):
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             if name == "softmax":
                 layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0])
-                layer.place_in_memory = place_in_memory(outputs[0])
             layer.alike = self._stack[-1].alike if self._stack and layer.kind == self._stack[-1].kind else ""
             layer.reads = max((o.producer for o in origins), default=-1) if role != "attention" else -1
             if shapes and role != "activation":
@@ -244,17 +237,8 @@ class ForwardPass(TorchFunctionMode):
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
             if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
                 self.swaps[name] = shapes
-            taken = calls.summed_of(name, origins), calls.dropped_of(name, args, kwargs, origins)
-            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, *taken, beyond))
-
-    def _read_by_softmax(self, name: str, origin: Origin, over: int, output: Tensor) -> None:
-        """Note that a softmax reads a layer, and whether it normalises over another dimension than the features."""
-        read = self.layers[origin.producer]
-        if name == "logsumexp":  # of logits, as in torch.distributions
-            self.normalised.setdefault(read.name, name)
-            return
-        self.normalised[read.name] = name
-        read.read_over = over if calls.mixes_features(output.shape, over, origin.dim) else None
+            taken = calls.summed_of(name, origins)
+            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, taken, beyond))
 
     def _role(
         self, name: str, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
@@ -283,7 +267,6 @@ class ForwardPass(TorchFunctionMode):
         """Note what a function tells of the layers that it reads."""
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         compared = None
-        self.linear &= self.ended or name in ACTIVATIONS or name == calls.DOT_PRODUCT or calls.is_linear(name, origins)
         if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
         if name == "dropout" and self._stack:
@@ -292,11 +275,8 @@ class ForwardPass(TorchFunctionMode):
             self.take_dropout((None, kwargs["dropout_p"]), {}, None)
         if name == "batch_norm" and self._stack:
             self.take_batch_norm(self._stack[-1].name, args, kwargs)
-        if self._stack and (count := calls.normalised_together(name, args, kwargs)) in (1, 2):
-            self.narrow_norms[self._stack[-1].name] = count
         if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
             compared = self.loss_calls.difference(name, args, kwargs, self._origin)
-            self.dropped_outputs = max([self.dropped_outputs, *(o.dropped for o in origins)])
         elif self.ended and name in calls.MULTIPLICATIONS | calls.ADDITIONS:
             compared = self.loss_calls.product_or_sum(name, args, self._origin)
         if compared is not None:
@@ -305,28 +285,16 @@ class ForwardPass(TorchFunctionMode):
                 self.take_difference(*compared[:4], output)
         if self.ended and name in calls.CLAMPS and produced[0] and calls.clamps_probabilities(args, kwargs):
             self.normalised[produced[0].name] = "clamp"
-        if name in calls.ROUNDINGS and origins[0].sources.bit_count() == 1:
-            self.layers[origins[0].sources.bit_length() - 1].rounded_by = name
         if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
                     layer.gate = True
-                    self.take_values(layer, args)
             for factor, other in (origins[:2], origins[1::-1]):
                 if factor.parameter and other.sources.bit_count() == 1:  # it comes from one layer
                     self.layers[other.sources.bit_length() - 1].scaled_by += (factor.parameter,)
         for layer in produced if name in calls.PRODUCTS else ():
             if layer is not None and layer.function == "softmax":
-                self._mark_attention(layer, args, first=layer is produced[0])
-
-    def _mark_attention(self, layer: LayerCall, args: tuple[Any, ...], first: bool) -> None:
-        """A softmax that a product reads is attention; as its first argument it weighs the keys."""
-        layer.attends = True
-        self.take_values(layer, args)
-        square = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
-        weighs = first and layer.place_in_memory == place_in_memory(args[0]) != (0, ())
-        over_heads = len(layer.shape) == 4 and layer.softmax_dim == 1
-        layer.over_queries |= square and weighs and (over_heads or layer.softmax_dim == len(layer.shape) - 2)
+                layer.attends = True
 
     def _scales_core(self, name: str, args: tuple[Any, ...], origins: list[Origin]) -> bool:
         """Whether a function scales the output of a core, in its module; notes by how much."""
@@ -512,23 +480,12 @@ class ForwardPass(TorchFunctionMode):
                 self._dropped.append(weakref.ref(args[0]))
 
     @hidden_from_modes
-    @without_gradients
-    def take_values(self, weights: LayerCall, args: tuple[Any, ...]) -> None:
-        """Take whether the mask of a softmax hides what differs in the values that it weighs."""
-        seen = weights.sums.seen
-        values = next((t for t in args[1::-1] if isinstance(t, Tensor) and t.shape[-1:] != (1,)), None)
-        if seen is not None and values is not None and not statistics.unmeasured(values):
-            add_values(weights.sums, seen, bare(values))
-
-    @hidden_from_modes
     def take_term(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
         """Note a term of the loss."""
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
             reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
-            call = TermCall.of(name, reads, args, kwargs, value, self._living_inputs, self._names_of_parameters)
-            call.take_padding(args, kwargs, self._paddings)
-            self.terms.append(call)
+            self.terms.append(TermCall.of(name, reads, args, kwargs, value, self._living_inputs))
 
     def take_difference(self, name: str, reads: int, outputs: Tensor, targets: Tensor, difference: Tensor) -> None:
         """Note a difference, which may become a term of a loss that is written by hand."""
@@ -539,13 +496,6 @@ class ForwardPass(TorchFunctionMode):
         """Note a term of the loss: the square of such a difference."""
         if args and (term := self._differences.squared(name, args)):
             self.terms.append(term)
-
-    @hidden_from_modes
-    def take_derivatives(self, derivatives: Any) -> None:
-        """Note whether derivatives are 0 for all samples."""
-        for derivative in tensors(derivatives):
-            if derivative.numel() > 1 and not statistics.unmeasured(derivative):
-                self.flat_derivatives.append(~derivative.detach().any())
 
     @property
     def _living_inputs(self) -> list[Tensor]:
@@ -590,9 +540,6 @@ class ForwardPass(TorchFunctionMode):
             self._take_output(layer, output, args[1:], kwargs)
         self._input = None
         self._take_read(layer, args)
-        if layer.function == "embedding" and (padding := calls.padding(args, kwargs)):
-            count, index = padding
-            self._paddings[count] = index
         if layer.function in FUNCTIONS:
             try:
                 add_attention(layer.sums, layer.function, args, kwargs, output)

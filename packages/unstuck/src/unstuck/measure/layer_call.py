@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
 
 from unstuck.measure.measurement import Role
 from unstuck.measure.statistics import Sums
@@ -25,16 +24,12 @@ class LayerCall:
     dim: int  # counts features
     gate: bool = False
     attends: bool = False
-    place_in_memory: tuple[int, tuple[int, ...]] = (0, ())  # of the output of a softmax: address and strides
-    over_queries: bool = False  # a softmax that weighs the keys in a product normalises over the queries or the heads
     scale: float = 1.0  # a core multiplies the function's result by this
     scaled_by: tuple[str, ...] = ()
-    rounded_by: str = ""
     disjoint: bool = False
     shape: tuple[int, ...] = ()
     softmax_dim: int | None = None
     reads: int = -1
-    read_over: int | None = None  # the dimension of a softmax that reads it, if it is not that of the features
     in_loss: bool = False  # the loss reads it, moved or reshaped at most
     dtype: torch.dtype = torch.float32
     alike: str = ""  # the function of which a layer of another package is a kind
@@ -47,9 +42,3 @@ def joins_steps(name: str, origins: Sequence[Origin], layers: Sequence[LayerCall
         return False
     joined = [layers[origin.producer] for origin in origins]
     return len({layer.module for layer in joined}) == 1 and all(layer.function.endswith("_cell") for layer in joined)
-
-
-def place_in_memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
-    """Address and strides of a tensor; nothing of one that is not a plain array of numbers."""
-    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_nested
-    return (tensor.data_ptr(), tensor.stride()) if plain else (0, ())

@@ -23,9 +23,7 @@ class LossCalls:
     """
 
     def __init__(self) -> None:
-        self._logarithms = Logarithms()
-        self._normalised: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # log-softmaxes, by identity
-        self.classes_over: int | None = None  # a dimension that does not count the classes of an `nll_loss`
+        self.logarithms = Logarithms()
         self._products: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}  # outputs, targets, by layer
         # of no module of the model, that the loss takes, with the states of their gradients
         self.parameters: dict[str, weakref.ref[nn.Parameter]] = {}
@@ -54,28 +52,12 @@ class LossCalls:
             pair = _detached_pair(given, origin_of)
         return None if pair is None else (name, origin_of(pair[0]).producer, *pair, swapped)
 
-    def follow(
-        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, origin_of: Origins
-    ) -> int:
-        """Note logarithms of outputs, for a cross-entropy that is written by hand; returns whose (see `Logarithms`).
-
-        Note, too, over which dimension a log-softmax normalises, and whether an `nll_loss` expects the classes there.
-        """
-        first = args[0] if args and isinstance(args[0], Tensor) else None
-        if name == "log_softmax" and isinstance(result, Tensor):
-            self._normalised[id(result)] = weakref.ref(result), calls.softmax_dim(args, kwargs, result)
-        elif name == "nll_loss" and first is not None and first.dim() > 1:
-            reference, over = self._normalised.get(id(first), (None, 1))
-            if reference is not None and reference() is first and first.shape[over] != first.shape[1]:
-                self.classes_over = over
-        return self._logarithms.follow(name, args, kwargs, result, origin_of)
-
     def product_or_sum(self, name: str, args: tuple[Any, ...], origin_of: Origins) -> Pairing | None:
         """Note a product of outputs and targets; they are compared if the same are added, too (Dice, IoU).
 
         A cross-entropy by hand compares them, too.
         """
-        if by_hand := self._logarithms.cross_entropy(name, args):
+        if by_hand := self.logarithms.cross_entropy(name, args):
             return by_hand
         pair = _pair(args, origin_of)
         if pair is None:

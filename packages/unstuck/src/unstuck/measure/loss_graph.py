@@ -1,4 +1,4 @@
-"""What the autograd graph of a loss shows: cosines that it takes for logits, values that a policy's gradient moves."""
+"""What the autograd graph of a loss shows: values that a policy's gradient moves."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,6 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 MOST_NODES, MOST_MOVES = 256, 8
-LARGEST_COSINE = 1.001
-"""With the rounding of half precision."""
 MOVES = frozenset(
     f"{name}Backward0"
     for name in (
@@ -21,23 +19,12 @@ SUMS = frozenset({"AddBackward0", "SubBackward0", "RsubBackward0"})
 TERMS = SUMS | {"NegBackward0", "MeanBackward0", "MeanBackward1", "SumBackward0", "SumBackward1", "StackBackward0"}
 PASSED = SUMS | {"NegBackward0", "MeanBackward1", "SumBackward1"}
 """Nodes between an advantage and the data and outputs from which it is computed."""
-NORMS = frozenset({"LinalgVectorNormBackward0", "NormBackward0", "NormBackward1", "NormBackward2"})
 CHOICES = frozenset({"GatherBackward0", "IndexBackward0"})
 LOGS = frozenset({"LogBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0"})
 LIKELIHOODS = frozenset({"NllLossBackward0", "BinaryCrossEntropyWithLogitsBackward0"})
 LIKELIHOOD = MOVES | CHOICES | {"LogBackward0", "ClampBackward1", "AddBackward0", "SubBackward0"}
 LIKELIHOOD |= {"NegBackward0", "SumBackward1", "DivBackward0"}
 """Nodes on the way from the log-probability of an action to the outputs."""
-
-
-def is_cosine(logits: Tensor) -> bool:
-    """Whether numbers are products of vectors that are divided by their norms, and nothing makes them larger than 1."""
-    node = _scaled(logits.grad_fn)
-    if node is None or node.name() not in ("MmBackward0", "BmmBackward0"):
-        return False
-    factors = [_scaled(before) for before, _place in node.next_functions]
-    normalised = all(factor is not None and _is_normalised(factor) for factor in factors)
-    return normalised and bool(logits.detach().abs().max() <= LARGEST_COSINE)
 
 
 def moves_its_value(loss: Tensor) -> bool:
@@ -76,29 +63,6 @@ def _moved(node: Node | None) -> Node | None:
             return node
         node = next(iter(_before(node)), None)
     return node
-
-
-def _scaled(node: Node | None) -> Node | None:
-    """The first node on the way back that does more than moving numbers and multiplying them by data."""
-    node = _moved(node)
-    for _time in range(MOST_MOVES):
-        if node is None or node.name() not in ("MulBackward0", "DivBackward0") or _is_normalised(node):
-            return node
-        behind = _before(node)
-        if len(behind) != 1:
-            return node
-        node = _moved(behind[0])
-    return node
-
-
-def _is_normalised(node: Node) -> bool:
-    """Whether a node divides a vector by its norm."""
-    if node.name() != "DivBackward0" or len(node.next_functions) != 2:
-        return False
-    norm = _moved(node.next_functions[1][0])
-    if norm is not None and norm.name() in ("ClampMinBackward0", "AddBackward0"):
-        norm = next(iter(_before(norm)), None)
-    return norm is not None and norm.name() in NORMS
 
 
 def _is_log_probability(node: Node) -> bool:

@@ -110,7 +110,6 @@ def summarize(
         ranks=ranks.count,
         notes=tuple(notes),
         dropouts=tuple(share for r in passes for share in r.dropouts),
-        output_dropout=max((r.dropped_outputs for r in passes), default=0.0),
         batch_norms=tuple(_batch_norms(passes)),
         resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
@@ -124,11 +123,6 @@ def _of_all(passes: Sequence[ForwardPass]) -> dict[str, Any]:
     return {
         "constant_terms": tuple(dict.fromkeys(name for r in passes for name in r.constant_terms.found)),
         "moves_value": any(r.moves_value for r in passes),
-        "classes_over": next((over for r in passes if (over := r.loss_calls.classes_over) is not None), None),
-        "flat_derivatives": any(fetch([flat.double() for r in passes for flat in r.flat_derivatives])),
-        "single_norms": _narrow_norms(passes, 1),
-        "pair_norms": _narrow_norms(passes, 2),
-        "linear": bool(passes) and all(r.linear for r in passes),
     }
 
 
@@ -167,11 +161,6 @@ def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:
     return 0.0 if alike and all(alike) else None
 
 
-def _narrow_norms(passes: Sequence[ForwardPass], count: int) -> tuple[str, ...]:
-    """Modules that normalise so many numbers together."""
-    return tuple(dict.fromkeys(name for r in passes for name, of in r.narrow_norms.items() if of == count))
-
-
 def _batch_norms(passes: Sequence[ForwardPass]) -> Iterator[BatchNorm]:
     calls = [call for r in passes for call in r.batch_norms]
     for (name, samples, momentum, _sums, fresh), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
@@ -206,9 +195,7 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
             "nonfinite": of["nonfinite"].astype(int).tolist(),
             "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
             "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
-            "largest": totals(np.array(fetch([s.largest for s in sums])), "MAX").tolist(),
             "rows": of["rows"].astype(int).tolist(),
-            "blind": (of["blind"] > 0).tolist(),
             "entropy": _known(of["entropy"] / of["queries"], of["queries"]),
         }
     facts = [dict(zip(columns, numbers, strict=True)) for numbers in zip(*columns.values(), strict=True)]
@@ -297,7 +284,7 @@ def _layers(
             count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
             places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
             fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
-        for name in fact.keys() & {"rms", "largest", "low", "high"}:
+        for name in fact.keys() & {"rms", "low", "high"}:
             fact[name] *= call.scale
         for name in list(_meaningless(call, fact)):
             fact.pop(name, None)
@@ -313,14 +300,12 @@ def _layers(
                 weights=call.weights,
                 gate=call.gate,
                 read_by=normalised.get(call.name, ""),
-                read_over=call.read_over,
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
-                rounded_by=call.rounded_by,
                 disjoint=call.disjoint,
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
-                softmax_dim=_softmax_dim(call),
+                softmax_dim=None if call.attends else call.softmax_dim,
                 function=call.alike,
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
@@ -333,20 +318,9 @@ def _layers(
 def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
     """Names of numbers that mean nothing for this kind of layer."""
     activation = ACTIVATIONS.get(call.function)
-    if call.dtype not in (torch.float16, torch.bfloat16):
-        yield "largest"
     if activation is None or not activation.saturates:
         yield "saturated"
     if activation is None or not activation.flat:
         yield "dead"
     if "sharp" not in fact or fact["entropy"] is None or (call.function == "softmax" and not call.attends):
         yield from ("entropy", "sharp")
-
-
-def _softmax_dim(call: LayerCall) -> int | None:
-    """The dimension over which a softmax normalises; of attention only if it is a mistake."""
-    shape, dim = call.shape, call.softmax_dim
-    if not shape:
-        return None
-    single = dim is not None and shape[dim] == 1 and dim < len(shape) - 1 and shape[-1] > 1  # it chooses among others
-    return call.softmax_dim if not call.attends or call.over_queries or single else None

@@ -17,7 +17,6 @@ class Origin:
     parameter: str = ""  # the parameter that it is, moved or reshaped at most
     swapped: Shapes | None = None  # the shapes of a view that takes dimensions for others and moves no number
     summed: int = -1  # the layer whose output a loss has summed
-    dropped: float = 0.0  # the share that a dropout has just dropped
     beyond: bool = False  # another network has computed it from outputs of the model
 
 

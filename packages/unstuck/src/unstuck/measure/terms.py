@@ -1,22 +1,18 @@
 """The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
 
 import weakref
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 
-from unstuck._torch.autograd import nodes_behind
-from unstuck.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES, named
-from unstuck.measure.loss_graph import is_cosine
+from unstuck.measure.calls import MULTIPLICATIONS
 from unstuck.measure.measurement import LossTerm
 from unstuck.measure.statistics import Number, fetch
 
 MOST_TERMS, MOST_CLASSES = 16, 256
-SHAPES_ONLY = 3
 FEWEST_SAMPLES, MOST_SAMPLES, SUM_TOLERANCE = 4, 64, 1e-3
 """Functions that only reshape a target, at most."""
 
@@ -29,12 +25,9 @@ class TermCall:
     reads: int  # the position of the layer whose output it reads; -1: of none
     value: Tensor
     reconstructs: bool
-    bootstrapped: bool
-    cosines: int = 0
     adds_up: Tensor | float = 0.0
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
-    padding: Number = 0.0
     factor: Number = 0.0
 
     @classmethod
@@ -47,12 +40,10 @@ class TermCall:
         kwargs: Mapping[str, Any],
         value: Tensor,
         inputs: Sequence[Tensor],
-        parameters: Container[int],  # of the model, by identity
     ) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
         weights = _class_weights(name, args, kwargs) or (None, None)
-        flags = _is_among(args, inputs), _is_bootstrapped(name, args, parameters), _cosines(name, args)
-        call = cls(name, reads, value.detach().reshape(()), *flags, _adds_up(name, args), *weights)
+        call = cls(name, reads, value.detach().reshape(()), _is_among(args, inputs), _adds_up(name, args), *weights)
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
@@ -65,27 +56,12 @@ class TermCall:
         they are weighed and summed.
         """
         own = difference.detach()
-        call = cls(name, reads, own.square().mean(), reconstructs, False)
+        call = cls(name, reads, own.square().mean(), reconstructs)
         value = call.value.clamp_min(torch.finfo(own.dtype).tiny)
         difference.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
         )
         return call
-
-    @torch.no_grad()
-    def take_padding(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], paddings: Mapping[int, int]) -> None:
-        """Take the share of the labels that are the padding of an embedding with as many tokens as there are classes.
-
-        Labels that the loss ignores do not count.
-        """
-        given = named(("input", "target"), args, kwargs)
-        outputs, labels = given.get("input"), given.get("target")
-        if self.function not in ("cross_entropy", "nll_loss") or not isinstance(labels, Tensor) or outputs is None:
-            return
-        padding = paddings.get(outputs.shape[min(1, outputs.dim() - 1)])
-        if padding is None or padding == given.get("ignore_index") or labels.is_floating_point():
-            return
-        self.padding = (labels == padding).float().mean()
 
     def take(self, gradient: Tensor) -> None:
         """Take the gradient of the value, once for each backward pass."""
@@ -136,10 +112,7 @@ def joined(
             value=sum(values) / len(values),
             part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
             reconstructs=all(call.reconstructs for call in own),
-            bootstrapped=any(call.bootstrapped for call in own),
-            cosines=max(call.cosines for call in own),
             adds_up=min(fetch([call.adds_up for call in own])) > 0,
-            padding=max(fetch([call.padding for call in own])),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
         )
@@ -173,25 +146,6 @@ def _is_among(args: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
     return any(x.layout == torch.strided and torch.equal(x.detach().flatten(), targets.flatten()) for x in alike)
 
 
-def _is_bootstrapped(name: str, args: tuple[Any, ...], parameters: Container[int]) -> bool:
-    """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient.
-
-    That of a copy of the model, which no optimizer moves, does not count.
-    """
-    pair = [value for value in args[:2] if isinstance(value, Tensor) and value.requires_grad]
-    sums = [value for value in pair if _adds_data(value.grad_fn)]
-    if name not in REGRESSION_LOSSES or len(pair) < 2 or not sums:
-        return False
-    return all(any(id(getattr(n, "variable", None)) in parameters for n in nodes_behind(value)) for value in sums)
-
-
-def _cosines(name: str, args: tuple[Any, ...]) -> int:
-    """How many cosines a cross-entropy takes for the logits of a sample, without a scale."""
-    logits = args[0] if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
-    known = logits is not None and logits.dim() > 1 and is_cosine(logits)
-    return logits.shape[1] if logits is not None and known else 0
-
-
 def _adds_up(name: str, args: tuple[Any, ...]) -> Tensor | float:
     """Whether the numbers of each sample that a cross-entropy takes for logits are probabilities, which add up to 1."""
     logits = args[0].detach() if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
@@ -199,13 +153,3 @@ def _adds_up(name: str, args: tuple[Any, ...]) -> Tensor | float:
         return 0.0
     logits = logits[:MOST_SAMPLES]  # of a language model they are millions
     return ((logits >= 0).all() & ((logits.sum(1) - 1).abs() < SUM_TOLERANCE).all()).double()
-
-
-def _adds_data(node: Node | None) -> bool:
-    """Whether a tensor is a sum of something with a gradient and something without."""
-    for _time in range(SHAPES_ONLY):
-        behind = [before for before, _place in node.next_functions] if node is not None else []
-        if node is not None and node.name() in ("AddBackward0", "SubBackward0"):
-            return len(behind) == 2 and behind.count(None) == 1
-        node = behind[0] if len(behind) == 1 else None
-    return False
