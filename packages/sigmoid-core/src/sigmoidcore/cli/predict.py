@@ -9,7 +9,6 @@ from sigmoidcore.cli.common import DATA, FILE, OVERWRITE, output_file
 from sigmoidcore.tables.model import load
 from sigmoidcore.tables.reading import read_file
 from unstuck.language.errors import InputError, short
-from unstuck.wording import counted
 
 
 def predict(
@@ -30,4 +29,5 @@ def predict(
             found.to_parquet(file, index=False)
         else:  # a spreadsheet would run some texts
             found.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(file, index=False)
-    print(f"{output}: {counted(len(found), 'row')}, {short(', '.join(found), 50)}")
+    rows = f"{len(found):,} rows" if len(found) > 1 else "1 row"
+    print(f"{output}: {rows}, {short(', '.join(found), 50)}")
