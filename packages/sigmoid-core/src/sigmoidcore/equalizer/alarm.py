@@ -33,7 +33,6 @@ class Alarm:
         self._usual: list[float] = []  # logarithms of the norms
         self._change = 0.0  # the usual one
         self._quiet = START
-        self.distance = 0.0  # mean rise of the norms, or mean difference between them, in logarithms
         self.suspects = False  # whether this step was sudden, and not yet the one before: it may be an odd batch
 
     @torch.no_grad()
@@ -82,8 +81,6 @@ class Alarm:
             self._usual = logs
         rises = [log - before for log, before in zip(logs, self._usual, strict=True)]
         common = sum(rises) / len(rises)  # a fall of all alike is what learning does
-        apart = sum(abs(rise - common) for rise in rises) / len(rises)
-        self.distance = max(apart, sum(max(0.0, rise) for rise in rises) / len(rises))
         change = max(0.0, *rises, *(abs(rise - common) for rise in rises))
         sudden = self._quiet == 0 and change > SUDDEN + NOISE * self._change
         rings, self.suspects = sudden and suspected, sudden and not suspected

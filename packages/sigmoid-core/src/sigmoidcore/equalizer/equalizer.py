@@ -48,8 +48,8 @@ class Equalizer:
     left its band gets the shift and slope with which it is back at its level**, in a forward pass, before it runs.
 
     - **An accident**: the gradients are suddenly others for two steps, because weights or inputs were changed. In the
-      next step each core whose z has another size or other means than before is set back. If the gradients do not come
-      back, this is undone. It needs `every="auto"` and one process.
+      next step each core whose z has another size or other means than before is set back. If the profile is then not
+      as level as before, this is undone. It needs `every="auto"` and one process.
     - **Saturated neurons** (the article's step 4), whose mean relative slope is below `floor`: at the first sample, and
       later where half of a layer is saturated, they are set back if they are saturated in the next step, too.
     - The exception, for slopes that were wrong from the start: where the gradient leaves the band, +-`tolerance` around
@@ -148,7 +148,7 @@ class Equalizer:
         """
         rings = not self._level_rule.rests and self._alarm.rings(wait=self._observer.attached)
         if rings:
-            self._level_rule.expect(distance=self._alarm.distance)
+            self._level_rule.expect()
         if rings or self._alarm.suspects:  # this step shows an accident
             self._detach()
         elif self._look_once(self._optimizer):
@@ -229,13 +229,14 @@ class Equalizer:
         if not self._observer.attached:
             return False
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
-        changes = self._level_rule.finish(self._step, self._alarm.distance)
+        sizes = self._profile(passes) if self._all_present(passes) else None
+        changes = self._level_rule.finish(self._step, sizes)
         undone = changes is not None and changes[2]
         if changes and changes[0]:
             self._alarm.trust()
         self._detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
-        if not self._all_present(passes) or not self._ranks.all(not skipped, self._device):
+        if sizes is None or not self._ranks.all(not skipped, self._device):
             return undone
         changed = [name for name, of_core in passes.items() if any(p.changed for p in of_core)]
         if changed:  # the next step is sampled on copies; the same on every rank, for all run the same model
@@ -245,7 +246,7 @@ class Equalizer:
         if not self._compared:
             _check_same(list(self._cores.values()), self._ranks)
             self._compared = True
-        return self._look(passes, differentiated, ends, changes) or undone
+        return self._look(passes, sizes, differentiated, ends, changes) or undone
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -272,6 +273,7 @@ class Equalizer:
     def _look(
         self,
         passes: dict[str, list[CorePass]],
+        sizes: Tensor,
         differentiated: bool,
         ends: list[Node],
         changes: tuple[int, int, bool] | None,
@@ -281,7 +283,6 @@ class Equalizer:
         Nothing moves if the loss of any rank contains derivatives, nor on a step that has set back (with `changes`).
         `ends` are the nodes of the model's outputs.
         """
-        sizes = self._profile(passes)
         logs, finite = sizes.log(), bool(torch.isfinite(sizes).all())
         (recovered, neurons, _), moved, shut = changes or (0, 0, False), [], 0
         if self._ranks.all(not differentiated, self._device) and finite and changes is None:
@@ -301,7 +302,7 @@ class Equalizer:
             if moved:
                 self._level_rule.expire()
             elif not shut:
-                self._level_rule.remember(passes, self._step)
+                self._level_rule.remember(passes, sizes, self._step)
         if self._every != "auto":
             self._interval = self._every
         elif neurons or not bool(torch.isfinite(logs).all()) or max(moved, default=0.0) > MUCH:

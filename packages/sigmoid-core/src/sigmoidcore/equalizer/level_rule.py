@@ -15,6 +15,7 @@ from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.language.warning import warn
 from unstuck.observation import NONE, backward_pass, bare, transforms_active
 from unstuck.observation.process_group import Ranks
+from unstuck.observation.profile import spread
 
 SIZE, MOVED = math.log(2.5), 2.0
 """A core has left its band if the size of z has changed by more than this factor (in logarithms), or the means of its
@@ -22,7 +23,7 @@ neurons by more than MOVED times the size. Smaller changes may be those of learn
 OPEN = 1.0  # the level of a neuron that is saturated, where none is known: its mean relative slope is then 0.8
 FEWEST = 8  # fewer samples do not tell mean and size, however many positions each has
 FIRST = 8  # step from which on levels are remembered: the alarm learns for 30 steps, and a sample comes in time
-NEARER = 0.5  # after an accident, gradients are at most this share of their distance before from the usual ones
+AS_LEVEL = 2.0  # after an accident, the profile of z spans at most so many times what it did before
 PAUSE, MOST = 10, 20
 """The n-th accident is followed by PAUSE times 2**n steps without another, the last by rest."""
 
@@ -54,11 +55,11 @@ class LevelRule(LayerObserver):
         self._levels: dict[str, Level] = {}
         self._former: dict[str, tuple[Tensor, Tensor]] = {}  # slope and shift before a core was set back the last time
         self._due = FIRST  # step from which on to remember again: it costs half a training step
+        self._spread = math.inf  # of the profile of z when levels were remembered
         self._accidents = 0
         self._pause = 0  # step until which only a core is set back that reads again what it read before
         self._expected: list[str] = []  # cores to look at in the next step
         self._share: float | None = None  # of saturated neurons that a core must have; None after an alarm
-        self._distance = 0.0  # of the gradients from the usual ones, when the alarm rang
         # In the step that sets back: cores done, hooks of forward passes in evaluation mode, old slopes and shifts.
         self._done: set[str] = set()
         self._graphs: dict[str, list[RemovableHandle]] = {}
@@ -77,23 +78,23 @@ class LevelRule(LayerObserver):
         return bool(self._expected)
 
     @torch.no_grad()
-    def remember(self, passes: Mapping[str, Sequence[CorePass]], step: int) -> None:
-        """Take the levels of this step as right; not at every step."""
+    def remember(self, passes: Mapping[str, Sequence[CorePass]], sizes: Tensor, step: int) -> None:
+        """Take the levels of this step, and its profile, as right; not at every step."""
         if step >= self._due and not self.rests:
             first = [of_core[0] for of_core in passes.values()]
             samples = self._ranks.total(torch.tensor([one.samples for one in first]), first[0].core.shift.device)
             if int(samples.min()) >= FEWEST:  # else the last batch of an epoch
-                self._due = min(3 * step + 20, step + 200)
+                self._due, self._spread = min(3 * step + 20, step + 200), self._spread_of_z(sizes)
                 self._levels = {name: self._level(one.core, one.x)[1] for name, one in zip(passes, first, strict=True)}
 
     def expire(self) -> None:
         """Remember again at the next sample: slopes or shifts are others now."""
         self._due = FIRST
 
-    def expect(self, names: Iterable[str] = (), share: float | None = None, distance: float = 0.0) -> None:
+    def expect(self, names: Iterable[str] = (), share: float | None = None) -> None:
         """Look at these cores in the next step, for this share of saturated neurons; at all if `share` is None."""
         if not self.rests:
-            self._expected, self._share, self._distance = list(self._cores if share is None else names), share, distance
+            self._expected, self._share = list(self._cores if share is None else names), share
 
     def begin_step(self, step: int) -> None:
         """Set back in the next forward pass, that of this step, if something is expected."""
@@ -102,17 +103,18 @@ class LevelRule(LayerObserver):
             self._returned, self._returns_only = False, self._share is None and step < self._pause
             self.attach()
 
-    def finish(self, step: int, distance: float) -> tuple[int, int, bool] | None:
+    def finish(self, step: int, sizes: Tensor | None) -> tuple[int, int, bool] | None:
         """After a step that set back: cores back at their levels, neurons opened, and whether it was all taken back.
 
-        `distance` is that of the gradients of this step from the usual ones. None if nothing was expected.
+        `sizes` is the profile of this step, if it is complete. None if nothing was expected.
         """
         self.detach()
         undo, self._undo = self._undo, {}
         if not self.waits:
             return None
         self._expected, sudden = [], self._share is None
-        if undo and sudden and not distance < NEARER * self._distance:
+        is_level = sizes is not None and self._spread_of_z(sizes) <= AS_LEVEL * self._spread
+        if undo and sudden and not is_level:
             for name, (slope, shift) in undo.items():
                 _set(self._cores[name], slope, shift)
                 self._levels.pop(name, None)
@@ -189,13 +191,18 @@ class LevelRule(LayerObserver):
         size = self._mean((slope * (rows - mean)).square().mean().reshape(1), rows)[0].sqrt()
         return mean, Level(slope * (mean - shift), size, slope, shift)
 
+    def _spread_of_z(self, sizes: Tensor) -> float:
+        """Spread of the gradient by z, that by x over the slope: no unit changes it."""
+        slopes = torch.stack([core.alpha.detach().mean() for core in self._cores.values()])
+        return spread(sizes / slopes.to("cpu", torch.float64))
+
     def _mean(self, mean: Tensor, rows: Tensor) -> Tensor:
         return self._ranks.means([mean], [len(rows)])[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and names, and for each core a pair of tensors."""
         levels, former = ({n: [p.cpu().clone() for p in of[n]] for n in of} for of in (self._levels, self._former))
-        numbers = {"due": self._due, "accidents": self._accidents, "pause": self._pause, "distance": self._distance}
+        numbers = {"due": self._due, "accidents": self._accidents, "pause": self._pause, "spread": self._spread}
         expected = {"expected": list(self._expected), "share": self._share}
         return {"levels": levels, "former": former, **numbers, **expected}
 
@@ -205,8 +212,8 @@ class LevelRule(LayerObserver):
         self._levels = {n: Level(m.reshape(like[n].shape), *rest) for n, (m, *rest) in state["levels"].items()}
         self._former = {n: (slope, shift.reshape(like[n].shape)) for n, (slope, shift) in state["former"].items()}
         self._due, self._accidents, self._pause = (int(state[key]) for key in ("due", "accidents", "pause"))
-        self._distance, self._share = float(state["distance"]), state["share"]
-        self._expected = [name for name in state["expected"] if like[name] is not None]
+        self._spread = float(state["spread"])
+        self._share, self._expected = state["share"], [name for name in state["expected"] if like[name] is not None]
 
 
 def _has_left(now: Level, before: Level, trainable: bool) -> bool:
