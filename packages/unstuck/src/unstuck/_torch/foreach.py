@@ -13,4 +13,5 @@ def norms(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[T
 
 def subtract(targets: Sequence[Tensor], others: Sequence[Tensor]) -> None:
     """Subtract each of the others from its target, in place."""
-    torch._foreach_sub_(list(targets), list(others))
+    if targets:
+        torch._foreach_sub_(list(targets), list(others))

@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,11 +116,10 @@ class Parameters:
     @torch.no_grad()
     def after_step(self, moving: Container[int]) -> None:
         """Measure how far each has moved."""
-        own = [name for name in self._before if id(self.named[name]) in moving]
-        before = {name: self._before.pop(name) for name in own}
-        for names in _groups(before):
-            foreach.subtract([before[name] for name in names], [_local(self.named[name]) for name in names])
-        self._moves |= _sizes(before)
+        now = {name: _local(self.named[name]) for name in self._before if id(self.named[name]) in moving}
+        changes = {name: self._before.pop(name) for name in now}
+        foreach.subtract(list(changes.values()), list(now.values()))
+        self._moves |= _sizes(changes)
 
     @unfollowed
     @torch.no_grad()
@@ -236,14 +235,6 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
     local = {name: _local(tensor) for name, tensor in tensors.items()}
     sizes = zip(local.items(), norms(list(local.values())).tolist(), strict=True)
     return {n: Size(size, 0.0 if math.isfinite(size) else float((~torch.isfinite(t)).sum())) for (n, t), size in sizes}
-
-
-def _groups(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
-    """Names of tensors that one call may take together."""
-    groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
-    for name, tensor in tensors.items():
-        groups.setdefault((tensor.device, tensor.dtype), []).append(name)
-    return groups.values()
 
 
 def _local(values: Any) -> Tensor:
