@@ -1,15 +1,14 @@
 """PyTorch's functions by their names: those that make layers, move numbers, multiply or compute losses."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unstuck.measure.tensor_origin import Origin
-from unstuck.observation.batch import MOST_DEPTH
+from unstuck.step.node import Node
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 ATTENTION = "multi_head_attention_forward"
@@ -56,10 +55,10 @@ SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""
 _CHANNELS_SECOND = ("conv", "batch_norm", "instance_norm", "group_norm", "pool", "pixel_shuffle", "interpolate")
 _FEATURES_LAST = frozenset({"linear", "bilinear", "matmul", "addmm", "bmm", "embedding", "layer_norm", "rms_norm"})
-_KEEP_PLACES = frozenset(
+KEEP_PLACES = frozenset(
     {"to", "type", "type_as", "float", "half", "bfloat16", "double", "dropout", "alpha_dropout", "clone", "contiguous"}
 )
-MOVES = _KEEP_PLACES | {
+MOVES = KEEP_PLACES | {
     *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "T", "mT"),
     *("t", "transpose", "permute", "movedim", "swapaxes", "repeat_interleave"),
     *("getitem", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
@@ -80,20 +79,8 @@ JOINS = ADDITIONS | DIFFERENCES | {"cat", "concat", "stack"}
 """Those that are linear in all arguments together."""
 
 
-@cache
-def name_of(function: Callable[..., Any]) -> str:
-    """Name of a function without underscores at its ends; "" for functions that make no new tensor."""
-    name = getattr(function, "__name__", "")
-    if name == "__get__":  # an attribute of a tensor
-        attribute = getattr(getattr(function, "__self__", None), "__name__", "")
-        return attribute if attribute in MOVES else ""
-    # An operator of ATen, as exported models call them, is named `linear.default`.
-    return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
-
-
-def is_linear(name: str, origins: Sequence[Origin]) -> bool:
-    """Whether a function is linear in what layers return."""
-    computed = sum(bool(origin.sources) for origin in origins)
+def is_linear(name: str, computed: int) -> bool:
+    """Whether a function is linear in what layers return, of which it has so many arguments."""
     return not computed or (name in LINEAR and (computed == 1 or name in JOINS))
 
 
@@ -108,57 +95,53 @@ def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
-def clamps_probabilities(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def given(node: Node, *names: str) -> dict[str, Any]:
+    """The arguments of a recorded call by name; `names` are those of the first ones, in order."""
+    return named(names, node.args, node.kwargs)
+
+
+def clamps_probabilities(node: Node) -> bool:
     """Whether the bounds of a clamp are inside of 0 and 1, as before the logarithm of a probability."""
-    bounds = named(("min", "max"), args[1:], kwargs)
+    bounds = given(node, "input", "min", "max")
     low, high = bounds.get("min"), bounds.get("max")
-    return isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
+    return node.function in CLAMPS and isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
 
 
-def normalised_together(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def normalised_together(node: Node) -> int:
     """Of how many numbers a layer or group normalisation takes the mean and the deviation; 0 for other functions."""
-    size = args[1] if len(args) > 1 else kwargs.get("normalized_shape", kwargs.get("num_groups"))
-    if name == "layer_norm" and isinstance(size, tuple | list):
+    arguments = given(node, "input", "size")
+    size = next((arguments[key] for key in ("size", "normalized_shape", "num_groups") if key in arguments), None)
+    if node.function == "layer_norm" and isinstance(size, tuple | list):
         return math.prod(size)
-    return args[0][0].numel() // size if name == "group_norm" and isinstance(size, int) else 0
+    return math.prod(node.reads[0].shape[1:]) // size if node.function == "group_norm" and isinstance(size, int) else 0
 
 
-def padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
+def padding(node: Node) -> tuple[int, int] | None:
     """How many tokens an embedding knows and which of them is the padding; None if none is."""
-    given = named(("input", "weight", "padding_idx"), args, kwargs)
-    index, weight = given.get("padding_idx"), given.get("weight")
-    return (len(weight), index % len(weight)) if isinstance(index, int) and isinstance(weight, Tensor) else None
+    arguments = given(node, "input", "weight", "padding_idx")
+    index, weight = arguments.get("padding_idx"), arguments.get("weight")
+    if node.function != "embedding" or not isinstance(index, int) or not isinstance(weight, Node):
+        return None
+    return weight.shape[0], index % weight.shape[0]
 
 
-def is_disjoint(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def is_disjoint(node: Node) -> bool:
     """Whether a call is a convolution that reads each position once: its stride is its kernel, which is not 1."""
-    if name not in CONVOLUTIONS:
+    if node.function not in CONVOLUTIONS:
         return False
-    given = named(("input", "weight", "bias", "stride"), args, kwargs)
-    stride, weight = given.get("stride"), given.get("weight")
-    kernel = tuple(weight.shape[2:]) if isinstance(weight, Tensor) else ()
+    arguments = given(node, "input", "weight", "bias", "stride")
+    stride, weight = arguments.get("stride"), arguments.get("weight")
+    kernel = weight.shape[2:] if isinstance(weight, Node) else ()
     strides = (stride,) * len(kernel) if isinstance(stride, int) else stride
     return isinstance(strides, tuple) and max(kernel, default=1) > 1 and strides == kernel
 
 
-def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-    """The share that a call of dropout drops."""
-    given = named(("input", "p", "training"), args, kwargs)
-    return float(given.get("p", 0.5)) if given.get("training", True) else 0.0
-
-
-def dropped_of(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> float:
-    """The share of the result of a function that a dropout has just dropped."""
-    if name == "dropout":
-        return dropped(args, kwargs)
-    return origins[0].dropped if name in MOVES else 0.0
-
-
-def summed_of(name: str, origins: list[Origin]) -> int:
-    """The layer whose output the result of a function is, summed."""
-    if len(origins) == 1 and name in ADDITIONS | MOVES:
-        return origins[0].summed
-    return origins[0].producer if name == "sum" else -1
+def dropped(node: Node) -> float:
+    """The share that a call of dropout, or of attention, drops."""
+    if node.function == DOT_PRODUCT:
+        return float(node.kwargs.get("dropout_p") or 0.0)
+    arguments = given(node, "input", "p", "training")
+    return float(arguments.get("p", 0.5)) if arguments.get("training", True) else 0.0
 
 
 @cache
@@ -184,18 +167,18 @@ def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bo
         return -1
     if _has_channels(name):
         return 1 if output.dim() > 2 else -1
-    if name in MOVES and name not in _KEEP_PLACES:
+    if name in MOVES and name not in KEEP_PLACES:
         return _dim_after_move(dims[0], arguments[0], output)
     alike = (dim for t, dim in zip(arguments, dims, strict=True) if t.dim() == output.dim() and dim != -1)
     return next(alike, -1)
 
 
-def softmax_dim(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> int:
+def softmax_dim(node: Node) -> int:
     """The dimension over which a softmax normalises; by default the first of 1 or 3 dimensions, else the second."""
-    dim = next((value for value in (kwargs.get("dim"), *args[1:2]) if value is not None), None)
+    dim = next((value for value in (node.kwargs.get("dim"), *node.args[1:2]) if value is not None), None)
     if not isinstance(dim, int):
-        return 0 if output.dim() in (0, 1, 3) else 1
-    return dim % max(1, output.dim())
+        return 0 if len(node.shape) in (0, 1, 3) else 1
+    return dim % max(1, len(node.shape))
 
 
 def mixes_features(shape: Sequence[int], over: int, features: int) -> bool:
@@ -211,16 +194,3 @@ def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:
     places = [i for i in range(after.dim()) if after.stride(i) == stride and 1 < after.shape[i] <= size]
     place = next((i for i in places if after.shape[i] == size), places[0] if places else -1)
     return -1 if place == after.dim() - 1 else place
-
-
-def tensors(values: Any, depth: int = MOST_DEPTH) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order, down to this depth: a dict may contain itself."""
-    if isinstance(values, Tensor):
-        yield values
-        return
-    children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
-    for child in children:
-        if isinstance(child, Tensor):
-            yield child
-        elif isinstance(child, tuple | list | dict) and depth:
-            yield from tensors(child, depth - 1)

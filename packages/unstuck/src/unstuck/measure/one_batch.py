@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from unstuck._torch.autograd import leaves, post_accumulate_hooks
 from unstuck.arguments import check, cut_off
 from unstuck.language import _
-from unstuck.measure.calls import tensors
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.parameters import sizes_of
 from unstuck.measure.probe import Probe
 from unstuck.measure.statistics import seen_no_data
 from unstuck.observation.batch import BATCH_NORMS, evaluating, loss_of, run, unchanged
 from unstuck.observation.process_group import Ranks
+from unstuck.step.node import tensors_in
 from unstuck.wording import listed
 
 NOTHING = 1e-5
@@ -32,7 +32,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
     mode, unused = mode_of(subject), fresh_norms(model)
     with torch.inference_mode(False), torch.enable_grad():
         inputs, targets = cut_off(inputs), cut_off(targets)
-        known = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
+        known = [*model.parameters(), *(t for t in tensors_in((inputs, targets)) if t.requires_grad and t.is_leaf)]
         if isinstance(loss_fn, nn.Module):
             known += loss_fn.parameters()
         probe = Probe(model, most=None, ranks=ranks)

@@ -6,7 +6,7 @@ The numbers of all layers are computed together, in NumPy: one at a time would t
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import attrgetter
@@ -19,15 +19,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from unstuck._torch.modes import unfollowed
 from unstuck.language import _
-from unstuck.measure import comparisons, terms
+from unstuck.measure import comparisons, losses, terms
 from unstuck.measure.activations import ACTIVATIONS
+from unstuck.measure.flow import bits
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
 from unstuck.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
 from unstuck.measure.parameters import Parameters
 from unstuck.measure.statistics import SCALARS, VECTORS, Sums, fetch
-from unstuck.measure.tensor_origin import bits
+from unstuck.measure.wiring import Wiring, wired
 from unstuck.observation.process_group import Alone, Ranks
+from unstuck.step.recorder import TRANSFORMS
 from unstuck.wording import listed
 
 Array = NDArray[np.float64]
@@ -70,20 +72,22 @@ def summarize(
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for one in passes:
         one.flush()
+    wirings = [wired(r.flow, r.training) for r in passes]
     calls, inputs, places = _joined(passes)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
     notes = list(dict.fromkeys(note for r in passes for note in r.notes))
+    if any(TRANSFORMS in r.step.unfollowed for r in passes):
+        notes.append(_("calls inside torch.func.vmap, grad and the like"))
     together: Ranks = ranks
     if ranks.count > 1 and not ranks.same(torch.tensor([_fingerprint(calls)], dtype=torch.float64, device=device)):
         notes.append(_ranks_differ())
         together = Alone()
     totals = partial(_total, together, device)
     *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
-    normalised = {name: by for r in passes for name, by in r.normalised.items()}
-    layers = _layers(calls, facts, normalised, factor=1.0 / (scale * together.count))
+    layers = _layers(calls, facts, factor=1.0 / (scale * together.count))
     weights = parameters.summarize({name for r in passes for name in r.used}, scale, ranks)
-    losses = list({loss.data_ptr(): loss for r in passes for loss in r.losses}.values())  # of several passes
-    sums = np.array([sum(r.samples for r in passes), differentiated, sum(fetch(losses))])
+    values = list({node: value for r in passes for node, value in r.ends_at if value is not None}.values())
+    sums = np.array([sum(r.samples for r in passes), differentiated, sum(fetch(values))])
     samples, any_differentiated, loss = totals(sums).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
@@ -93,51 +97,56 @@ def summarize(
         notes.append(_hidden(hidden))
     if trained and not layers and not notes:
         notes.append(_no_layers())
-    loss_function, loss_reads = _last_loss(passes, calls)
+    loss_function, loss_reads = _last_loss(passes, wirings, calls)
     return Measurement(
         layers=tuple(layers),
         weights=weights,
         samples=int(samples),
-        loss=loss / (scale * ranks.count) if losses else None,
+        loss=loss / (scale * ranks.count) if values else None,
         loss_function=loss_function,
         loss_reads=loss_reads,
         terms=tuple(terms.joined([r.terms for r in passes], places, scale)),
-        **_of_all(passes),
+        **_of_losses(passes),
         comparisons=comparisons.joined([r.compared for r in passes], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(passes),
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
         notes=tuple(notes),
-        dropouts=tuple(share for r in passes for share in r.dropouts),
-        output_dropout=max((r.dropped_outputs for r in passes), default=0.0),
+        dropouts=tuple(share for w in wirings for share in w.dropouts),
+        output_dropout=max((w.output_dropout for w in wirings), default=0.0),
         batch_norms=tuple(_batch_norms(passes)),
         resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
         differentiated=any_differentiated > 0,
-        swaps=tuple({name: Swap(name, *shapes) for r in passes for name, shapes in r.swaps.items()}.values()),
+        linear=bool(passes) and all(r.linear for r in passes),
+        single_norms=_narrow_norms(wirings, 1),
+        pair_norms=_narrow_norms(wirings, 2),
+        swaps=tuple({name: Swap(name, *shapes) for w in wirings for name, shapes in w.swaps.items()}.values()),
     )
 
 
-def _of_all(passes: Sequence[ForwardPass]) -> dict[str, Any]:
-    """What is true of the passes or their losses as a whole, by the names of `Measurement`."""
+def _of_losses(passes: Sequence[ForwardPass]) -> dict[str, Any]:
+    """What is true of the losses as a whole, by the names of `Measurement`."""
+    constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
     return {
-        "constant_terms": tuple(dict.fromkeys(name for r in passes for name in r.constant_terms.found)),
-        "moves_value": any(r.moves_value for r in passes),
-        "classes_over": next((over for r in passes if (over := r.loss_calls.classes_over) is not None), None),
+        "constant_terms": tuple(dict.fromkeys(filter(None, constants))),
+        "moves_value": any(losses.moves_its_value(loss) for loss in {loss for r in passes for loss, _ in r.ends_at}),
+        "classes_over": next((over for r in passes if (over := losses.classes_over(r.flow)) is not None), None),
         "flat_derivatives": any(fetch([flat.double() for r in passes for flat in r.flat_derivatives])),
-        "single_norms": _narrow_norms(passes, 1),
-        "pair_norms": _narrow_norms(passes, 2),
-        "linear": bool(passes) and all(r.linear for r in passes),
     }
 
 
-def _last_loss(passes: Sequence[ForwardPass], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:
+def _last_loss(
+    passes: Sequence[ForwardPass], wirings: Sequence[Wiring], calls: Sequence[LayerCall]
+) -> tuple[str | None, int | None]:
     """The last loss function that was called, and the position of the layer whose output it reads."""
-    last = max((r for r in passes if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
-    read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
-    place = next((i for i, call in enumerate(calls) if call.name == read), None)
-    return last.loss_function if last else None, place
+    found = [(r, *w.loss) for r, w in zip(passes, wirings, strict=True) if w.loss is not None]
+    if not found:
+        return None, None
+    last, function, reads = max(found, key=lambda one: one[2] >= 0)
+    name = last.layers[reads].name if reads >= 0 else None
+    return function, next((i for i, call in enumerate(calls) if call.name == name), None)
 
 
 def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:
@@ -157,6 +166,7 @@ def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, list[
                 reads = places[one.layers[call.reads].name] if call.reads >= 0 else -1
                 calls.append(dataclasses.replace(call, sources=sources, reads=reads, sums=Sums()))
             calls[place].sums.add(call.sums)
+            calls[place].read_by = call.read_by or calls[place].read_by
     own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in passes]
     return calls, inputs, own
 
@@ -167,9 +177,9 @@ def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:
     return 0.0 if alike and all(alike) else None
 
 
-def _narrow_norms(passes: Sequence[ForwardPass], count: int) -> tuple[str, ...]:
+def _narrow_norms(wirings: Sequence[Wiring], count: int) -> tuple[str, ...]:
     """Modules that normalise so many numbers together."""
-    return tuple(dict.fromkeys(name for r in passes for name, of in r.narrow_norms.items() if of == count))
+    return tuple(dict.fromkeys(name for w in wirings for name, of in w.narrow_norms.items() if of == count))
 
 
 def _batch_norms(passes: Sequence[ForwardPass]) -> Iterator[BatchNorm]:
@@ -285,9 +295,7 @@ def _histograms(values: NDArray[Any], layer: NDArray[Any], layers: int) -> NDArr
     return np.bincount(places.ravel(), minlength=layers * (BINS + 1)).reshape(layers, BINS + 1)[:, :BINS]
 
 
-def _layers(
-    calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], normalised: Mapping[str, str], factor: float
-) -> list[Layer]:
+def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor: float) -> list[Layer]:
     """The layers; sizes of gradients are multiplied by the factor."""
     layers: list[Layer] = []
     for call, fact in zip(calls, facts, strict=True):
@@ -312,7 +320,7 @@ def _layers(
                 sources=sources,
                 weights=call.weights,
                 gate=call.gate,
-                read_by=normalised.get(call.name, ""),
+                read_by=call.read_by,
                 read_over=call.read_over,
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),

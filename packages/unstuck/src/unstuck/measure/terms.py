@@ -1,24 +1,21 @@
 """The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
 
-import weakref
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 
-from unstuck._torch.autograd import nodes_behind
-from unstuck.measure.calls import MULTIPLICATIONS, REGRESSION_LOSSES, named
-from unstuck.measure.loss_graph import is_cosine
+from unstuck.measure.calls import named, padding
+from unstuck.measure.flow import Flow
+from unstuck.measure.losses import Pair, is_bootstrapped, is_cosine
 from unstuck.measure.measurement import LossTerm
 from unstuck.measure.statistics import Number, fetch
+from unstuck.step.node import Node
 
 MOST_TERMS, MOST_CLASSES = 16, 256
-SHAPES_ONLY = 3
 FEWEST_SAMPLES, MOST_SAMPLES, SUM_TOLERANCE = 4, 64, 1e-3
-"""Functions that only reshape a target, at most."""
 
 
 @dataclass
@@ -41,80 +38,50 @@ class TermCall:
     @torch.no_grad()
     def of(
         cls,
-        name: str,
-        reads: int,
+        flow: Flow,
+        node: Node,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         value: Tensor,
         inputs: Sequence[Tensor],
-        parameters: Container[int],  # of the model, by identity
     ) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
-        weights = _class_weights(name, args, kwargs) or (None, None)
-        flags = _is_among(args, inputs), _is_bootstrapped(name, args, parameters), _cosines(name, args)
-        call = cls(name, reads, value.detach().reshape(()), *flags, _adds_up(name, args), *weights)
+        name, first = node.function, node.args[0] if node.args else None
+        call = cls(
+            function=name,
+            reads=flow.producer(first) if isinstance(first, Node) else -1,
+            value=value.detach().reshape(()),
+            reconstructs=_is_among(args[1] if len(args) > 1 else None, inputs),
+            bootstrapped=is_bootstrapped(node),
+        )
+        if name == "cross_entropy" and isinstance(first, Node):
+            call.cosines = first.shape[1] if len(first.shape) > 1 and is_cosine(first) else 0
+            call.adds_up = _adds_up(args[0].detach())
+        call.class_weights, call.class_counts = _class_weights(name, args, kwargs) or (None, None)
+        if name in ("cross_entropy", "nll_loss"):
+            call.padding = _padding(flow, args, kwargs)
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
     @classmethod
     @torch.no_grad()
-    def of_square(cls, name: str, reads: int, difference: Tensor, reconstructs: bool) -> "TermCall":
+    def of_square(cls, pair: tuple[Node, int, Pair], difference: Tensor, inputs: Sequence[Tensor]) -> "TermCall":
         """Note a difference that is squared, and wait for its gradient.
 
         By Euler's theorem on homogeneous functions, the squares add half of the product of both to the loss, however
         they are weighed and summed.
         """
-        own = difference.detach()
-        call = cls(name, reads, own.square().mean(), reconstructs, False)
+        own, (node, reads, (_, targets)) = difference.detach(), pair
+        call = cls(node.function, reads, own.square().mean(), _is_among(targets.tensor(), inputs), False)
         value = call.value.clamp_min(torch.finfo(own.dtype).tiny)
         difference.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
         )
         return call
 
-    @torch.no_grad()
-    def take_padding(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], paddings: Mapping[int, int]) -> None:
-        """Take the share of the labels that are the padding of an embedding with as many tokens as there are classes.
-
-        Labels that the loss ignores do not count.
-        """
-        given = named(("input", "target"), args, kwargs)
-        outputs, labels = given.get("input"), given.get("target")
-        if self.function not in ("cross_entropy", "nll_loss") or not isinstance(labels, Tensor) or outputs is None:
-            return
-        padding = paddings.get(outputs.shape[min(1, outputs.dim() - 1)])
-        if padding is None or padding == given.get("ignore_index") or labels.is_floating_point():
-            return
-        self.padding = (labels == padding).float().mean()
-
     def take(self, gradient: Tensor) -> None:
         """Take the gradient of the value, once for each backward pass."""
         self.factor = self.factor + gradient.detach().reshape(())
-
-
-class Differences:
-    """Finds differences of outputs and targets that are squared: terms of a loss that is written by hand."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[weakref.ref[Tensor], str, int, bool]] = {}
-
-    def note(
-        self, name: str, reads: int, pair: tuple[Tensor, Tensor], result: Tensor, inputs: Sequence[Tensor]
-    ) -> None:
-        """Note a difference of a pair of outputs and targets."""
-        self._found[id(result)] = weakref.ref(result), name, reads, _is_among(pair, inputs)
-
-    def squared(self, name: str, args: tuple[Any, ...]) -> TermCall | None:
-        """The term that a call begins, if it squares a difference."""
-        first, second = args[0], args[1] if len(args) > 1 else None
-        found = self._found.get(id(first))
-        power = name == "pow" and isinstance(second, int | float) and second == 2
-        squares = power or name == "square" or (name in MULTIPLICATIONS and second is first)
-        if found is None or found[0]() is not first or not squares:
-            return None
-        reference, function, reads, reconstructs = self._found.pop(id(first))
-        difference = reference()
-        return None if difference is None else TermCall.of_square(function, reads, difference, reconstructs)
 
 
 def joined(
@@ -164,48 +131,32 @@ def _class_weights(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return None
 
 
-def _is_among(args: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
+def _padding(flow: Flow, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Number:
+    """The share of the labels that are the padding of an embedding with as many tokens as there are classes.
+
+    Labels that the loss ignores do not count.
+    """
+    given = named(("input", "target"), args, kwargs)
+    outputs, labels = given.get("input"), given.get("target")
+    if not isinstance(labels, Tensor) or outputs is None or labels.is_floating_point():
+        return 0.0
+    paddings = dict(found for layer in flow.layers if (found := padding(layer.node)) is not None)
+    token = paddings.get(outputs.shape[min(1, outputs.dim() - 1)])
+    return 0.0 if token is None or token == given.get("ignore_index") else (labels == token).float().mean()
+
+
+def _is_among(targets: Any, inputs: Sequence[Tensor]) -> bool:
     """Whether the targets of a loss have the numbers of an input of the model."""
-    targets = args[1].detach() if len(args) > 1 and isinstance(args[1], Tensor) else None
-    if targets is None or not targets.is_floating_point() or targets.layout != torch.strided:
+    if not isinstance(targets, Tensor) or not targets.is_floating_point() or targets.layout != torch.strided:
         return False
+    targets = targets.detach()
     alike = (x for x in inputs if x.numel() == targets.numel() and x.dtype == targets.dtype)
     return any(x.layout == torch.strided and torch.equal(x.detach().flatten(), targets.flatten()) for x in alike)
 
 
-def _is_bootstrapped(name: str, args: tuple[Any, ...], parameters: Container[int]) -> bool:
-    """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient.
-
-    That of a copy of the model, which no optimizer moves, does not count.
-    """
-    pair = [value for value in args[:2] if isinstance(value, Tensor) and value.requires_grad]
-    sums = [value for value in pair if _adds_data(value.grad_fn)]
-    if name not in REGRESSION_LOSSES or len(pair) < 2 or not sums:
-        return False
-    return all(any(id(getattr(n, "variable", None)) in parameters for n in nodes_behind(value)) for value in sums)
-
-
-def _cosines(name: str, args: tuple[Any, ...]) -> int:
-    """How many cosines a cross-entropy takes for the logits of a sample, without a scale."""
-    logits = args[0] if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
-    known = logits is not None and logits.dim() > 1 and is_cosine(logits)
-    return logits.shape[1] if logits is not None and known else 0
-
-
-def _adds_up(name: str, args: tuple[Any, ...]) -> Tensor | float:
+def _adds_up(logits: Tensor) -> Tensor | float:
     """Whether the numbers of each sample that a cross-entropy takes for logits are probabilities, which add up to 1."""
-    logits = args[0].detach() if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
-    if logits is None or logits.dim() < 2 or logits.shape[1] < 2 or len(logits) < FEWEST_SAMPLES:
+    if logits.dim() < 2 or logits.shape[1] < 2 or len(logits) < FEWEST_SAMPLES:
         return 0.0
     logits = logits[:MOST_SAMPLES]  # of a language model they are millions
     return ((logits >= 0).all() & ((logits.sum(1) - 1).abs() < SUM_TOLERANCE).all()).double()
-
-
-def _adds_data(node: Node | None) -> bool:
-    """Whether a tensor is a sum of something with a gradient and something without."""
-    for _time in range(SHAPES_ONLY):
-        behind = [before for before, _place in node.next_functions] if node is not None else []
-        if node is not None and node.name() in ("AddBackward0", "SubBackward0"):
-            return len(behind) == 2 and behind.count(None) == 1
-        node = behind[0] if len(behind) == 1 else None
-    return False
