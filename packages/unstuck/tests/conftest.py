@@ -29,7 +29,7 @@ def bugs_are_errors(request, monkeypatch):
 def alone(monkeypatch):
     """Without other packages that build on this one."""
     monkeypatch.setattr("unstuck.extensions.entry_points", lambda **_: ())
-    cached = (extensions.extensions, extensions.packages, extensions.folders)
+    cached = (extensions.extensions, extensions.packages, extensions.folders, extensions.is_library_file)
     for function in cached:
         function.cache_clear()
     yield

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unstuck._torch.autograd import NONE, backward_pass
-from unstuck._torch.modes import leave, lower, original, transforms_active, unfollowed
-from unstuck.extensions import folders
+from unstuck._torch.modes import autocast, leave, lower, original, transforms_active, unfollowed
+from unstuck.extensions import is_library_file
 from unstuck.observation.observer import Observer
 from unstuck.step.node import Node, mapped, name_of, tensors_in
 from unstuck.step.step import Step
@@ -154,9 +154,7 @@ class Recorder(TorchFunctionMode):
         node.reads = tuple(reads)
         node.module, node.place = self.stack[-1] if self.stack else None, _users_place()
         node.grad_enabled = torch.is_grad_enabled()
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                node.autocast = device, torch.get_autocast_dtype(device)
+        node.autocast = autocast()
         return node
 
     @unfollowed
@@ -229,9 +227,8 @@ def _set_item(target: Tensor, index: Any, value: Any) -> Tensor:
 
 def _users_place() -> tuple[str, int]:
     """File and line of the user's code that makes the call that runs."""
-    frame: FrameType | None = sys._getframe(4)
-    known = folders()
-    while frame is not None and frame.f_code.co_filename.startswith(known):
+    frame: FrameType | None = sys._getframe(3)
+    while frame is not None and is_library_file(frame.f_code.co_filename):
         frame = frame.f_back
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
