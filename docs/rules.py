@@ -28,7 +28,7 @@ not matter to a healthy network.
 
 **Errors** and **warnings** mean that a network is broken; **notes** are facts worth knowing. A rule gives at most one
 finding, which names all its layers. A finding is left out if an error or a warning of another rule explains it (column
-"explained by"). Findings of US101 to US104, US201 to US204, US307 and US507 are notes if the loss is small
+"explained by"). Findings of US101 to US103, US201 to US204, US307 and US507 are notes if the loss is small
 nevertheless: below a tenth of that of a constant answer or, if that is not known, below a fiftieth of the first one.
 Findings of US101, US102, US201 to US203, US503 and US607 also have a call that draws weights for the activations, if
 the weights are as they were initialised. With Sigmoid Core installed, networks of sigmoids get its calls instead.
@@ -69,7 +69,7 @@ These faults are common, but the measurements cannot show them.
 - A softmax before a log-softmax: log-softmax is not measured. US601 finds a softmax before `cross_entropy`.
 - One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, trains to
   94 %) and Friedman's second set (0.997, does not train): scale features first.
-- Targets that belong to other inputs, unless nothing is learned (US608), wrong metrics, leaks from the training set to
+- Targets that belong to other inputs, wrong metrics, leaks from the training set to
   the test set.
 - Overfitting: a diagnosis sees one batch.
 - A forgotten entry of an `nn.ModuleList` is a note in one batch, like an idle expert; over three measurements of a

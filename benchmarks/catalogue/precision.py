@@ -187,31 +187,12 @@ BROKEN = (
         sgd(1e6),
     ),
     Case(
-        "float16, most gradients underflow",
-        "the mean over many numbers makes gradients below 6e-8, and nobody scales the loss",
-        partial(in_dtype, torch.float16, loss_scale=3e-6),
-        ("US403",),
-        ("0", "2", "4"),
-        sgd(1e-3),
-    ),
-    Case(
         "float16, all gradients underflow",
-        "as before, and smaller: all are exactly 0",
+        "the mean over many numbers makes gradients below 6e-8, and nobody scales the loss: all are exactly 0",
         partial(in_dtype, torch.float16, loss_scale=1e-6),
-        ("US403", "US502"),
+        ("US502",),
         ("0", "2", "4", "0.weight", "2.weight", "4.weight"),
         sgd(1e-3),
-    ),
-    *(
-        Case(
-            f"float16 near its end in layer {layer}",
-            "numbers of 50,000, where float16 ends at 65,504",
-            partial(loud_half, layer, 50_000),
-            ("US402",),
-            (f"{layer}", f"{layer + 1}"),
-            sgd(1e-6),
-        )
-        for layer in (0, 2)
     ),
 )
 

@@ -81,15 +81,6 @@ def chrono(longest: int) -> Callable[[nn.RNNBase], None]:
     return change
 
 
-def times(factor: float) -> Callable[[nn.RNNBase], None]:
-    """All recurrent weights, multiplied."""
-
-    def change(recurrent: nn.RNNBase) -> None:
-        recurrent.weight_hh_l0 *= factor
-
-    return change
-
-
 class Loop(nn.Module):
     """A recurrent network written out: h = relu(W x + V h), V orthogonal times `factor`."""
 
@@ -160,34 +151,6 @@ def trained() -> Problem:
 
 
 BROKEN = (
-    Case(
-        "RNN, ReLU, recurrent weights x 2.5, 50 steps",
-        "half of the units pass, so a step multiplies the gradient by 2.5 over the root of 2",
-        partial(reader, partial(rnn, "relu"), 50, radius(2.5)),
-        ("US104",),
-        ("recurrent",),
-    ),
-    Case(
-        "RNN, tanh, recurrent weights x 10, 50 steps",
-        "chaos: two states that are close are far apart after a few steps",
-        partial(reader, rnn, 50, radius(10.0)),
-        ("US104",),
-        ("recurrent",),
-    ),
-    Case(
-        "GRU, recurrent weights x 20, 50 steps",
-        "chaos, as before",
-        partial(reader, gru, 50, times(20.0)),
-        ("US104",),
-        ("recurrent",),
-    ),
-    Case(
-        "a loop of Linear and ReLU, weights x 3, 30 steps",
-        "half of the units pass, so a step multiplies the gradient by 3 over the root of 2",
-        lambda: (Loop(3.0), *sequences(steps=30), cross_entropy),
-        ("US104", "US102"),
-        ("again", "read"),
-    ),
     Case(
         "RNN, tanh, recurrent weights x 0.3, 50 steps",
         "0.3^50",

@@ -49,4 +49,4 @@ RULES: Mapping[Cause, tuple[str, ...]] = {
     "positions missing": ("US508",),
     "data wrong": ("US605", "US606", "US608"),
 }
-"""Codes of rules by kind of cause. A code that `docs/rules.md` lacks is a rule that is still to be written."""
+"""Codes of rules by kind of cause. One that `docs/rules.md` lacks is still to be written, or has left."""

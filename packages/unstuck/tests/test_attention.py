@@ -8,8 +8,6 @@ from torch import nn
 from torch.nn import functional
 from unstuck_support.measuring import Forward, layer, measured
 
-import unstuck
-
 
 def entropy(weights, allowed):
     """Mean over the queries with more than one key of the entropy over its largest; by head, of [B, H, Q, K]."""
@@ -105,46 +103,3 @@ def test_the_entropy_of_dot_product_attention_equals_a_calculation_by_hand(kind,
     assert row.role == "attention"
     assert row.entropy == pytest.approx(expected, rel=1e-4)
     assert row.sharp == sum(h < 0.05 for h in by_head) / 4
-
-
-class Reader(nn.Module):
-    """Attention to the words of sentences that end in padding (0)."""
-
-    def __init__(self, attend):
-        super().__init__()
-        self.embedding, self.keys, self.values = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8)
-        self.attend, self.head = attend, nn.Linear(8, 3)
-        self.own = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, tokens):
-        x = self.embedding(tokens) + torch.linspace(0, 1, tokens.shape[1]).unsqueeze(-1)
-        return self.head(self.attend(self, x, tokens == 0))
-
-
-def pooled(net, x, padding):
-    return (net.keys(x).sum(-1).masked_fill(padding, -1e9).softmax(-1).unsqueeze(-1) * net.values(x)).sum(1)
-
-
-def by_hand(net, x, padding):
-    scores = (net.keys(x) @ x.mT).masked_fill(padding.unsqueeze(1), -1e9)
-    return (scores.softmax(-1) @ net.values(x)).mean(1)
-
-
-def multi_head(net, x, padding):
-    return net.own(x, x, x, key_padding_mask=padding)[0].mean(1)
-
-
-def dot_product(net, x, padding):
-    q, k, v = (t.unsqueeze(1) for t in (net.keys(x), x, net.values(x)))
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=~padding[:, None, None])[:, 0].mean(1)
-
-
-@pytest.mark.parametrize("attend", [pooled, by_hand, multi_head, dot_product])
-@pytest.mark.parametrize("inverted", [False, True])
-def test_a_mask_that_shows_the_padding_and_hides_the_words_is_named(attend, inverted):
-    torch.manual_seed(0)
-    tokens = torch.randint(1, 20, (32, 9))
-    tokens[:, 6:], tokens[::2, 4:] = 0, 0
-    model = Reader(lambda net, x, padding: attend(net, x, padding ^ inverted))
-    findings = unstuck.diagnose(model, tokens, torch.randint(3, (32,)), functional.cross_entropy).findings
-    assert ("US511" in [f.rule for f in findings]) == inverted

@@ -76,15 +76,14 @@ def test_more_than_a_thousand_times_the_gradient_reaches_the_layers_where_it_exp
     assert max(seen.gradients[name] for name in seen.named(case)) > 1e3 * last
 
 
-@pytest.mark.parametrize("case", only("US103", "US104"))
-def test_the_gradient_at_the_first_step_is_tiny_or_huge(case: Case) -> None:
+@pytest.mark.parametrize("case", only("US103"))
+def test_the_gradient_at_the_first_step_is_tiny(case: Case) -> None:
     model, inputs, targets, loss_fn = case.problem()
     inputs.requires_grad_()
     loss_fn(model(inputs), targets).backward()
     assert inputs.grad is not None
     sizes = inputs.grad.double().norm(dim=(0, 2))
-    ratio = float(sizes[0] / sizes[-1])
-    assert ratio < 1e-6 if "US103" in case.rules else ratio > 1e6
+    assert float(sizes[0] / sizes[-1]) < 1e-6
 
 
 def relative_slope(module: nn.Module, y: Tensor) -> Tensor:
@@ -121,12 +120,6 @@ def test_the_samples_differ_by_less_than_a_thousandth_of_their_size(case: Case) 
     for name in seen.named(case) or list(seen.outputs):
         y = seen.outputs[name]
         assert y.var(0, correction=0).mean().sqrt() < 1e-3 * y.square().mean().sqrt()
-
-
-@pytest.mark.parametrize("case", only("US205"))
-def test_the_inputs_differ_by_less_than_a_fiftieth_of_their_size(case: Case) -> None:
-    inputs = case.problem()[1]
-    assert inputs.var(0, correction=0).mean().sqrt() < 0.02 * inputs.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("case", only("US401"))
@@ -166,18 +159,6 @@ def test_the_named_weights_get_a_gradient_of_exactly_zero(case: Case) -> None:
     named = {name: seen.model.get_parameter(name).grad for name in case.layers if name.endswith("weight")}
     assert named
     assert all(g is not None and bool((g == 0).all()) for g in named.values())
-
-
-@pytest.mark.parametrize("case", chosen(lambda case: "US403" in case.rules))
-def test_many_numbers_of_the_gradient_became_zero_in_float16_and_are_not_in_float64(case: Case) -> None:
-    seen = Seen(case)
-    model, inputs, targets, loss_fn = case.problem()
-    model.double()
-    loss_fn(model(inputs.double()), targets).backward()
-    half, double = (m.get_parameter("2.weight").grad for m in (seen.model, model))
-    assert half is not None
-    assert double is not None
-    assert float(((half == 0) & (double != 0)).double().mean()) > 0.25
 
 
 @pytest.mark.parametrize("case", only("US503"))

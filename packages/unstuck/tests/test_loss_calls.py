@@ -67,29 +67,6 @@ def test_the_log_probability_of_a_sample_times_the_advantage_of_all_broadcasts()
     assert found(lambda o, y: -(o * y).mean(), torch.randn(5)) == []
 
 
-SIGNED = {
-    "soft margin": functional.soft_margin_loss,
-    "ranking": lambda o, y: functional.margin_ranking_loss(o, o.flip(0), y),
-    "hinge": lambda o, y: functional.hinge_embedding_loss(o, y),
-    "cosine": lambda o, y: functional.cosine_embedding_loss(o, o.flip(0), y[:, 0]),
-}
-
-
-@pytest.mark.parametrize("loss", SIGNED.values(), ids=SIGNED)
-def test_losses_of_signs_name_labels_of_0(loss):
-    assert found(loss, MASKS) == ["US603"]
-    assert found(loss, SIGNS) == []
-
-
-def test_targets_of_a_divergence_are_probabilities():
-    def loss(outputs, targets):
-        return functional.kl_div(outputs.log_softmax(1), targets, reduction="batchmean")
-
-    logits = torch.randn(64, 5)
-    assert found(loss, logits)[0] == "US601"
-    assert found(loss, logits.softmax(1)) == []
-
-
 def test_ctc_reads_log_probabilities():
     def loss(outputs, targets, read=lambda x: x):
         lengths = torch.full((7,), 64), torch.full((7,), 3)
@@ -173,19 +150,6 @@ def test_swapped_arguments_of_a_loss_of_classes_are_an_error():
 )
 def test_a_column_meets_a_row_and_a_single_output_all_targets(loss, expected):
     assert found(loss, torch.randn(64, 1), outputs=1) == expected
-
-
-@pytest.mark.parametrize(("dim", "expected"), [(-1, []), (1, ["US506"])])
-def test_the_log_softmax_of_a_classification_is_over_the_classes(dim, expected):
-    def loss(outputs, targets):
-        return functional.nll_loss(outputs.log_softmax(dim).reshape(-1, 5), targets.reshape(-1))
-
-    assert found(loss, KINDS, torch.randn(64, 7, 6)) == expected
-    points = nn.Conv1d(6, 5, 1)
-    diagnosis = unstuck.diagnose(
-        points, torch.randn(64, 6, 7), KINDS, lambda o, y: functional.nll_loss(o.log_softmax(1), y)
-    )
-    assert diagnosis.findings == ()
 
 
 def test_the_targets_of_a_cross_entropy_add_up_to_1():

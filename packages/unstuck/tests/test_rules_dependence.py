@@ -1,4 +1,4 @@
-"""US506, US508, US606: what outputs depend on, found on real networks."""
+"""US506, US606: what outputs depend on, found on real networks."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def flat(outputs, targets):
 
 def findings(model, inputs, targets=None, loss=None):
     found = unstuck.diagnose(model, inputs, targets, loss).findings
-    return [(f.rule, f.severity.value) for f in found if f.rule in ("US506", "US508", "US606")]
+    return [(f.rule, f.severity.value) for f in found if f.rule in ("US506", "US606")]
 
 
 def of(forward):
@@ -105,7 +105,7 @@ def test_an_output_that_depends_on_the_place_in_the_batch_is_named(views):
     model = of(lambda net, h: views(h + torch.linspace(0, 1, 64)[: len(h), None]))
     found = [f.message for f in unstuck.diagnose(model, torch.randn(64, 6)).findings if f.rule == "US506"]
     assert len(found) == 1
-    assert "its place in the batch" in found[0]
+    assert "its place among them" in found[0]
 
 
 def test_attention_across_the_batch_is_named_and_within_a_sample_is_not():
@@ -203,24 +203,6 @@ def test_a_model_that_refuses_a_part_of_the_batch_is_not_judged():
     assert findings(of(lambda net, h: adjacency @ h), torch.randn(64, 6)) == []
 
 
-@pytest.mark.parametrize("pooled", [True, False])
-def test_attention_without_positions_is_a_note(pooled):
-    assert findings(Encoder(positions=False, pooled=pooled), WORDS[:, :8]) == [("US508", "note")]
-    assert findings(Encoder(pooled=pooled), WORDS[:, :8]) == []
-
-
-def test_attention_without_positions_is_found_also_if_the_last_position_is_read():
-    class Last(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
-
-        def forward(self, x):
-            return self.attention(x, x, x)[0][:, -1]
-
-    assert findings(Last(), torch.randn(64, 7, 6)) == [("US508", "note")]
-
-
 @pytest.mark.parametrize(
     ("causal", "shift", "expected"),
     [(False, 1, [("US606", "error")]), (True, 1, []), (True, 0, [("US606", "error")]), (False, 0, [])],
@@ -309,30 +291,6 @@ class Heads(nn.Module):
 def test_heads_are_split_and_merged_with_a_transpose(kind):
     expected = [] if kind == "right" else [("US506", "warning")]
     assert [f for f in findings(Heads(*HEADS[kind]), torch.randn(8, 5, 16)) if f[1] == "warning"] == expected
-
-
-def test_attention_normalises_over_the_keys():
-    inputs = torch.randn(8, 5, 16)
-    assert ("US506", "warning") in findings(Heads(*HEADS["right"], dim=-2), inputs)
-    assert ("US506", "warning") in findings(Heads(*HEADS["right"], dim=1), inputs)
-    turned = Heads(*HEADS["right"])
-    turned.forward = lambda x: turned.out((x @ x.mT).softmax(1).transpose(1, 2) @ turned.qkv(x)[..., :16]).mean(1)
-    assert ("US506", "warning") not in findings(turned, inputs)
-
-
-@pytest.mark.parametrize("read", ["inputs", "features"])
-@pytest.mark.parametrize(("dim", "expected"), [(-1, [("US506", "error")]), (1, [])])
-def test_a_softmax_of_single_numbers_inside_the_network_is_named(dim, expected, read):
-    class Pooled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.features = nn.Linear(16, 16) if read == "features" else nn.Identity()
-            self.score, self.head = nn.Linear(16, 1), nn.Linear(16, 3)
-
-        def forward(self, x):
-            return self.head((self.score(x).softmax(dim) * self.features(x)).sum(1))
-
-    assert findings(Pooled(), torch.randn(8, 5, 16)) == expected
 
 
 class Decoder(nn.Module):

@@ -4,14 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from unstuck_support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
 from unstuck_support.measurements import changed
 
-import unstuck
 from unstuck.measure.measurement import BatchNorm, Layer, Weight
 from unstuck.rules import RULES, find
 
@@ -33,28 +30,6 @@ def test_an_exploding_gradient_is_a_warning_above_1e3_and_an_error_above_1e6(lar
     found = find([chain(largest, 1.0, 1.0)])
     assert [f.severity for f in found] == ([] if expected is None else [expected])
     assert all(f.rule == "US102" and f.layers == ("0",) for f in found)
-
-
-@pytest.mark.parametrize(("deviation", "loud"), [(1.0, ["US102"]), (0.125, [])])
-def test_normal_weights_of_a_fixed_deviation_are_too_large_for_wide_layers(deviation, loud):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
-    model.append(nn.Linear(128, 1))
-    for weight in (p for p in model.parameters() if p.dim() > 1):
-        nn.init.normal_(weight, std=deviation)
-    inputs = torch.randn(64, 32)
-    found = unstuck.diagnose(model, (inputs,), inputs.sum(1, keepdim=True), nn.functional.mse_loss).findings
-    assert [f.rule for f in found if f.severity != "note"] == loud
-    assert all("times as large as usual initial ones" in f.message for f in found if f.rule == "US102")
-
-
-def test_a_gain_of_three_is_not_named_without_large_weights():
-    steep = chain(*powers(4, 4))
-    assert rules(steep) == []
-    for name in ("0.weight", "2.weight", "4.weight", "6.weight"):
-        steep = with_weight(steep, name, size=100.0)
-    assert rules(steep) == ["US102"]
-    assert rules(with_weight(steep, "0.weight", shape=(0, 5), size=0.0)) == ["US102"]
 
 
 def test_a_batch_normalisation_of_few_samples_is_steep_and_not_an_explosion():
@@ -237,17 +212,6 @@ def test_short_sequences_and_padding_are_healthy():
     assert rules(recurrent(*[0.0] * 60)) == []
 
 
-def test_the_gradient_explodes_through_time():
-    finding = only(recurrent(*powers(1.5, 60)))
-    assert (finding.rule, finding.severity) == ("US104", "error")
-    assert rules(recurrent(*powers(1.1, 60))) == []
-
-
-def test_last_steps_that_are_learned_are_no_explosion():
-    assert rules(recurrent(*[1e-4] * 6, 1e-13, *[1e-18] * 50)) == []
-    assert rules(recurrent(1e9, 1e5, 1.0)) == ["US104"]  # in so few steps each one makes much of it
-
-
 def loop(*gradients):
     """A layer that is called on its own output."""
     names = ["cell", *(f"cell@{i}" for i in range(2, len(gradients) + 1))]
@@ -260,7 +224,6 @@ def loop(*gradients):
 
 def test_a_cell_in_a_loop_is_a_recurrent_layer():
     assert rules(loop(*powers(0.5, 60))) == ["US103"]
-    assert rules(loop(*powers(1.5, 60))) == ["US104"]
     assert rules(loop(*powers(0.5, 12))) == []
 
 

@@ -254,29 +254,3 @@ def test_a_network_that_loses_its_inputs_has_collapsed_although_it_ends_in_an_ac
     with torch.no_grad():
         model[0].weight.mul_(1e-9)
     assert "US203" in loud(unstuck.diagnose(model, X, loss_fn=lambda o, _: -o.mean()))
-
-
-class Readouts(nn.Module):
-    """A readout of the sum of features, of which all samples have the same, and one of a hidden layer."""
-
-    def __init__(self, joins):
-        super().__init__()
-        self.embed, self.hidden, self.last, self.joins = nn.Embedding(8, 8), nn.Linear(8, 8), nn.Linear(8, 4), joins
-        self.readout = nn.Linear(8, 4)
-
-    def forward(self, tokens):
-        x = self.embed(tokens)
-        first = self.readout(x.sum(1))
-        other = self.last((torch.linspace(0, 1, 8)[:, None] * self.hidden(x).relu()).sum(1))
-        return first + other if self.joins else (first, other)
-
-
-def _of_both(outputs, targets):
-    return sum(functional.cross_entropy(o, targets) for o in (outputs if isinstance(outputs, tuple) else [outputs]))
-
-
-@pytest.mark.parametrize(("joins", "severity"), [(True, Severity.NOTE), (False, Severity.WARNING)])
-def test_an_output_that_is_the_same_for_all_samples_is_a_note_if_it_joins_others(joins, severity):
-    tokens = torch.rand(64, 8).argsort(1)
-    found = unstuck.diagnose(Readouts(joins), tokens, Y, _of_both).findings
-    assert [(f.severity, f.layers) for f in found if f.rule == "US203"] == [(severity, ("readout",))]

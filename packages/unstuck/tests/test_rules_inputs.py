@@ -156,14 +156,13 @@ def test_a_logistic_regression_that_scales_its_inputs_and_is_certain_is_no_fault
     [
         (255 * torch.rand(128, 64), ["US206"]),
         (100 * X, ["US206"]),
-        (1e-3 * torch.rand(128, 64), ["US206"]),
         (X, []),
         (5 * X, []),
         (0.1 * X, []),
         (torch.rand(128, 64), []),
         (16 * torch.rand(128, 64), []),
     ],
-    ids=["bytes", "large", "divided twice", "unit", "somewhat large", "somewhat small", "fractions", "digits"],
+    ids=["bytes", "large", "unit", "somewhat large", "somewhat small", "fractions", "digits"],
 )
 def test_the_size_of_the_inputs(inputs, expected):
     model = mlp(nn.ReLU())

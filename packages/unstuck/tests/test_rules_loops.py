@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from unstuck_support.layers import loud, rules, training
+from unstuck_support.layers import loud
 
 import unstuck
 
@@ -23,21 +23,6 @@ def monitored(model, loss_of, parameters=None, between=lambda step: None, steps=
             loss_of(model).backward()
             optimizer.step()
     return monitor.diagnosis()
-
-
-@pytest.mark.parametrize(
-    ("usual", "rate", "losses", "expected"),
-    [
-        (7, 1e-6, FALLING, ["US301"]),
-        (10, 1e-6, FALLING, []),
-        (7, 1e-3, FALLING, []),
-        (7, 1e-6, [2.3 * 0.5**i for i in range(12)], []),
-    ],
-    ids=["early", "at the end", "a usual last third", "after learning"],
-)
-def test_a_rate_that_is_next_to_nothing_for_a_third_of_the_training(usual, rate, losses, expected):
-    rates = [1.0] * usual + [rate] * (12 - usual)
-    assert rules(*training([1e-2 * own for own in rates], losses, rates)) == expected
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(nn.Module.eval, ["US509"]), (nn.Module.train, [])])
@@ -77,23 +62,6 @@ def test_a_target_network_that_no_optimizer_moves_is_a_note():
     assert loud(unstuck.diagnose(model, (X,), Y, lambda o, y: bootstrapped(model))) == []
     assert loud(monitored(model, bootstrapped, list(model.values.parameters()))) == []
     assert loud(monitored(model, bootstrapped)) == ["US501"]
-
-
-@pytest.mark.parametrize("stacks", [False, True])
-@pytest.mark.parametrize(("cut", "expected"), [(torch.detach, ["US103"]), (torch.clone, [])])
-def test_a_state_that_is_cut_between_the_steps(cut, expected, stacks):
-    class Steps(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.head = nn.GRUCell(8, 32), nn.Linear(32, 10)
-
-        def forward(self, x):
-            states = [torch.zeros(len(x), 32)]
-            for step in x.view(len(x), 8, 8).unbind(1):
-                states.append(self.cell(step, cut(states[-1])))
-            return self.head(torch.stack(states)[-1] if stacks else states[-1])
-
-    assert loud(unstuck.diagnose(Steps(), (X,), Y, functional.cross_entropy)) == expected
 
 
 def test_gradients_that_are_emptied_before_the_step_are_named_by_the_remedy():

@@ -64,18 +64,6 @@ class Shifted(nn.Module):
         return torch.relu(x) - 2
 
 
-@pytest.mark.parametrize("loss", [functional.binary_cross_entropy, functional.mse_loss])
-@pytest.mark.parametrize(
-    ("before", "expected"),
-    [(nn.ReLU(), ["US603"]), (nn.Softplus(), ["US603"]), (nn.Tanh(), []), (Shifted(), [])],
-    ids=["ReLU", "Softplus", "Tanh", "shifted"],
-)
-def test_a_sigmoid_behind_a_relu_never_says_no(before, expected, loss):
-    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1), before, nn.Sigmoid())
-    labels = (torch.arange(64) % 2).float()[:, None]
-    assert loud(unstuck.diagnose(model, torch.randn(64, 4), labels, loss)) == expected
-
-
 class Cell(nn.Module):
     """The states of an LSTM after each step, and a layer behind them or not."""
 
@@ -127,22 +115,9 @@ def test_labels_that_are_all_the_same():
     assert rules(compared(replace(same, low=2))) == []
     assert rules(compared(replace(same, reads=None))) == []
     assert rules(compared(same), compared(replace(same, low=2, high=2))) == []
-    judged = compared(same, of(varied=True))  # by another network, beside a regression
-    assert only(judged).severity is Severity.NOTE
     rare = of("binary_cross_entropy", 0, 0)
     assert only(compared(rare)).severity is Severity.NOTE
     assert rules(*[compared(rare)] * 4) == ["US605"]
-
-
-def test_targets_of_a_regression_that_are_all_the_same():
-    rounded = of("mse_loss", 1, 1, (512, 1))
-    assert rules(compared(rounded)) == ["US605"]
-    assert only(compared(of("mse_loss", 1, 1, (64, 1)))).severity is Severity.NOTE
-    assert rules(compared(rounded), compared(replace(rounded, low=0))) == []
-    assert rules(compared(rounded, of("cross_entropy", 0, 9, (64, 10), classes=True))) == []
-    zeros = compared(of("mse_loss", 0, 0, (512, 1), output_rms=0.3))
-    assert [rules(replace(zeros, loss=loss)) for loss in (0.09, 2.0)] == [["US605"], []]  # a penalty beside a loss
-    assert rules(replace(zeros, loss=0.09, differentiated=True)) == []
 
 
 def test_large_outputs_that_are_wrong_are_named_by_the_loss_of_equal_outputs():
@@ -254,15 +229,11 @@ def test_a_tensor_outside_the_model_is_not_compared():
     assert monitor.measurements[-1].comparisons == ()
 
 
-def test_a_bounded_activation_before_logits_is_wrong_and_a_softmax_before_a_difference_is_slow():
+def test_a_bounded_activation_before_logits_is_wrong():
     x, y = torch.randn(64, 8), torch.arange(64) % 4
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     tanh = unstuck.diagnose(nn.Sequential(*model, nn.Tanh()), x, y, functional.cross_entropy)
     assert [(f.rule, f.remedy) for f in tanh.findings] == [("US601", "Remove `3`: bounded logits are never certain.")]
-    classes = functional.one_hot(y, 4).float()
-    for targets, expected in ((classes, ["note"]), (0.9 * classes + 0.025, [])):
-        squares = unstuck.diagnose(nn.Sequential(*model, nn.Softmax(1)), x, targets, functional.mse_loss)
-        assert [f.severity for f in squares.findings if f.rule == "US601"] == expected
 
 
 @pytest.mark.parametrize("last", [nn.LogSoftmax(1), nn.Softmax(1)])

@@ -1,4 +1,4 @@
-"""US309, US601: terms of a loss that lost their graph, values that a policy moves, cosines that nothing scales."""
+"""US309, US601: terms of a loss that lost their graph, values that a policy moves, probabilities."""
 
 import pytest
 import torch
@@ -95,51 +95,6 @@ def test_a_likelihood_and_a_focal_loss_have_factors_with_gradients():
         return -((torch.ones(64) - chosen.exp()) * chosen).mean()
 
     assert found(likelihood) == found(focal) == []
-
-
-class Cosines(nn.Module):
-    """Cosines of features and a vector for each class."""
-
-    def __init__(self, classes, scale):
-        super().__init__()
-        self.features, self.scale = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 16)), scale
-        self.weight = nn.Parameter(torch.randn(classes, 16))
-
-    def forward(self, inputs):
-        cosines = functional.normalize(self.features(inputs)) @ functional.normalize(self.weight).T
-        return cosines if self.scale == 1 else self.scale * cosines
-
-
-class ScaledFeatures(Cosines):
-    """The same, with the scale before the product."""
-
-    def forward(self, inputs):
-        features = self.scale * functional.normalize(self.features(inputs))
-        return features @ functional.normalize(self.weight).T
-
-
-@pytest.mark.parametrize("kind", [Cosines, ScaledFeatures])
-@pytest.mark.parametrize(
-    ("classes", "scale", "expected"),
-    [(10, 1, ["US601"]), (10, 10, []), (3, 1, [])],
-    ids=["unscaled", "scaled", "few classes"],
-)
-def test_cosines_are_no_logits_of_many_classes(kind, classes, scale, expected):
-    model = kind(classes, scale)
-    assert found(lambda outputs: functional.cross_entropy(outputs, LABELS % classes), model=model) == expected
-
-
-def test_cosines_of_pairs_need_a_temperature():
-    def contrast(temperature):
-        def loss(outputs):
-            ours, theirs = (x / x.norm(dim=1, keepdim=True) for x in outputs.chunk(2, 1))
-            cosines = ours @ theirs.T
-            return functional.cross_entropy(cosines / temperature if temperature else cosines, torch.arange(64))
-
-        return loss
-
-    assert found(contrast(0), outputs=16) == ["US601"]
-    assert found(contrast(0.1), outputs=16) == []
 
 
 @pytest.mark.parametrize(

@@ -109,30 +109,5 @@ def test_one_overflow_of_a_float16_gradient_in_training_is_a_note():
     assert only(replace(found, step=None)).severity is Severity.ERROR
 
 
-def test_half_precision_is_close_to_overflow_from_half_of_its_largest_number_on():
-    half = changed(chain(1.0, 1.0, 1.0), 2, dtype="float16", largest=40_000.0)
-    assert only(half).rule == "US402"
-    assert find([changed(half, 2, largest=30_000.0)]) == ()
-    assert find([changed(half, 2, dtype="bfloat16")]) == ()
-
-
-def test_a_gradient_that_ends_at_once_in_float16_underflows():
-    found = chain(0.0, 0.0, 1e-6, 1e-5)
-    half = replace(found, layers=tuple(replace(x, dtype="float16") for x in found.layers))
-    assert rules(half) == ["US403"]
-    assert rules(found) == ["US502"]
-    assert rules(replace(half, step=3)) == ["US403"]  # exactly 0, whatever the loss was multiplied by
-
-
-def test_a_gradient_that_shrinks_before_it_underflows_vanishes():
-    found = chain(0.0, 1e-4, 1e-2, 1.0)
-    assert rules(replace(found, layers=tuple(replace(x, dtype="float16") for x in found.layers))) == ["US101"]
-
-
-def test_an_unscaled_gradient_of_a_scaled_loss_may_be_below_float16():
-    found = chain(1e-9, 1e-9, 1e-9, step=5)
-    assert rules(replace(found, layers=tuple(replace(x, dtype="float16") for x in found.layers))) == []
-
-
 def test_a_nan_loss_after_finite_layers_points_to_the_targets():
     assert "targets" in only(chain(1.0, 1.0, loss=math.nan, loss_function="cross_entropy")).remedy

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from unstuck_support.layers import activation, chain, linear, loud, measurement, only, residual, rules, with_weight
-from unstuck_support.measurements import changed
 
 import unstuck
 from unstuck.findings import Severity
@@ -201,13 +200,6 @@ def test_logits_fit_cross_entropy_and_not_nll_loss():
     assert rules(chain(1.0, loss_function="nll_loss", loss_reads=None)) == []
 
 
-def test_a_dead_activation_is_named_by_its_zero_gradient_even_with_few_rows():
-    found = changed(chain(0.0, 1.0, 1.0), 1, dead=1.0, rows=8)
-    finding = only(found)
-    assert (finding.rule, finding.severity, finding.layers) == ("US502", "error", ("1", "0"))
-    assert "biases at 0" in finding.remedy
-
-
 def test_a_normalisation_of_the_inputs_is_no_weight_of_the_next_layer():
     model = nn.Sequential(nn.LayerNorm([6, 8]), nn.Flatten(), nn.Linear(48, 3))
     assert unstuck.diagnose(model, torch.randn(64, 6, 8), torch.randn(64, 3), nn.functional.mse_loss).findings == ()
@@ -238,86 +230,6 @@ def test_layers_that_each_forward_pass_makes_anew_are_not_registered(when, expec
     assert ("US504" in loud(monitor.diagnosis())) == expected
 
 
-def test_a_gradient_of_0_behind_saturated_units_names_them():
-    model = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 4))
-    nn.init.constant_(model[0].bias, 200.0)
-    x, y = torch.randn(1, 8), torch.zeros(1, dtype=torch.int64)
-    (finding,) = unstuck.diagnose(model, x, y, nn.functional.cross_entropy).findings
-    assert (finding.rule, finding.layers) == ("US502", ("1", "0"))
-    assert "saturated" in finding.message
-
-
-class Codec(nn.Module):
-    """A code between two networks: one function makes it in training mode, another one in evaluation mode."""
-
-    def __init__(self, training, evaluation):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
-        self.decoder = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
-        self.codes = training, evaluation
-
-    def forward(self, x):
-        code = 3 * functional.dropout(self.encoder(x), 0.1, self.training)
-        return self.decoder(self.codes[not self.training](code))
-
-
-def noisy(code):
-    return code + torch.rand_like(code) - 0.5
-
-
-def hard(code):
-    return functional.one_hot(code.argmax(1), 8).float()
-
-
-@pytest.mark.parametrize(
-    ("codes", "training", "severities"),
-    [
-        ((noisy, torch.round), False, {"US502": "note"}),
-        ((noisy, torch.round), True, {}),
-        ((noisy, lambda code: (0.1 * code).round()), False, {"US203": "note", "US502": "note"}),
-        ((torch.round, torch.round), False, {"US502": "error"}),
-        ((torch.round, torch.round), True, {"US502": "error"}),
-        ((functional.gumbel_softmax, hard), False, {"US501": "note"}),
-        ((functional.gumbel_softmax, hard), True, {}),
-        ((hard, hard), False, {"US501": "warning"}),
-        ((noisy, torch.Tensor.detach), False, {"US501": "note"}),
-        ((torch.Tensor.detach, noisy), True, {"US501": "warning"}),
-    ],
-)
-def test_steps_without_a_derivative_in_evaluation_mode_only_are_a_note(codes, training, severities):
-    torch.manual_seed(0)
-    x = torch.randn(64, 8)
-    found = unstuck.diagnose(Codec(*codes), x, x, functional.mse_loss, training=training).findings
-    assert {f.rule: f.severity for f in found} == severities
-    assert all(("training=True" in f.remedy) == (f.severity == "note") for f in found)
-
-
-def test_a_network_that_has_no_graph_in_evaluation_mode_only_is_a_note():
-    class Frugal(nn.Sequential):
-        def forward(self, x):
-            with torch.set_grad_enabled(self.training):
-                return super().forward(x)
-
-    x = torch.randn(64, 8)
-    (found,) = unstuck.diagnose(Frugal(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), x, x, functional.mse_loss).findings
-    assert (found.rule, found.severity) == ("US501", "note")
-
-
-@pytest.mark.parametrize(("bias", "severity"), [(0.0, "note"), (16.0, "error")])
-def test_a_gradient_that_is_nearly_0_in_training_mode_is_none(bias, severity):
-    class Saturated(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
-
-        def forward(self, x):
-            return self.last(torch.sigmoid(self.first(x) + (bias if self.training else 40.0)))
-
-    x, y = torch.randn(8, 8), torch.randn(8, 2)
-    found = unstuck.diagnose(Saturated(), x, y, functional.mse_loss).findings
-    assert [f.severity for f in found if f.rule == "US502"] == [severity]
-
-
 class Durations(nn.Module):
     """Two outputs, one of them rounded."""
 
@@ -332,54 +244,11 @@ class Durations(nn.Module):
         return self.pitch(x), self.rounding(self.width(x).exp())
 
 
-@pytest.mark.parametrize(
-    ("rounding", "expected"),
-    [
-        (torch.ceil, ["US501"]),
-        (torch.sign, ["US501"]),
-        (lambda x: x, []),
-        (lambda x: x + (x.round() - x).detach(), []),
-        (lambda x: x.sign() * x.abs(), []),
-    ],
-    ids=["ceil", "sign", "none", "straight through", "factor"],
-)
-def test_a_last_layer_that_a_rounding_reads_is_named_with_it(rounding, expected):
-    x, y = torch.randn(64, 8), torch.randn(64, 1)
-    found = unstuck.diagnose(
-        Durations(rounding), x, y, lambda out, y: (out[0] - y).square().mean() + out[1].square().mean()
-    )
-    assert loud(found) == expected
-    if expected:
-        assert "which reads the output of `width`, has no slope" in found.findings[0].message
-
-
-def test_a_rounding_between_two_layers_is_named():
-    x = torch.randn(64, 8)
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), Rounds(), nn.Linear(8, 8))
-    (finding,) = unstuck.diagnose(model, x, x, functional.mse_loss).findings
-    assert (finding.rule, finding.message.endswith("round, which reads it, has no slope.")) == ("US502", True)
-
-
 class Rounds(nn.Module):
     """A rounding."""
 
     def forward(self, x):
         return x.round()
-
-
-@pytest.mark.parametrize(("factor", "expected"), [(0.0, ["US502"]), (1.0, [])])
-def test_an_output_that_the_loss_always_multiplies_by_0_is_named(factor, expected):
-    torch.manual_seed(0)
-    model = Durations(lambda x: x)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x, y = torch.randn(64, 8), torch.randn(64, 1)
-    with unstuck.Monitor(model, every=1) as monitor:
-        for _ in range(12):
-            optimizer.zero_grad()
-            pitch, width = model(x)
-            ((pitch - y).square().mean() + factor * width.mean()).backward()
-            optimizer.step()
-    assert loud(monitor.diagnosis()) == expected
 
 
 class Sentence(nn.Module):

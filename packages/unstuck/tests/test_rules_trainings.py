@@ -1,6 +1,5 @@
-"""US103, US203, US204, US301, US302, US307, US507, US510, US608: what several measurements of a training tell."""
+"""US103, US203, US204, US301, US302, US307, US507, US510: what several measurements of a training tell."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -11,25 +10,9 @@ from unstuck_support.layers import activation, linear, measurement, rules, train
 
 import unstuck
 from unstuck.measure.measurement import Comparison
-from unstuck.rules import find
 
 FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
-
-
-@pytest.mark.parametrize(
-    ("update", "distance", "expected"),
-    [(2.9e-5, 8, ["US301"]), (3.1e-5, 8, []), (9.2e-4, 9, ["US301"]), (9.4e-4, 9, []), (9.2e-4, 8, [])],
-)
-def test_steps_are_too_small_by_themselves_or_by_the_way_that_they_have_gone(update, distance, expected):
-    steps = [replace(m, step=distance * i) for i, m in enumerate(training([update] * 12, FLAT))]
-    assert rules(*steps) == expected
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.976, ["US301"]), (0.975, [])])
-def test_steps_are_too_small_if_the_loss_falls_by_less_than_a_fifth_on_a_short_way(share, expected):
-    steps = [replace(m, step=9 * i) for i, m in enumerate(training([9e-4] * 12, [2.3 * share**i for i in range(12)]))]
-    assert rules(*steps) == expected
 
 
 def dying(dead, largest, first=0.1, usual=0.05):
@@ -62,56 +45,6 @@ def test_a_decay_that_takes_a_hundredth_of_the_weights_in_a_step(update, decay, 
     assert rules(*steps) == expected
 
 
-@pytest.mark.parametrize(("size", "losses", "expected"), [(0.1, FLAT, ["US307"]), (0.3, FLAT, []), (0.1, FALLING, [])])
-def test_weights_that_shrink_while_nothing_is_learned(size, losses, expected):
-    steps = training([1e-2] * 12, losses)
-    for name in ("0.weight", "2.weight"):
-        steps = [with_weight(m, name, size=2 * size ** (i / 11)) for i, m in enumerate(steps)]
-    assert rules(*steps) == expected
-
-
-def unpaired(losses, update=0.02, every=10, **compared):
-    comparison = Comparison("cross_entropy", 2, (64, 10), (64,), True, low=0, high=9, varied=True, output_rms=0.3)
-    beside = compared.pop("beside", 0)
-    steps = training([update] * 12, losses)
-    steps = [replace(m, step=every * i, foreign_steps=beside) for i, m in enumerate(steps)]
-    return [f.rule for f in find([replace(m, comparisons=(replace(comparison, **compared),)) for m in steps])]
-
-
-CHANCE = [math.log(10) + 0.01 * (-1) ** i for i in range(12)]
-
-
-def test_a_loss_that_stays_at_that_of_a_constant_is_named():
-    assert unpaired(CHANCE) == ["US608"]
-    squared = {"function": "mse_loss", "classes": False, "low": -2.0, "high": 2.0, "target_rms": 1.5}
-    assert unpaired(CHANCE, **squared, target_deviation=1.5) == ["US608"]
-    assert unpaired(CHANCE, **squared, target_deviation=3.0) == []
-    assert unpaired(CHANCE, **squared, target_deviation=1.0) == []
-
-
-@pytest.mark.parametrize(
-    "healthy",
-    [
-        {"losses": [math.log(10)] * 6 + FALLING[:6]},
-        {"losses": [1.8] * 12},
-        {"losses": CHANCE, "every": 8},
-        {"losses": CHANCE, "update": 4e-3},
-        {"losses": CHANCE, "varied": False, "function": "binary_cross_entropy_with_logits", "high": 1},
-        {"losses": CHANCE, "beside": 1},
-    ],
-    ids=[
-        "a slow start",
-        "better than a constant",
-        "a short training",
-        "small steps",
-        "one label a call",
-        "beside a generator",
-    ],
-)
-def test_slow_starts_and_losses_below_that_of_a_constant_are_healthy(healthy):
-    assert unpaired(**healthy) == []
-
-
 def answered(loss, comparison, first=None):
     """A recurrent layer that forgets and a softmax that looks at one key, with this loss."""
     steps = [1e-9] * 10 + [1.0] * 10
@@ -130,11 +63,6 @@ def test_a_network_that_has_learned_may_forget_and_look_at_one_key():
     assert answered(0.4, classes) == answered(0.09, numbers) == answered(0.2, numbers, first=2.1) == []
 
 
-def test_five_losses_do_not_tell_that_a_training_stands_still():
-    steps = [replace(m, step=99 * i) for i, m in enumerate(training([1e-6] * 12, FLAT))]
-    assert (rules(*steps), rules(*steps[:8]), rules(*steps[:7])) == (["US301"], ["US301"], [])
-
-
 @pytest.mark.parametrize(
     ("shares", "factor", "expected"),
     [
@@ -150,14 +78,6 @@ def test_strong_dropout_is_a_note_while_the_loss_falls(shares, factor, expected)
     steps = training([1e-3] * 12, [2.3 * factor**i for i in range(12)])
     assert rules(*(replace(m, dropouts=shares) for m in steps)) == expected
     assert rules(*(replace(m, dropouts=shares) for m in steps[:3])) == ["US510"], "too few losses tell nothing"
-
-
-@pytest.mark.parametrize(("sources", "expected"), [((0,), ["US507"]), ((0, 1), [])], ids=["hidden", "topics"])
-def test_a_softmax_of_a_mean_and_noise_is_no_hidden_activation(sources, expected):
-    layers = (linear("mean", 1.0), linear("deviation", 1.0))[: len(sources)]
-    topics = activation("topics", 1.0, *sources, kind="Softmax", softmax_dim=1)
-    words = linear("words", 1.0, len(sources))
-    assert rules(*(measurement(*layers, topics, words, step=i, loss=2.3) for i in range(12))) == expected
 
 
 def change(part):
@@ -198,24 +118,6 @@ def descent(model, loss, rate, steps=120, momentum=0.0):
             loss(model).backward()
             optimizer.step()
     return [f.rule for f in monitor.diagnosis().findings]
-
-
-@pytest.mark.parametrize(("rate", "expected"), [(0.003, ["US301"]), (0.3, [])], ids=["slow", "usual"])
-def test_a_loss_that_falls_a_little_at_every_measurement_asks_for_larger_steps(rate, expected):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
-    x = torch.randn(64, 4)
-    targets = x.prod(1, keepdim=True).sign()
-    found = descent(model, lambda model: (model(x) - targets).abs().mean(), rate)
-    assert [rule for rule in found if rule == "US301"] == expected
-
-
-def test_steps_that_grow_until_weights_are_not_finite_are_too_large():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 32), nn.LeakyReLU(), nn.Linear(32, 32), nn.LeakyReLU(), nn.Linear(32, 1))
-    x = 3 * torch.randn(64, 8)
-    found = descent(model, lambda model: (model(x) - x[:, :1]).square().mean(), 0.05, steps=48, momentum=0.9)
-    assert {"US302", "US401"} <= set(found)
 
 
 def test_a_logarithm_of_0_is_no_large_step():

@@ -114,8 +114,8 @@ def test_outputs_with_little_variation_are_healthy_and_equal_outputs_are_not():
 
 def test_a_collapse_is_relative_to_the_inputs():
     assert rules(spreads(0.03, 0.03, 0.03, input_spread=0.03)) == []
-    assert rules(spreads(1e-4, 1e-4, 1e-4, input_spread=1e-4)) == ["US205"]
-    assert rules(spreads(1e-4, 1e-8, 1e-8, input_spread=1e-4)) == ["US203", "US205"]
+    assert rules(spreads(1e-4, 1e-4, 1e-4, input_spread=1e-4)) == []
+    assert rules(spreads(1e-4, 1e-8, 1e-8, input_spread=1e-4)) == ["US203"]
 
 
 def test_identical_inputs_name_no_layer():
@@ -139,33 +139,11 @@ def test_sharp_attention_of_a_network_that_has_learned_is_a_note():
     assert rules(replace(found, loss=8.0), replace(found, loss=0.5)) == []
 
 
-@pytest.mark.parametrize(("spread", "first", "broken"), [(0.01, 0.01, True), (0.03, 0.03, False), (0.01, 0.9, False)])
-def test_offset_inputs_are_found_unless_the_first_layers_remove_the_offset(spread, first, broken):
-    found = spreads(first, first, first, input_spread=spread)
-    assert rules(found) == (["US205"] if broken else [])
-    assert rules(replace(found, samples=31)) == []
-
-
-def test_a_hardtanh_with_66_percent_dead_units_is_a_warning_and_a_relu_is_not():
-    half = {"dead": 0.66, "saturated": 0.66}
-    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="Hardtanh", **half)) == ["US202"]
-    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="ReLU", dead=0.66)) == []
-
-
 def test_a_closed_gate_explains_the_vanishing_gradient_of_the_signal_that_it_multiplies():
     gate = activation("gate", 1e-9, 0, kind="Sigmoid", saturated=1.0, gate=True, gain=1e-12, rms=1e-13)
     value = activation("tanh", 1e-13, 1, kind="Tanh", gate=True)
     found = measurement(linear("g", 1e-21), linear("a", 1e-13), gate, value, linear("head", 1.0, 2, 3))
     assert rules(found) == ["US201"]
-
-
-def test_a_zero_normalisation_weight_before_dead_units_is_named():
-    model = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
-    nn.init.zeros_(model[1].weight)
-    finding = next(f for f in unstuck.diagnose(model, torch.randn(128, 64)).findings if f.rule == "US202")
-    assert finding.layers == ("2",)
-    assert "`1.weight` is 0" in finding.message
-    assert finding.remedy.startswith("Start the weight of a normalisation at 1")
 
 
 def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():

@@ -17,8 +17,6 @@ SAMPLES = 4
 """Samples whose attention weights are measured."""
 MASKED = -5000.0
 """A score below this belongs to a masked key: masks are added to the scores (-1e4 in half precision)."""
-SAME, DIFFERENT = 1e-5, 1e-3
-"""Distances between samples beside the largest number: of padding, and of content."""
 QUERIES = 2**20
 """Attention weights that are computed again at most."""
 FUNCTIONS = frozenset({"softmax", ATTENTION, DOT_PRODUCT})
@@ -35,42 +33,9 @@ def add_attention(sums: Sums, function: str, args: tuple[Any, ...], kwargs: Mapp
         if scores.shape != output.shape or dim is None or scores.dim() < 2 or dim % scores.dim() != scores.dim() - 1:
             return
         weights, visible = output[:SAMPLES], bare(scores)[:SAMPLES] > MASKED
-        sums.seen = _seen(visible)
     else:
-        key = bare(args[1] if len(args) > 1 else kwargs["key"])
         weights, visible = (_multi_head_weights if function == ATTENTION else _dot_product_weights)(args, kwargs)
-        add_values(sums, _seen(visible), key.transpose(0, 1) if function == ATTENTION else key)
     _add_entropy(sums, weights.float(), visible)
-
-
-def add_values(sums: Sums, seen: Tensor, values: Tensor) -> None:
-    """Add whether a mask hides what differs between the samples.
-
-    Args:
-        sums: of the attention.
-        seen: whether any query sees a key, [samples, keys].
-        values: or keys, [samples, ..., keys, numbers].
-    """
-    values = values[:SAMPLES]
-    if values.dim() < 3 or (len(values), values.shape[-2]) != tuple(seen.shape):
-        return
-    x = values.movedim(-2, 1).flatten(2).float()
-    size = x.abs().max()
-    (shown, several), (hidden, _) = _apart(x, seen), _apart(x, ~seen)
-    sums.blind = (several & (shown <= SAME * size) & (hidden > DIFFERENT * size)).double()
-
-
-def _apart(values: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest distance of values [samples, keys, numbers] from their mean over the samples; whether there are two."""
-    count, chosen = where.sum(0), where.unsqueeze(-1)
-    mean = (values * chosen).sum(0) / count.clamp_min(1).unsqueeze(-1)
-    distance = ((values - mean).abs() * chosen).amax((0, 2))
-    return torch.where(count > 1, distance, 0.0).max(), (count > 1).any()
-
-
-def _seen(visible: Tensor) -> Tensor:
-    """Whether any query sees a key, [samples, keys]."""
-    return visible if visible.dim() == 2 else visible.flatten(1, -2).any(1)
 
 
 def _add_entropy(sums: Sums, weights: Tensor, visible: Tensor) -> None:

@@ -1,6 +1,5 @@
 """PyTorch's functions by their names: those that make layers, move numbers, multiply or compute losses."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -46,10 +45,6 @@ OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""
 SOFTMAXES = frozenset({"softmax", "log_softmax", "logsumexp"})
 NORMS = frozenset(f"{of}_norm" for of in ("layer", "rms", "batch", "group", "instance"))
-TAKEN_OUT = frozenset({"numpy", "array", "tolist", "item"})
-"""Functions that take numbers out of PyTorch."""
-ROUNDINGS = frozenset({"round", "ceil", "floor", "trunc", "fix", "sign", "sgn", "heaviside"})
-"""Functions of slope 0."""
 CLAMPS = frozenset({"clamp", "clip"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""
@@ -66,22 +61,6 @@ MOVES = KEEP_PLACES | {
 """Functions whose result has the numbers of their first argument, or some of them, in other places or shapes."""
 OF_LOSSES = LOSSES | DIFFERENCES | MOVES
 """Functions of which a loss is made, also where another network computes it from the outputs."""
-
-LINEAR = (
-    (MOVES | ADDITIONS | DIFFERENCES | MULTIPLICATIONS | SOFTMAXES | WEIGHTED)
-    - (RECURRENT | {ATTENTION} | {name for name in WEIGHTED if name.endswith("_cell")})
-    | {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)}
-    | {"div", "truediv", "neg", "cat", "concat", "stack", "pad", "mean", "sum", "interpolate", "upsample", "batch_norm"}
-    | {"detach", "roll", "flip", "fold", "unfold", "pixel_shuffle", "pixel_unshuffle", "new_zeros", "zeros_like"}
-)
-"""Functions that are linear in each argument; a softmax counts, as the last function of a network."""
-JOINS = ADDITIONS | DIFFERENCES | {"cat", "concat", "stack"}
-"""Those that are linear in all arguments together."""
-
-
-def is_linear(name: str, computed: int) -> bool:
-    """Whether a function is linear in what layers return, of which it has so many arguments."""
-    return not computed or (name in LINEAR and (computed == 1 or name in JOINS))
 
 
 def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
@@ -105,24 +84,6 @@ def clamps_probabilities(node: Node) -> bool:
     bounds = given(node, "input", "min", "max")
     low, high = bounds.get("min"), bounds.get("max")
     return node.function in CLAMPS and isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
-
-
-def normalised_together(node: Node) -> int:
-    """Of how many numbers a layer or group normalisation takes the mean and the deviation; 0 for other functions."""
-    arguments = given(node, "input", "size")
-    size = next((arguments[key] for key in ("size", "normalized_shape", "num_groups") if key in arguments), None)
-    if node.function == "layer_norm" and isinstance(size, tuple | list):
-        return math.prod(size)
-    return math.prod(node.reads[0].shape[1:]) // size if node.function == "group_norm" and isinstance(size, int) else 0
-
-
-def padding(node: Node) -> tuple[int, int] | None:
-    """How many tokens an embedding knows and which of them is the padding; None if none is."""
-    arguments = given(node, "input", "weight", "padding_idx")
-    index, weight = arguments.get("padding_idx"), arguments.get("weight")
-    if node.function != "embedding" or not isinstance(index, int) or not isinstance(weight, Node):
-        return None
-    return weight.shape[0], index % weight.shape[0]
 
 
 def is_disjoint(node: Node) -> bool:
@@ -179,11 +140,6 @@ def softmax_dim(node: Node) -> int:
     if not isinstance(dim, int):
         return 0 if len(node.shape) in (0, 1, 3) else 1
     return dim % max(1, len(node.shape))
-
-
-def mixes_features(shape: Sequence[int], over: int, features: int) -> bool:
-    """Whether a softmax normalises over another dimension than that of the features, and there are several."""
-    return bool(shape) and over != features % len(shape) and shape[features] > 1
 
 
 def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:

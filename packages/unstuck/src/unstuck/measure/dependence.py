@@ -20,10 +20,9 @@ MOST_LAYERS = 300
 """In deeper networks, a few more forward passes take too long."""
 FEWEST = 3
 """Samples and positions that a comparison needs."""
-EQUAL, SAME_SUM, LEAK, MIXED = 1e-4, 3e-6, 1e-3, 3e-3
-"""Outputs that differ by less of their size are equal; the same, if only the order of a sum has changed; the same
-beside later tokens, which the largest of all keys may round in another way; the same beside other samples, which may
-tell an iteration when to stop."""
+EQUAL, LEAK, MIXED = 1e-4, 1e-3, 3e-3
+"""Outputs that differ by less of their size are equal; the same beside later tokens, which the largest of all keys may
+round in another way; the same beside other samples, which may tell an iteration when to stop."""
 
 Change = Callable[[Tensor], Tensor]
 
@@ -38,8 +37,7 @@ def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependen
     # A model may raise anything for a part of its batch.
     with unchanged(model, subject.inputs), own_buffers(model), _own_choices(), suppress(Exception):
         model.eval()
-        attends = any(x.role == "attention" or x.kind == "MultiheadAttention" for x in measurement.layers)
-        return _judged(_Outputs(subject, samples, attends))
+        return _judged(_Outputs(subject, samples))
     return None
 
 
@@ -49,34 +47,21 @@ class _Outputs:
 
     subject: Subject
     samples: int
-    attends: bool
     drawn: bool = False  # the model has drawn random numbers
 
     @cached_property
     def sequences(self) -> Tensor | None:
         """The inputs with positions: tokens [samples, positions] or [samples, positions, features].
 
-        With attention, single numbers [samples, positions], too.
-
         Of several it is the one that holds the targets, else the first.
         """
-        known = self._known
+        own = [x for x in tensors_in(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
+        known = [x for x in own if x.dim() == 2 + x.is_floating_point() and x.shape[1] >= FEWEST]
         return next((x for x in known if _shift(x, self.subject.targets) is not None), known[0] if known else None)
 
-    @cached_property
-    def other_tokens(self) -> list[Tensor]:
-        """Those of the inputs that are tokens, too, such as the text that is translated."""
-        return [x for x in self._known if x is not self.sequences and not x.is_floating_point() and x.dim() == 2]
-
-    @cached_property
-    def _known(self) -> list[Tensor]:
-        own = [x for x in tensors_in(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
-        found = [x for x in own if x.dim() == 2 + x.is_floating_point()] or [x for x in own if self.attends]
-        return [x for x in found if x.shape[1] >= FEWEST]
-
-    def of(self, rows: Sequence[int], change: Change | None = None, where: Tensor | None = None) -> Tensor | None:
-        """The first output, [rows or a multiple, ...]; `change` is applied to one of the inputs: the sequences."""
-        sequences = self.sequences if where is None else where
+    def of(self, rows: Sequence[int], change: Change | None = None) -> Tensor | None:
+        """The first output, [rows or a multiple, ...]; `change` is applied to the sequences."""
+        sequences = self.sequences
         torch.manual_seed(0)
         random.seed(0)
 
@@ -132,16 +117,13 @@ def _floating(outputs: Any) -> list[Tensor]:
 
 def _judged(outputs: _Outputs) -> Dependence:
     """All comparisons, each only if it can tell something."""
-    sequences, attends = outputs.sequences, outputs.attends
+    sequences = outputs.sequences
     found = None if sequences is None else _donor(sequences)
     one, place = found or (1, 1)
     three = outputs.of([one, one, 0])
-    mixing = None if three is None else _mixing(outputs, three, one)
-    if three is None or mixing is None:
-        return Dependence()
-    mixed, by_place = any(mixing), mixing[1]
-    if sequences is None:
-        return Dependence(mixed, place=by_place)
+    mixed = None if three is None else _mixed(outputs, three, one)
+    if three is None or mixed is None or sequences is None:
+        return Dependence(mixed)
     length = sequences.shape[1]
     places = _by_position(three, 3, length)
 
@@ -156,61 +138,33 @@ def _judged(outputs: _Outputs) -> Dependence:
     later = changed(slice(length // 2), slice(length // 2, length), LEAK) if known else None
     here = slice(place, place + 1)
     copies = shift == 0 and later is False and changed(here, here) and outputs.compared(sequences, one, place)
-    order = _other_order(length)
-    moves = attends and not mixed and order != sorted(order)
-    moved = outputs.of([one, one, 0], _in_order(order)) if moves else None
-    expected = three if places is None else places[:, order]
-    reordered = moved if moved is None or places is None else _by_position(moved, 3, length)
     ends = (slice(1), slice(1, length)), (slice(length - 1, length), slice(length - 1))  # a causal one looks back only
     return Dependence(
         mixed,
         positions=changed(*ends[0]) or changed(*ends[1]) if mixed and places is not None else None,
-        ordered=None if reordered is None else not _equal(reordered, expected, SAME_SUM),
-        unordered_source=attends and not mixed and places is not None and _reads_a_set(outputs, three, one),
-        scalars=sequences.dim() == 2 and sequences.is_floating_point(),
         later=later,
         shift=shift,
-        place=by_place,
         copies=bool(copies),
     )
 
 
-def _mixing(outputs: _Outputs, three: Tensor, one: int) -> tuple[bool, bool] | None:
-    """Whether a sample's output depends on the other samples, and whether on its place only; None if it is unknown."""
+def _mixed(outputs: _Outputs, three: Tensor, one: int) -> bool | None:
+    """Whether a sample's output depends on the other samples or on its place among them; None if it is unknown."""
     two = 1 if one == 2 else 2
     # The last one is compared: it may depend on earlier ones only.
     four = outputs.of([two, two, two, 0])
     if four is None or len(three) * 4 != len(four) * 3 or three.shape[1:] != four.shape[1:]:
         return None
     if _same((three, 3, 2), (four, 4, 3), MIXED):
-        return False, False
+        return False
     repeated = outputs.of([two, two, two, 0])
     if repeated is None or not _equal(four, repeated):
         return None  # the model keeps a state or a generator
     again = outputs.of([one, one, one, 0])  # as many random numbers, if the model draws some
     if again is not None and not _same((again, 4, 3), (four, 4, 3), MIXED):
-        return True, False
+        return True
     first = None if outputs.drawn else outputs.of([0, one, one])
-    return False, first is not None and not _same((first, 3, 0), (three, 3, 2), MIXED)
-
-
-def _other_order(length: int) -> list[int]:
-    """Positions in another order; the first and the last, which a model may read its answer from, stay."""
-    inner = torch.randperm(length - 2, generator=torch.Generator().manual_seed(0)).add(1).tolist()
-    return [0, *inner, length - 1]
-
-
-def _reads_a_set(outputs: _Outputs, three: Tensor, one: int) -> bool:
-    """Whether other tokens than those that the outputs belong to have an effect, and their order has none."""
-    for tokens in outputs.other_tokens:
-        order = _other_order(tokens.shape[1])
-        others = outputs.of([one, one, 0], _with_others_in(slice(None)), tokens)
-        moved = outputs.of([one, one, 0], _in_order(order), tokens)
-        if order == sorted(order) or others is None or moved is None or _equal(others, three):
-            continue
-        if _equal(moved, three, SAME_SUM):
-            return True
-    return False
+    return first is not None and not _same((first, 3, 0), (three, 3, 2), MIXED)
 
 
 def _same(one: tuple[Tensor, int, int], other: tuple[Tensor, int, int], tolerated: float) -> bool:
@@ -253,10 +207,6 @@ def _with_others_in(part: slice) -> Change:
         return sequences
 
     return change
-
-
-def _in_order(positions: list[int]) -> Change:
-    return lambda sequences: sequences[:, positions]
 
 
 def _wanted(sequences: Tensor, targets: Any) -> Tensor | None:

@@ -79,11 +79,6 @@ class Flow:
         place = self.producer(node)
         return self.layers[place] if place >= 0 else None
 
-    def only_source(self, node: Node) -> LayerCall | None:
-        """The layer that a tensor comes from, if it is a single one."""
-        sources = self.origin(node).sources
-        return self.layers[sources.bit_length() - 1] if sources.bit_count() == 1 else None
-
     def scaled_core(self, node: Node) -> LayerCall | None:
         """The core whose output a call multiplies by a number, in the core's module."""
         number = node.function in calls.SCALINGS and node.reads and isinstance(node.args[-1], int | float)
@@ -95,13 +90,6 @@ class Flow:
         while node.function in calls.ADDITIONS | calls.MOVES and len(node.reads) == 1:
             node = node.reads[0]
         return self.producer(node.reads[0]) if node.function == "sum" and node.reads else -1
-
-    def dropped(self, node: Node) -> float:
-        """The share of a tensor that a dropout has just dropped."""
-        dropout = node.through(calls.MOVES - {"dropout"})
-        if dropout.function != "dropout" or self.origin(node) is UNKNOWN:
-            return 0.0
-        return calls.dropped(dropout)
 
     def swapped(self, node: Node) -> Shapes | None:
         """The shapes of a view behind a tensor that takes dimensions for others and moves no number."""

@@ -17,7 +17,7 @@ from unstuck.extensions import is_ours
 from unstuck.language import _
 from unstuck.measure import calls, losses, statistics
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.attention import FUNCTIONS, add_attention, add_values
+from unstuck.measure.attention import FUNCTIONS, add_attention
 from unstuck.measure.batches import Batches
 from unstuck.measure.calls import ATTENTION, RECURRENT
 from unstuck.measure.comparisons import MOST_KINDS, CallKey, Compared
@@ -67,7 +67,6 @@ class ForwardPass:
         # of no module of the model, that the loss takes, with the states of their gradients
         self.loss_parameters: dict[str, tuple[weakref.ref[Tensor], tuple[int, int] | None]] = {}
         self.notes: dict[str, None] = {}  # what could not be followed or measured
-        self.linear = True  # no function but activations and attention bends what layers return
         self.ends_at: list[tuple[Node, Tensor | None]] = []  # the losses whose backward was called, and their values
         self._unplaced_noted = False
         self._recorder = recorder
@@ -82,7 +81,6 @@ class ForwardPass:
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
-        self.flat_derivatives: list[Tensor] = []  # of derivatives that are differentiated again: whether all are 0
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
         self._arrived = arrived
@@ -139,11 +137,9 @@ class ForwardPass:
 
         Keep the input of an activation; give a recurrent layer an input whose gradient can be measured.
         """
-        if name in calls.TAKEN_OUT:  # anything may be computed with these numbers
-            self.linear &= not self._stack or not sources_of([self._origin(t) for t in tensors_in(args)])
-        elif name in RECURRENT:
+        if name in RECURRENT:
             return self._before_recurrent(args)
-        elif name in ACTIVATIONS:
+        if name in ACTIVATIONS:
             x = args[0] if args else kwargs.get("input")
             if not ACTIVATIONS[name].by_output and isinstance(x, Tensor):
                 self._keep_input(x, calls.writes_in_place(function, args, kwargs))
@@ -161,9 +157,7 @@ class ForwardPass:
         if not self._stack and not node.grad_enabled:
             return
         self._follow(node, args, kwargs, result)
-        if node.function == "grad" and kwargs.get("create_graph"):
-            self.take_derivatives(result)
-        elif not self._stack and node.function in calls.LOSSES:
+        if not self._stack and node.function in calls.LOSSES:
             self.take_term(node, args, kwargs, result)
         elif not self._stack and node.function in calls.SQUARES:
             self.take_square(node)
@@ -180,7 +174,6 @@ class ForwardPass:
             return
         outputs = [t for t in tensors_in([result]) if t.is_floating_point() or t.is_complex()]
         if not outputs or (not self._stack and all(o is UNKNOWN for o in origins)):
-            self.linear &= not self._stack or not sources_of(origins)  # a comparison bends, as in x * (x > 0)
             return  # what does not come from the model is no part of it
         weights = weights_of(origins)
         if self._stack and self._stack[-1].parametrizes:
@@ -197,8 +190,6 @@ class ForwardPass:
             return
         flow.calls.append(node)
         role = None if beyond else self._role(node, arguments, weights, constant, outputs[0].is_complex())
-        bends = name not in ACTIVATIONS and name != calls.DOT_PRODUCT
-        self.linear &= not (self._stack and bends) or calls.is_linear(name, sum(bool(o.sources) for o in origins))
         if role is not None:
             layer = LayerCall(node, *self._place(name), role, sources, weights if role == "weights" else (), dim)
             if self._stack and layer.kind == self._stack[-1].kind:
@@ -209,7 +200,10 @@ class ForwardPass:
         elif any(o is not UNKNOWN for o in origins):
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
             flow.set(node, Origin(sources, own, dim, constant, beyond))
-        self._take_values(node, args, kwargs)
+        if name == "batch_norm" and self._stack:
+            self.take_batch_norm(self._stack[-1].name, args, kwargs)
+        if (compared := losses.comparison(flow, node)) is not None:
+            self.compare(*compared)
 
     def _take_loss_call(self, node: Node) -> None:
         """Note layers and parameters of no module that a call of the loss takes."""
@@ -222,20 +216,6 @@ class ForwardPass:
                 place = f"{node.function} {list(own.shape)}" if own.dim() else node.function
                 place += f" ({len(self.loss_parameters)})" if place in self.loss_parameters else ""
                 self.loss_parameters[place] = weakref.ref(own), gradient_state(own)
-
-    def _take_values(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Take the numbers that a call shows of other layers, or of the loss."""
-        name, flow = node.function, self.flow
-        if name == "batch_norm" and self._stack:
-            self.take_batch_norm(self._stack[-1].name, args, kwargs)
-        if name in calls.PRODUCTS or name in calls.MULTIPLICATIONS:
-            for read, other in zip(node.reads[:2], node.reads[1::-1], strict=False):
-                layer = flow.layer(read)
-                weighs = name in calls.PRODUCTS or flow.origin(other).sources
-                if layer is not None and layer.function == "softmax" and weighs:
-                    self._take_weighed(layer, args)
-        if (compared := losses.comparison(flow, node)) is not None:
-            self.compare(*compared)
 
     def _role(
         self, node: Node, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
@@ -401,15 +381,6 @@ class ForwardPass:
         self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, evaluating))
 
     @hidden_from_modes
-    @without_gradients
-    def _take_weighed(self, weights: LayerCall, args: tuple[Any, ...]) -> None:
-        """Take whether the mask of a softmax hides what differs in the values that it weighs."""
-        seen = weights.sums.seen
-        values = next((t for t in args[1::-1] if isinstance(t, Tensor) and t.shape[-1:] != (1,)), None)
-        if seen is not None and values is not None and not statistics.unmeasured(values):
-            add_values(weights.sums, seen, bare(values))
-
-    @hidden_from_modes
     def take_term(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
         """Note a term of the loss."""
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
@@ -423,13 +394,6 @@ class ForwardPass:
         difference = None if pair is None else node.reads[0].tensor()
         if pair is not None and difference is not None and not statistics.unmeasured(difference):
             self.terms.append(TermCall.of_square(pair, difference, self._living_inputs))
-
-    @hidden_from_modes
-    def take_derivatives(self, derivatives: Any) -> None:
-        """Note whether derivatives are 0 for all samples."""
-        for derivative in tensors_in(derivatives):
-            if derivative.numel() > 1 and not statistics.unmeasured(derivative):
-                self.flat_derivatives.append(~derivative.detach().any())
 
     @property
     def _living_inputs(self) -> list[Tensor]:

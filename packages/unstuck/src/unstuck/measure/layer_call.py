@@ -24,16 +24,11 @@ class LayerCall:
     ours: bool = False  # its module is a core, which may scale its output
     gate: bool = False
     attends: bool = False
-    over_queries: bool = False  # a softmax that weighs the keys in a product normalises over the queries or the heads
     scale: float = 1.0  # a core multiplies the function's result by this
     scaled_by: tuple[str, ...] = ()
-    rounded_by: str = ""
-    disjoint: bool = False
     shape: tuple[int, ...] = ()
-    softmax_dim: int | None = None
     reads: int = -1
     read_by: str = ""
-    read_over: int | None = None  # the dimension of a softmax that reads it, if it is not that of the features
     in_loss: bool = False  # the loss reads it, moved or reshaped at most
     dtype: torch.dtype = torch.float32
     alike: str = ""  # the function of which a layer of another package is a kind

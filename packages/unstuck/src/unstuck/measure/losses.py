@@ -1,4 +1,4 @@
-"""Queries about the calls of a loss: what it compares, its terms, constants, cosines and advantages in it."""
+"""Queries about the calls of a loss: what it compares, its terms, constants and advantages in it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,9 +25,6 @@ SUMS = calls.ADDITIONS | calls.DIFFERENCES | {"isub", "stack", "cat"}
 SCALINGS = calls.MULTIPLICATIONS | {"div", "divide", "true_divide", "truediv", "itruediv"}
 LINEAR = SUMS | SCALINGS | calls.MOVES | {"neg", "mean", "sum"}
 """Functions that leave a term of a loss a term."""
-NORMS = frozenset({"norm", "linalg_norm", "linalg_vector_norm"})
-LARGEST_COSINE = 1.001
-"""With the rounding of half precision."""
 CHOICES = frozenset({"gather", "take_along_dim"})
 LOGS = frozenset({"log", "log_softmax", "logsumexp"})
 LIKELIHOODS = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"})
@@ -171,17 +168,6 @@ def squared_difference(flow: Flow, node: Node) -> tuple[Node, int, Pair] | None:
     return difference, flow.producer(pair[0]), pair
 
 
-def classes_over(flow: Flow) -> int | None:
-    """The dimension over which a log-softmax normalises that an `nll_loss` reads, if the classes are not there."""
-    for node in flow.calls:
-        read = node.args[0] if node.args and node.function == "nll_loss" and node.module is None else None
-        if isinstance(read, Node) and read.function == "log_softmax" and len(read.shape) > 1:
-            over = calls.softmax_dim(read)
-            if read.shape[over] != read.shape[1]:
-                return over
-    return None
-
-
 # What it adds up.
 
 
@@ -225,7 +211,7 @@ def _cut(flow: Flow, node: Node) -> str:
     return ""
 
 
-# Advantages, cosines and targets that the network computes itself.
+# Advantages.
 
 
 def _moved(node: Node | None) -> Node | None:
@@ -290,72 +276,3 @@ def _is_advantage(node: Node) -> bool:
 def _scales(node: Node) -> bool:
     """Whether a call multiplies one thing that has a gradient by data."""
     return node.function in calls.MULTIPLICATIONS and len(node.moving) == 1
-
-
-def is_cosine(logits: Node) -> bool:
-    """Whether numbers are products of vectors that are divided by their norms, and nothing makes them larger than 1."""
-    product = _scaled(logits)
-    if product is None or product.function not in calls.PRODUCTS | {"linear"} or len(product.reads) != 2:
-        return False
-    factors = [_scaled(read) for read in product.moving]
-    normalised = len(factors) == 2 and all(factor is not None and _is_normalised(factor) for factor in factors)
-    values = logits.tensor()
-    return normalised and values is not None and bool(values.detach().abs().max() <= LARGEST_COSINE)
-
-
-def _scaled(node: Node | None) -> Node | None:
-    """The first call on the way back that does more than moving numbers and multiplying them by data."""
-    node = _moved(node)
-    for _time in range(MOST_MOVES):
-        if node is None or node.function not in SCALINGS or len(node.moving) != 1:
-            return node
-        node = _moved(node.moving[0])
-    return node
-
-
-def _is_normalised(node: Node) -> bool:
-    """Whether a call divides vectors by their norms."""
-    if node.function == "normalize":
-        return True
-    if node.function not in ("div", "truediv") or len(node.reads) != 2:
-        return False
-    norm = _moved(node.reads[1])
-    if norm is not None and norm.function in ("clamp_min", "clamp", *calls.ADDITIONS):
-        norm = next(iter(norm.moving), None)
-    return norm is not None and norm.function in NORMS
-
-
-def is_bootstrapped(node: Node) -> bool:
-    """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient.
-
-    That of a copy of the model, which no optimizer moves, does not count.
-    """
-    pair = [read for read in node.args[:2] if isinstance(read, Node) and read.requires_grad]
-    if node.function not in calls.REGRESSION_LOSSES or len(pair) < 2:
-        return False
-    sums = [read for read in pair if _adds_data(read)]
-    return bool(sums) and all(_reads_model(one) for one in sums)
-
-
-def _adds_data(node: Node) -> bool:
-    """Whether a tensor is a sum of something with a gradient and something without, moved at most."""
-    for _time in range(3):
-        if node.function in (*calls.ADDITIONS, "sub", "subtract"):
-            return len(node.moving) == 1
-        if len(node.reads) != 1 or not node.moving or node.function in SCALINGS:
-            return False
-        node = node.reads[0]
-    return False
-
-
-def _reads_model(node: Node) -> bool:
-    """Whether the gradient of a call reaches a parameter of the model."""
-    waiting, seen = [node], {node}
-    while waiting:
-        node = waiting.pop()
-        if node.op == "parameter":
-            return True
-        fresh = [read for read in node.moving if read not in seen]
-        seen.update(fresh)
-        waiting += fresh
-    return False

@@ -39,13 +39,10 @@ class Layer:
     gate: bool = False  # its result multiplies another signal (squeeze-excite, GLU)
     read_by: str = ""  # a softmax, log_softmax or logsumexp that reads its output, moved or reshaped at most
     in_loss: bool = False  # the loss reads its output, moved or reshaped at most
-    read_over: int | None = None  # the dimension over which `read_by` normalises, if it is not that of the features
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
-    rounded_by: str = ""  # a function without slope, such as "ceil", that reads what is computed from this layer alone
     disjoint: bool = False  # a convolution that reads each position once: its stride is its kernel, larger than 1
     shape: tuple[int, ...] = ()  # of the output, samples included
-    # the dimension over which a softmax normalises; of attention only if it is that of the queries or the heads
-    softmax_dim: int | None = None
+    softmax_dim: int | None = None  # the dimension over which a softmax normalises that is no attention
     dtype: str = "float32"  # of the output
     # gradient size g (`gain.gradient_size`) at the output, for a recurrent layer also at its last states; may be inf
     # or nan. None: no gradient came back.
@@ -58,7 +55,6 @@ class Layer:
     # standard deviation *across samples* over the rms, in [0, 1]: root of the sum over features of the variance, over
     # that of the mean squares. 0: all samples became one point. None: a single sample.
     spread: float | None = None
-    largest: float | None = None  # largest absolute value of the output; in half precision only
     rows: int = 0  # samples times positions over which the numbers of neurons are taken
     neurons: int | None = None  # number of neurons (channels) of an activation
     relative_slope: float | None = None  # mean local derivative over the largest; 0: no gradient passes
@@ -68,7 +64,6 @@ class Layer:
     # mean entropy of the attention weights over the largest possible, in [0, 1]; of a few samples, and of the queries
     # that see more than one key
     entropy: float | None = None
-    blind: bool = False  # its mask hides keys that differ between the samples, and shows those that are the same
     sharp: float | None = None  # fraction of heads whose mean relative entropy is below `SHUT`
     steps: tuple[float, ...] | None = None  # gradient size at the input of the time steps, at most `STEPS`
     histogram: tuple[int, ...] | None = None  # of finite numbers of the output, `BINS` bins from `low` to `high`
@@ -153,10 +148,7 @@ class LossTerm:
     value: float = math.nan  # what it returns, or the mean square; the mean over several calls
     part: float = math.nan  # what it adds to the loss: the value times the factor that it gets
     reconstructs: bool = False  # its targets are the model's inputs
-    bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient
-    cosines: int = 0  # how many it takes for the logits of a sample, unscaled; 0: it reads others
     adds_up: bool = False  # the numbers that a cross-entropy takes for the logits of a sample are probabilities
-    padding: float = 0.0  # share of the labels that are the padding of an embedding, and that it does not ignore
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class
 
@@ -165,14 +157,10 @@ class LossTerm:
 class Dependence:
     """What outputs depend on: of a few samples, in evaluation mode. None: it was not, or cannot be, found out."""
 
-    samples: bool | None = None  # the output of a sample depends on the other samples of its batch
+    samples: bool | None = None  # the output of a sample depends on the other samples of its batch or its place there
     positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
-    ordered: bool | None = None  # outputs depend on the order of the positions; looked at only with attention
-    scalars: bool = False  # the positions are single numbers
-    unordered_source: bool = False  # outputs depend on other tokens, such as a text to translate, not on their order
     later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
     shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
-    place: bool = False  # the output of a sample depends on its place in the batch only, not on the other samples
     copies: bool = False  # the loss compares the output at a position with the token there, on which it depends
 
 
@@ -189,7 +177,6 @@ class Measurement:
     loss_reads: int | None = None  # position of the layer whose output it reads, or a part of it; None: of no layer
     comparisons: tuple[Comparison, ...] = ()  # of outputs with targets, in order; the first of each kind
     terms: tuple[LossTerm, ...] = ()  # of the loss: calls of loss functions that return one number
-    classes_over: int | None = None  # an nll_loss reads a log-softmax over this dimension, not over its classes
     # loss functions and functions such as "detach" whose results have no gradient and were added to the loss
     constant_terms: tuple[str, ...] = ()
     moves_value: bool = False  # it multiplies a log-probability by data minus an output, which has a gradient
@@ -203,13 +190,8 @@ class Measurement:
     ranks: int = 1  # processes that trained together
     notes: tuple[str, ...] = ()  # what was not measured, in words
     dropouts: tuple[float, ...] = ()  # shares that calls of dropout drop; in training mode once for each tensor
-    output_dropout: float = 0.0  # the share that a dropout right before the loss drops
     evaluating: bool = False  # the model was in evaluation mode, as `diagnose` runs it
     reads_mode: bool = False  # and code of the model reads `training`: parts may run in training mode only
-    # parameters without a gradient, or with one of 0, in evaluation mode, that get one in training mode
-    training_only: tuple[str, ...] = ()
-    single_norms: tuple[str, ...] = ()  # modules that normalise single numbers, of which 0 is left
-    pair_norms: tuple[str, ...] = ()  # modules that normalise two numbers together, of which 1 and -1 are left
     loss_weights: tuple[Weight, ...] = ()  # parameters that train, that the loss takes and the model lacks
     batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode
     resting_norms: tuple[str, ...] = ()  # modules of those that ran in evaluation mode, as the whole model did
@@ -218,9 +200,7 @@ class Measurement:
     strays: tuple[str, ...] = ()
     swaps: tuple[Swap, ...] = ()  # views that swap the sizes of dimensions
     dependence: Dependence | None = None  # which inputs the outputs depend on; of `diagnose` only
-    linear: bool = False  # but for its activations and attention, the network adds, scales and moves numbers only
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
-    flat_derivatives: bool = False  # a derivative that the loss takes, to be differentiated again, is 0 everywhere
     quantized: tuple[str, ...] = ()  # modules with quantized weights, which are no parameters and do not train
     scripted: tuple[str, ...] = ()  # modules of TorchScript, whose layers are not measured
     origin: str | None = None  # the operation that made the first NaN or infinity; of `diagnose(trace_nonfinite=True)`

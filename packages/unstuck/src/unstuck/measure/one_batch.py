@@ -13,16 +13,12 @@ from unstuck._torch.autograd import leaves, post_accumulate_hooks
 from unstuck.arguments import check, cut_off
 from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Subject
-from unstuck.measure.parameters import sizes_of
 from unstuck.measure.probe import Probe
 from unstuck.measure.statistics import seen_no_data
 from unstuck.observation.batch import BATCH_NORMS, evaluating, loss_of, run, unchanged
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import tensors_in
 from unstuck.wording import listed
-
-NOTHING = 1e-5
-"""A gradient of less than this share of the largest is what noise leaves of one of 0: no gradient."""
 
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
@@ -59,9 +55,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
     measurement = dataclasses.replace(measurement, strays=(*measurement.strays, *probe.made_in_forward))
     value = None if loss_fn is None else float(mean)
     rests = not subject.training
-    reads = rests and _reads_mode(model)
-    only = _training_only(subject, measurement) if reads and ranks.count == 1 else ()
-    return dataclasses.replace(measurement, loss=value, evaluating=rests, reads_mode=reads, training_only=only)
+    return dataclasses.replace(measurement, loss=value, evaluating=rests, reads_mode=rests and _reads_mode(model))
 
 
 def _reads_mode(model: nn.Module) -> bool:
@@ -69,19 +63,6 @@ def _reads_mode(model: nn.Module) -> bool:
     kinds = {k for m in model.modules() for k in type(m).__mro__ if not k.__module__.startswith("torch.")}
     codes = (getattr(inspect.unwrap(method), "__code__", None) for k in kinds for method in vars(k).values())
     return any(code is not None and "training" in code.co_names for code in codes)
-
-
-def _training_only(subject: Subject, measurement: Measurement) -> tuple[str, ...]:
-    """Names of the parameters that got no gradient, or one of 0, in evaluation mode, and get one in training mode."""
-    without = {w.name for w in measurement.weights if w.trains and not w.gradient}
-    trained = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
-    found: Sequence[Tensor | None] = ()
-    if without:
-        with suppress(Exception), passes(dataclasses.replace(subject, training=True)) as loss:  # it may not run there
-            found = torch.autograd.grad(loss(), list(trained.values()), allow_unused=True)
-    sizes = sizes_of({name: g for name, g in zip(trained, found, strict=False) if g is not None})
-    least = NOTHING * max(sizes.values(), default=0.0)
-    return tuple(name for name, size in sizes.items() if name in without and size > least)
 
 
 @contextmanager

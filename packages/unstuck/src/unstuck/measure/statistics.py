@@ -56,11 +56,8 @@ class Sums:
     calls: float = 0.0  # of `heads`
     steps: Tensor | None = None  # by time step, sum of the squares of the derivative by the input
     step_samples: Tensor | None = None  # by time step
-    blind: Number = 0.0  # calls whose mask hides what differs between the samples
     # not sums
-    largest: Number = 0.0  # absolute value, in half precision
     sample: list[Tensor] = field(default_factory=list)  # numbers for the histogram
-    seen: Tensor | None = None  # of a softmax, the last call: whether any query sees a key, [samples, keys]
 
     def add(self, other: "Sums") -> None:
         """Join another pass of the same layer."""
@@ -70,12 +67,11 @@ class Sums:
             vectors = [v for v in (getattr(self, name), getattr(other, name)) if v is not None]
             # One may be longer: sequences of another length.
             setattr(self, name, pad_sequence(vectors).sum(1) if len(vectors) > 1 else next(iter(vectors), None))
-        self.largest = max(self.largest, other.largest)
 
 
 VECTORS = ("slopes", "heads", "steps", "step_samples")
 """Fields of `Sums` with a vector."""
-SCALARS = tuple(f.name for f in fields(Sums) if f.name not in (*VECTORS, "largest", "sample", "seen"))
+SCALARS = tuple(f.name for f in fields(Sums) if f.name not in (*VECTORS, "sample"))
 """Fields of `Sums` with a number that is added."""
 
 
@@ -190,10 +186,7 @@ def add_sizes(stack: Tensor, owners: list[Sums]) -> None:
 
 def add_sample(stack: Tensor, owners: list[Sums]) -> None:
     """Add the statistics across samples of a part of the outputs, [layers, samples, numbers]."""
-    if stack.dtype in _HALF:
-        for sums, largest in zip(owners, stack.abs().flatten(1).amax(1).unbind(), strict=True):
-            sums.largest = largest
-        stack = stack.float()
+    stack = stack.float() if stack.dtype in _HALF else stack
     samples = stack.shape[1]
     flat = stack.flatten(1)
     count = flat.shape[1]

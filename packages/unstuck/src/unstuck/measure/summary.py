@@ -21,6 +21,7 @@ from unstuck._torch.modes import unfollowed
 from unstuck.language import _
 from unstuck.measure import comparisons, losses, terms
 from unstuck.measure.activations import ACTIVATIONS
+from unstuck.measure.calls import is_disjoint, softmax_dim
 from unstuck.measure.flow import bits
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
@@ -97,6 +98,8 @@ def summarize(
         notes.append(_hidden(hidden))
     if trained and not layers and not notes:
         notes.append(_no_layers())
+    ends = {loss: None for r in passes for loss, _value in r.ends_at}
+    constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
     loss_function, loss_reads = _last_loss(passes, wirings, calls)
     return Measurement(
         layers=tuple(layers),
@@ -106,7 +109,8 @@ def summarize(
         loss_function=loss_function,
         loss_reads=loss_reads,
         terms=tuple(terms.joined([r.terms for r in passes], places, scale)),
-        **_of_losses(passes),
+        constant_terms=tuple(dict.fromkeys(filter(None, constants))),
+        moves_value=any(map(losses.moves_its_value, ends)),
         comparisons=comparisons.joined([r.compared for r in passes], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(passes),
@@ -114,27 +118,12 @@ def summarize(
         ranks=ranks.count,
         notes=tuple(notes),
         dropouts=tuple(share for w in wirings for share in w.dropouts),
-        output_dropout=max((w.output_dropout for w in wirings), default=0.0),
         batch_norms=tuple(_batch_norms(passes)),
         resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
         differentiated=any_differentiated > 0,
-        linear=bool(passes) and all(r.linear for r in passes),
-        single_norms=_narrow_norms(wirings, 1),
-        pair_norms=_narrow_norms(wirings, 2),
         swaps=tuple({name: Swap(name, *shapes) for w in wirings for name, shapes in w.swaps.items()}.values()),
     )
-
-
-def _of_losses(passes: Sequence[ForwardPass]) -> dict[str, Any]:
-    """What is true of the losses as a whole, by the names of `Measurement`."""
-    constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
-    return {
-        "constant_terms": tuple(dict.fromkeys(filter(None, constants))),
-        "moves_value": any(losses.moves_its_value(loss) for loss in {loss for r in passes for loss, _ in r.ends_at}),
-        "classes_over": next((over for r in passes if (over := losses.classes_over(r.flow)) is not None), None),
-        "flat_derivatives": any(fetch([flat.double() for r in passes for flat in r.flat_derivatives])),
-    }
 
 
 def _last_loss(
@@ -177,11 +166,6 @@ def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:
     return 0.0 if alike and all(alike) else None
 
 
-def _narrow_norms(wirings: Sequence[Wiring], count: int) -> tuple[str, ...]:
-    """Modules that normalise so many numbers together."""
-    return tuple(dict.fromkeys(name for w in wirings for name, of in w.narrow_norms.items() if of == count))
-
-
 def _batch_norms(passes: Sequence[ForwardPass]) -> Iterator[BatchNorm]:
     calls = [call for r in passes for call in r.batch_norms]
     for (name, samples, momentum, _sums, fresh), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
@@ -216,9 +200,7 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
             "nonfinite": of["nonfinite"].astype(int).tolist(),
             "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
             "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
-            "largest": totals(np.array(fetch([s.largest for s in sums])), "MAX").tolist(),
             "rows": of["rows"].astype(int).tolist(),
-            "blind": (of["blind"] > 0).tolist(),
             "entropy": _known(of["entropy"] / of["queries"], of["queries"]),
         }
     facts = [dict(zip(columns, numbers, strict=True)) for numbers in zip(*columns.values(), strict=True)]
@@ -305,7 +287,7 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
             count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
             places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
             fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
-        for name in fact.keys() & {"rms", "largest", "low", "high"}:
+        for name in fact.keys() & {"rms", "low", "high"}:
             fact[name] *= call.scale
         for name in list(_meaningless(call, fact)):
             fact.pop(name, None)
@@ -321,14 +303,12 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 weights=call.weights,
                 gate=call.gate,
                 read_by=call.read_by,
-                read_over=call.read_over,
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
-                rounded_by=call.rounded_by,
-                disjoint=call.disjoint,
+                disjoint=is_disjoint(call.node),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
-                softmax_dim=_softmax_dim(call),
+                softmax_dim=softmax_dim(call.node) if call.function == "softmax" and not call.attends else None,
                 function=call.alike,
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
@@ -341,20 +321,9 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
 def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
     """Names of numbers that mean nothing for this kind of layer."""
     activation = ACTIVATIONS.get(call.function)
-    if call.dtype not in (torch.float16, torch.bfloat16):
-        yield "largest"
     if activation is None or not activation.saturates:
         yield "saturated"
     if activation is None or not activation.flat:
         yield "dead"
     if "sharp" not in fact or fact["entropy"] is None or (call.function == "softmax" and not call.attends):
         yield from ("entropy", "sharp")
-
-
-def _softmax_dim(call: LayerCall) -> int | None:
-    """The dimension over which a softmax normalises; of attention only if it is a mistake."""
-    shape, dim = call.shape, call.softmax_dim
-    if not shape:
-        return None
-    single = dim is not None and shape[dim] == 1 and dim < len(shape) - 1 and shape[-1] > 1  # it chooses among others
-    return call.softmax_dim if not call.attends or call.over_queries or single else None

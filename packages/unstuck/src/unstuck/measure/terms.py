@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unstuck.measure.calls import named, padding
 from unstuck.measure.flow import Flow
-from unstuck.measure.losses import Pair, is_bootstrapped, is_cosine
+from unstuck.measure.losses import Pair
 from unstuck.measure.measurement import LossTerm
 from unstuck.measure.statistics import Number, fetch
 from unstuck.step.node import Node
@@ -26,12 +25,9 @@ class TermCall:
     reads: int  # the position of the layer whose output it reads; -1: of none
     value: Tensor
     reconstructs: bool
-    bootstrapped: bool
-    cosines: int = 0
     adds_up: Tensor | float = 0.0
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
-    padding: Number = 0.0
     factor: Number = 0.0
 
     @classmethod
@@ -52,14 +48,10 @@ class TermCall:
             reads=flow.producer(first) if isinstance(first, Node) else -1,
             value=value.detach().reshape(()),
             reconstructs=_is_among(args[1] if len(args) > 1 else None, inputs),
-            bootstrapped=is_bootstrapped(node),
         )
         if name == "cross_entropy" and isinstance(first, Node):
-            call.cosines = first.shape[1] if len(first.shape) > 1 and is_cosine(first) else 0
             call.adds_up = _adds_up(args[0].detach())
         call.class_weights, call.class_counts = _class_weights(name, args, kwargs) or (None, None)
-        if name in ("cross_entropy", "nll_loss"):
-            call.padding = _padding(flow, args, kwargs)
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
@@ -72,7 +64,7 @@ class TermCall:
         they are weighed and summed.
         """
         own, (node, reads, (_, targets)) = difference.detach(), pair
-        call = cls(node.function, reads, own.square().mean(), _is_among(targets.tensor(), inputs), False)
+        call = cls(node.function, reads, own.square().mean(), _is_among(targets.tensor(), inputs))
         value = call.value.clamp_min(torch.finfo(own.dtype).tiny)
         difference.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
@@ -103,10 +95,7 @@ def joined(
             value=sum(values) / len(values),
             part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
             reconstructs=all(call.reconstructs for call in own),
-            bootstrapped=any(call.bootstrapped for call in own),
-            cosines=max(call.cosines for call in own),
             adds_up=min(fetch([call.adds_up for call in own])) > 0,
-            padding=max(fetch([call.padding for call in own])),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
         )
@@ -129,20 +118,6 @@ def _class_weights(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             [targets.numel() - ones, ones]
         )
     return None
-
-
-def _padding(flow: Flow, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Number:
-    """The share of the labels that are the padding of an embedding with as many tokens as there are classes.
-
-    Labels that the loss ignores do not count.
-    """
-    given = named(("input", "target"), args, kwargs)
-    outputs, labels = given.get("input"), given.get("target")
-    if not isinstance(labels, Tensor) or outputs is None or labels.is_floating_point():
-        return 0.0
-    paddings = dict(found for layer in flow.layers if (found := padding(layer.node)) is not None)
-    token = paddings.get(outputs.shape[min(1, outputs.dim() - 1)])
-    return 0.0 if token is None or token == given.get("ignore_index") else (labels == token).float().mean()
 
 
 def _is_among(targets: Any, inputs: Sequence[Tensor]) -> bool:

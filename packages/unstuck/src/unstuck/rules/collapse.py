@@ -3,15 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Layer
 from unstuck.rules.evidence import Evidence, is_zero
 from unstuck.rules.rule import Found
 from unstuck.rules.standstill import stalled
-from unstuck.rules.structure import DIAGNOSE_IN_TRAINING
 from unstuck.rules.units import FEWEST_ROWS
-from unstuck.wording import listed, named, number, verb
+from unstuck.wording import named, number
 
 COLLAPSED_SPREAD, EQUAL_SPREAD, SHRUNK_SPREAD = 3.5e-4, 1e-6, 0.4
 CHOSEN_SPREAD, FEWEST_COLLAPSED, FEW_OUTPUTS = 0.05, 3, 4
@@ -30,9 +28,6 @@ CODES_NEAR = (
     "Start the codes where the encoder's outputs are: small uniform numbers, or outputs of a first batch; move them by "
     "a running mean, and draw unused ones anew."
 )
-SAME_ON_PURPOSE = (
-    "Nothing to do if it reads something that is the same in all samples, such as a sum of equal features."
-)
 CHECK_LOADING = "Check the code that loads the data."
 
 
@@ -49,11 +44,6 @@ def collapse(evidence: Evidence) -> Found | None:
             return None  # a small batch may have one sample twice
         text = _("All samples of the inputs are identical, so every layer returns the same for all.")
         return Found((), 0.0, COLLAPSED_SPREAD, text, CHECK_LOADING)
-    if _differ_beside(evidence, found):
-        names = evidence.names(found)
-        text = _("{names} {verb} the same for all samples, beside outputs that differ.",
-                 names=listed(names), verb=verb(names, "returns", "return"))  # fmt: skip
-        return Found(names, 0.0, EQUAL_SPREAD, text, SAME_ON_PURPOSE, Severity.NOTE)
     first, inputs = evidence.layers[found[0]], latest.input_spread or 1.0
     spread = first.spread or 0.0
     same = _("the same point") if spread < EQUAL_SPREAD else _("nearly the same point")
@@ -61,11 +51,7 @@ def collapse(evidence: Evidence) -> Found | None:
         "From {name} on, all samples are {same}: they differ by {spread} of their size, and by {inputs} in the inputs.",
         name=named(first.name), same=same, spread=number(spread), inputs=number(inputs),
     )  # fmt: skip
-    names, value = evidence.names(found), spread / inputs
-    before = {name for layer in evidence.layers[: found[0]] for name in layer.weights}
-    if before.intersection(latest.training_only):  # a rounding or an argmax of the evaluation mode is in between
-        return Found(names, value, COLLAPSED_SPREAD, text, DIAGNOSE_IN_TRAINING, Severity.NOTE)
-    return Found(names, value, COLLAPSED_SPREAD, text)
+    return Found(evidence.names(found), spread / inputs, COLLAPSED_SPREAD, text)
 
 
 def _drawn_together(evidence: Evidence) -> Found | None:
@@ -132,14 +118,6 @@ def _reads_zeros(evidence: Evidence, i: int, same: Sequence[bool]) -> bool:
     layer = evidence.layers[i]
     at_zero = AT_ZERO.get(layer.plain_kind, math.inf)
     return math.isclose(layer.rms, at_zero, rel_tol=0.01) and not all(same[source] for source in layer.sources)
-
-
-def _differ_beside(evidence: Evidence, found: Sequence[int]) -> bool:
-    """Whether these are outputs that no loss reads by themselves, and other outputs differ: they are joined."""
-    others = set(evidence.sinks).difference(found)
-    read = {comparison.reads for comparison in evidence.latest.comparisons}
-    joined = all(i in evidence.sinks and i not in read and not evidence.layers[i].in_loss for i in found)
-    return joined and any((evidence.layers[i].spread or 0.0) > EQUAL_SPREAD for i in others)
 
 
 def _first_calls(evidence: Evidence, same: Sequence[bool]) -> set[int]:

@@ -1,14 +1,10 @@
-"""Outputs depend on other samples, on no order, or on the tokens that they have to predict."""
-
-from collections.abc import Iterable
+"""Outputs depend on other samples, or on the tokens that they have to predict."""
 
 from unstuck.findings import Severity
 from unstuck.language import _
-from unstuck.measure.calls import CLASS_LOSSES
-from unstuck.measure.measurement import Layer
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found
-from unstuck.wording import named, same_in
+from unstuck.wording import named
 
 SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, positions added along the sequence, "
@@ -17,14 +13,7 @@ SEPARATE = (
 )
 TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."
-OVER_CLASSES = "Normalise over the dimension of the classes, or give the logits to cross_entropy."
-OVER_SEVERAL = "Normalise over the dimension from which it chooses, such as the time steps."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
-ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
-INVERT_MASK = (
-    "Invert the mask: True hides a key in `key_padding_mask`, and shows it in `scaled_dot_product_attention`; "
-    "`masked_fill` needs the padding."
-)
 MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all tokens (top-k) sees later ones, too."
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
@@ -44,8 +33,6 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(over_samples[0]),
         )
         return Found(tuple(over_samples), 1.0, 0.0, text, OVER_FEATURES)
-    if found := _over_queries(latest.layers) or _over_one(evidence) or _over_positions(evidence):
-        return found
     if latest.swaps:
         first = latest.swaps[0]
         text = _(
@@ -58,85 +45,13 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     depends = latest.dependence
     if depends is None or not depends.samples:
         return None
-    text = _("The output for a sample changes when the other samples of the batch change, in evaluation mode, too.")
-    if depends.place:
-        text = _("The output for a sample depends on its place in the batch, in evaluation mode, too.")
+    text = _(
+        "The output for a sample changes with the other samples of the batch or its place among them, in evaluation "
+        "mode, too."
+    )
     if depends.positions is False:
         return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
     return Found((), 1.0, 0.0, text)
-
-
-def _over_queries(layers: Iterable[Layer]) -> Found | None:
-    found = [x for x in layers if x.role == "attention" and x.softmax_dim is not None]
-    if not found:
-        return None
-    values = {"name": named(found[0].name)}
-    if found[0].softmax_dim == len(found[0].shape) - 3:
-        text = _("{name} normalises over the heads: the weights of the keys of a query do not add up to 1.", **values)
-    else:
-        text = _("{name} normalises over the queries: the weights of the keys of a query do not add up to 1.", **values)
-    return Found(tuple(x.name for x in found), 1.0, 0.0, text, OVER_FEATURES)
-
-
-def _over_one(evidence: Evidence) -> Found | None:
-    """A softmax of single numbers, which is always 1, inside the network: what it reads learns nothing."""
-    for layer in (x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i] or x.gate):
-        alone = layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1
-        sources = [evidence.layers[i] for i in layer.sources] if alone else []
-        several = any(size > 1 for dim, size in enumerate(layer.shape) if dim not in (0, layer.softmax_dim))
-        chosen = several or not layer.gate  # a single expert has nothing to choose
-        if chosen and any(source.role == "weights" and source.gradient == 0 for source in sources):
-            text = _("{name} normalises over a dimension of size 1: it is always 1, and {source} learns nothing.",
-                     name=named(layer.name), source=named(sources[0].name))  # fmt: skip
-            return Found((layer.name,), 1.0, 0.0, text, OVER_SEVERAL, Severity.ERROR)
-    return None
-
-
-def _over_positions(evidence: Evidence) -> Found | None:
-    """The softmax of a classification that normalises over samples or positions: the classes do not compete."""
-    if evidence.latest.loss_function not in (*CLASS_LOSSES, "ctc_loss"):
-        return None
-    if (over := evidence.latest.classes_over) is not None:
-        text = _("The log_softmax before nll_loss normalises over dimension {dim}, which does not count the classes.",
-                 dim=over)  # fmt: skip
-        return Found((), 1.0, 0.0, text, OVER_CLASSES)
-    ends = (x for i, x in enumerate(evidence.layers) if x.role == "weights" and not evidence.feeds_weights[i])
-    for layer in ends:
-        if layer.read_over is not None:
-            text = _(
-                "The {kind} of {name} normalises over dimension {dim}, which does not count the classes.",
-                kind=layer.read_by, name=named(layer.name), dim=layer.read_over,
-            )  # fmt: skip
-            return Found((layer.name,), 1.0, 0.0, text, OVER_CLASSES)
-    return None
-
-
-def no_order(evidence: Evidence) -> Found | None:
-    """The network sees a set, not a sequence: attention by itself does not know the order of what it reads."""
-    found = evidence.latest.dependence
-    if found is not None and found.unordered_source:
-        text = _(
-            "The order of the tokens that are read beside those of the outputs has no effect: attention does not know "
-            "positions."
-        )
-        return Found((), 0.0, 0.0, text)
-    if found is None or found.ordered is not False:
-        return None
-    text = _("The order of the positions has no effect on the outputs: attention does not know positions.")
-    return Found((), 0.0, 0.0, text, severity=Severity.WARNING if found.scalars else None)
-
-
-def hidden_content(evidence: Evidence) -> Found | None:
-    """The mask is inverted: the network reads the padding and nothing else."""
-    names = tuple(x.name for x in evidence.layers if x.blind)
-    if not names:
-        return None
-    text = _(
-        "The mask of {name} hides the keys that differ between the samples, and shows those that are the same in all, "
-        "such as padding.",
-        name=named(names[0]),
-    )  # fmt: skip
-    return Found(names, len(names), 0.0, text + same_in(names))
 
 
 def visible_targets(evidence: Evidence) -> Found | None:

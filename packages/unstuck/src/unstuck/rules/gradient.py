@@ -1,13 +1,12 @@
 """The gradient vanishes or explodes between the loss and the inputs."""
 
-import math
 from collections.abc import Sequence
 from statistics import median
 
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.rules import units
-from unstuck.rules.evidence import Evidence, usual_size
+from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found
 from unstuck.wording import named, number, verb
 
@@ -15,9 +14,6 @@ SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
 """Levels below which a vanishing gradient is a note, a warning, an error."""
 EXPLODED_LEVEL, BURST_LEVEL = 1e3, 1e6
 """Levels above which an exploding gradient is a warning, an error."""
-STEEPEST_GAIN, FEWEST_GAINS, LARGE_WEIGHTS = 3.0, 3, 3.0
-SMALLEST_HALF = 2.0**-24
-"""The smallest number above 0 in float16."""
 STEEP = 0.1
 """One segment is to blame if its gain is further from the median than this factor."""
 
@@ -55,11 +51,8 @@ def vanishing(evidence: Evidence) -> Found | None:
 def exploding(evidence: Evidence) -> Found | None:
     """A step that suits the last layers is far too large for the first: training diverges or hardly moves."""
     risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL * evidence.head_scales[i][1])
-    if evidence.latest.differentiated:
+    if evidence.latest.differentiated or not risen:
         return None
-    if not risen:
-        found = _steep(evidence)
-        return found if found is not None and _steep(Evidence(evidence.measurements[:1])) is not None else None
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
     level = evidence.lower_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=False)
@@ -71,23 +64,6 @@ def exploding(evidence: Evidence) -> Found | None:
     few = any(norm.samples < units.FEWEST_ROWS for norm in evidence.latest.batch_norms)
     severity = Severity.ERROR if level > BURST_LEVEL else Severity.NOTE if few else Severity.WARNING
     return Found(names, level, EXPLODED_LEVEL, text + place, severity=severity)
-
-
-def _steep(evidence: Evidence) -> Found | None:
-    """A gradient that large weights make grow in most layers, of which there are too few for it to explode."""
-    gains = {i: gain for i in evidence.upper_level if (gain := _gain(evidence, i)) is not None}
-    matrices = [w for i in evidence.upper_level for n in evidence.layers[i].weights if (w := evidence.weights.get(n))]
-    large = [w.size / usual_size(w) for w in matrices if len(w.shape) > 1 and w.trains and w.size > 0]
-    usual = median(gains.values()) if len(gains) >= FEWEST_GAINS else 0.0
-    if usual < STEEPEST_GAIN or median(large or [0.0]) < LARGE_WEIGHTS:
-        return None
-    names = evidence.names(sorted((i for i, gain in gains.items() if gain >= STEEPEST_GAIN), key=lambda i: -gains[i]))
-    text = _(
-        "The gradient grows everywhere: the median gain of a layer is {gain}. The weights are {times} times as large "
-        "as usual initial ones.",
-        gain=number(usual), times=number(median(large)),
-    )  # fmt: skip
-    return Found(names, usual, STEEPEST_GAIN, text)
 
 
 def _gain(evidence: Evidence, i: int) -> float | None:
@@ -123,29 +99,8 @@ def _scales(evidence: Evidence) -> tuple[float, ...]:
 
 
 def fades(evidence: Evidence) -> bool:
-    """Whether the lost gradient shrinks step by step, before it becomes 0 or underflows."""
-    return any(evidence.gradient(i) > 0 and not _underflows(evidence, i) for i in lost(evidence))
-
-
-def underflown(evidence: Evidence) -> tuple[int, ...]:
-    """Layers whose gradient is too small for float16, and that lose it; all of them if the sinks have no gradient."""
-    if not any(evidence.references) and evidence.latest.loss != 0:
-        return tuple(i for i, live in enumerate(evidence.live) if live and _underflows(evidence, i))
-    gone = set(lost(evidence))
-    return tuple(
-        i for i in evidence.upper_level if _underflows(evidence, i) and (i in gone or evidence.gradient(i) > 0)
-    )
-
-
-def _underflows(evidence: Evidence, i: int) -> bool:
-    """Whether the numbers of a gradient are below the smallest of float16."""
-    layer = evidence.layers[i]
-    if layer.dtype != "float16":
-        return False
-    if evidence.latest.step is not None and evidence.gradient(i) > 0:
-        return False  # a GradScaler may have scaled the loss, and the measurement is unscaled
-    per_sample = math.prod(layer.shape) / (layer.shape[0] if layer.shape else 1)
-    return evidence.gradient(i) < SMALLEST_HALF * math.sqrt(per_sample)
+    """Whether the lost gradient shrinks step by step, before it becomes 0."""
+    return any(evidence.gradient(i) > 0 for i in lost(evidence))
 
 
 def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[str, tuple[str, ...]]:

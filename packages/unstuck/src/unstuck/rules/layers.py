@@ -8,33 +8,21 @@ from unstuck.measure.measurement import BatchNorm, Layer, Measurement
 from unstuck.measure.parameters import FEW_NUMBERS
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
 from unstuck.rules.rule import Found
-from unstuck.rules.standstill import falls, stalled
+from unstuck.rules.standstill import falls
 from unstuck.rules.structure import copies_of_trained, moved
 from unstuck.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
-LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE, LARGEST_MOMENTUM = 1.0, 0.2, 20, 0.5
-ROUNDING, SLIGHT = 1e-3, 0.1
-"""The gradient that may come through a normalisation of one or two numbers, beside that of its bias: 0, rounded."""
-FEWEST_TOGETHER = 3.0
-"""Numbers that a normalisation needs to leave more than their order."""
+LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE = 1.0, 0.2, 20
 LINEAR_ON_PURPOSE = 10
-FEWEST_SHARES = 8
-LINEAR_KINDS = ("linear", "conv", "embedding", "addmm", "matmul")
-STRAIGHT = frozenset({"relu", "leakyrelu", "rrelu", "prelu", "relu6", "hardtanh", "hardsigmoid", "threshold"})
-WEIGHING = ("linear", "addmm", "conv1d", "conv2d", "conv3d")
 
-CURVE = "Use tanh, SiLU, GELU or a sine: derivatives of every order of these are not 0."
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
 ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
-HIDDEN = "Use a ReLU, GELU or tanh in its place; nothing to do if the next layer has to read a distribution."
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
 TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
-SEVERAL_NUMBERS = "Normalise over several numbers: all features of a sample, or fewer groups."
 PASS_MODE = "Give the call the mode: `training=self.training`, or `dropout_p=p if self.training else 0.0`."
-DROP_BEFORE = "Put the dropout before the last layer."
 DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
 
 
@@ -95,7 +83,7 @@ def no_activation(evidence: Evidence) -> Found | None:
             if between == second >= min(first, last) and not (factors or before.disjoint or _is_shared(evidence, i)):
                 found += [before.name, layer.name]
     if not found:
-        return _linear_network(evidence) or _softmax_between(evidence)
+        return None
     text = _(
         "Nothing is between {first} and {second}: two linear layers in a row are a single one.",
         first=named(found[0]), second=named(found[1]),
@@ -103,47 +91,6 @@ def no_activation(evidence: Evidence) -> Found | None:
     experiment = len(evidence.layers) >= LINEAR_ON_PURPOSE and all(x.role == "weights" for x in evidence.layers)
     severity = Severity.NOTE if experiment else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
-
-
-def _linear_network(evidence: Evidence) -> Found | None:
-    """Layers with weights in a row, with additions, means and normalisations of the batch between them at most."""
-    hidden = [x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i]]
-    recurs = len({x.weights for x in hidden}) < len(hidden)  # a recurrent network may be linear
-    unseen = evidence.latest.scripted or evidence.latest.quantized
-    if not evidence.latest.linear or unseen or recurs or not all(x.plain_kind.startswith(LINEAR_KINDS) for x in hidden):
-        return None
-    ends = [math.prod(evidence.layers[i].shape) for i in evidence.sinks]
-    wide = [x for x in hidden if "embedding" not in x.plain_kind and ends and math.prod(x.shape) >= max(ends)]
-    after = [x for i, x in enumerate(evidence.layers) if wide and evidence.layers.index(wide[0]) in x.sources]
-    if not after:
-        return None
-    text = _(
-        "No activation is behind {first} or any later layer: the whole network is a single linear layer.",
-        first=named(wide[0].name),
-    )
-    return Found((wide[0].name, after[0].name), len(wide), 0, text)
-
-
-def _softmax_between(evidence: Evidence) -> Found | None:
-    """A softmax in the place of a hidden activation."""
-    for i, layer in enumerate(evidence.layers):
-        before = [evidence.layers[source] for source in layer.sources]
-        after = [evidence.layers[c] for c in evidence.consumers[i]]
-        over = layer.softmax_dim is not None and layer.softmax_dim in (len(layer.shape) - 1, 1)
-        if layer.role != "activation" or layer.gate or not over or layer.shape[layer.softmax_dim or 0] < FEWEST_SHARES:
-            continue
-        pairs = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
-        if pairs and all(len(x.sources) > 1 for x in after):
-            continue  # it weighs positions for values that join it, as a difference of two attentions does
-        if after and len(before) == 1 and all(x.plain_kind in WEIGHING and x.weights for x in (*before, *after)):
-            text = _(
-                "{name} is a softmax between {first} and {second}: its outputs add up to 1, and little gradient comes "
-                "through.",
-                name=named(layer.name), first=named(before[0].name), second=named(after[0].name),
-            )  # fmt: skip
-            severity = Severity.WARNING if stalled(evidence) else Severity.NOTE
-            return Found((layer.name,), layer.shape[layer.softmax_dim or 0], FEWEST_SHARES, text, HIDDEN, severity)
-    return None
 
 
 def _has_bias(evidence: Evidence, layer: Layer) -> bool:
@@ -171,26 +118,8 @@ def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tupl
     return any(a > 1 and b > 1 for a, b in zip(first[2:], second[2:], strict=True))
 
 
-def _little_comes_through(evidence: Evidence, norms: tuple[str, ...], share: float) -> bool:
-    """Whether the gradient of the weights of the first layers is below a share of that of some normalisations."""
-    firsts = {name for x in evidence.layers if x.role == "weights" and not x.sources for name in x.weights}
-    sizes = {w.name: w.gradient or 0.0 for w in evidence.latest.weights}
-    own = max((size for name, size in sizes.items() if name.rpartition(".")[0] in norms), default=0.0)
-    return all(sizes.get(name, 0.0) <= share * own for name in firsts)
-
-
 def normalisation(evidence: Evidence) -> Found | None:
     """Training normalises by the batch, use by running statistics: the network is another one when it is used."""
-    if names := evidence.latest.single_norms:
-        text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
-                 names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
-        cut = _little_comes_through(evidence, names, ROUNDING)
-        return Found(names, 1.0, FEWEST_TOGETHER, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
-    if names := evidence.latest.pair_norms:
-        text = _("{names} {verb} two numbers at a time, of which only the order is left.",
-                 names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
-        cut = _little_comes_through(evidence, names, SLIGHT)
-        return Found(names, 2.0, FEWEST_TOGETHER, text, SEVERAL_NUMBERS, None if cut else Severity.NOTE)
     steps = [m for m in evidence.measurements if m.batch_norms]
     if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
         return found
@@ -217,14 +146,6 @@ def normalisation(evidence: Evidence) -> Found | None:
 
 def _running_statistics(steps: list[Measurement], norms: tuple[BatchNorm, ...]) -> Found | None:
     """Statistics that are not those of the batches."""
-    hasty = tuple(dict.fromkeys(n.name for n in norms if (n.momentum or 0.0) > LARGEST_MOMENTUM))
-    if hasty:
-        largest = max(n.momentum or 0.0 for n in norms)
-        text = _(
-            "The momentum of {names} is {momentum}: running statistics are nearly those of the last batch.",
-            names=listed(hasty), momentum=number(largest),
-        )  # fmt: skip
-        return Found(hasty, largest, LARGEST_MOMENTUM, text, UPDATE, Severity.NOTE)
     if all(n.samples == 1 for m in steps for n in m.batch_norms):
         late = [m for m in steps[len(steps) // 2 :] if (m.step or 0) >= STEPS_TO_SETTLE]
         settled = [n.drift for m in late for n in m.batch_norms]
@@ -263,19 +184,6 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
     return Found(tuple(names), len(names), 0.0, text, TRAIN_MODE)
 
 
-def no_second_derivative(evidence: Evidence) -> Found | None:
-    """A loss of second derivatives, as of a differential equation, is the same whatever the network learns."""
-    kinds = {evidence.layers[i].plain_kind for i in evidence.hidden}
-    if not evidence.latest.flat_derivatives or not kinds or not kinds <= STRAIGHT:
-        return None
-    names = evidence.names(evidence.hidden)
-    text = _(
-        "A derivative in the loss is 0 for all samples: {names} {verb} of straight pieces, which do not bend.",
-        names=evidence.listed(names, "activation", "activation"), verb=verb(names, "is made", "are made"),
-    )  # fmt: skip
-    return Found(names, 0.0, 0.0, text)
-
-
 def dropout(evidence: Evidence) -> Found | None:
     """So little of the signal is left that the network cannot learn from it."""
     latest = evidence.latest
@@ -284,10 +192,6 @@ def dropout(evidence: Evidence) -> Found | None:
         text = _("A dropout of {share} % runs in evaluation mode, too: the network is used with a part of its signal.",
                  share=percent(worst))  # fmt: skip
         return Found((), worst, 0.0, text, PASS_MODE)
-    if latest.output_dropout:
-        text = _("A dropout of {share} % is between the outputs and the loss: it replaces answers by 0.",
-                 share=percent(latest.output_dropout))  # fmt: skip
-        return Found((), latest.output_dropout, 0.0, text, DROP_BEFORE)
     strong = [share for share in evidence.latest.dropouts if share > STRONG_DROPOUT]
     left = math.prod(1 - share for share in strong)
     if not strong or left > LEAST_SIGNAL + 1e-9:

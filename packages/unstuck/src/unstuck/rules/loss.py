@@ -7,18 +7,19 @@ from itertools import zip_longest
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.activations import SOFTMAX, range_of
-from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES, MULTIPLICATIONS, OVERLAP, REGRESSION_LOSSES
-from unstuck.measure.measurement import Comparison, Layer, Measurement
-from unstuck.rules.evidence import Evidence
-from unstuck.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
-from unstuck.rules.loss_arguments import (
-    constant_term,
-    negative_divergence,
-    no_distribution,
-    probabilities,
-    unscaled_cosines,
+from unstuck.measure.calls import (
+    BINARY_LOSSES,
+    CLASS_LOSSES,
+    DIFFERENCES,
+    LOSSES,
+    MULTIPLICATIONS,
+    OVERLAP,
+    REGRESSION_LOSSES,
 )
+from unstuck.measure.measurement import Comparison, Layer
+from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found
+from unstuck.rules.standstill import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
 from unstuck.rules.units import LARGE_INPUTS
 from unstuck.wording import named, number
 
@@ -28,7 +29,6 @@ READS_LOGITS = (
 )
 READS_LOGARITHMS = ("nll_loss", "kl_div", "ctc_loss")
 READS_PROBABILITIES = (OVERLAP, "clamp", "log")
-SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
 STATES = ("gru", "rnn")
@@ -38,6 +38,8 @@ MASK = 1e6
 """Larger numbers are masks."""
 FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
 USUAL_RATE, FEW_STEPS = 1e-3, 50.0
+ROUNDING = 1e-3
+"""A divergence below 0 by less is one of 0."""
 
 SEVERAL_CLASSES = 1.1
 
@@ -51,9 +53,7 @@ STANDARDISE = (
     "Subtract the mean of the targets over the training set and divide by their standard deviation; multiply the "
     "predictions back."
 )
-CROSS_ENTROPY = "Use cross_entropy on the input of the softmax: its gradient stays large while the answer is wrong."
 ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
-MINUS_ONE = "Bring the labels to -1 and 1: `2 * targets - 1`."
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 TWO_CLASSES = "Give the last layer one output for each class, or use binary_cross_entropy_with_logits for a single one."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
@@ -76,9 +76,51 @@ def wrong_input(evidence: Evidence) -> Found | None:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
             return found
-    of_arguments = constant_term, probabilities, unscaled_cosines, no_distribution, negative_divergence
-    rules = (*of_arguments, _single_class, _softmax_of_classes)
+    rules = _constant_term, _probabilities, _negative_divergence, _single_class, _softmax_of_classes
     return next((found for rule in rules if (found := rule(evidence)) is not None), None)
+
+
+def _constant_term(evidence: Evidence) -> Found | None:
+    """A term of the loss that has lost its graph, or reads no output, beside others that have one."""
+    if not evidence.latest.constant_terms:
+        return None
+    name = evidence.latest.constant_terms[0]
+    if name in LOSSES:
+        text = _("{function} got no argument with a gradient: this term of the loss trains nothing.", function=name)
+    else:
+        text = _("A term of the loss is computed behind {function}(), without a gradient: it trains nothing.",
+                 function=name)  # fmt: skip
+    remedy = _(
+        "Give it the outputs with their graph, without detach(), item() or another network in their place; nothing to "
+        "do if the term is for information only."
+    )
+    return Found((), 1.0, 0.0, text, remedy)
+
+
+def _probabilities(evidence: Evidence) -> Found | None:
+    """Probabilities as logits of a cross-entropy, whoever has computed them."""
+    for term in (term for term in evidence.latest.terms if term.adds_up):
+        text = _(
+            "{function} got numbers that add up to 1 for each sample: it expects logits, and has a softmax of its own.",
+            function=term.function,
+        )
+        names = () if term.reads is None else (evidence.layers[term.reads].name,)
+        return Found(names, 1.0, 0.0, text, _("Give it the logits, from which the probabilities are computed."))
+    return None
+
+
+def _negative_divergence(evidence: Evidence) -> Found | None:
+    """A divergence of distributions, or a negative logarithm of a probability, that is below 0."""
+    for term in evidence.latest.terms:
+        if term.function in ("kl_div", "nll_loss") and term.value < -ROUNDING:
+            text = _(
+                "{function} is {value}, and can be negative only if it got something else than the logarithms of "
+                "probabilities.",
+                function=term.function, value=number(term.value),
+            )  # fmt: skip
+            names = () if term.reads is None else (evidence.layers[term.reads].name,)
+            return Found(names, term.value, -ROUNDING, text, _("Give it `log_softmax(...)` or the log of its input."))
+    return None
 
 
 def _swapped(comparisons: Sequence[Comparison]) -> Found | None:
@@ -100,7 +142,7 @@ def _single_class(evidence: Evidence) -> Found | None:
 
 
 def _softmax_of_classes(evidence: Evidence) -> Found | None:
-    """A softmax that is compared with classes: by the squared difference, or with several of a sample."""
+    """A softmax, or the one of a cross-entropy, that is compared with several classes of a sample."""
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
         several = c.target_rms**2 * (c.shape[1] if len(c.shape) > 1 else 0)
@@ -119,9 +161,6 @@ def _softmax_of_classes(evidence: Evidence) -> Found | None:
                 name=named(layer.name), count=number(several),
             )  # fmt: skip
             return Found((layer.name,), several, SEVERAL_CLASSES, text, ONE_SIGMOID_EACH)
-        if c.function in REGRESSION and math.isclose(several, 1, rel_tol=2e-3):
-            text = _("{function} compares {name}, a softmax, with classes.", function=_by(c), name=named(layer.name))
-            return Found((layer.name,), 1.0, 0.0, text, CROSS_ENTROPY, Severity.NOTE)
     return None
 
 
@@ -155,12 +194,8 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
         binary = c.function in BINARY_LOSSES and _missed(c, 0.0, 1.0)
-        low, high = (0.0, 1.0) if binary or c.function in READS_LOGITS else _reach(evidence, layer)
+        low, high = (0.0, 1.0) if binary or c.function in READS_LOGITS else range_of(layer)
         missed = max(low - c.low, c.high - high)
-        if c.function in SIGNED_LOSSES and c.low == 0:
-            text = _("{function} expects targets of -1 and 1 and got 0: it learns nothing from those.",
-                     function=c.function)  # fmt: skip
-            return Found(_layers(evidence, c), 1.0, 0.0, text, MINUS_ONE)
         if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and _missed(c, low, high):
             values = {"low": number(c.low), "high": number(c.high)}
             if binary:
@@ -197,34 +232,18 @@ def far_targets(evidence: Evidence) -> Found | None:
 
 def same_targets(evidence: Evidence) -> Found | None:
     """All samples have the same label: the network learns this constant, and the loss becomes 0."""
-    every = [c for m in evidence.measurements for c in m.comparisons]
+    every = (c for m in evidence.measurements for c in m.comparisons)
     labels = [c for c in every if c.function in CLASS_LOSSES and not c.high < 0]  # -100 is ignored
-    numbers = not labels and not evidence.latest.differentiated
-    labels = [c for c in every if c.function in REGRESSION_LOSSES] if numbers else labels
-    known = [c for c in labels if c.reads is not None]
     values = {bound for c in labels for bound in (c.low, c.high)}
     count = sum(math.prod(c.target_shape) for c in labels)
-    if not known or len(known) < len(labels) or len(values) != 1 or count < FEWEST_LABELS:
+    if any(c.reads is None for c in labels) or len(values) != 1 or count < FEWEST_LABELS:
         return None
     (value,) = values
-    if numbers and value == 0 and not _whole_loss(evidence.latest):
-        return None  # a penalty
     text = _(
         "All {count} targets are {value}: there is nothing to tell apart.", count=f"{count:,}", value=number(value)
     )
-    binary = numbers or all(c.function in BINARY_LOSSES for c in labels)
-    judged = any(c.function in REGRESSION_LOSSES and c.varied for c in every)
-    few = binary and count < FEWEST_BINARY_LABELS
-    severity = Severity.NOTE if few or judged else None
-    return Found(_layers(evidence, known[-1]), count, FEWEST_LABELS, text, severity=severity)
-
-
-def _whole_loss(measurement: Measurement) -> bool:
-    """Whether the loss is the mean square of its outputs alone, whose targets are 0."""
-    sizes = [c.output_rms**2 for c in measurement.comparisons if c.function == "mse_loss"]
-    return len(measurement.comparisons) == len(sizes) == 1 and math.isclose(
-        measurement.loss or 0, sizes[0], rel_tol=0.01
-    )
+    few = count < FEWEST_BINARY_LABELS and all(c.function in BINARY_LOSSES for c in labels)
+    return Found(_layers(evidence, labels[-1]), count, FEWEST_LABELS, text, severity=Severity.NOTE if few else None)
 
 
 def certain_and_wrong(evidence: Evidence) -> Found | None:
@@ -294,14 +313,6 @@ def _missed(comparison: Comparison, low: float, high: float) -> bool:
     """Whether targets are clearly outside of a range."""
     size = (comparison.high - comparison.low) or abs(comparison.high)
     return max(low - comparison.low, comparison.high - high) > TOLERATED_MISS * size
-
-
-def _reach(evidence: Evidence, layer: Layer | None) -> tuple[float, float]:
-    """Smallest and largest output of a layer, with that of the activation that a sigmoid reads unchanged."""
-    low, high = range_of(layer)
-    if layer is None or layer.plain_kind != "sigmoid" or layer.reads is None:
-        return low, high
-    return (0.5 if range_of(evidence.layers[layer.reads])[0] >= 0 else low), high
 
 
 def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Numbers that are inf or NaN, close to it, or too small for their dtype."""
+"""Numbers that are inf or NaN."""
 
 import math
 from collections.abc import Iterator
@@ -7,17 +7,12 @@ from dataclasses import replace
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Layer, Measurement
-from unstuck.rules import gradient
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.gradient import SMALLEST_HALF
 from unstuck.rules.rule import Found
-from unstuck.wording import listed, named, number, same_in
+from unstuck.wording import listed, named, number
 
-LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
 OVERFLOWING_OUTPUT = 1e9
 """Outputs of this size are no answer of a network: the loss of such numbers overflows."""
-NEAR_OVERFLOW = 0.5
-"""Share of the largest number from which on an output is reported."""
 
 FIND_CAUSE = (
     "If it came during training, lower the learning rate or clip the gradient; if it is there from the start, look for "
@@ -31,8 +26,6 @@ CHECK_LOSS = (
 HALF = "float16 ends at 65504: use bfloat16, keep this layer in float32, or scale the loss with torch.amp.GradScaler."
 REPLACED = "Nothing to do if they are replaced on purpose, as for rows that are masked as a whole."
 SKIPPED = "Nothing to do if it is one step now and then: GradScaler skips that step."
-MORE_RANGE = "Use bfloat16, or keep this layer in float32 (`torch.autocast(..., enabled=False)`), or scale it down."
-SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16."
 
 
 def nonfinite(evidence: Evidence) -> Found | None:
@@ -62,34 +55,6 @@ def _is_replaced(measurement: Measurement) -> bool:
     learns = any(w.gradient is not None for w in weights)
     bad = bad or any(map(_bad_gradient, measurement.layers))
     return not bad and learns and loss is not None and math.isfinite(loss)
-
-
-def near_overflow(evidence: Evidence) -> Found | None:
-    """Another batch, or a few more steps, and the layer returns inf."""
-    ratios = [(x.largest or 0.0) / LARGEST.get(x.dtype, math.inf) for x in evidence.layers]
-    found = sorted((i for i, ratio in enumerate(ratios) if NEAR_OVERFLOW < ratio < math.inf), key=lambda i: -ratios[i])
-    if not found:
-        return None
-    value, worst, names = ratios[found[0]], evidence.layers[found[0]], evidence.names(found)
-    largest = LARGEST[worst.dtype]
-    text = _(
-        "{name} returns {number}, and {dtype} ends at {largest}.",
-        name=named(worst.name), number=number(value * largest), dtype=worst.dtype, largest=number(largest),
-    )  # fmt: skip
-    return Found(names, value, NEAR_OVERFLOW, text + same_in(names))
-
-
-def underflow(evidence: Evidence) -> Found | None:
-    """The gradient is lost in the number format, not in the network."""
-    found = sorted(gradient.underflown(evidence), key=evidence.gradient)
-    if not found or gradient.fades(evidence):
-        return None
-    names = evidence.names(found)
-    text = _(
-        "The gradient at {names} is below 6e-8, the smallest number of float16: most of it is 0.",
-        names=evidence.listed(names),
-    )
-    return Found(names, evidence.gradient(found[0]), SMALLEST_HALF, text)
 
 
 def _places(measurement: Measurement) -> Iterator[tuple[Found, bool]]:

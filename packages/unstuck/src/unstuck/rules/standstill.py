@@ -1,49 +1,23 @@
 """The standstill of a training: nothing is learned."""
 
 import math
-from statistics import fmean, median
+from statistics import fmean
 
-from unstuck.language import _
-from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES
-from unstuck.measure.measurement import Comparison
+from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES, REGRESSION_LOSSES
+from unstuck.measure.measurement import Comparison, Measurement
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.first_outputs import REGRESSION, loss_of_equal_outputs
-from unstuck.rules.rule import Found
-from unstuck.wording import number
 
-STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS, SLOW_LOSS = 0.97, 0.5, 0.95, 0.8
-PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.5, 1.3
+REGRESSION = REGRESSION_LOSSES | DIFFERENCES
+"""Losses that compare numbers with numbers."""
+STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
+PATIENT_STEPS, PATIENT_MEASUREMENTS = 100, 10
 
+LARGE_LOGITS, WORSE_THAN_EQUAL, FAR_OFF, LOST = 5.0, 3.0, 10.0, 100.0
 FEWEST_LOSSES = 2
 """Losses of a quarter of the measurements: a single one may be anything."""
 FITTED_SHARE, FITTED_LOSS = 0.1, 0.02
 LEARNED_LOSS, LEARNED_SHARE = 0.1, 0.2
 """A loss for classification is below these only if nearly all predictions are right."""
-
-CHECK_PAIRS = (
-    "Look at some inputs beside their targets (were both shuffled, cut and augmented together?), and fit one small "
-    "batch; nothing to do in a task that starts slowly."
-)
-
-
-def constant_answers(evidence: Evidence) -> Found | None:
-    """The outputs are those of a network that does not see its inputs, although it gets gradients and moves."""
-    last, steps = evidence.latest, [m for m in evidence.measurements if m.step is not None and m.loss is not None]
-    if len(steps) < PATIENT_MEASUREMENTS or (last.step or 0) < PATIENT_STEPS - 1 or len(last.comparisons) != 1:
-        return None
-    loss = fmean(m.loss or 0.0 for m in steps[-(len(steps) // 4) :])
-    levels = [level for m in steps for c in m.comparisons if (level := constant_level(c)) is not None]
-    if len(levels) < len(steps) or any(m.foreign_steps for m in steps) or not unlearned(evidence):
-        return None
-    level, way = fmean(levels), _way(evidence) * (1 + (last.step or 0))
-    if not CHANCE_LOSS * level <= loss <= FAR_FROM_CONSTANT * level or way < LONG_WAY:
-        return None
-    text = _(
-        "The loss stays at {loss}, that of a constant answer ({level}), although the weights move: the inputs seem to "
-        "tell nothing about the targets.",
-        loss=number(loss), level=number(level),
-    )  # fmt: skip
-    return Found((), loss / level, CHANCE_LOSS, text)
 
 
 def learned(evidence: Evidence) -> bool:
@@ -69,6 +43,14 @@ def fitted(evidence: Evidence) -> bool:
     return last is not None and 0 <= last < limit
 
 
+def loss_of_equal_outputs(comparison: Comparison) -> float | None:
+    """The cross-entropy of equal logits; None for another loss, or of a single class."""
+    shape = comparison.shape
+    if comparison.function in ("cross_entropy", "nll_loss") and shape:
+        return math.log(shape[min(1, len(shape) - 1)]) or None
+    return math.log(2) if comparison.function == "binary_cross_entropy_with_logits" else None
+
+
 def constant_level(comparison: Comparison) -> float | None:
     """The loss of the best constant, or of equal outputs; None if it is not known or the targets are all the same."""
     if comparison.function in REGRESSION and not comparison.classes:
@@ -81,24 +63,10 @@ def constant_level(comparison: Comparison) -> float | None:
     return level if comparison.varied else None
 
 
-def _way(evidence: Evidence) -> float:
-    """The typical update of a typical weight."""
-    updates: dict[str, list[float]] = {}
-    for weight in (w for m in evidence.measurements for w in m.weights if w.update is not None and len(w.shape) > 1):
-        updates.setdefault(weight.name, []).append(weight.update or 0.0)
-    return median(map(median, updates.values())) if updates else 0.0
-
-
 def stalled(evidence: Evidence) -> bool:
     """Whether nothing was learned in all measurements, or in the first half of them."""
     half = evidence.measurements[: len(evidence.measurements) // 2]
     return unlearned(evidence) or (bool(half) and unlearned(Evidence(half)))
-
-
-def hardly_fallen(evidence: Evidence) -> bool:
-    """Whether the loss of the last quarter of the measurements is nearly that of the first."""
-    quarters = _quarters(evidence)
-    return bool(quarters) and fmean(quarters[-1]) >= SLOW_LOSS * fmean(quarters[0])
 
 
 def falls(evidence: Evidence) -> bool:
@@ -127,3 +95,22 @@ def unlearned(evidence: Evidence) -> bool:
     of_classes = [c for c in evidence.latest.comparisons if c.function not in BINARY_LOSSES and len(c.shape) > 1]
     chance = CHANCE_LOSS * min((level for c in of_classes if (level := loss_of_equal_outputs(c))), default=math.inf)
     return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * first, chance)
+
+
+def overshoots(measurement: Measurement) -> float | None:
+    """How many times the loss is larger than that of equal logits, if large outputs are the reason; else None."""
+    loss, comparisons = measurement.loss, measurement.comparisons
+    if loss is None or len(comparisons) != 1 or not comparisons[0].output_rms > LARGE_LOGITS:
+        return None
+    normalised = comparisons[0].function == "nll_loss" and any(x.read_by == "log_softmax" for x in measurement.layers)
+    if comparisons[0].reads is None and not normalised:
+        return None  # computed from outputs, such as similarities over a temperature
+    guess = loss_of_equal_outputs(comparisons[0])
+    return loss / guess if guess and WORSE_THAN_EQUAL * guess < loss < math.inf else None
+
+
+def start_far_off(evidence: Evidence) -> bool:
+    """Whether the first outputs are far larger than the targets of a regression, or as wrong as large logits are."""
+    first = evidence.measurements[0]
+    numbers = (c for c in first.comparisons if c.function in REGRESSION and not c.classes)
+    return any(c.output_rms > FAR_OFF * c.target_rms for c in numbers) or (overshoots(first) or 0.0) > LOST

@@ -1,7 +1,6 @@
 """What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
 
 import math
-from dataclasses import replace
 from statistics import median
 
 from unstuck.findings import Severity
@@ -10,14 +9,13 @@ from unstuck.measure.measurement import Measurement, Weight
 from unstuck.measure.parameters import FEW_NUMBERS
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
 from unstuck.rules.rule import Found
-from unstuck.rules.standstill import unlearned
 from unstuck.wording import counted, listed, number
 
 UNUSED_PASSES = 3
 """Backward passes without a step from which on the training is judged."""
 DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
-STRONG_DECAY, MODERATE_DECAY, FAST_DECAY, SHRUNK = 2.0, 0.5, 0.01, 0.2
+STRONG_DECAY, MODERATE_DECAY, FAST_DECAY = 2.0, 0.5, 0.01
 FEWEST_OF_DECAY = 6
 FEW_PARAMETERS = 4
 """Parameters of a loss, at most, if they may be trained; a pretrained network that compares features has more."""
@@ -31,9 +29,7 @@ ADD = (
 STEP = "Call `optimizer.step()` after `loss.backward()`."
 CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward()`."
 CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
-LESS_PENALTY = "Lower the weight decay or the factor of the penalty, and leave biases and norms out of it."
 LESS_DECAY = "Lower the weight decay: 1e-4 for SGD and 1e-2 for AdamW are usual."
-LEAVE_NORMS = "Nothing to do if these normalisations shall stay; then set their requires_grad to False."
 ADD_LOSS = "Give the optimizer the parameters of the loss, too: `[*model.parameters(), *loss.parameters()]`."
 KEEP = "Make the optimizer once, before the loop over the epochs."
 
@@ -62,9 +58,6 @@ def unheld(evidence: Evidence) -> Found | None:
         text = _(
             "{names} has a gradient, but no optimizer that makes steps holds it: it does not move.", names=listed(names)
         )
-    scales = (evidence.weights.get(f"{name.rpartition('.')[0]}.weight") for name in names)
-    if len(names) < len(history) and all(w is not None and len(w.shape) == 1 for w in scales):
-        return Found(tuple(names), len(names), 0, text, LEAVE_NORMS, Severity.NOTE)
     return Found(tuple(names), len(names), 0, text)
 
 
@@ -115,7 +108,7 @@ def strong_decay(evidence: Evidence) -> Found | None:
     kept = (n for n in strong if long and history[n][-1].size <= history[n][0].size)
     found = sorted(kept, key=lambda n: -pulls[n])
     if not found or 2 * len(found) < len(pulls):
-        return _shrunk(evidence, {name: history[name] for name in pulls})
+        return None
     value = pulls[found[0]]
     text = _(
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
@@ -128,27 +121,6 @@ def _decayed(weight: Weight) -> float:
     """The share of a weight that the decay takes in a step, from its part of the update."""
     pull = weight.decay or 0.0
     return (weight.update or 0.0) * pull / math.hypot(1.0, pull)
-
-
-def _shrunk(evidence: Evidence, history: dict[str, list[Weight]]) -> Found | None:
-    """Weights that go to 0 while nothing is learned."""
-    shares = {name: of[-1].size / of[0].size for name, of in history.items() if of[0].size > 0}
-    found = sorted((name for name, share in shares.items() if share < SHRUNK), key=lambda name: shares[name])
-    stands_still = unlearned(evidence) or unlearned(_without_penalties(evidence))
-    if not found or 2 * len(found) < len(shares) or not stands_still:
-        return None
-    text = _(
-        "{names} have shrunk to as little as {share} of their first size, and the loss stands still: a decay or a "
-        "penalty in the loss takes more than the training builds up.",
-        names=listed(found, tuple(shares), "weight"), share=number(shares[found[0]]),
-    )  # fmt: skip
-    return Found(tuple(found), shares[found[0]], SHRUNK, text, LESS_PENALTY)
-
-
-def _without_penalties(evidence: Evidence) -> Evidence:
-    """The same with what loss functions add to the loss, if any do, in place of the whole."""
-    terms = [[t.part for t in m.terms] or [m.loss or 0.0] for m in evidence.measurements]
-    return Evidence([replace(m, loss=sum(parts)) for m, parts in zip(evidence.measurements, terms, strict=True)])
 
 
 def replaced(evidence: Evidence) -> Found | None:

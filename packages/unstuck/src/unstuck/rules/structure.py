@@ -10,7 +10,6 @@ from unstuck.language import _
 from unstuck.rules import gradient, units
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, siblings
 from unstuck.rules.rule import Found
-from unstuck.rules.standstill import PATIENT_MEASUREMENTS
 from unstuck.wording import listed, named, verb
 
 SURELY_WITHOUT_GRADIENT = 3
@@ -18,24 +17,17 @@ SURELY_WITHOUT_GRADIENT = 3
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
-PASS_ON = (
-    "Train without it, or let the gradient pass as if it were not there: `x + (torch.round(x) - x).detach()` for a "
-    "rounding."
-)
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
-TRAIN_FIRST = "Nothing to do for predictions; train before you quantize."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
 WAIT = (
     "Nothing to do if other batches or calls use them, as with idle experts or a critic (DDP needs "
     "find_unused_parameters=True)."
 )
 ASK_IN_TRAINING = "Diagnose with training=True, or use them: parts of this model may run in training mode only."
-DIAGNOSE_IN_TRAINING = (
-    "Diagnose with training=True: in evaluation mode, a step without a derivative, such as a rounding, is in between."
-)
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
+SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16: float16 has no number below 6e-8."
 TARGET_IS_FINE = "Nothing to do for a target network; set requires_grad to False, so that nothing moves it."
 CHECK_MASKS = (
     "Check the masks and weights of the loss, and the targets: no network fits its data before it has learned."
@@ -57,8 +49,6 @@ def no_gradient(evidence: Evidence) -> Found | None:
     """The graph is cut between two layers, or the loss does not depend on the parameters: they are not trained."""
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
-    if found := _rounded(evidence):
-        return found
     fixed = {w.name for w in trainable} - reached - moved(evidence)
     missing = [w.name for w in trainable if w.name in fixed]
     copies = copies_of_trained(evidence, missing) if any(evidence.live) else set()
@@ -68,15 +58,7 @@ def no_gradient(evidence: Evidence) -> Found | None:
     missing = [name for name in missing if name not in copies]
     if not missing:
         return None
-    only = [name for name in missing if name in evidence.latest.training_only and evidence.weights[name].used]
-    if len(only) == len(missing):
-        return _in_training_only(only)
-    missing = [name for name in missing if name not in only]
     if len(missing) == len(trainable) and not any(evidence.live):
-        if evidence.latest.quantized:
-            quantized = listed(evidence.latest.quantized)
-            text = _("No gradient passes the quantized {names}: nothing is trained.", names=quantized)
-            return _of(missing, text, TRAIN_FIRST, Severity.NOTE)
         text = _("No parameter gets a gradient ({names}): nothing is trained.", names=listed(missing))
         return _of(missing, text, CONNECT, Severity.ERROR)
     cut = _before_a_cut(evidence, missing)
@@ -94,28 +76,6 @@ def no_gradient(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return _of(missing, text, WAIT, Severity.NOTE)
     return _left_out(evidence, [name for name in missing if name not in spare])
-
-
-def _rounded(evidence: Evidence) -> Found | None:
-    """The last layers before a function of slope 0, whose weights get a gradient of exactly 0."""
-    ends = (x for i, x in enumerate(evidence.layers) if x.role == "weights" and not evidence.feeds_weights[i])
-    known = (x for x in ends if x.rounded_by and x.gradient == 0)
-    found = [x for x in known if not set(x.weights) & set(evidence.latest.training_only)]
-    own = (w for x in found for name in x.weights if (w := evidence.weights.get(name)) is not None)
-    names = [w.name for w in own if w.trains and w.gradient == 0]
-    if not names:
-        return None
-    text = _(
-        "{names} {verb} a gradient of exactly 0: {function}, which reads the output of {layer}, has no slope.",
-        names=listed(names), verb=verb(names, "gets", "get"), function=found[0].rounded_by, layer=named(found[0].name),
-    )  # fmt: skip
-    return _of(names, text, PASS_ON)
-
-
-def _in_training_only(names: Sequence[str]) -> Found:
-    """Parameters that a rounding or an argmax of the evaluation mode cuts off."""
-    text = _("{names} {verb} a gradient in training mode only.", names=listed(names), verb=verb(names, "gets", "get"))
-    return _of(names, text, DIAGNOSE_IN_TRAINING, Severity.NOTE)
 
 
 def _left_out(evidence: Evidence, missing: list[str]) -> Found:
@@ -158,11 +118,9 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
     zero = [w for w in matrices if w.gradient == 0]
-    if not zero or gradient.underflown(evidence):
+    if not zero:
         return None
     names = tuple(w.name for w in zero)
-    if set(names) <= set(evidence.latest.training_only):
-        return _in_training_only(names)
     if evidence.sinks and not any(evidence.references):
         if evidence.latest.loss == 0:
             count = len(evidence.measurements)
@@ -172,7 +130,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
             text = _("The loss is 0, and so is every gradient.")
             return Found(names, 0.0, 0.0, text, EXPECTED_ZERO, Severity.NOTE)
         text = _("The gradient from the loss to the last layer is exactly 0: nothing is trained.")
-        return Found(names, 0.0, 0.0, text, FIND_FLAT_END, Severity.ERROR)
+        half = any(evidence.layers[i].dtype == "float16" for i in evidence.sinks)
+        return Found(names, 0.0, 0.0, text, SCALE_LOSS if half else FIND_FLAT_END, Severity.ERROR)
     factors = {name for layer in evidence.latest.weighted for name in layer.weights}  # what is added blocks nothing
     stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w) and w.name in factors]
     if stuck:
@@ -183,7 +142,6 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         severity = Severity.ERROR if len(zero) == len(matrices) else None
         return Found(tuple(stuck), 0.0, 0.0, text, START_ONE, severity)
     fades, lost = gradient.fades(evidence), gradient.lost(evidence)
-    lost = tuple(i for i in lost if not set(evidence.layers[i].weights) & set(evidence.latest.training_only))
     if lost and not fades:
         return _becomes_zero(evidence, lost)
     if fades or units.neurons_explain(evidence):
@@ -195,15 +153,6 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         text = _("The gradient of {names} is exactly 0: {zeros} {verb} at 0.", **values)
     if found := _one_direction(evidence, names):
         return found
-    heads = {name for i in evidence.sinks for name in evidence.layers[i].weights}
-    never = [n for n in names if n in heads and all(w.gradient == 0 for w in evidence.moved_weights.get(n, ()))]
-    if never and not starting and len(evidence.measurements) >= PATIENT_MEASUREMENTS:
-        text = _(
-            "The gradient of {names}, an output of the network, was exactly 0 in all {count} measurements: a flat "
-            "function reads it, or the loss multiplies it by 0.",
-            names=listed(never), count=len(evidence.measurements),
-        )  # fmt: skip
-        return Found(tuple(never), 0.0, 0.0, text)
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
 
 
@@ -295,23 +244,9 @@ def _with_used_siblings(evidence: Evidence, missing: Sequence[str]) -> set[str]:
 
 
 def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
-    """The gradient is 0 at once, behind these layers: at dead units, or between two layers."""
+    """The gradient is 0 at once, behind these layers."""
     last = lost[-1]
     names = tuple(evidence.layers[i].name for i in reversed(lost))
-    dead = [evidence.layers[i] for i in evidence.consumers[last] if evidence.layers[i].dead == 1]
-    if dead:
-        name, rows = dead[0].name, dead[0].rows
-        text = _(
-            "The gradient becomes exactly 0 at {name}, whose units are off for all {rows} rows.",
-            name=named(name), rows=rows,
-        )  # fmt: skip
-        return Found((name, *names), 0.0, 0.0, text, units.REVIVE, Severity.ERROR)
-    flat = [x for i in evidence.consumers[last] if (x := evidence.layers[i]).relative_slope == 0]
-    if flat:
-        text = _(
-            "The gradient becomes exactly 0 at {name}, all of whose units are saturated.", name=named(flat[0].name)
-        )
-        return Found((flat[0].name, *names), 0.0, 0.0, text, units.SHRINK, Severity.ERROR)
     values = {"names": evidence.listed(names), "verb": verb(names, "gets", "get"), "first": named(names[0])}
     following = next((named(evidence.layers[c].name) for c in evidence.next_live(last)), None)
     text = _("The gradient becomes exactly 0 behind {first}: {names} {verb} none.", **values)
@@ -320,7 +255,4 @@ def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
             "The gradient becomes exactly 0 between {first} and {second}: {names} {verb} none.",
             second=following, **values,
         )  # fmt: skip
-    if function := evidence.layers[last].rounded_by:
-        text += _(" {function}, which reads it, has no slope.", function=function)
-        return Found(names, 0.0, 0.0, text, PASS_ON, Severity.ERROR)
     return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)

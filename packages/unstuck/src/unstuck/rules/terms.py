@@ -1,6 +1,5 @@
-"""The terms of a loss: drowned, of the wrong sign, with reversed weights of classes, with a gradient in the target."""
+"""The terms of a loss: drowned, with reversed weights of classes, with a gradient in the target."""
 
-from collections.abc import Sequence
 from statistics import fmean
 
 from unstuck.language import _
@@ -8,60 +7,22 @@ from unstuck.measure.calls import DIFFERENCES
 from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found
-from unstuck.rules.standstill import CHANCE_LOSS, PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS, constant_level
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS
 from unstuck.wording import number, percent
 
-DROWNED_PART = 0.03
 EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
-MOSTLY_PADDING = 0.5
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
-NEARLY = 1e-3
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
-MINIMISE = "Remove the minus sign: optimizers minimise. Nothing to do if the network is meant to unlearn this."
-IGNORE = "Give the loss `ignore_index=`, the token of the padding."
-STOP = (
-    "Compute the target under torch.no_grad() or call detach() on it; nothing to do if it is meant to move towards the "
-    "outputs."
-)
-
 DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
 
 
 def drowned(evidence: Evidence) -> Found | None:
-    """One term of the loss sets every step, and another, which compares outputs with targets, is not learned."""
+    """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
     if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
-    return _constant_reconstruction(steps) or _unlearned_term(steps)
-
-
-def _unlearned_term(steps: Sequence[Measurement]) -> Found | None:
-    """A small term that stays at the loss of a constant answer while the whole loss falls."""
-    losses, last = [m.loss or 0.0 for m in steps], len(steps) // 4
-    if not 0 < fmean(losses[-last:]) < UNLEARNED_LOSS * losses[0]:
-        return None
-    for term in steps[-1].terms:
-        kind = term.function, term.reads
-        own = [t for m in steps for t in m.terms if (t.function, t.reads) == kind]
-        pairs = (c for c in steps[-1].comparisons if (c.function, c.reads) == kind)
-        level = next((known for c in pairs if (known := constant_level(c)) is not None), None)
-        if level is None or len(own) < len(steps):
-            continue
-        share, value = abs(own[0].part) / losses[0], fmean(t.value for t in own[-last:])
-        if share < DROWNED_PART and value >= CHANCE_LOSS * level:
-            text = _(
-                "Of the first loss, {share} % come from {function}, which is not learned: it is {value}, and {level} "
-                "for a constant answer. The other terms drown it.",
-                function=_named(term), share=percent(share), value=number(value), level=number(level),
-            )  # fmt: skip
-            return Found((), share, DROWNED_PART, text)
-    return None
-
-
-def _constant_reconstruction(steps: Sequence[Measurement]) -> Found | None:
-    """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
     last = steps[-(len(steps) // 4) :]
     for term in (t for t in steps[-1].terms if t.reconstructs and t.reads is not None):
         rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if _alike(t, term) and t.reads == term.reads]
@@ -112,36 +73,6 @@ def reversed_weights(evidence: Evidence) -> Found | None:
     return None
 
 
-def maximised(evidence: Evidence) -> Found | None:
-    """Each step makes the answers worse: an optimizer minimises the negative of a loss."""
-    factors = []
-    for m in evidence.measurements:
-        term = m.terms[0] if len(m.terms) == 1 else None
-        if term is None or m.loss is None or term.reads is None or not term.part < 0 < term.value:
-            return None
-        if abs(term.part - m.loss) > NEARLY * abs(m.loss):
-            return None
-        factors.append(term.part / term.value)
-    first, last = evidence.measurements[0].terms[0], evidence.latest.terms[0]
-    grows = last.value > first.value or len(factors) == 1
-    if not grows or max(factors) - min(factors) > NEARLY * abs(factors[0]):
-        return None
-    text = _(
-        "The loss is {function} times {factor}: each step makes the outputs worse.",
-        function=_named(last), factor=number(factors[-1]),
-    )  # fmt: skip
-    return Found((), factors[-1], 0.0, text)
-
-
-def padding(evidence: Evidence) -> Found | None:
-    """The network learns to predict padding: most of the loss, and soon all of its smallness, comes from it."""
-    share = max((t.padding for t in evidence.latest.terms), default=0.0)
-    if share < MOSTLY_PADDING:
-        return None
-    text = _("{share} % of the labels are padding, and the loss counts them.", share=percent(share))
-    return Found((), share, MOSTLY_PADDING, text)
-
-
 def _named(term: LossTerm) -> str:
     """A term within a sentence."""
     return _("the squared difference") if term.function in DIFFERENCES else term.function
@@ -153,19 +84,11 @@ def _alike(term: LossTerm, other: LossTerm) -> bool:
 
 
 def not_stopped(evidence: Evidence) -> Found | None:
-    """The target moves towards the outputs, too: the loss falls without anything being learned."""
-    if evidence.latest.moves_value:
-        text = _(
-            "The loss multiplies log-probabilities by data minus outputs of the network, which have a gradient: it "
-            "moves these outputs, too, away from what they estimate."
-        )
-        return Found((), 1.0, 0.0, text, DETACH)
-    names = [t.function for t in evidence.latest.terms if t.bootstrapped]
-    if not names or evidence.latest.differentiated:
+    """A policy's loss moves what its advantage is computed from, too."""
+    if not evidence.latest.moves_value:
         return None
     text = _(
-        "The target of {function} is computed from outputs of the network and has a gradient: the step moves the "
-        "target, too.",
-        function=names[0],
+        "The loss multiplies log-probabilities by data minus outputs of the network, which have a gradient: it "
+        "moves these outputs, too, away from what they estimate."
     )
-    return Found((), len(names), 0.0, text)
+    return Found((), 1.0, 0.0, text)

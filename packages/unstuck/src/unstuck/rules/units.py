@@ -1,4 +1,4 @@
-"""Neurons that pass nothing on, attention to one key, offset inputs."""
+"""Neurons that pass nothing on or are equal, attention to one key, inputs that are not scaled."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.activations import activation_of
-from unstuck.measure.measurement import SHUT, Layer
-from unstuck.rules.evidence import Evidence, is_zero
-from unstuck.rules.first_outputs import start_far_off
+from unstuck.measure.measurement import SHUT, Layer, Weight
+from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found
-from unstuck.rules.standstill import falls, fitted, learned
-from unstuck.wording import listed, named, number, percent, verb
+from unstuck.rules.standstill import falls, fitted, learned, start_far_off
+from unstuck.wording import listed, named, number, percent
 
 FEWEST_ROWS = 32
 """With fewer rows neurons are not judged: one that is open for 10 % of the samples is shut for 32 of them in 3 %."""
@@ -20,8 +19,7 @@ OPEN = 0.9
 """Size of a gate from which on it passes everything."""
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
 ALL_HEADS = 1.0
-OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
-LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD, LOW_SLOPE = 10.0, 3.0, 0.01, 0.1, 0.3
+LARGE_INPUTS, LARGE_OUTPUTS, LOW_SLOPE = 10.0, 3.0, 0.3
 
 SHRINK = (
     "Use smaller weights and biases, scale the inputs, put a normalisation before the activation, or lower a learning "
@@ -32,9 +30,8 @@ REVIVE = (
     "activation without a flat part, such as LeakyReLU, GELU or SiLU."
 )
 SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
+RANDOMISE = "Initialise weights at random; constants are for biases and the weights of normalisations."
 RESCALE = "Scale the inputs: divide bytes by 255 once, standardise each feature over the training set."
-STANDARDISE = "Subtract the mean of each feature over the training set, and divide by its standard deviation."
-SWITCH_ON = "Start the weight of a normalisation at 1, or put the zero-initialised layer last in its block."
 
 
 def saturation(evidence: Evidence) -> Found | None:
@@ -75,16 +72,8 @@ def dead_units(evidence: Evidence) -> Found | None:
         "cannot recover.",
         share=percent(value), name=named(worst.name), rows=f"{worst.rows:,}", others=others,
     )  # fmt: skip
-    vectors = [w for w in evidence.latest.weights if w.trains and len(w.shape) == 1]
-    zero = [w.name for w in vectors if is_zero(w) and w.gradient == 0]
-    remedy = None
-    if zero and value == 1:
-        verbs = {"verb": verb(zero, "is", "are")}
-        message += _(" {names} {verb} 0, which switches a normalisation off.", names=listed(zero), **verbs)
-        remedy = SWITCH_ON
-    warns = value >= DEAD_SHARE or any(_has_two_flat_ends(x) and (x.dead or 0) > SATURATED_SHARE for x in layers)
-    severity = Severity.ERROR if value == 1 else Severity.WARNING if warns else Severity.NOTE
-    return Found(names, value, DEAD_SHARE if value >= DEAD_SHARE else DEAD_SHARE_NOTE, message, remedy, severity)
+    severity = Severity.ERROR if value == 1 else Severity.WARNING if value >= DEAD_SHARE else Severity.NOTE
+    return Found(names, value, DEAD_SHARE if value >= DEAD_SHARE else DEAD_SHARE_NOTE, message, severity=severity)
 
 
 def sharp_attention(evidence: Evidence) -> Found | None:
@@ -103,25 +92,9 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     return Found(names, value, SHUT, text, severity=severity)
 
 
-def offset_inputs(evidence: Evidence) -> Found | None:
-    """Samples differ little beside their common offset, which the first layer learns first."""
-    spread = evidence.latest.input_spread
-    if evidence.latest.samples < FEWEST_ROWS or spread is None or not 0 < spread < OFFSET_SPREAD:
-        return None
-    first = [layer.spread for layer in evidence.latest.weighted if not layer.sources and layer.spread is not None]
-    if not first or not max(first) < OFFSET_SPREAD_AFTER:
-        return None
-    text = _(
-        "The inputs vary by only {spread} of their size: all samples share one large offset, and no normalisation "
-        "removes it.",
-        spread=number(spread),
-    )
-    return Found((), spread, OFFSET_SPREAD, text)
-
-
 def unscaled_inputs(evidence: Evidence) -> Found | None:
-    """Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases."""
-    size, spread = evidence.latest.input_rms, evidence.latest.input_spread
+    """Weights and biases are made for inputs of size 1: larger ones saturate the network."""
+    size = evidence.latest.input_rms
     if size is None or not 0 < size < math.inf:
         return None
     sizes = {i: size if (own := evidence.layers[i].read_rms) is None else own for i in _first_layers(evidence)}
@@ -130,14 +103,6 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
         size = max(sizes[i] for i in large)
         text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
         return Found((), size, LARGE_INPUTS, text, severity=None if _harms(evidence, large) else Severity.NOTE)
-    spreads = [evidence.layers[i].spread or 0.0 for i in sizes]
-    judged = spreads and evidence.latest.samples >= FEWEST_ROWS and spread is not None
-    if judged and max(size, *sizes.values()) < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread or 0.0):
-        text = _(
-            "The inputs have a size of {size} (root mean square): the biases of the first layers drown them.",
-            size=number(size),
-        )
-        return Found((), size, SMALL_INPUTS, text)
     return None
 
 
@@ -226,13 +191,38 @@ def _is_flat(layer: Layer) -> bool:
     return _shut(layer) > SATURATED_SHARE or (bounded and slope is not None and slope < LOW_SLOPE)
 
 
-def _has_two_flat_ends(layer: Layer) -> bool:
-    """Whether dead units of this activation correspond to saturated ones of a smooth activation."""
-    found = activation_of(layer)
-    return found is not None and found.s_shaped and found.flat
-
-
 def _dead(evidence: Evidence, least: float = DEAD_SHARE) -> tuple[int, ...]:
     """Hidden activations with dead units, in order."""
     layers = evidence.layers
     return tuple(i for i in evidence.hidden if (layers[i].dead or 0) >= least and layers[i].rows >= FEWEST_ROWS)
+
+
+def identical_neurons(evidence: Evidence) -> Found | None:
+    """The layer is worth one neuron, because equal neurons with equal gradients stay equal."""
+    alike = {
+        i: names
+        for i, x in enumerate(evidence.layers)
+        if x.role == "weights" and evidence.feeds_weights[i] and not x.kind.lower().startswith("embedding")
+        if (names := [n for n in x.weights if _identical(evidence, x, evidence.weights.get(n))])
+    }
+    # What is added to the neurons may make them differ.
+    alone = (i for i in alike if any(alike.keys() >= set(evidence.layers[k].sources) for k in evidence.consumers[i]))
+    names = list(dict.fromkeys(name for i in alone for name in alike[i]))
+    if not names:
+        return None
+    text = _(
+        "All rows of {names} are identical: these neurons compute the same and stay the same.", names=listed(names)
+    )
+    return Found(tuple(names), len(names), 0, text)
+
+
+def _identical(evidence: Evidence, layer: Layer, weight: Weight | None) -> bool:
+    """Whether the rows are the same and read the same, so that the neurons are identical."""
+    if weight is None or not weight.trains or not weight.alike or len(weight.shape) < 2 or weight.shape[0] < 2:
+        return False
+    if len(weight.shape) > 2 and weight.shape[1] == 1 and layer.sources:
+        return False  # depthwise: each row reads another channel
+    others = [evidence.weights[name] for name in layer.weights if name in evidence.weights]
+    # Deviations of a Bayesian layer and gains may start identical: another matrix distinguishes the neurons.
+    matrices = (other for other in others if len(other.shape) > 1 and other.shape[0] == weight.shape[0])
+    return not any(not other.alike and other.size > 0 for other in matrices)

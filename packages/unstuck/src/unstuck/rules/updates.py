@@ -1,8 +1,6 @@
 """The optimizer's steps are too small or too large for the weights."""
 
 from collections.abc import Callable
-from itertools import pairwise, takewhile
-from operator import itemgetter
 from statistics import fmean, median
 
 from unstuck.findings import Severity
@@ -12,21 +10,16 @@ from unstuck.rules import gradient, numbers
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found
 from unstuck.rules.standstill import (
-    PATIENT_MEASUREMENTS,
-    PATIENT_STEPS,
     UNLEARNED_LOSS,
     fitted,
-    hardly_fallen,
-    learned,
     unlearned,
 )
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
-from unstuck.wording import listed, named, number, percent, verb
+from unstuck.wording import listed, named, number, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-SLOWEST_UPDATE, LEAST_WAY, FADED_RATE, SLIGHT_FALL = 3e-5, 0.1, 0.01, 0.02
-VANISHED_RATE, VANISHED_SHARE, FELT_RATE = 1e-4, 3, 1e-5
+FADED_RATE, FELT_RATE = 0.01, 1e-5
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
@@ -68,7 +61,7 @@ def too_small(evidence: Evidence) -> Found | None:
 def too_large(evidence: Evidence) -> Found | None:
     """Each step overwrites the result of earlier steps, or the first steps have ruined the network."""
     if numbers.nonfinite(evidence):
-        return _burst(evidence)
+        return None
     usual, largest = _violence(evidence, _updates(evidence)), LARGEST_UPDATE
     if not usual:
         usual, largest = _violence(evidence, _updates(evidence, fewest=1)), RUINS_WEIGHT
@@ -86,25 +79,6 @@ def too_large(evidence: Evidence) -> Found | None:
     fatal = value > REPLACES_WEIGHT or _killed(evidence, _updates(evidence)) is not None
     severity = Severity.ERROR if fatal else Severity.WARNING
     return Found(tuple(found), value, largest, text, severity=severity)
-
-
-def _burst(evidence: Evidence) -> Found | None:
-    """The steps grew, until some weights became inf or NaN."""
-    sound = list(takewhile(lambda m: not any(w.nonfinite for w in m.weights), evidence.measurements))
-    if len(sound) < 2 or len(sound) == len(evidence.measurements):
-        return None
-    before = Evidence(sound)
-    updates = _updates(before, fewest=2)
-    first, last = (_violence(before, updates, itemgetter(place)) for place in (0, -1))
-    found = sorted((n for n, update in last.items() if update > GROWN * first[n]), key=lambda n: -last[n])
-    if 2 * len(found) <= len(last) or last[found[0]] <= LARGEST_UPDATE:
-        return None
-    values = {"names": listed(found, tuple(last), "weight"), "first": number(first[found[0]])}
-    text = _(
-        "Before weights became inf or NaN, the steps had grown from {first} to {last} of the size of {names}.",
-        last=number(last[found[0]]), **values,
-    )  # fmt: skip
-    return Found(tuple(found), last[found[0]], LARGEST_UPDATE, text)
 
 
 def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
@@ -188,7 +162,7 @@ def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     if not updates or not known or max(rates) == 0:
         return None
     if any(rates[-2:]):
-        return _vanished_rate(evidence, updates, rates)
+        return None
     last = max(i for i, rate in enumerate(rates) if rate > 0)
     text = _(
         "The learning rate is 0 at least since step {step}: the training goes on, and changes nothing.",
@@ -197,53 +171,15 @@ def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     return Found(tuple(updates), 0.0, ROUNDED_AWAY, text)
 
 
-def _vanished_rate(evidence: Evidence, updates: dict[str, list[float]], rates: list[float]) -> Found | None:
-    """The rate is next to nothing for the last third of the training, which has not reached its end."""
-    last = next(i for i in reversed(range(len(rates))) if rates[i] >= VANISHED_RATE * max(rates))
-    if VANISHED_SHARE * (len(rates) - 1 - last) < len(rates) or learned(evidence):
-        return None
-    text = _(
-        "The learning rate is {share} of its largest at step {step}, and falls further: the training goes on, and "
-        "changes next to nothing. Is the scheduler stepped after each batch, but set for epochs?",
-        share=number(rates[last + 1] / max(rates)), step=evidence.measurements[last + 1].step,
-    )  # fmt: skip
-    return Found(tuple(updates), rates[-1] / max(rates), VANISHED_RATE, text)
-
-
 def _largest_rates(evidence: Evidence) -> list[float]:
     """The largest learning rate in each measurement."""
     return [max((w.rate or 0.0 for w in m.weights), default=0.0) for m in evidence.measurements]
 
 
 def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
-    """Steps that are not rounded away, and too small for the loss to fall; of all weights."""
-    if not updates:
+    """A schedule that ends before anything is learned."""
+    if not updates or not unlearned(evidence):
         return None
-    names, value, done = tuple(updates), max(max(steps) for steps in updates.values()), _steps_done(evidence)
-    way = done * max(fmean(steps) for steps in updates.values())
-    if done >= PATIENT_STEPS and way < LEAST_WAY and hardly_fallen(evidence) and not learned(evidence):
-        text = _(
-            "All {steps} steps together, in one direction, would change no weight by more than {way} of its size, and "
-            "the loss has hardly fallen.",
-            steps=done, way=number(way),
-        )  # fmt: skip
-        return Found(names, way, LEAST_WAY, text)
-    losses = [m.loss for m in evidence.measurements if m.loss is not None]
-    steady = len(losses) >= PATIENT_MEASUREMENTS and all(b < a for a, b in pairwise(losses))
-    if done >= PATIENT_STEPS and steady and losses[-1] > (1 - SLIGHT_FALL) * losses[0] > 0 and not learned(evidence):
-        text = _(
-            "The loss has fallen from measurement to measurement, and in {steps} steps by {share} % in all.",
-            steps=done, share=percent(1 - losses[-1] / losses[0]),
-        )  # fmt: skip
-        return Found(names, 1 - losses[-1] / losses[0], SLIGHT_FALL, text)
-    if not unlearned(evidence):
-        return None
-    if value < SLOWEST_UPDATE:
-        text = _(
-            "No measured step changed any weight by more than {size} of its size, and the loss stands still.",
-            size=number(value),
-        )
-        return Found(names, value, SLOWEST_UPDATE, text)
     rates = _largest_rates(evidence)
     faded = [rate for rate in rates if rate < FADED_RATE * max(rates)]
     if 3 * len(faded) < len(rates) or rates[-1] not in faded:
@@ -254,13 +190,7 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
         "schedule ends the training too early.",
         share=number(share),
     )
-    return Found(names, share, FADED_RATE, text)
-
-
-def _steps_done(evidence: Evidence) -> int:
-    """Steps of the training, with those after the last measurement that the next one is not due for."""
-    last, *before = (m.step or 0 for m in reversed(evidence.measurements))
-    return last + (last - before[0] if before else 1)
+    return Found(tuple(updates), share, FADED_RATE, text)
 
 
 def _falling(evidence: Evidence) -> bool:
