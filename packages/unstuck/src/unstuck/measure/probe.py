@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unstuck._torch.autograd import NONE, after_backward, backward_pass, gradient_state, in_transform
-from unstuck._torch.modes import leave, lower, transforms_active
+from unstuck._torch.modes import transforms_active
 from unstuck.language import _
 from unstuck.language.warning import warn
 from unstuck.measure.forward_pass import ForwardPass
@@ -63,9 +63,8 @@ class Probe(Observer):
         self._begins = begins
         self._unseen = Unseen()
         self._stack: list[RunningModule] = []
-        self._recorder: Recorder | None = None  # of the step
-        self._entered: list[Recorder] = []  # it, while it records
-        self._followers = _Followers()
+        self._recorder = _Recorder()
+        weakref.finalize(self, self._recorder.stop)
         self._running: ForwardPass | None = None
         self._followed: list[ForwardPass] = []  # passes that are over, and whose loss is being computed
         self._passes: list[ForwardPass] = []
@@ -76,7 +75,6 @@ class Probe(Observer):
         # with the states of their gradients before the backward pass
         self._loss_parameters: dict[str, tuple[weakref.ref[Tensor], tuple[int, int] | None]] = {}
         # of the last measured pass: weights of no module, and parameters that modules got in the pass
-        weakref.finalize(self, _leave_all, self._entered)
         self._made: dict[str, weakref.ref[Tensor]] = {}
         self._replacing: dict[str, weakref.ref[nn.Parameter]] = {}
 
@@ -109,17 +107,15 @@ class Probe(Observer):
     def stop_following(self) -> None:
         """Follow no outputs any more: their loss has been computed. Within a backward pass the recorder stays."""
         if backward_pass() == NONE:
-            self._followed, self._followers.active = [], []
-            _leave_all(self._entered)
+            self._followed, self._recorder.active = [], []
+            self._recorder.stop()
 
     def forget(self) -> None:
         """Drop all passes."""
         self._passes, self._fresh, self._idle = [], [], 0
         self._backward_pass, self._transformed = NONE, False
         self.parameters.forget_gradients()
-        if self._recorder is not None and not self._entered:
-            self._recorder.step.release()
-            self._recorder = None
+        self._recorder.restart({}).release()
 
     def start_over(self) -> None:
         """Drop all passes and all steps of optimizers."""
@@ -204,15 +200,13 @@ class Probe(Observer):
             name = self._names.get(id(layer), name)
         layers = len(self._passes[-1].layers) if self._passes else 0
         self._stack.append(RunningModule(layer, name, layers))
-        if self._recorder is not None:
-            self._recorder.stack.append(name)
+        self._recorder.stack.append(name)
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module has run."""
         if self._stack and self._stack[-1].module is layer:
             running = self._stack.pop()
-            if self._recorder is not None and self._recorder.stack:
-                self._recorder.stack.pop()
+            self._recorder.stack.pop()
             if self._running is not None:
                 try:
                     self._running.leave(running, args, output)
@@ -260,9 +254,9 @@ class Probe(Observer):
         last = self._passes[-1] if self._passes else None
         if last is None or any(one.ends_at for one in self._followed):
             self.stop_following()
-        if last is None or self._recorder is None:
+        if last is None:
             self._read_names()
-            self._recorder = Recorder({**dict(self.model.named_buffers()), **self.parameters.named}, self._followers)
+            self._recorder.restart({**dict(self.model.named_buffers()), **self.parameters.named}).release()
         if last is None or not last.continues(args, name):
             self._rest_if_idle()
             if self.rests:
@@ -279,22 +273,18 @@ class Probe(Observer):
             last.take_inputs(args)
             self._passes.append(last)
         self._running, last.training = last, layer.training
-        self._followers.active = [last]
-        self._recorder.begins(args)
-        if not self._entered:
-            self._recorder.__enter__()  # type: ignore[no-untyped-call]
-            self._entered.append(self._recorder)
+        self._recorder.active = [last]
+        self._recorder.begin(args)
 
     def _end_pass(self) -> None:
         """A forward pass is over; its outputs are followed until the gradient comes back."""
         self._stack.clear()
         running, self._running = self._running, None
-        if running is not None and self._recorder is not None:
-            self._recorder.stack.clear()
+        if running is not None:
+            self._recorder.end()
             if running not in self._followed:
                 self._followed = [*self._followed, running][-FOLLOWED:]
-                lower(self._recorder)  # the caller may leave a mode of its own before the loss
-        self._followers.active = self._followed
+        self._recorder.active = self._followed
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
@@ -331,10 +321,11 @@ class Probe(Observer):
         self.parameters.read_gradients()
 
 
-class _Followers:
+class _Recorder(Recorder):
     """Shows each recorded call to the passes that follow it: the one that runs, or those whose loss is computed."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.active: list[ForwardPass] = []
 
     def before(
@@ -358,11 +349,6 @@ class _Followers:
     def fails(self, name: str, error: Exception) -> None:
         for one in self.active:
             one.note_bug(name, error)
-
-
-def _leave_all(recorders: list[Recorder]) -> None:
-    while recorders:
-        leave(recorders.pop())
 
 
 def batch_size(values: Any, depth: int = MOST_DEPTH) -> int:

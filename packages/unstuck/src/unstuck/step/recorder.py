@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,60 @@ PASSES = 16
 """Forward passes after which a step begins anew: a loop without an optimizer never ends its step."""
 
 
-class Listener(Protocol):
-    """Is told of each call while it runs, to look at values."""
+class Recorder(TorchFunctionMode):
+    """Records the calls of a model and of its losses while it is entered. Subclasses look at their values.
+
+    The parameters and buffers of the model become placeholders with their names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restart({})
+        self._entered = False
+
+    def restart(self, names: Mapping[str, Tensor]) -> Step:
+        """Begin another step, of a model whose parameters and buffers have these names; returns the one so far."""
+        step = getattr(self, "step", Step())
+        self.step = Step()
+        self.stack: list[str] = []  # names of the modules that run, outermost first
+        self.inputs: set[int] = set()  # of the model, by identity
+        self.passes = 0
+        self._ended = False  # by a backward pass: an optimizer moves the weights now
+        self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
+        self._nodes: dict[int, Node] = {}
+        return step
+
+    def begin(self, inputs: Any) -> None:
+        """A forward pass begins. After `PASSES` of them the calls so far are dropped."""
+        if self.passes and self.passes % PASSES == 0:
+            self.step.release()
+            self.step.nodes.clear()
+            self.step.unfollowed[f"more than {PASSES} forward passes"] = None
+            self._nodes = {key: node for key, node in self._nodes.items() if node.tensor() is not None}
+        self.passes += 1
+        self._ended = False
+        self.inputs.update(id(tensor) for tensor in tensors_in(inputs))
+        if not self._entered:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self._entered = True
+
+    def end(self) -> None:
+        """A forward pass is over; its loss comes."""
+        self.stack.clear()
+        if self._entered:
+            lower(self)  # the caller may leave a mode of its own before the loss
+
+    def stop(self) -> None:
+        """Record no more, until the next forward pass."""
+        if self._entered:
+            leave(self)
+            self._entered = False
 
     def before(
         self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Any, ...]:
         """A call is about to run; returns its arguments, or others with the same numbers."""
+        return args
 
     def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """A call has run."""
@@ -42,27 +89,11 @@ class Listener(Protocol):
 
     def name(self, parameter: nn.Parameter) -> str:
         """The name of a parameter that the model did not have when the step began; "" of another."""
+        return ""
 
     def fails(self, name: str, error: Exception) -> None:
-        """Something of ours has failed at a call: the user's program runs on."""
-
-
-class Recorder(TorchFunctionMode):
-    """Records the calls of a model and of its losses while it is entered.
-
-    The parameters and buffers of the model become placeholders with their names.
-    """
-
-    def __init__(self, names: Mapping[str, Tensor], listener: Listener | None = None) -> None:
-        super().__init__()
-        self.step = Step()
-        self.stack: list[str] = []  # names of the modules that run, outermost first
-        self.inputs: set[int] = set()  # of the model, by identity
-        self.passes = 0
-        self._ended = False  # by a backward pass: an optimizer moves the weights now
-        self._listener = listener
-        self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
-        self._nodes: dict[int, Node] = {}
+        """Something of ours has failed at a call."""
+        raise error
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -81,21 +112,16 @@ class Recorder(TorchFunctionMode):
                 self.take_loss(args[0])
             else:
                 node = self._read(func, name, args, kwargs)  # an in-place function changes its arguments
-                args = args if self._listener is None else self._listener.before(func, name, args, kwargs)
+                args = self.before(func, name, args, kwargs)
         except Exception as error:
-            self._fail(name, error)
+            self.fails(name, error)
         result = func(*args, **kwargs)
         try:
             if node is not None:
                 self._take(node, args, kwargs, result)
         except Exception as error:
-            self._fail(name, error)
+            self.fails(name, error)
         return result
-
-    def _fail(self, name: str, error: Exception) -> None:
-        if self._listener is None:
-            raise error
-        self._listener.fails(name, error)
 
     def known(self, tensor: Tensor) -> Node | None:
         """The node that made a tensor; None if none did."""
@@ -109,8 +135,7 @@ class Recorder(TorchFunctionMode):
             return node
         name, own = self._names.get(id(tensor), ("", None))
         if own is not tensor:
-            replaces = self._listener is not None and isinstance(tensor, nn.Parameter)
-            name = self._listener.name(tensor) if replaces else ""  # type: ignore[union-attr,arg-type]
+            name = self.name(tensor) if isinstance(tensor, nn.Parameter) else ""
         if name:
             node = Node("parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
         elif node is None:
@@ -169,8 +194,7 @@ class Recorder(TorchFunctionMode):
             self._take_parts(node, result)
         else:
             return
-        if self._listener is not None:
-            self._listener.after(node, args, kwargs, result)
+        self.after(node, args, kwargs, result)
 
     def _take_parts(self, node: Node, parts: Any) -> None:
         """A function has returned several tensors, or tuples of some."""
@@ -194,19 +218,7 @@ class Recorder(TorchFunctionMode):
         self._ended = True
         self.step.losses.append(self.node_of(loss))
         self.step.values.append(loss.detach().sum())
-        if self._listener is not None:
-            self._listener.ends(loss)
-
-    def begins(self, inputs: Any) -> None:
-        """A forward pass begins. After `PASSES` of them the calls so far are dropped."""
-        if self.passes and self.passes % PASSES == 0:
-            self.step.release()
-            self.step.nodes.clear()
-            self.step.unfollowed[f"more than {PASSES} forward passes"] = None
-            self._nodes = {key: node for key, node in self._nodes.items() if node.tensor() is not None}
-        self.passes += 1
-        self._ended = False
-        self.inputs.update(id(tensor) for tensor in tensors_in(inputs))
+        self.ends(loss)
 
 
 @unfollowed
@@ -242,57 +254,44 @@ class StepObserver(Observer):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(dict(model.named_modules()))
         self.model = model
-        self._recorder: Recorder | None = None
-        self._entered = False
+        self._recorder = Recorder()
 
     def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         """A module of the model is about to run."""
-        if self._recorder is None or not self._recorder.stack:
+        if not self._recorder.stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
-            self._begin_pass(args)
-        if self._recorder is not None:
-            self._recorder.stack.append(name)
-
-    def _begin_pass(self, args: tuple[Any, ...]) -> None:
-        if self._recorder is None or self._recorder.passes >= PASSES:
-            self.forget()
-            self._recorder = Recorder({**dict(self.model.named_buffers()), **dict(self.model.named_parameters())})
-        self._recorder.begins(args)
-        if not self._entered:
-            self._recorder.__enter__()  # type: ignore[no-untyped-call]
-            self._entered = True
+            if self._recorder.passes in (0, PASSES):
+                self._recorder.restart(
+                    {**dict(self.model.named_buffers()), **dict(self.model.named_parameters())}
+                ).release()
+            self._recorder.begin(args)
+        self._recorder.stack.append(name)
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module of the model has run."""
-        if self._recorder is not None and self._recorder.stack:
+        if self._recorder.stack:
             self._recorder.stack.pop()
-            if not self._recorder.stack and self._entered:
-                lower(self._recorder)  # the caller may leave a mode of its own before the loss
+            if not self._recorder.stack:
+                self._recorder.end()
 
     def take(self) -> Step | None:
         """The step so far, after which another begins; None without a forward pass."""
-        step = None if self._recorder is None else self._recorder.step
-        self._leave()
-        return step
+        passes = self._recorder.passes
+        self._recorder.stop()
+        step = self._recorder.restart({})
+        return step if passes else None
 
     def take_with(self, *losses: Tensor) -> Step:
         """The step so far, with these losses."""
-        if self._recorder is not None:
-            for loss in losses:
-                self._recorder.take_loss(loss)
+        for loss in losses:
+            self._recorder.take_loss(loss)
         return self.take() or Step()
 
     def forget(self) -> None:
         """Drop the step so far."""
-        if self._recorder is not None:
-            self._recorder.step.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._recorder is not None and self._entered:
-            leave(self._recorder)
-        self._recorder, self._entered = None, False
+        self._recorder.stop()
+        self._recorder.restart({}).release()
 
     def detach(self) -> None:
         """Stop recording."""
