@@ -69,14 +69,9 @@ def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) == 1 and len(two) == 2 and two == (one[0], 1) and one[0] > 1
 
 
-def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name; `names` are those of the first ones, in order."""
-    return dict(zip(names, args, strict=False)) | dict(kwargs)
-
-
 def given(node: Node, *names: str) -> dict[str, Any]:
     """The arguments of a recorded call by name; `names` are those of the first ones, in order."""
-    return named(names, node.args, node.kwargs)
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
 
 def clamps_probabilities(node: Node) -> bool:

@@ -1,7 +1,7 @@
 """Where the tensors of a forward pass come from: queries over its recorded calls."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unstuck.measure import calls
 from unstuck.measure.layer_call import LayerCall
@@ -31,6 +31,9 @@ class Flow:
     def __init__(self) -> None:
         self.layers: list[LayerCall] = []
         self.calls: list[Node] = []
+        self.loss: tuple[str, str] | None = None  # the last loss function that was called, and the layer that it read
+        self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
+        self.dropouts: list[float] = []  # the shares that they drop
         self._places: dict[Node, int] = {}
         self._origins: dict[Node, Origin] = {}
 
@@ -85,11 +88,16 @@ class Flow:
         core = self.layer(node.reads[0]) if number and node.module is not None else None
         return core if core is not None and core.ours and core.module == node.module else None
 
-    def summed(self, node: Node) -> int:
-        """The layer whose output a tensor is, summed."""
+    def read(self, node: Any) -> str:
+        """The name of the layer whose output an argument of a call is, moved or reshaped at most; "" without one."""
+        layer = self.layer(node) if isinstance(node, Node) else None
+        return "" if layer is None else layer.name
+
+    def summed(self, node: Node) -> str:
+        """The name of the layer whose output a tensor is, summed."""
         while node.function in calls.ADDITIONS | calls.MOVES and len(node.reads) == 1:
             node = node.reads[0]
-        return self.producer(node.reads[0]) if node.function == "sum" and node.reads else -1
+        return self.read(node.reads[0]) if node.function == "sum" and node.reads else ""
 
     def swapped(self, node: Node) -> Shapes | None:
         """The shapes of a view behind a tensor that takes dimensions for others and moves no number."""

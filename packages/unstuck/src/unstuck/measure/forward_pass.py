@@ -81,6 +81,7 @@ class ForwardPass:
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
+        self._squared: set[Node] = set()  # differences
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
         self._arrived = arrived
@@ -158,7 +159,7 @@ class ForwardPass:
             return
         self._follow(node, args, kwargs, result)
         if not self._stack and node.function in calls.LOSSES:
-            self.take_term(node, args, kwargs, result)
+            self.take_term(node, result)
         elif not self._stack and node.function in calls.SQUARES:
             self.take_square(node)
 
@@ -201,7 +202,7 @@ class ForwardPass:
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
             flow.set(node, Origin(sources, own, dim, constant, beyond))
         if name == "batch_norm" and self._stack:
-            self.take_batch_norm(self._stack[-1].name, args, kwargs)
+            self.take_batch_norm(node)
         if (compared := losses.comparison(flow, node)) is not None:
             self.compare(*compared)
 
@@ -346,7 +347,7 @@ class ForwardPass:
                 self.alike.append((tensor == tensor[:1]).all())
 
     @hidden_from_modes
-    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor, swapped: bool) -> None:
+    def compare(self, name: str, reads: str, outputs: Tensor, targets: Tensor, swapped: bool) -> None:
         """Take the sizes of what a loss compares."""
         if statistics.unmeasured(outputs) or statistics.unmeasured(targets) or not targets.numel():
             return
@@ -359,18 +360,19 @@ class ForwardPass:
 
     @hidden_from_modes
     @without_gradients
-    def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def take_batch_norm(self, node: Node) -> None:
         """Take how far running statistics are from those of the batch."""
-        given = calls.named(_BATCH_NORM, args, kwargs)
-        running, spread, weight = (given.get(key) for key in ("running_mean", "running_var", "weight"))
-        if not isinstance(running, Tensor) or not isinstance(spread, Tensor):
+        given = calls.given(node, *_BATCH_NORM)
+        named = (given.get(key) for key in ("input", "running_mean", "running_var", "weight"))
+        values, running, spread, weight = (x.tensor() if isinstance(x, Node) else None for x in named)
+        if values is None or running is None or spread is None:
             return
-        evaluating, trains = not given.get("training", False), isinstance(weight, Tensor) and weight.requires_grad
+        evaluating, trains = not given.get("training", False), weight is not None and weight.requires_grad
         if evaluating and not (trains and statistics.seen_no_data(running, spread)):
             if trains and not self._stack[0].module.training:
-                self.resting_norms[module] = None
+                self.resting_norms[str(node.module)] = None
             return  # evaluation on purpose: it has statistics, or is frozen
-        x = bare(given["input"])
+        x = bare(values)
         if not x.numel():
             return
         x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]
@@ -378,22 +380,23 @@ class ForwardPass:
         x = x[..., ::stride].float()
         var, mean = torch.var_mean(x, (0, 2), correction=0)
         drift = ((mean - running).square() / (var + float(given.get("eps", 1e-5)))).mean()
-        self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, evaluating))
+        self.batch_norms.append((str(node.module), len(x), given.get("momentum", 0.1), drift, evaluating))
 
     @hidden_from_modes
-    def take_term(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
+    def take_term(self, node: Node, value: Any) -> None:
         """Note a term of the loss."""
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
-            self.terms.append(TermCall.of(self.flow, node, args, kwargs, value, self._living_inputs))
+            self.terms.append(TermCall.of(self.flow, node, value, self._living_inputs))
 
     @hidden_from_modes
     def take_square(self, node: Node) -> None:
         """Note a term of a loss that is written by hand: the square of a difference of outputs and targets."""
         pair = losses.squared_difference(self.flow, node)
-        difference = None if pair is None else node.reads[0].tensor()
-        if pair is not None and difference is not None and not statistics.unmeasured(difference):
-            self.terms.append(TermCall.of_square(pair, difference, self._living_inputs))
+        if pair is not None and node.reads[0] not in self._squared:
+            self._squared.add(node.reads[0])
+            term = TermCall.of_square(self.flow, node.reads[0], pair, self._living_inputs)
+            self.terms += [term] if term is not None else []
 
     @property
     def _living_inputs(self) -> list[Tensor]:

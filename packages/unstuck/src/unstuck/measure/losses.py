@@ -8,10 +8,11 @@ from torch import Tensor
 
 from unstuck.measure import calls
 from unstuck.measure.flow import UNKNOWN, Flow
+from unstuck.measure.layer_call import LayerCall
 from unstuck.step.node import Node
 
-Pairing = tuple[str, int, Tensor, Tensor, bool]
-"""The function, the position of the layer or -1, outputs and targets, and whether they are swapped."""
+Pairing = tuple[str, str, Tensor, Tensor, bool]
+"""The function, the name of the layer or "", outputs and targets, and whether they are swapped."""
 Pair = tuple[Node, Node]
 """Outputs and targets."""
 
@@ -76,7 +77,7 @@ def _pairing(flow: Flow, name: str, pair: Pair, swapped: bool = False) -> Pairin
     outputs, targets = (node.tensor() for node in pair)
     if outputs is None or targets is None:
         return None
-    return name, flow.producer(pair[0]), outputs, targets, swapped
+    return name, flow.read(pair[0]), outputs, targets, swapped
 
 
 def _pairs_all(flow: Flow, node: Node) -> Pairing | None:
@@ -93,10 +94,10 @@ def _products(flow: Flow) -> Iterator[Node]:
 def _overlap(flow: Flow, node: Node) -> Pairing | None:
     """Outputs and targets that a loss multiplies, if it adds the same, too (Dice, IoU)."""
     pair = _pair(flow, node.args)
-    reads = -1 if pair is None else max(flow.producer(pair[0]), flow.summed(pair[0]))
-    for product in _products(flow) if reads >= 0 else ():
+    reads = "" if pair is None else flow.read(pair[0]) or flow.summed(pair[0])
+    for product in _products(flow) if reads else ():
         both = _pair(flow, product.args)
-        if both is not None and flow.producer(both[0]) == reads and both[0].shape == both[1].shape:
+        if both is not None and flow.read(both[0]) == reads and both[0].shape == both[1].shape:
             return _pairing(flow, calls.OVERLAP, both)
     return None
 
@@ -104,7 +105,7 @@ def _overlap(flow: Flow, node: Node) -> Pairing | None:
 class Logarithm(NamedTuple):
     """The logarithm of an output p of a layer, or of 1 - p."""
 
-    reads: int  # the position of the layer
+    layer: LayerCall
     complement: bool
     shifted: bool  # by more than `SLIGHT`
 
@@ -120,8 +121,8 @@ def logarithm(flow: Flow, node: Node) -> Logarithm | None:
         numbers = (x for x in (*node.args, *node.kwargs.values()) if isinstance(x, int | float))
         shifted |= turned or abs(min(numbers, default=0.0)) > SLIGHT
         complement, node = complement != turned, node.reads[0]
-    reads = flow.producer(node)
-    return Logarithm(reads, complement, shifted) if reads >= 0 else None
+    layer = flow.layer(node)
+    return None if layer is None else Logarithm(layer, complement, shifted)
 
 
 def _weighed(flow: Flow, product: Node) -> tuple[Logarithm, Node, Node] | None:
@@ -142,20 +143,20 @@ def _cross_entropy(flow: Flow, node: Node) -> Pairing | None:
     rest = second[2].tensor()
     for product in _products(flow):
         first = _weighed(flow, product) if product is not node else None
-        if first is None or first[0].complement or first[0].reads != second[0].reads:
+        if first is None or first[0].complement or first[0].layer is not second[0].layer:
             continue
         outputs, factor = first[1].reads[0].tensor(), first[2].tensor()
         if outputs is None or factor is None or rest is None or factor.shape != rest.shape:
             return None
         for targets, other in ((factor, rest), (-factor, rest), (-factor, -rest)):
             if torch.allclose(targets + other, torch.ones_like(other)):
-                return "binary_cross_entropy", first[0].reads, outputs, targets, False
+                return "binary_cross_entropy", first[0].layer.name, outputs, targets, False
         return None
     return None
 
 
-def squared_difference(flow: Flow, node: Node) -> tuple[Node, int, Pair] | None:
-    """The difference of outputs and targets that a call is the first to square, its layer, and both."""
+def squared_difference(flow: Flow, node: Node) -> Pair | None:
+    """The outputs and targets whose difference a call squares."""
     second = node.args[1] if len(node.args) > 1 else None
     difference = node.args[0] if node.args else None
     if not isinstance(difference, Node) or difference.function not in calls.DIFFERENCES:
@@ -163,9 +164,7 @@ def squared_difference(flow: Flow, node: Node) -> tuple[Node, int, Pair] | None:
     power = node.function == "pow" and isinstance(second, int | float) and second == 2
     squares = power or node.function == "square" or (node.function in calls.MULTIPLICATIONS and second is difference)
     pair = _pair(flow, difference.args[:2]) if squares and difference.module is None else None
-    if pair is None or pair[0].shape != pair[1].shape:
-        return None
-    return difference, flow.producer(pair[0]), pair
+    return pair if pair is not None and pair[0].shape == pair[1].shape else None
 
 
 # What it adds up.

@@ -28,7 +28,7 @@ from unstuck.measure.layer_call import LayerCall
 from unstuck.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
 from unstuck.measure.parameters import Parameters
 from unstuck.measure.statistics import SCALARS, VECTORS, Sums, fetch
-from unstuck.measure.wiring import Wiring, wired
+from unstuck.measure.wiring import wire
 from unstuck.observation.process_group import Alone, Ranks
 from unstuck.step.recorder import TRANSFORMS
 from unstuck.wording import listed
@@ -73,7 +73,7 @@ def summarize(
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for one in passes:
         one.flush()
-    wirings = [wired(r.flow, r.training) for r in passes]
+        wire(one.flow, one.training)
     calls, inputs, places = _joined(passes)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
     notes = list(dict.fromkeys(note for r in passes for note in r.notes))
@@ -100,14 +100,14 @@ def summarize(
         notes.append(_no_layers())
     ends = {loss: None for r in passes for loss, _value in r.ends_at}
     constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
-    loss_function, loss_reads = _last_loss(passes, wirings, calls)
+    loss_function, loss_reads = _last_loss(passes)
     return Measurement(
         layers=tuple(layers),
         weights=weights,
         samples=int(samples),
         loss=loss / (scale * ranks.count) if values else None,
         loss_function=loss_function,
-        loss_reads=loss_reads,
+        loss_reads=places.get(loss_reads),
         terms=tuple(terms.joined([r.terms for r in passes], places, scale)),
         constant_terms=tuple(dict.fromkeys(filter(None, constants))),
         moves_value=any(map(losses.moves_its_value, ends)),
@@ -117,32 +117,26 @@ def summarize(
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
         notes=tuple(notes),
-        dropouts=tuple(share for w in wirings for share in w.dropouts),
+        dropouts=tuple(share for r in passes for share in r.flow.dropouts),
         batch_norms=tuple(_batch_norms(passes)),
         resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
         differentiated=any_differentiated > 0,
-        swaps=tuple({name: Swap(name, *shapes) for w in wirings for name, shapes in w.swaps.items()}.values()),
+        swaps=tuple({name: Swap(name, *shapes) for r in passes for name, shapes in r.flow.swaps.items()}.values()),
     )
 
 
-def _last_loss(
-    passes: Sequence[ForwardPass], wirings: Sequence[Wiring], calls: Sequence[LayerCall]
-) -> tuple[str | None, int | None]:
-    """The last loss function that was called, and the position of the layer whose output it reads."""
-    found = [(r, *w.loss) for r, w in zip(passes, wirings, strict=True) if w.loss is not None]
-    if not found:
-        return None, None
-    last, function, reads = max(found, key=lambda one: one[2] >= 0)
-    name = last.layers[reads].name if reads >= 0 else None
-    return function, next((i for i, call in enumerate(calls) if call.name == name), None)
+def _last_loss(passes: Sequence[ForwardPass]) -> tuple[str | None, str]:
+    """The last loss function that was called, and the name of the layer whose output it reads."""
+    found = [r.flow.loss for r in passes if r.flow.loss is not None]
+    return max(found, key=lambda loss: bool(loss[1]), default=(None, ""))
 
 
-def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:
-    """The layers of several passes (layers of one name are one), the sums of the inputs, and each pass's places."""
+def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, dict[str, int]]:
+    """The layers of several passes (layers of one name are one), the sums of the inputs, and the layers' places."""
     if len(passes) == 1:
         layers = passes[0].layers
-        return layers, passes[0].of_inputs, [{i: i for i in range(len(layers))}]
+        return layers, passes[0].of_inputs, {layer.name: i for i, layer in enumerate(layers)}
     calls: list[LayerCall] = []
     inputs = Sums()
     places: dict[str, int] = {}
@@ -156,8 +150,7 @@ def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, list[
                 calls.append(dataclasses.replace(call, sources=sources, reads=reads, sums=Sums()))
             calls[place].sums.add(call.sums)
             calls[place].read_by = call.read_by or calls[place].read_by
-    own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in passes]
-    return calls, inputs, own
+    return calls, inputs, places
 
 
 def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:

@@ -1,38 +1,26 @@
 """Queries over the calls of a forward pass and its loss: what they tell of the layers that they read."""
 
-from dataclasses import dataclass, field
-
 from unstuck.measure import calls, losses
 from unstuck.measure.flow import Flow
-from unstuck.measure.views import Shapes
 from unstuck.step.node import Node
 
 
-@dataclass
-class Wiring:
-    """What the calls of one pass show, beside the fields of its layers."""
-
-    loss: tuple[str, int] | None = None  # the last loss function that was called, and the layer whose output it read
-    swaps: dict[str, Shapes] = field(default_factory=dict)  # by the layer or the function that reads such a view
-    dropouts: list[float] = field(default_factory=list)
-
-
-def wired(flow: Flow, training: bool) -> Wiring:
-    """Look at all calls in order; notes in the layers what reads them. The model was in this mode."""
-    found, dropped = Wiring(), set[Node]()
+def wire(flow: Flow, training: bool) -> None:
+    """Look at all calls in order, and note what reads the layers. The model was in this mode."""
+    dropped = set[Node]()
     layers = {layer.node: layer for layer in flow.layers}
     for node in flow.calls:
         name, own = node.function, layers.get(node)
         reads = [read for read in node.reads if read.op == "call_function"]
         shapes = next((shapes for read in reads if (shapes := flow.swapped(read))), None)
         if shapes and (own.role != "activation" if own is not None else name in calls.PRODUCTS | calls.LOSSES):
-            found.swaps[name if own is None else own.name] = shapes
+            flow.swaps[name if own is None else own.name] = shapes
         if own is not None and own.role != "attention":
             own.reads = max(map(flow.producer, reads), default=-1)
         if name in calls.LOSSES:
-            found.loss = name, flow.producer(node.reads[0])
+            flow.loss = name, flow.read(node.reads[0])
         if node.module is not None and (share := _dropped(flow, node, dropped, training)):
-            found.dropouts.append(share)
+            flow.dropouts.append(share)
         if core := flow.scaled_core(node):
             core.scale = float(node.args[-1]) ** calls.SCALINGS[name]
         _note_reader(flow, node)
@@ -43,7 +31,6 @@ def wired(flow: Flow, training: bool) -> Wiring:
             layer = flow.layer(read)
             if layer is not None and layer.function == "softmax":
                 layer.attends = True
-    return found
 
 
 def _dropped(flow: Flow, node: Node, before: set[Node], training: bool) -> float:
@@ -71,8 +58,7 @@ def _note_reader(flow: Flow, node: Node) -> None:
     elif node.module is None and calls.clamps_probabilities(node):
         name, layer = "clamp", flow.layer(node.reads[0])
     elif node.module is None and (log := losses.logarithm(flow, node)) and not log.shifted:
-        layer = flow.layers[log.reads]
-        layer = layer if layer.role == "weights" else None
+        layer = log.layer if log.layer.role == "weights" else None
     if layer is not None and not (layer.read_by and name in ("log", "logsumexp")):  # of logits, in torch.distributions
         layer.read_by = name
 
