@@ -28,7 +28,7 @@ def bugs_are_errors(request, monkeypatch):
 @pytest.fixture(autouse=True)
 def alone():
     """Without other packages that build on this one."""
-    cached = (extensions.extensions, extensions.packages, extensions.folders)
+    cached = (extensions.extensions, extensions.packages, extensions.folders, extensions.is_library_file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unstuck.extensions.entry_points", lambda **_: ())
         for function in cached:

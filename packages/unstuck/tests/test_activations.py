@@ -9,7 +9,7 @@ from torch.nn import functional
 from unstuck_support.measuring import measured
 
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.calls import name_of as function_name
+from unstuck.step.node import name_of as function_name
 
 MODULES = {
     "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(), "softsign": nn.Softsign(), "hardsigmoid": nn.Hardsigmoid(),

@@ -26,6 +26,12 @@ def folders() -> tuple[str, ...]:
     return tuple(folder for spec in specs if spec is not None for folder in spec.submodule_search_locations or ())
 
 
+@cache
+def is_library_file(file: str) -> bool:
+    """Whether a file belongs to PyTorch or one of the packages."""
+    return file.startswith(folders())
+
+
 def is_ours(module: str) -> bool:
     """Whether code of a Python module belongs to one of the packages.
 

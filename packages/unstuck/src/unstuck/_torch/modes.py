@@ -24,6 +24,14 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def autocast() -> tuple[str, torch.dtype] | None:
+    """The device and the dtype of autocast, if it is enabled. The public function takes a microsecond a device."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    devices = (device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device))
+    return next(((device, torch.get_autocast_dtype(device)) for device in devices), None)
+
+
 def leave(mode: TorchFunctionMode) -> None:
     """Leave a mode also if others were entered after it. The public `__exit__` leaves the last one, whichever it is."""
     _enter_again([other for other in _left() if other is not mode])

@@ -27,7 +27,7 @@ Program = tuple[CodeType, dict[str, Any]]
 SILENCE = ("ignore", None, Warning, None, 0)
 """No warnings of imports that the script did not ask for. `warnings.filterwarnings` would show earlier ones again."""
 _PACKAGE = Path(__file__).parent.parent
-WATCHING = (__file__, *(str(_PACKAGE / part) for part in ("measure", "observation/observer.py", "_torch")))
+WATCHING = (__file__, *(str(_PACKAGE / part) for part in ("measure", "step", "observation/observer.py", "_torch")))
 """Files and folders of the code that runs between the calls of a script and those of PyTorch."""
 
 

@@ -1,14 +1,13 @@
 """PyTorch's functions by their names: those that make layers, move numbers, multiply or compute losses."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unstuck.measure.tensor_origin import Origin
-from unstuck.observation.batch import MOST_DEPTH
+from unstuck.step.node import Node
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 ATTENTION = "multi_head_attention_forward"
@@ -51,10 +50,10 @@ SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""
 _CHANNELS_SECOND = ("conv", "batch_norm", "instance_norm", "group_norm", "pool", "pixel_shuffle", "interpolate")
 _FEATURES_LAST = frozenset({"linear", "bilinear", "matmul", "addmm", "bmm", "embedding", "layer_norm", "rms_norm"})
-_KEEP_PLACES = frozenset(
+KEEP_PLACES = frozenset(
     {"to", "type", "type_as", "float", "half", "bfloat16", "double", "dropout", "alpha_dropout", "clone", "contiguous"}
 )
-MOVES = _KEEP_PLACES | {
+MOVES = KEEP_PLACES | {
     *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "T", "mT"),
     *("t", "transpose", "permute", "movedim", "swapaxes", "repeat_interleave"),
     *("getitem", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
@@ -64,57 +63,41 @@ OF_LOSSES = LOSSES | DIFFERENCES | MOVES
 """Functions of which a loss is made, also where another network computes it from the outputs."""
 
 
-@cache
-def name_of(function: Callable[..., Any]) -> str:
-    """Name of a function without underscores at its ends; "" for functions that make no new tensor."""
-    name = getattr(function, "__name__", "")
-    if name == "__get__":  # an attribute of a tensor
-        attribute = getattr(getattr(function, "__self__", None), "__name__", "")
-        return attribute if attribute in MOVES else ""
-    # An operator of ATen, as exported models call them, is named `linear.default`.
-    return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
-
-
 def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
     """Whether an operation of [n, 1] and [n] pairs all of them."""
     one, two = sorted((tuple(shape), tuple(other)), key=len)
     return len(one) == 1 and len(two) == 2 and two == (one[0], 1) and one[0] > 1
 
 
-def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name; `names` are those of the first ones, in order."""
-    return dict(zip(names, args, strict=False)) | dict(kwargs)
+def given(node: Node, *names: str) -> dict[str, Any]:
+    """The arguments of a recorded call by name; `names` are those of the first ones, in order."""
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
 
-def clamps_probabilities(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def clamps_probabilities(node: Node) -> bool:
     """Whether the bounds of a clamp are inside of 0 and 1, as before the logarithm of a probability."""
-    bounds = named(("min", "max"), args[1:], kwargs)
+    bounds = given(node, "input", "min", "max")
     low, high = bounds.get("min"), bounds.get("max")
-    return isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
+    return node.function in CLAMPS and isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
 
 
-def is_disjoint(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def is_disjoint(node: Node) -> bool:
     """Whether a call is a convolution that reads each position once: its stride is its kernel, which is not 1."""
-    if name not in CONVOLUTIONS:
+    if node.function not in CONVOLUTIONS:
         return False
-    given = named(("input", "weight", "bias", "stride"), args, kwargs)
-    stride, weight = given.get("stride"), given.get("weight")
-    kernel = tuple(weight.shape[2:]) if isinstance(weight, Tensor) else ()
+    arguments = given(node, "input", "weight", "bias", "stride")
+    stride, weight = arguments.get("stride"), arguments.get("weight")
+    kernel = weight.shape[2:] if isinstance(weight, Node) else ()
     strides = (stride,) * len(kernel) if isinstance(stride, int) else stride
     return isinstance(strides, tuple) and max(kernel, default=1) > 1 and strides == kernel
 
 
-def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-    """The share that a call of dropout drops."""
-    given = named(("input", "p", "training"), args, kwargs)
-    return float(given.get("p", 0.5)) if given.get("training", True) else 0.0
-
-
-def summed_of(name: str, origins: list[Origin]) -> int:
-    """The layer whose output the result of a function is, summed."""
-    if len(origins) == 1 and name in ADDITIONS | MOVES:
-        return origins[0].summed
-    return origins[0].producer if name == "sum" else -1
+def dropped(node: Node) -> float:
+    """The share that a call of dropout, or of attention, drops."""
+    if node.function == DOT_PRODUCT:
+        return float(node.kwargs.get("dropout_p") or 0.0)
+    arguments = given(node, "input", "p", "training")
+    return float(arguments.get("p", 0.5)) if arguments.get("training", True) else 0.0
 
 
 @cache
@@ -140,18 +123,18 @@ def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bo
         return -1
     if _has_channels(name):
         return 1 if output.dim() > 2 else -1
-    if name in MOVES and name not in _KEEP_PLACES:
+    if name in MOVES and name not in KEEP_PLACES:
         return _dim_after_move(dims[0], arguments[0], output)
     alike = (dim for t, dim in zip(arguments, dims, strict=True) if t.dim() == output.dim() and dim != -1)
     return next(alike, -1)
 
 
-def softmax_dim(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> int:
+def softmax_dim(node: Node) -> int:
     """The dimension over which a softmax normalises; by default the first of 1 or 3 dimensions, else the second."""
-    dim = next((value for value in (kwargs.get("dim"), *args[1:2]) if value is not None), None)
+    dim = next((value for value in (node.kwargs.get("dim"), *node.args[1:2]) if value is not None), None)
     if not isinstance(dim, int):
-        return 0 if output.dim() in (0, 1, 3) else 1
-    return dim % max(1, output.dim())
+        return 0 if len(node.shape) in (0, 1, 3) else 1
+    return dim % max(1, len(node.shape))
 
 
 def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:
@@ -162,16 +145,3 @@ def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:
     places = [i for i in range(after.dim()) if after.stride(i) == stride and 1 < after.shape[i] <= size]
     place = next((i for i in places if after.shape[i] == size), places[0] if places else -1)
     return -1 if place == after.dim() - 1 else place
-
-
-def tensors(values: Any, depth: int = MOST_DEPTH) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order, down to this depth: a dict may contain itself."""
-    if isinstance(values, Tensor):
-        yield values
-        return
-    children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
-    for child in children:
-        if isinstance(child, Tensor):
-            yield child
-        elif isinstance(child, tuple | list | dict) and depth:
-            yield from tensors(child, depth - 1)

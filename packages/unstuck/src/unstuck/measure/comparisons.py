@@ -13,8 +13,8 @@ from unstuck.measure.statistics import Number, fetch, squared_size
 MOST_KINDS = 16
 """Kinds of comparisons that are kept of one step."""
 
-CallKey = tuple[str, int, tuple[int, ...], tuple[int, ...], bool, bool]
-"""Function, position of the layer or -1, shape of the outputs and of the targets, whether these are whole numbers, and
+CallKey = tuple[str, str, tuple[int, ...], tuple[int, ...], bool, bool]
+"""Function, name of the layer or "", shape of the outputs and of the targets, whether these are whole numbers, and
 whether they are in each other's place."""
 
 
@@ -50,16 +50,14 @@ class Compared:
         self.output_squares, self.outputs = self.output_squares + other.output_squares, self.outputs + other.outputs
 
 
-def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Sequence[Mapping[int, int]]) -> tuple[Comparison, ...]:
-    """The comparisons of several passes; `places` has, for each pass, where its layers are in the measurement."""
+def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Mapping[str, int]) -> tuple[Comparison, ...]:
+    """The comparisons of several passes; `places` has where layers are in the measurement, by name."""
     kinds: dict[CallKey, Compared] = {}
-    for compared, place in zip(passes, places, strict=True):
-        for (function, reads, *others), sums in compared.items():
-            kind: CallKey = (function, place.get(reads, -1), *others)  # type: ignore[assignment]
-            if kind in kinds:
-                kinds[kind].add(sums)
-            else:
-                kinds[kind] = sums
+    for kind, sums in (item for compared in passes for item in compared.items()):
+        if kind in kinds:
+            kinds[kind].add(sums)
+        else:
+            kinds[kind] = sums
     found = []
     for (function, reads, shape, target_shape, classes, swapped), sums in islice(kinds.items(), MOST_KINDS):
         bounds = fetch([sums.low, sums.high, sums.varied])
@@ -67,7 +65,7 @@ def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Sequence[Mappin
         found.append(
             Comparison(
                 function=function,
-                reads=reads if reads >= 0 else None,
+                reads=places.get(reads),
                 shape=shape,
                 target_shape=target_shape,
                 classes=classes,

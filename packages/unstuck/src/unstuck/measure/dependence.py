@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unstuck.measure.calls import tensors
 from unstuck.measure.measurement import Dependence, Measurement, Subject
 from unstuck.measure.one_batch import own_buffers
 from unstuck.observation.batch import BATCH_NORMS, loss_of, run, unchanged
 from unstuck.observation.process_group import Ranks
-from unstuck.step.node import mapped
+from unstuck.step.node import mapped, tensors_in
 
 MOST_LAYERS = 300
 """In deeper networks, a few more forward passes take too long."""
@@ -56,7 +55,7 @@ class _Outputs:
 
         Of several it is the one that holds the targets, else the first.
         """
-        own = [x for x in tensors(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
+        own = [x for x in tensors_in(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
         known = [x for x in own if x.dim() == 2 + x.is_floating_point() and x.shape[1] >= FEWEST]
         return next((x for x in known if _shift(x, self.subject.targets) is not None), known[0] if known else None)
 
@@ -109,7 +108,7 @@ def _own_choices() -> Iterator[None]:
 
 
 def _floating(outputs: Any) -> list[Tensor]:
-    return [x for x in tensors(outputs) if x.is_floating_point() and x.dim()]
+    return [x for x in tensors_in(outputs) if x.is_floating_point() and x.dim()]
 
 
 def _judged(outputs: _Outputs) -> Dependence:
@@ -208,7 +207,7 @@ def _with_others_in(part: slice) -> Change:
 
 def _wanted(sequences: Tensor, targets: Any) -> Tensor | None:
     """The targets that are whole numbers, one for each token."""
-    found = (t for t in tensors(targets) if t.numel() == sequences.numel() and not t.is_floating_point())
+    found = (t for t in tensors_in(targets) if t.numel() == sequences.numel() and not t.is_floating_point())
     return None if sequences.is_floating_point() else next(found, None)
 
 

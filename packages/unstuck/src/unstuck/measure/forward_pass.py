@@ -1,8 +1,4 @@
-"""A forward pass and its loss, followed function by function: layers, what feeds them, their numbers and gradients.
-
-A `TorchFunctionMode` receives every call of PyTorch that the model makes, from its modules and from its own code alike;
-module hooks tell in which module.
-"""
+"""A forward pass and its loss while they run: which calls make layers, their numbers, and gradients that come back."""
 
 import weakref
 from collections import Counter
@@ -12,30 +8,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode
+from torch.autograd.graph import Node as GraphNode
 
 from unstuck._torch import autograd
-from unstuck._torch.autograd import NONE, backward_pass, bare, keeps_graph
-from unstuck._torch.modes import hidden_from_modes, original, transforms_active, unfollowed, without_gradients
+from unstuck._torch.autograd import NONE, backward_pass, bare, gradient_state, keeps_graph
+from unstuck._torch.modes import hidden_from_modes, unfollowed, without_gradients
 from unstuck.extensions import is_ours
 from unstuck.language import _
-from unstuck.measure import calls, loss_graph, statistics
+from unstuck.measure import calls, losses, statistics
 from unstuck.measure.activations import ACTIVATIONS
 from unstuck.measure.attention import FUNCTIONS, add_attention
 from unstuck.measure.batches import Batches
-from unstuck.measure.calls import ATTENTION, RECURRENT, tensors
+from unstuck.measure.calls import ATTENTION, RECURRENT
 from unstuck.measure.comparisons import MOST_KINDS, CallKey, Compared
-from unstuck.measure.constant_terms import ConstantTerms
-from unstuck.measure.layer_call import LayerCall, joins_steps
-from unstuck.measure.loss_calls import LossCalls
+from unstuck.measure.flow import UNKNOWN, Flow, Origin, bits, sources_of, weights_of
+from unstuck.measure.layer_call import LayerCall
 from unstuck.measure.measurement import Role
 from unstuck.measure.running_module import RunningModule
 from unstuck.measure.statistics import Number, Sums
 from unstuck.measure.strays import is_product, place_of
-from unstuck.measure.tensor_origin import UNKNOWN, Origin, bits, sources_of, weights_of
-from unstuck.measure.terms import Differences, TermCall
-from unstuck.measure.views import Shapes, swapped_shapes
+from unstuck.measure.terms import TermCall
+from unstuck.step.node import Node, tensors_in
+from unstuck.step.recorder import Recorder
+from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -46,43 +41,36 @@ INPUT = -1
 """The place of a layer's input; the places of its outputs are 0, 1, ..."""
 
 
-class ForwardPass(TorchFunctionMode):
-    """Follows one forward pass and its loss while it is entered, function by function, and takes their statistics.
+class ForwardPass:
+    """Finds the layers of a forward pass among its calls, takes their statistics, and waits for their gradients.
 
-    It finds the layers, what feeds them and the weights that they use, and waits for the gradients that come back. It
-    knows the names of the model's parameters by identity, and the stack of running modules, outermost first. It keeps
-    numbers only: its hooks are on tensors and vanish with the graph.
+    It follows the calls of its loss, too, until a gradient comes back. It keeps numbers only: its hooks are on tensors
+    and vanish with the graph.
     """
 
     def __init__(
         self,
-        parameters: Mapping[int, str],
-        stack: list[RunningModule],
+        recorder: Recorder,
+        stack: list[RunningModule],  # the modules that run, outermost first
         *,
         samples: int,  # of the batch; 0: the length of what the first layer reads
         most: int | None,  # samples that are compared with each other
         arrived: Callable[["ForwardPass"], None],  # is called when a gradient arrives that counts
     ) -> None:
-        super().__init__()
-        self.layers: list[LayerCall] = []
+        self.flow = Flow()
+        self.layers = self.flow.layers
+        self.training = False  # the mode of the model
         self.used: set[str] = set()  # names of the parameters that anything in the pass took
-        self.loss_function: str | None = None  # the last that was called
-        self.loss_reads = -1  # the layer whose output it read
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
-        self.normalised: dict[str, str] = {}  # by the layer that it reads: a softmax or log-softmax
-        self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
-        self.loss_calls, self.constant_terms = LossCalls(), ConstantTerms()
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.replacing: dict[str, weakref.ref[nn.Parameter]] = {}  # parameters that came in the pass, by name
+        # of no module of the model, that the loss takes, with the states of their gradients
+        self.loss_parameters: dict[str, tuple[weakref.ref[Tensor], tuple[int, int] | None]] = {}
         self.notes: dict[str, None] = {}  # what could not be followed or measured
-        self.inputs: set[int] = set()  # the model's, by identity
-        self.paused = False  # another tracker follows the calls for a while
-        self.ended = False  # the model has run, and its loss is computed
-        self.differentiated_loss = False  # a `backward()` was called
+        self.ends_at: list[tuple[Node, Tensor | None]] = []  # the losses whose backward was called, and their values
         self._unplaced_noted = False
-        self._names_of_parameters = dict(parameters)
+        self._recorder = recorder
         self._stack = stack
-        self._origins: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
         self._calls: Counter[str] = Counter()
         self.of_inputs = Sums()
         self.given: list[weakref.ref[Tensor]] = []  # the model's inputs
@@ -90,18 +78,14 @@ class ForwardPass(TorchFunctionMode):
         self.samples = samples
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
-        self.dropouts: list[float] = []
-        self._dropped: list[weakref.ref[Tensor]] = []  # what they read
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
-        self._differences = Differences()
-        self.losses: list[Tensor] = []  # whose backward was called
-        self.moves_value = False  # a loss is a log-probability times an error of an output that has a gradient
+        self._squared: set[Node] = set()  # differences
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
         self._arrived = arrived
-        self._leaf: Node | None = None
+        self._leaf: GraphNode | None = None
         self._backward_pass = NONE
         self._returned = False  # a gradient has come back to the outputs of a model without layers
         self._batches = Batches()
@@ -110,37 +94,10 @@ class ForwardPass(TorchFunctionMode):
         self._gradients: list[LayerGradient] = []
         self._hooks: list[weakref.ref[Any]] = []  # the graph holds them
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run the function and follow its tensors."""
-        kwargs, func = kwargs or {}, original(func)
-        name = calls.name_of(func)
-        if not name or self.paused or (self.ended and not torch.is_grad_enabled()):
-            return func(*args, **kwargs)
-        if name == "backward" and self.ended:
-            self.differentiated_loss = True
-            try:
-                self.take_loss(args[0])
-            except Exception as error:
-                self.note_bug(name, error)
-            return func(*args, **kwargs)
-        if transforms_active():
-            self.notes[_("calls inside torch.func.vmap, grad and the like")] = None
-            return func(*args, **kwargs)
-        if name in calls.RECURRENT or name in ACTIVATIONS:
-            try:
-                read, args = args[:1], self.before(name, args, kwargs, calls.writes_in_place(func, args, kwargs))
-                if read and isinstance(read[0], Tensor) and args[0] is not read[0]:
-                    self._set_all([args[0]], self._origin(read[0]))  # the same numbers
-            except Exception as error:
-                self.note_bug(name, error)
-        result = func(*args, **kwargs)
-        try:
-            self._take(name, args, kwargs, result)
-        except Exception as error:
-            self.note_bug(name, error)
-        return result
+    @property
+    def step(self) -> Step:
+        """The recorded step, with the calls of all passes."""
+        return self._recorder.step
 
     def note_bug(self, name: str, error: Exception) -> None:
         """Something of ours has failed, at a call of the user's: the user's program runs on."""
@@ -148,102 +105,124 @@ class ForwardPass(TorchFunctionMode):
         note = _("a call of {name}, because of a bug in unstuck: please report it ({reason})", name=name, reason=reason)
         self.notes[note] = None
 
-    @unfollowed
-    def _take(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        """A function has run."""
-        if self.ended:
-            self.constant_terms.follow(name, args, kwargs, result, lambda t: bool(self._origin(t).sources))
-            read = self.loss_calls.logarithms.follow(name, args, kwargs, result, self._origin)
-            if read >= 0 and self.layers[read].role == "weights":
-                self.normalised.setdefault(self.layers[read].name, "log")
-        if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
-            self._follow(name, args, kwargs, result)
-            if self.ended and name in calls.LOSSES:
-                self.take_term(name, args, kwargs, result)
-            elif self.ended and name in calls.SQUARES:
-                self.take_square(name, args)
-        elif name == "setitem":
-            target, sources = self._origin(args[0]), sources_of([self._origin(t) for t in tensors(args)])
-            if sources:
-                self._set_all([args[0]], Origin(sources, target.weights, -1, target.dim))
-
     def continues(self, values: Any, name: str) -> bool:
         """Whether an outermost module that reads these values continues the pass: parts of a model called one by one.
 
         The values come from one of the pass's layers, or the module is new and they come from unknown calls.
         """
-        arguments = list(tensors(values))
+        arguments = list(tensors_in(values))
         if any(self._origin(t).sources for t in arguments):
             return True
         ran = any(layer.module == name or layer.module.startswith(f"{name}.") for layer in self.layers)
         computed = any(t.requires_grad and not t.is_leaf for t in arguments)
         return bool(self.layers) and bool(name) and not ran and computed
 
+    def _origin(self, tensor: Tensor) -> Origin:
+        node = self._recorder.known(tensor)
+        return UNKNOWN if node is None else self.flow.origin(node)
+
+    @unfollowed
     def leave(self, running: RunningModule, args: tuple[Any, ...], result: Any) -> None:
         """A module has run: results of unknown origin come from its last layer, or from what it read."""
-        unknown = [t for t in tensors(result) if self._origin(t) is UNKNOWN]
+        unknown = [t for t in tensors_in(result) if t.is_floating_point() and self._origin(t) is UNKNOWN]
         if unknown:
             ran = len(self.layers) > running.layers
-            sources = 1 << (len(self.layers) - 1) if ran else sources_of([self._origin(t) for t in tensors(args)])
-            self._set_all([t for t in unknown if sources and t.is_floating_point()], Origin(sources))
+            sources = 1 << (len(self.layers) - 1) if ran else sources_of([self._origin(t) for t in tensors_in(args)])
+            for tensor in unknown if sources else ():
+                self.flow.set(self._recorder.node_of(tensor), Origin(sources))
 
-    def _follow(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        outputs = [t for t in tensors([result]) if t.is_floating_point() or t.is_complex()]
-        arguments = list(tensors((args, kwargs)) if kwargs else tensors(args))
-        origins = [self._origin(t) for t in arguments]
-        if self.ended and name not in calls.MOVES:
-            self.loss_calls.take_parameters(name, arguments, self._names_of_parameters)
-            for origin in (o for o in origins if o.producer >= 0):
-                self.layers[origin.producer].in_loss = True
-        if not outputs or (self.ended and all(o is UNKNOWN for o in origins)):
-            return  # what does not come from the model is no part of it
-        sources, weights = sources_of(origins), weights_of(origins)
-        if self._stack and self._stack[-1].parametrizes:
-            self._set_all(outputs, Origin(0, weights, constant=True))
+    def before(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """A function is about to run.
+
+        Keep the input of an activation; give a recurrent layer an input whose gradient can be measured.
+        """
+        if name in RECURRENT:
+            return self._before_recurrent(args)
+        if name in ACTIVATIONS:
+            x = args[0] if args else kwargs.get("input")
+            if not ACTIVATIONS[name].by_output and isinstance(x, Tensor):
+                self._keep_input(x, calls.writes_in_place(function, args, kwargs))
+        return args
+
+    @hidden_from_modes
+    def _keep_input(self, x: Tensor, in_place: bool) -> None:
+        if not statistics.unmeasured(x):
+            x = statistics.samples_first(bare(x), self.samples)
+            x = x[: statistics.first_rows(x, self.samples, self._most)[0]]
+            self._input = x.clone() if in_place else x
+
+    def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """A function has run."""
+        if not self._stack and not node.grad_enabled:
             return
+        self._follow(node, args, kwargs, result)
+        if not self._stack and node.function in calls.LOSSES:
+            self.take_term(node, result)
+        elif not self._stack and node.function in calls.SQUARES:
+            self.take_square(node)
+
+    def _follow(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        name, flow = node.function, self.flow
+        origins = [flow.origin(read) for read in node.reads]
+        self.used.update(read.target for read in node.reads if read.op == "parameter")
+        if not self._stack and name not in calls.MOVES:
+            self._take_loss_call(node)
+        if name == "setitem":
+            target, sources = origins[0], sources_of(origins)
+            flow.set(node, Origin(sources, target.weights, target.dim) if sources else target)
+            return
+        outputs = [t for t in tensors_in([result]) if t.is_floating_point() or t.is_complex()]
+        if not outputs or (not self._stack and all(o is UNKNOWN for o in origins)):
+            return  # what does not come from the model is no part of it
+        weights = weights_of(origins)
+        if self._stack and self._stack[-1].parametrizes:
+            flow.set(node, Origin(0, weights, constant=True))
+            return
+        arguments = list(tensors_in((args, kwargs)) if kwargs else tensors_in(args))
         constant = bool(origins) and all(o.constant for o in origins)
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         beyond = self._is_beyond(name, arguments, origins)
+        sources = sources_of(origins)
         if beyond and name not in calls.OF_LOSSES:
-            self._set_all(outputs, Origin(sources, dim=dim, beyond=True))
+            flow.set(node, Origin(sources, dim=dim, beyond=True))
             return
-        role = None if beyond else self._role(name, arguments, weights, constant, outputs[0].is_complex())
-        swapped = None if constant else swapped_shapes(name, arguments, origins[0].dim if origins else -1, outputs[0])
-        swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
-        shapes = next((o.swapped for o in origins if o.swapped), None)
-        if name in calls.SOFTMAXES and origins[0].producer >= 0:
-            read = self.layers[origins[0].producer].name
-            if name == "logsumexp":  # of logits, as in torch.distributions
-                self.normalised.setdefault(read, name)
-            else:
-                self.normalised[read] = name
-        self._mark(name, args, kwargs, origins, outputs[0])
-        keeps_producer = name in calls.MOVES or self._scales_core(name, args, origins)
-        keeps_producer = keeps_producer or joins_steps(name, origins, self.layers)
+        flow.calls.append(node)
+        role = None if beyond else self._role(node, arguments, weights, constant, outputs[0].is_complex())
         if role is not None:
-            layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
-            if name == "softmax":
-                layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0])
-            layer.alike = self._stack[-1].alike if self._stack and layer.kind == self._stack[-1].kind else ""
-            layer.reads = max((o.producer for o in origins), default=-1) if role != "attention" else -1
-            if shapes and role != "activation":
-                self.swaps[layer.name] = shapes
-            self.layers.append(layer)
-            self._set_all(outputs, Origin(1 << len(self.layers) - 1, producer=len(self.layers) - 1, dim=dim))
-            self.after(layer, args, kwargs, outputs)
-        elif swapped or any(o is not UNKNOWN for o in origins):
-            producer, parameter = (origins[0].producer, origins[0].parameter) if keeps_producer else (-1, "")
+            layer = LayerCall(node, *self._place(name), role, sources, weights if role == "weights" else (), dim)
+            if self._stack and layer.kind == self._stack[-1].kind:
+                layer.alike = self._stack[-1].alike
+            layer.ours = bool(self._stack) and is_ours(type(self._stack[-1].module).__module__)
+            flow.add(layer)
+            self._measure(layer, args, kwargs, outputs)
+        elif any(o is not UNKNOWN for o in origins):
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
-            if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
-                self.swaps[name] = shapes
-            taken = calls.summed_of(name, origins)
-            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, taken, beyond))
+            flow.set(node, Origin(sources, own, dim, constant, beyond))
+        if name == "batch_norm" and self._stack:
+            self.take_batch_norm(node)
+        if (compared := losses.comparison(flow, node)) is not None:
+            self.compare(*compared)
+
+    def _take_loss_call(self, node: Node) -> None:
+        """Note layers and parameters of no module that a call of the loss takes."""
+        for read in node.reads:
+            layer = self.flow.layer(read)
+            if layer is not None:
+                layer.in_loss = True
+            own = read.tensor() if read.op == "constant" and read.requires_grad else None
+            if isinstance(own, nn.Parameter) and own not in {known() for known, _ in self.loss_parameters.values()}:
+                place = f"{node.function} {list(own.shape)}" if own.dim() else node.function
+                place += f" ({len(self.loss_parameters)})" if place in self.loss_parameters else ""
+                self.loss_parameters[place] = weakref.ref(own), gradient_state(own)
 
     def _role(
-        self, name: str, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
+        self, node: Node, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
     ) -> Role | None:
         """The role of the layer that a function makes; None if it makes none."""
+        name = node.function
         if is_complex:
             if name in calls.WEIGHTED and weights:
                 note = _("layers of complex numbers, the first of them that of {name}", name=weights[0])
@@ -259,53 +238,7 @@ class ForwardPass(TorchFunctionMode):
         """Whether another network computes the result from the model's outputs, as a discriminator does."""
         known = zip(arguments, origins, strict=True)
         others = (isinstance(tensor, nn.Parameter) and origin is UNKNOWN for tensor, origin in known)
-        return self.ended and (any(o.beyond for o in origins) or (name in calls.WEIGHTED and any(others)))
-
-    def _mark(
-        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin], output: Tensor
-    ) -> None:
-        """Note what a function tells of the layers that it reads."""
-        produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
-        compared = None
-        if name in calls.LOSSES:
-            self.loss_function, self.loss_reads = name, origins[0].producer
-        if name == "dropout" and self._stack:
-            self.take_dropout(args, kwargs, origins[0])
-        if name == calls.DOT_PRODUCT and kwargs.get("dropout_p"):
-            self.take_dropout((None, kwargs["dropout_p"]), {}, None)
-        if name == "batch_norm" and self._stack:
-            self.take_batch_norm(self._stack[-1].name, args, kwargs)
-        if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
-            compared = self.loss_calls.difference(name, args, kwargs, self._origin)
-        elif self.ended and name in calls.MULTIPLICATIONS | calls.ADDITIONS:
-            compared = self.loss_calls.product_or_sum(name, args, self._origin)
-        if compared is not None:
-            self.compare(*compared)
-            if name in calls.DIFFERENCES:
-                self.take_difference(*compared[:4], output)
-        if self.ended and name in calls.CLAMPS and produced[0] and calls.clamps_probabilities(args, kwargs):
-            self.normalised[produced[0].name] = "clamp"
-        if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
-            for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
-                if layer is not None and layer.role == "activation" and other.sources:
-                    layer.gate = True
-            for factor, other in (origins[:2], origins[1::-1]):
-                if factor.parameter and other.sources.bit_count() == 1:  # it comes from one layer
-                    self.layers[other.sources.bit_length() - 1].scaled_by += (factor.parameter,)
-        for layer in produced if name in calls.PRODUCTS else ():
-            if layer is not None and layer.function == "softmax":
-                layer.attends = True
-
-    def _scales_core(self, name: str, args: tuple[Any, ...], origins: list[Origin]) -> bool:
-        """Whether a function scales the output of a core, in its module; notes by how much."""
-        producer = origins[0].producer if origins and self._stack and name in calls.SCALINGS else -1
-        if producer < 0 or not isinstance(args[-1], int | float):
-            return False
-        core, running = self.layers[producer], self._stack[-1]
-        if core.module != running.name or not is_ours(type(running.module).__module__):
-            return False
-        core.scale = float(args[-1]) ** calls.SCALINGS[name]
-        return True
+        return not self._stack and (any(o.beyond for o in origins) or (name in calls.WEIGHTED and any(others)))
 
     def _place(self, function: str) -> tuple[str, str, str]:
         """A layer's unique name, the module that is running, and the layer's kind."""
@@ -326,7 +259,7 @@ class ForwardPass(TorchFunctionMode):
         """Whether a function takes weights that train and are not parameters of the model; notes where they are."""
         if not self._stack or not torch.is_grad_enabled():
             return False
-        known = [t for t in arguments if t.requires_grad and t.dim() > 1 and id(t) not in self.inputs]
+        known = [t for t in arguments if t.requires_grad and t.dim() > 1 and id(t) not in self._recorder.inputs]
         own = [t for t in known if t.is_leaf or (self._origin(t) is UNKNOWN and is_product(t) and self._kept_at(t))]
         for stray in [t for t in own if isinstance(t, nn.Parameter)] or own:
             place = self._kept_at(stray)
@@ -351,31 +284,15 @@ class ForwardPass(TorchFunctionMode):
     def _kept_at(self, weight: Tensor) -> str:
         return place_of(weight, [(running.name, running.module) for running in self._stack])
 
-    def _origin(self, tensor: Tensor) -> Origin:
-        found = self._origins.get(id(tensor))
-        if found is not None and found[0]() is tensor:
-            return found[1]
-        if isinstance(tensor, nn.Parameter):
-            name = self._names_of_parameters.get(id(tensor)) or self._name_in_stack(tensor)
-            if name:
-                self.used.add(name)
-                return Origin(0, (name,) if tensor.dim() > 1 else (), constant=True, parameter=name)
-        return UNKNOWN
-
-    def _name_in_stack(self, parameter: nn.Parameter) -> str | None:
+    def name(self, parameter: nn.Parameter) -> str:
         """The name of a parameter that replaces another for the pass, as those of FSDP do."""
         for running in reversed(self._stack):
             for name, own in running.module.named_parameters(recurse=running is self._stack[-1]):
                 if own is parameter:
                     found = f"{running.name}.{name}" if running.name else name
-                    self._names_of_parameters[id(parameter)] = found
                     self.replacing[found] = weakref.ref(parameter)
                     return found
-        return None
-
-    def _set_all(self, outputs: list[Tensor], origin: Origin) -> None:
-        for output in outputs:
-            self._origins[id(output)] = (weakref.ref(output), origin)
+        return ""
 
     @property
     def is_over(self) -> bool:
@@ -389,7 +306,7 @@ class ForwardPass(TorchFunctionMode):
 
     def follow_outputs(self, outputs: Any) -> None:
         """Wait for the gradient of a model's outputs: it has no layers."""
-        for output in calls.tensors(outputs):
+        for output in tensors_in(outputs):
             self._await(output, self._return)
 
     def _await(self, output: Tensor, arrive: Callable[[Tensor | None], None]) -> None:
@@ -415,8 +332,7 @@ class ForwardPass(TorchFunctionMode):
     @torch.no_grad()
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
-        for tensor in tensors(values):
-            self.inputs.add(id(tensor))
+        for tensor in tensors_in(values):
             self.inputs_train |= tensor.requires_grad
             self.given.append(weakref.ref(tensor))
             if kind := statistics.unmeasured(tensor):
@@ -431,7 +347,7 @@ class ForwardPass(TorchFunctionMode):
                 self.alike.append((tensor == tensor[:1]).all())
 
     @hidden_from_modes
-    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor, swapped: bool) -> None:
+    def compare(self, name: str, reads: str, outputs: Tensor, targets: Tensor, swapped: bool) -> None:
         """Take the sizes of what a loss compares."""
         if statistics.unmeasured(outputs) or statistics.unmeasured(targets) or not targets.numel():
             return
@@ -444,18 +360,19 @@ class ForwardPass(TorchFunctionMode):
 
     @hidden_from_modes
     @without_gradients
-    def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def take_batch_norm(self, node: Node) -> None:
         """Take how far running statistics are from those of the batch."""
-        given = calls.named(_BATCH_NORM, args, kwargs)
-        running, spread, weight = (given.get(key) for key in ("running_mean", "running_var", "weight"))
-        if not isinstance(running, Tensor) or not isinstance(spread, Tensor):
+        given = calls.given(node, *_BATCH_NORM)
+        named = (given.get(key) for key in ("input", "running_mean", "running_var", "weight"))
+        values, running, spread, weight = (x.tensor() if isinstance(x, Node) else None for x in named)
+        if values is None or running is None or spread is None:
             return
-        evaluating, trains = not given.get("training", False), isinstance(weight, Tensor) and weight.requires_grad
+        evaluating, trains = not given.get("training", False), weight is not None and weight.requires_grad
         if evaluating and not (trains and statistics.seen_no_data(running, spread)):
             if trains and not self._stack[0].module.training:
-                self.resting_norms[module] = None
+                self.resting_norms[str(node.module)] = None
             return  # evaluation on purpose: it has statistics, or is frozen
-        x = bare(given["input"])
+        x = bare(values)
         if not x.numel():
             return
         x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]
@@ -463,66 +380,39 @@ class ForwardPass(TorchFunctionMode):
         x = x[..., ::stride].float()
         var, mean = torch.var_mean(x, (0, 2), correction=0)
         drift = ((mean - running).square() / (var + float(given.get("eps", 1e-5)))).mean()
-        self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, evaluating))
-
-    def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], origin: Origin | None) -> None:
-        """Take the share that dropout drops.
-
-        In training mode not that of attention, whose weights come from a softmax or have no origin, nor of a tensor
-        that was dropped before, as by branches side by side: what one drops, others read.
-        """
-        share = calls.dropped(args, kwargs)
-        attention = origin is None or (origin.producer >= 0 and self.layers[origin.producer].function == "softmax")
-        again = any(dropped() is args[0] for dropped in self._dropped)
-        if share and not ((attention or again) and self._stack and self._stack[0].module.training):
-            self.dropouts.append(share)
-            if isinstance(args[0], Tensor):
-                self._dropped.append(weakref.ref(args[0]))
+        self.batch_norms.append((str(node.module), len(x), given.get("momentum", 0.1), drift, evaluating))
 
     @hidden_from_modes
-    def take_term(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
+    def take_term(self, node: Node, value: Any) -> None:
         """Note a term of the loss."""
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
-            reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
-            self.terms.append(TermCall.of(name, reads, args, kwargs, value, self._living_inputs))
+            self.terms.append(TermCall.of(self.flow, node, value, self._living_inputs))
 
-    def take_difference(self, name: str, reads: int, outputs: Tensor, targets: Tensor, difference: Tensor) -> None:
-        """Note a difference, which may become a term of a loss that is written by hand."""
-        if difference.requires_grad and outputs.shape == targets.shape and not statistics.unmeasured(difference):
-            self._differences.note(name, reads, (outputs, targets), difference, self._living_inputs)
-
-    def take_square(self, name: str, args: tuple[Any, ...]) -> None:
-        """Note a term of the loss: the square of such a difference."""
-        if args and (term := self._differences.squared(name, args)):
-            self.terms.append(term)
+    @hidden_from_modes
+    def take_square(self, node: Node) -> None:
+        """Note a term of a loss that is written by hand: the square of a difference of outputs and targets."""
+        pair = losses.squared_difference(self.flow, node)
+        if pair is not None and node.reads[0] not in self._squared:
+            self._squared.add(node.reads[0])
+            term = TermCall.of_square(self.flow, node.reads[0], pair, self._living_inputs)
+            self.terms += [term] if term is not None else []
 
     @property
     def _living_inputs(self) -> list[Tensor]:
         return [tensor for given in self.given if (tensor := given()) is not None]
 
-    def take_loss(self, loss: Tensor) -> None:
-        """Keep the value of a loss."""
-        self.constant_terms.read(loss)
-        self.moves_value |= loss_graph.moves_its_value(loss)
-        if loss.numel() == 1:
-            self.losses.append(loss.detach().reshape(()))
-
-    @hidden_from_modes
-    def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], in_place: bool) -> tuple[Any, ...]:
-        """Keep the input of an activation; give a recurrent layer an input whose gradient can be measured."""
-        if name in RECURRENT:
-            return self._before_recurrent(args)
-        x = args[0] if args else kwargs.get("input")
-        if not ACTIVATIONS[name].by_output and isinstance(x, Tensor) and not statistics.unmeasured(x):
-            x = statistics.samples_first(bare(x), self.samples)
-            x = x[: statistics.first_rows(x, self.samples, self._most)[0]]
-            self._input = x.clone() if in_place else x
-        return args
+    def ends(self, loss: Tensor) -> None:
+        """The `backward()` of a loss is about to run."""
+        node = self._recorder.known(loss)
+        if node is not None:
+            self.ends_at.append((node, loss.detach().reshape(()) if loss.numel() == 1 else None))
 
     @hidden_from_modes
     @without_gradients
-    def after(self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
+    def _measure(
+        self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]
+    ) -> None:
         """Take the statistics of a layer, and wait for its gradient."""
         gradient, self._next = self._next or LayerGradient(), None
         layer.sums, layer.dtype = gradient.sums, outputs[0].dtype
@@ -531,9 +421,9 @@ class ForwardPass(TorchFunctionMode):
             return
         output = bare(outputs[0])
         if not self.samples:
-            first = next((t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
+            first = next((t for t in tensors_in((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
             self.samples = first.shape[1 if _time_first(layer, args, first) else 0] if first.dim() else 1
-        layer.shape, layer.disjoint = output.shape, calls.is_disjoint(layer.function, args, kwargs)
+        layer.shape = output.shape
         if output.numel():
             if _time_first(layer, args, output) and output.shape[1] == self.samples:
                 output = output.movedim(1, 0)  # also where there are as many steps
@@ -556,7 +446,7 @@ class ForwardPass(TorchFunctionMode):
             return
         if not all(self.layers[i].function.startswith("embedding") for i in bits(layer.sources)):
             return
-        given = (t for t in tensors(args[:2]) if t.is_floating_point() and not isinstance(t, nn.Parameter))
+        given = (t for t in tensors_in(args[:2]) if t.is_floating_point() and not isinstance(t, nn.Parameter))
         values = next(given, None)
         if values is not None and values.numel() and not statistics.unmeasured(values):
             layer.sums.read = float(values.numel())

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from unstuck._torch.autograd import leaves, post_accumulate_hooks
 from unstuck.arguments import check
 from unstuck.language import _
-from unstuck.measure.calls import tensors
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.probe import Probe
 from unstuck.measure.statistics import seen_no_data
 from unstuck.observation.batch import BATCH_NORMS, evaluating, loss_of, run, unchanged
 from unstuck.observation.process_group import Ranks
-from unstuck.step.node import mapped
+from unstuck.step.node import mapped, tensors_in
 from unstuck.wording import listed
 
 
@@ -29,7 +28,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
     unused = fresh_norms(model)
     probe = Probe(model, most=None, ranks=ranks)
     with passes(subject) as batch:
-        given = (t for t in tensors((batch.inputs, batch.targets)) if t.requires_grad and t.is_leaf)
+        given = (t for t in tensors_in((batch.inputs, batch.targets)) if t.requires_grad and t.is_leaf)
         of_loss = subject.loss_fn.parameters() if isinstance(subject.loss_fn, nn.Module) else ()
         probe.named_inputs = batch.inputs if isinstance(batch.inputs, Mapping) else None
         with _own_gradients([*model.parameters(), *given, *of_loss]) as own:

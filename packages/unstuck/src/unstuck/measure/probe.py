@@ -4,7 +4,7 @@
 """
 
 import weakref
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unstuck._torch.autograd import NONE, after_backward, backward_pass, gradient_state, in_transform
-from unstuck._torch.modes import leave, lower, transforms_active
+from unstuck._torch.modes import transforms_active
 from unstuck.language import _
 from unstuck.language.warning import warn
 from unstuck.measure.forward_pass import ForwardPass
@@ -25,6 +25,8 @@ from unstuck.measure.unseen import Unseen, unseen
 from unstuck.observation.batch import MOST_DEPTH
 from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
+from unstuck.step.node import Node
+from unstuck.step.recorder import Recorder
 from unstuck.wording import in_one_line
 
 MOST_PASSES = 256
@@ -59,9 +61,10 @@ class Probe(Observer):
         self._most = most
         self._ranks = ranks
         self._begins = begins
-        self._parameter_names: dict[int, str] = {}
         self._unseen = Unseen()
         self._stack: list[RunningModule] = []
+        self._recorder = _Recorder()
+        weakref.finalize(self, self._recorder.stop)
         self._running: ForwardPass | None = None
         self._followed: list[ForwardPass] = []  # passes that are over, and whose loss is being computed
         self._passes: list[ForwardPass] = []
@@ -69,12 +72,11 @@ class Probe(Observer):
         self._idle = 0
         self._backward_pass = NONE
         self._transformed = False
-        self._loss_parameters: dict[str, weakref.ref[nn.Parameter]] = {}
-        self._loss_gradients: dict[str, tuple[int, int] | None] = {}  # their states before the backward pass
+        # with the states of their gradients before the backward pass
+        self._loss_parameters: dict[str, tuple[weakref.ref[Tensor], tuple[int, int] | None]] = {}
         # of the last measured pass: weights of no module, and parameters that modules got in the pass
         self._made: dict[str, weakref.ref[Tensor]] = {}
         self._replacing: dict[str, weakref.ref[nn.Parameter]] = {}
-        weakref.finalize(self, _leave_all, self._followed)
 
     @property
     def has_gradients(self) -> bool:
@@ -103,15 +105,17 @@ class Probe(Observer):
         self.stop_following()
 
     def stop_following(self) -> None:
-        """Follow no outputs any more: their loss has been computed. Within a backward pass the modes stay."""
+        """Follow no outputs any more: their loss has been computed. Within a backward pass the recorder stays."""
         if backward_pass() == NONE:
-            _leave_all(self._followed)
+            self._followed, self._recorder.active = [], []
+            self._recorder.stop()
 
     def forget(self) -> None:
         """Drop all passes."""
         self._passes, self._fresh, self._idle = [], [], 0
         self._backward_pass, self._transformed = NONE, False
         self.parameters.forget_gradients()
+        self._recorder.restart({}).release()
 
     def start_over(self) -> None:
         """Drop all passes and all steps of optimizers."""
@@ -142,8 +146,7 @@ class Probe(Observer):
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
             found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
-            self._loss_parameters = {n: p for r in counted for n, p in r.loss_calls.parameters.items()}
-            self._loss_gradients = {n: g for r in counted for n, g in r.loss_calls.gradients.items()}
+            self._loss_parameters = {n: own for r in counted for n, own in r.loss_parameters.items()}
             gone = self.made_in_forward
             self._made = {name: made for r in counted for name, made in r.unplaced.items()}
             self._replacing = {name: came for r in counted for name, came in r.replacing.items()}
@@ -154,9 +157,9 @@ class Probe(Observer):
 
     def loss_weights(self, held: Container[int]) -> tuple[Weight, ...]:
         """Parameters that the loss of the last measured pass took, and that nobody holds, by identity."""
-        found = ((name, own()) for name, own in self._loss_parameters.items())
+        found = ((name, own()) for name, (own, _state) in self._loss_parameters.items())
         free = {name: own for name, own in found if own is not None and id(own) not in held}
-        arrived = {n: p.grad for n, p in free.items() if gradient_state(p) != self._loss_gradients[n]}
+        arrived = {n: p.grad for n, p in free.items() if gradient_state(p) != self._loss_parameters[n][1]}
         sizes, gradients = sizes_of(free), sizes_of({n: grad for n, grad in arrived.items() if grad is not None})
         return tuple(
             Weight(name, tuple(p.shape), size=sizes[name], gradient=gradients.get(name), fresh=is_fresh(p))
@@ -192,16 +195,18 @@ class Probe(Observer):
             self._begins()
             if not self.attached:
                 return
-            if not self._begins_pass(args if args or self.named_inputs is None else self.named_inputs, name):
+            if not self._begins_pass(args if args or self.named_inputs is None else self.named_inputs, name, layer):
                 return
             name = self._names.get(id(layer), name)
         layers = len(self._passes[-1].layers) if self._passes else 0
         self._stack.append(RunningModule(layer, name, layers))
+        self._recorder.stack.append(name)
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module has run."""
         if self._stack and self._stack[-1].module is layer:
             running = self._stack.pop()
+            self._recorder.stack.pop()
             if self._running is not None:
                 try:
                     self._running.leave(running, args, output)
@@ -225,10 +230,10 @@ class Probe(Observer):
         """All layers run one by one: each is measured."""
         return True
 
-    def _begins_pass(self, args: Any, name: str) -> bool:
+    def _begins_pass(self, args: Any, name: str, layer: nn.Module) -> bool:
         """Begin a pass, or continue the last; returns whether it is measured."""
         try:
-            self._begin_pass(args, name)
+            self._begin_pass(args, name, layer)
         except Exception as error:
             self._give_up(error)
         return self.attached
@@ -245,12 +250,13 @@ class Probe(Observer):
             self.forget()
             self.rests = True
 
-    def _begin_pass(self, args: Any, name: str) -> None:
+    def _begin_pass(self, args: Any, name: str, layer: nn.Module) -> None:
         last = self._passes[-1] if self._passes else None
+        if last is None or any(one.ends_at for one in self._followed):
+            self.stop_following()
         if last is None:
             self._read_names()
-        if any(one.differentiated_loss for one in self._followed):
-            self.stop_following()
+            self._recorder.restart({**dict(self.model.named_buffers()), **self.parameters.named}).release()
         if last is None or not last.continues(args, name):
             self._rest_if_idle()
             if self.rests:
@@ -258,7 +264,7 @@ class Probe(Observer):
             if len(self._passes) >= MOST_PASSES:
                 self._passes = [r for r in self._passes if r.counts][-MOST_PASSES // 2 :]
             last = ForwardPass(
-                self._parameter_names,
+                self._recorder,
                 self._stack,
                 samples=batch_size(args),
                 most=self._most,
@@ -266,25 +272,19 @@ class Probe(Observer):
             )
             last.take_inputs(args)
             self._passes.append(last)
-        self._running = last
-        last.ended = False
-        for one in self._followed:
-            one.paused = one is not last
-        if last not in self._followed:
-            last.__enter__()  # type: ignore[no-untyped-call]
+        self._running, last.training = last, layer.training
+        self._recorder.active = [last]
+        self._recorder.begin(args)
 
     def _end_pass(self) -> None:
         """A forward pass is over; its outputs are followed until the gradient comes back."""
         self._stack.clear()
         running, self._running = self._running, None
         if running is not None:
-            running.ended = True
+            self._recorder.end()
             if running not in self._followed:
-                self._followed.append(running)
-                lower(running)  # the caller may leave a mode of its own before the loss
-            _leave_all(self._followed, keep=FOLLOWED)
-        for one in self._followed:
-            one.paused = False
+                self._followed = [*self._followed, running][-FOLLOWED:]
+        self._recorder.active = self._followed
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
@@ -295,8 +295,7 @@ class Probe(Observer):
         found = dict(self.model.named_parameters())
         parameters = {name: p for name, p in found.items() if p.is_leaf}
         self.computed_weights |= len(parameters) < len(found)
-        self._parameter_names = {id(p): name for name, p in parameters.items()}
-        if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:
+        if {n: id(p) for n, p in parameters.items()} != {n: id(p) for n, p in self.parameters.named.items()}:
             self.parameters = Parameters(parameters)
 
     def _gradient_arrived(self, one: ForwardPass) -> None:
@@ -322,11 +321,34 @@ class Probe(Observer):
         self.parameters.read_gradients()
 
 
-def _leave_all(passes: list[ForwardPass], keep: int = 0) -> None:
-    """Stop following the calls of all passes but the last so many."""
-    while len(passes) > keep:
-        passes[0].paused = True
-        leave(passes.pop(0))
+class _Recorder(Recorder):
+    """Shows each recorded call to the passes that follow it: the one that runs, or those whose loss is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: list[ForwardPass] = []
+
+    def before(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        for one in self.active:
+            args = one.before(function, name, args, kwargs)
+        return args
+
+    def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        for one in self.active:
+            one.after(node, args, kwargs, result)
+
+    def ends(self, loss: Tensor) -> None:
+        for one in self.active:
+            one.ends(loss)
+
+    def name(self, parameter: nn.Parameter) -> str:
+        return next(filter(None, (one.name(parameter) for one in self.active)), "")
+
+    def fails(self, name: str, error: Exception) -> None:
+        for one in self.active:
+            one.note_bug(name, error)
 
 
 def batch_size(values: Any, depth: int = MOST_DEPTH) -> int:

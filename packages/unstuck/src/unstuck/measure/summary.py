@@ -6,7 +6,7 @@ The numbers of all layers are computed together, in NumPy: one at a time would t
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import attrgetter
@@ -19,15 +19,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from unstuck._torch.modes import unfollowed
 from unstuck.language import _
-from unstuck.measure import comparisons, terms
+from unstuck.measure import comparisons, losses, terms
 from unstuck.measure.activations import ACTIVATIONS
+from unstuck.measure.calls import is_disjoint, softmax_dim
+from unstuck.measure.flow import bits
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
 from unstuck.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
 from unstuck.measure.parameters import Parameters
 from unstuck.measure.statistics import SCALARS, VECTORS, Sums, fetch
-from unstuck.measure.tensor_origin import bits
+from unstuck.measure.wiring import wire
 from unstuck.observation.process_group import Alone, Ranks
+from unstuck.step.recorder import TRANSFORMS
 from unstuck.wording import listed
 
 Array = NDArray[np.float64]
@@ -70,20 +73,22 @@ def summarize(
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for one in passes:
         one.flush()
+        wire(one.flow, one.training)
     calls, inputs, places = _joined(passes)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
     notes = list(dict.fromkeys(note for r in passes for note in r.notes))
+    if any(TRANSFORMS in r.step.unfollowed for r in passes):
+        notes.append(_("calls inside torch.func.vmap, grad and the like"))
     together: Ranks = ranks
     if ranks.count > 1 and not ranks.same(torch.tensor([_fingerprint(calls)], dtype=torch.float64, device=device)):
         notes.append(_ranks_differ())
         together = Alone()
     totals = partial(_total, together, device)
     *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
-    normalised = {name: by for r in passes for name, by in r.normalised.items()}
-    layers = _layers(calls, facts, normalised, factor=1.0 / (scale * together.count))
+    layers = _layers(calls, facts, factor=1.0 / (scale * together.count))
     weights = parameters.summarize({name for r in passes for name in r.used}, scale, ranks)
-    losses = list({loss.data_ptr(): loss for r in passes for loss in r.losses}.values())  # of several passes
-    sums = np.array([sum(r.samples for r in passes), differentiated, sum(fetch(losses))])
+    values = list({node: value for r in passes for node, value in r.ends_at if value is not None}.values())
+    sums = np.array([sum(r.samples for r in passes), differentiated, sum(fetch(values))])
     samples, any_differentiated, loss = totals(sums).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
@@ -93,52 +98,45 @@ def summarize(
         notes.append(_hidden(hidden))
     if trained and not layers and not notes:
         notes.append(_no_layers())
-    loss_function, loss_reads = _last_loss(passes, calls)
+    ends = {loss: None for r in passes for loss, _value in r.ends_at}
+    constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
+    loss_function, loss_reads = _last_loss(passes)
     return Measurement(
         layers=tuple(layers),
         weights=weights,
         samples=int(samples),
-        loss=loss / (scale * ranks.count) if losses else None,
+        loss=loss / (scale * ranks.count) if values else None,
         loss_function=loss_function,
-        loss_reads=loss_reads,
+        loss_reads=places.get(loss_reads),
         terms=tuple(terms.joined([r.terms for r in passes], places, scale)),
-        **_of_all(passes),
+        constant_terms=tuple(dict.fromkeys(filter(None, constants))),
+        moves_value=any(map(losses.moves_its_value, ends)),
         comparisons=comparisons.joined([r.compared for r in passes], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(passes),
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
         notes=tuple(notes),
-        dropouts=tuple(share for r in passes for share in r.dropouts),
+        dropouts=tuple(share for r in passes for share in r.flow.dropouts),
         batch_norms=tuple(_batch_norms(passes)),
         resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
         differentiated=any_differentiated > 0,
-        swaps=tuple({name: Swap(name, *shapes) for r in passes for name, shapes in r.swaps.items()}.values()),
+        swaps=tuple({name: Swap(name, *shapes) for r in passes for name, shapes in r.flow.swaps.items()}.values()),
     )
 
 
-def _of_all(passes: Sequence[ForwardPass]) -> dict[str, Any]:
-    """What is true of the passes or their losses as a whole, by the names of `Measurement`."""
-    return {
-        "constant_terms": tuple(dict.fromkeys(name for r in passes for name in r.constant_terms.found)),
-        "moves_value": any(r.moves_value for r in passes),
-    }
+def _last_loss(passes: Sequence[ForwardPass]) -> tuple[str | None, str]:
+    """The last loss function that was called, and the name of the layer whose output it reads."""
+    found = [r.flow.loss for r in passes if r.flow.loss is not None]
+    return max(found, key=lambda loss: bool(loss[1]), default=(None, ""))
 
 
-def _last_loss(passes: Sequence[ForwardPass], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:
-    """The last loss function that was called, and the position of the layer whose output it reads."""
-    last = max((r for r in passes if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
-    read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
-    place = next((i for i, call in enumerate(calls) if call.name == read), None)
-    return last.loss_function if last else None, place
-
-
-def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:
-    """The layers of several passes (layers of one name are one), the sums of the inputs, and each pass's places."""
+def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, dict[str, int]]:
+    """The layers of several passes (layers of one name are one), the sums of the inputs, and the layers' places."""
     if len(passes) == 1:
         layers = passes[0].layers
-        return layers, passes[0].of_inputs, [{i: i for i in range(len(layers))}]
+        return layers, passes[0].of_inputs, {layer.name: i for i, layer in enumerate(layers)}
     calls: list[LayerCall] = []
     inputs = Sums()
     places: dict[str, int] = {}
@@ -151,8 +149,8 @@ def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, list[
                 reads = places[one.layers[call.reads].name] if call.reads >= 0 else -1
                 calls.append(dataclasses.replace(call, sources=sources, reads=reads, sums=Sums()))
             calls[place].sums.add(call.sums)
-    own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in passes]
-    return calls, inputs, own
+            calls[place].read_by = call.read_by or calls[place].read_by
+    return calls, inputs, places
 
 
 def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:
@@ -272,9 +270,7 @@ def _histograms(values: NDArray[Any], layer: NDArray[Any], layers: int) -> NDArr
     return np.bincount(places.ravel(), minlength=layers * (BINS + 1)).reshape(layers, BINS + 1)[:, :BINS]
 
 
-def _layers(
-    calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], normalised: Mapping[str, str], factor: float
-) -> list[Layer]:
+def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor: float) -> list[Layer]:
     """The layers; sizes of gradients are multiplied by the factor."""
     layers: list[Layer] = []
     for call, fact in zip(calls, facts, strict=True):
@@ -299,13 +295,13 @@ def _layers(
                 sources=sources,
                 weights=call.weights,
                 gate=call.gate,
-                read_by=normalised.get(call.name, ""),
+                read_by=call.read_by,
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
-                disjoint=call.disjoint,
+                disjoint=is_disjoint(call.node),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
-                softmax_dim=None if call.attends else call.softmax_dim,
+                softmax_dim=softmax_dim(call.node) if call.function == "softmax" and not call.attends else None,
                 function=call.alike,
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,

@@ -1,6 +1,5 @@
 """The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unstuck.measure.calls import MULTIPLICATIONS
+from unstuck.measure import calls
+from unstuck.measure.flow import Flow
+from unstuck.measure.losses import Pair
 from unstuck.measure.measurement import LossTerm
-from unstuck.measure.statistics import Number, fetch
+from unstuck.measure.statistics import Number, fetch, unmeasured
+from unstuck.step.node import Node
 
 MOST_TERMS, MOST_CLASSES = 16, 256
+NAMES = ("input", "target", "weight")
 FEWEST_SAMPLES, MOST_SAMPLES, SUM_TOLERANCE = 4, 64, 1e-3
-"""Functions that only reshape a target, at most."""
 
 
 @dataclass
@@ -22,9 +24,9 @@ class TermCall:
     """A call of a loss function; the gradient of its value is the factor that it gets in the loss."""
 
     function: str
-    reads: int  # the position of the layer whose output it reads; -1: of none
+    reads: str  # the name of the layer whose output it reads; "": of none
     value: Tensor
-    reconstructs: bool
+    reconstructs: bool = False
     adds_up: Tensor | float = 0.0
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
@@ -32,33 +34,34 @@ class TermCall:
 
     @classmethod
     @torch.no_grad()
-    def of(
-        cls,
-        name: str,
-        reads: int,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        value: Tensor,
-        inputs: Sequence[Tensor],
-    ) -> "TermCall":
+    def of(cls, flow: Flow, node: Node, value: Tensor, inputs: Sequence[Tensor]) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
-        weights = _class_weights(name, args, kwargs) or (None, None)
-        call = cls(name, reads, value.detach().reshape(()), _is_among(args, inputs), _adds_up(name, args), *weights)
+        outputs, targets, weight = (_tensor(calls.given(node, *NAMES).get(x)) for x in NAMES)
+        call = cls(node.function, flow.read(next(iter(node.args), None)), value.detach().reshape(()))
+        call.reconstructs = _is_among(targets, inputs)
+        if node.function == "cross_entropy" and outputs is not None:
+            call.adds_up = _adds_up(outputs)
+        if targets is not None:
+            pull = _tensor(node.kwargs.get("pos_weight"))
+            call.class_weights, call.class_counts = _class_weights(node.function, targets, weight, pull)
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
     @classmethod
     @torch.no_grad()
-    def of_square(cls, name: str, reads: int, difference: Tensor, reconstructs: bool) -> "TermCall":
+    def of_square(cls, flow: Flow, difference: Node, pair: Pair, inputs: Sequence[Tensor]) -> "TermCall | None":
         """Note a difference that is squared, and wait for its gradient.
 
         By Euler's theorem on homogeneous functions, the squares add half of the product of both to the loss, however
         they are weighed and summed.
         """
-        own = difference.detach()
-        call = cls(name, reads, own.square().mean(), reconstructs)
+        tensor = difference.tensor()
+        if tensor is None or unmeasured(tensor):
+            return None
+        own = tensor.detach()
+        call = cls(difference.function, flow.read(pair[0]), own.square().mean(), _is_among(pair[1].tensor(), inputs))
         value = call.value.clamp_min(torch.finfo(own.dtype).tiny)
-        difference.register_hook(  # type: ignore[no-untyped-call]
+        tensor.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
         )
         return call
@@ -68,39 +71,11 @@ class TermCall:
         self.factor = self.factor + gradient.detach().reshape(())
 
 
-class Differences:
-    """Finds differences of outputs and targets that are squared: terms of a loss that is written by hand."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[weakref.ref[Tensor], str, int, bool]] = {}
-
-    def note(
-        self, name: str, reads: int, pair: tuple[Tensor, Tensor], result: Tensor, inputs: Sequence[Tensor]
-    ) -> None:
-        """Note a difference of a pair of outputs and targets."""
-        self._found[id(result)] = weakref.ref(result), name, reads, _is_among(pair, inputs)
-
-    def squared(self, name: str, args: tuple[Any, ...]) -> TermCall | None:
-        """The term that a call begins, if it squares a difference."""
-        first, second = args[0], args[1] if len(args) > 1 else None
-        found = self._found.get(id(first))
-        power = name == "pow" and isinstance(second, int | float) and second == 2
-        squares = power or name == "square" or (name in MULTIPLICATIONS and second is first)
-        if found is None or found[0]() is not first or not squares:
-            return None
-        reference, function, reads, reconstructs = self._found.pop(id(first))
-        difference = reference()
-        return None if difference is None else TermCall.of_square(function, reads, difference, reconstructs)
-
-
-def joined(
-    passes: Sequence[Sequence[TermCall]], places: Sequence[Mapping[int, int]], scale: float
-) -> Iterator[LossTerm]:
-    """The terms of several passes; `places` has, for each pass, where its layers are in the measurement."""
-    kinds: dict[tuple[str, int], list[TermCall]] = {}
-    for own, place in zip(passes, places, strict=True):
-        for call in own:
-            kinds.setdefault((call.function, place.get(call.reads, -1)), []).append(call)
+def joined(passes: Sequence[Sequence[TermCall]], places: Mapping[str, int], scale: float) -> Iterator[LossTerm]:
+    """The terms of several passes; `places` has where layers are in the measurement, by name."""
+    kinds: dict[tuple[str, str], list[TermCall]] = {}
+    for call in (call for own in passes for call in own):
+        kinds.setdefault((call.function, call.reads), []).append(call)
     for (function, reads), own in list(kinds.items())[:MOST_TERMS]:
         values, factors = fetch([call.value for call in own]), fetch([call.factor for call in own])
         counts = [call.class_counts for call in own if call.class_counts is not None]
@@ -108,7 +83,7 @@ def joined(
         alike = weights is not None and all(len(count) == len(weights) for count in counts)
         yield LossTerm(
             function=function,
-            reads=reads if reads >= 0 else None,
+            reads=places.get(reads),
             value=sum(values) / len(values),
             part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
             reconstructs=all(call.reconstructs for call in own),
@@ -118,38 +93,39 @@ def joined(
         )
 
 
-def _class_weights(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+def _tensor(argument: Any) -> Tensor | None:
+    """The tensor that an argument of a recorded call is; None of another argument."""
+    tensor = argument.tensor() if isinstance(argument, Node) else None
+    return None if tensor is None else tensor.detach()
+
+
+def _class_weights(
+    name: str, targets: Tensor, weights: Tensor | None, pull: Tensor | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """The weights of the classes, and how many labels each class has."""
-    targets = args[1] if len(args) > 1 else kwargs.get("target")
-    if not isinstance(targets, Tensor):
-        return None
     if name in ("cross_entropy", "nll_loss") and not targets.is_floating_point():
-        weights = args[2] if len(args) > 2 else kwargs.get("weight")
-        if isinstance(weights, Tensor) and 1 < len(weights) <= MOST_CLASSES:
+        if weights is not None and 1 < len(weights) <= MOST_CLASSES:
             known = targets[(targets >= 0) & (targets < len(weights))]
-            return weights.detach().float(), torch.bincount(known.flatten(), minlength=len(weights)).float()
-    pull = kwargs.get("pos_weight") if name == "binary_cross_entropy_with_logits" else None
-    if isinstance(pull, Tensor) and pull.numel() in (1, targets.shape[-1]):  # one for all labels, or one for each
+            return weights.float(), torch.bincount(known.flatten(), minlength=len(weights)).float()
+    elif name == "binary_cross_entropy_with_logits" and pull is not None and pull.numel() in (1, targets.shape[-1]):
+        # one for all labels, or one for each
         ones = targets.float().sum()
-        return torch.stack([torch.ones_like(ones), pull.detach().float().mean()]), torch.stack(
-            [targets.numel() - ones, ones]
-        )
-    return None
+        return torch.stack([torch.ones_like(ones), pull.float().mean()]), torch.stack([targets.numel() - ones, ones])
+    return None, None
 
 
-def _is_among(args: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
+def _is_among(targets: Tensor | None, inputs: Sequence[Tensor]) -> bool:
     """Whether the targets of a loss have the numbers of an input of the model."""
-    targets = args[1].detach() if len(args) > 1 and isinstance(args[1], Tensor) else None
     if targets is None or not targets.is_floating_point() or targets.layout != torch.strided:
         return False
+    targets = targets.detach()
     alike = (x for x in inputs if x.numel() == targets.numel() and x.dtype == targets.dtype)
     return any(x.layout == torch.strided and torch.equal(x.detach().flatten(), targets.flatten()) for x in alike)
 
 
-def _adds_up(name: str, args: tuple[Any, ...]) -> Tensor | float:
+def _adds_up(logits: Tensor) -> Tensor | float:
     """Whether the numbers of each sample that a cross-entropy takes for logits are probabilities, which add up to 1."""
-    logits = args[0].detach() if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
-    if logits is None or logits.dim() < 2 or logits.shape[1] < 2 or len(logits) < FEWEST_SAMPLES:
+    if logits.dim() < 2 or logits.shape[1] < 2 or len(logits) < FEWEST_SAMPLES:
         return 0.0
     logits = logits[:MOST_SAMPLES]  # of a language model they are millions
     return ((logits >= 0).all() & ((logits.sum(1) - 1).abs() < SUM_TOLERANCE).all()).double()

@@ -3,23 +3,20 @@
 import math
 from itertools import pairwise
 
-from torch import Tensor
-
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape]
 """Before and after."""
 
 
-def swapped_shapes(name: str, arguments: list[Tensor], features: int, output: Tensor) -> Shapes | None:
+def swapped_shapes(name: str, before: Shape, features: int, after: Shape) -> Shapes | None:
     """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
 
     It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
     an image of tokens or patches, tokens of pixels, or rows of channels, or its rows begin inside of the rows before.
     Dimension `features` of its argument counts features.
     """
-    if name not in ("view", "reshape") or not arguments:
+    if name not in ("view", "reshape"):
         return None
-    before, after = tuple(arguments[0].shape), tuple(output.shape)
     known = [[size for size in shape if size > 1] for shape in (before, after)]
     swaps = len(before) == len(after) and sorted(before) == sorted(after) and known[0] != known[1]
     rows = features == 1 and len(before) > 2 and len(after) == 2 and after[1] == before[1] not in (1, before[-1])

@@ -1,13 +1,18 @@
 """One call of PyTorch in a recorded step, or a tensor from outside. The words are those of `torch.fx.Node`."""
 
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-NO_TENSOR = frozenset({"__set__", "dim", "size", "stride", "numel", "is_floating_point", "is_complex", "__len__"})
+from unstuck.observation.batch import MOST_DEPTH
+
+NO_TENSOR = frozenset(
+    {"__set__", "requires_grad_", "dim", "size", "stride", "numel", "is_floating_point", "is_complex", "__len__"}
+)
 """Functions that make no new tensor and change none."""
 
 
@@ -19,12 +24,14 @@ class Node:
         target: the function, or the name of a parameter or a buffer, or a number for other placeholders.
         function: the name of the function without underscores at its ends; "" for a placeholder.
         args, kwargs: as the user's code gave them, with a Node in the place of each tensor.
+        reads: the nodes in `args` and `kwargs`, in order; one that is given twice is there twice.
         users: the nodes that read this one.
         module: the name of the innermost module of the model that ran; "" is the model itself; None: no module.
         place: file and line of the user's code; ("", 0) if unknown.
-        shape, dtype, requires_grad: of the tensor that it made.
+        shape, dtype, requires_grad: of the tensor that it made; a call with several results has no shape and no dtype.
         grad_enabled, autocast: the state in which it ran: (device, dtype) of autocast, or None.
         value: the tensor of an input or a constant.
+        tensor: a function that returns the tensor that it made, while it exists.
     """
 
     module: str | None = None
@@ -38,6 +45,8 @@ class Node:
     function = ""
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
+    reads: tuple["Node", ...] = ()
+    tensor: Callable[[], Tensor | None] = staticmethod(lambda: None)
 
     def __init__(self, op: str, target: Any) -> None:
         self.op = op
@@ -47,50 +56,57 @@ class Node:
     @property
     def all_input_nodes(self) -> list["Node"]:
         """The nodes that it reads, in order, each once."""
-        return list(dict.fromkeys(nodes_in((self.args, self.kwargs))))
+        return list(dict.fromkeys(self.reads))
 
-    def tells(self, tensor: Tensor) -> None:
+    @property
+    def moving(self) -> list["Node"]:
+        """Those of its `reads` that require a gradient."""
+        return [node for node in self.reads if node.requires_grad]
+
+    def through(self, functions: Collection[str]) -> "Node":
+        """The first node on the way back, along first arguments, that is no call of these functions."""
+        node = self
+        while node.function in functions and node.reads:
+            node = node.reads[0]
+        return node
+
+    def makes(self, tensor: Tensor) -> None:
         """Take shape, dtype and whether a gradient is required from the tensor that it made."""
-        self.shape, self.dtype, self.requires_grad = tuple(tensor.shape), tensor.dtype, tensor.requires_grad
+        self.dtype, self.requires_grad = tensor.dtype, tensor.requires_grad
+        if not tensor.is_nested:
+            self.shape = tuple(tensor.shape)
+        self.tensor = weakref.ref(tensor)
 
     def __repr__(self) -> str:
         what = self.function if self.op == "call_function" else f"{self.op} {self.target}"
         return f"<{what} {list(self.shape)}{f' in {self.module}' if self.module else ''}>"
 
 
-def nodes_in(values: Any) -> Iterator[Node]:
-    """The nodes in nested tuples, lists and dicts."""
-    return _in(values, Node)
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
-    return _in(values, Tensor)
-
-
-def _in(values: Any, kind: type) -> Iterator[Any]:
-    if isinstance(values, kind):
+def tensors_in(values: Any, depth: int = MOST_DEPTH) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order, down to this depth: a dict may contain itself."""
+    if isinstance(values, Tensor):
         yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _in(value, kind)
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from _in(value, kind)
+        return
+    children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
+    for child in children:
+        if isinstance(child, Tensor):
+            yield child
+        elif isinstance(child, tuple | list | dict) and depth:
+            yield from tensors_in(child, depth - 1)
 
 
-def mapped(values: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+def mapped(values: Any, kind: type, change: Callable[[Any], Any], depth: int = MOST_DEPTH) -> Any:
     """Nested tuples, lists and dicts with `change` applied to each value of a kind; named tuples stay such."""
     if isinstance(values, kind):
         return change(values)
-    if isinstance(values, tuple):
-        parts = [mapped(value, kind, change) for value in values]
-        return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
-    if isinstance(values, list):
-        return [mapped(value, kind, change) for value in values]
+    if not isinstance(values, tuple | list | dict) or depth < 0:
+        return values
     if isinstance(values, dict):
-        return {key: mapped(value, kind, change) for key, value in values.items()}
-    return values
+        return {key: mapped(value, kind, change, depth - 1) for key, value in values.items()}
+    parts = [mapped(value, kind, change, depth - 1) for value in values]
+    if isinstance(values, list):
+        return parts
+    return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
 
 
 @cache

@@ -5,7 +5,6 @@ A `TorchFunctionMode` receives the calls of modules and of the user's own code; 
 
 import operator
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -16,34 +15,85 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unstuck._torch.autograd import NONE, backward_pass
-from unstuck._torch.modes import leave, lower, original, transforms_active, unfollowed
-from unstuck.extensions import folders
+from unstuck._torch.modes import autocast, leave, lower, original, transforms_active, unfollowed
+from unstuck.extensions import is_library_file
 from unstuck.observation.observer import Observer
 from unstuck.step.node import Node, mapped, name_of, tensors_in
 from unstuck.step.step import Step
 
+TRANSFORMS = "calls inside torch.func.vmap, grad and the like"
 PASSES = 16
 """Forward passes after which a step begins anew: a loop without an optimizer never ends its step."""
 
 
 class Recorder(TorchFunctionMode):
-    """Records the calls of a model and of its losses while it is entered.
+    """Records the calls of a model and of its losses while it is entered. Subclasses look at their values.
 
     The parameters and buffers of the model become placeholders with their names.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.restart({})
+        self._entered = False
+
+    def restart(self, names: Mapping[str, Tensor]) -> Step:
+        """Begin another step, of a model whose parameters and buffers have these names; returns the one so far."""
+        step = getattr(self, "step", Step())
         self.step = Step()
         self.stack: list[str] = []  # names of the modules that run, outermost first
         self.inputs: set[int] = set()  # of the model, by identity
         self.passes = 0
-        self.paused = False  # after a backward pass
-        self._nodes: dict[int, tuple[weakref.ref[Tensor], Node]] = {}
-        for name, parameter in model.named_parameters():
-            self._placeholder("parameter", name, parameter)
-        for name, buffer in model.named_buffers():
-            self._placeholder("buffer", name, buffer)
+        self._ended = False  # by a backward pass: an optimizer moves the weights now
+        self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
+        self._nodes: dict[int, Node] = {}
+        return step
+
+    def begin(self, inputs: Any) -> None:
+        """A forward pass begins. After `PASSES` of them the calls so far are dropped."""
+        if self.passes and self.passes % PASSES == 0:
+            self.step.release()
+            self.step.nodes.clear()
+            self.step.unfollowed[f"more than {PASSES} forward passes"] = None
+            self._nodes = {key: node for key, node in self._nodes.items() if node.tensor() is not None}
+        self.passes += 1
+        self._ended = False
+        self.inputs.update(id(tensor) for tensor in tensors_in(inputs))
+        if not self._entered:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self._entered = True
+
+    def end(self) -> None:
+        """A forward pass is over; its loss comes."""
+        self.stack.clear()
+        if self._entered:
+            lower(self)  # the caller may leave a mode of its own before the loss
+
+    def stop(self) -> None:
+        """Record no more, until the next forward pass."""
+        if self._entered:
+            leave(self)
+            self._entered = False
+
+    def before(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """A call is about to run; returns its arguments, or others with the same numbers."""
+        return args
+
+    def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """A call has run."""
+
+    def ends(self, loss: Tensor) -> None:
+        """The `backward()` of a loss is about to run."""
+
+    def name(self, parameter: nn.Parameter) -> str:
+        """The name of a parameter that the model did not have when the step began; "" of another."""
+        return ""
+
+    def fails(self, name: str, error: Exception) -> None:
+        """Something of ours has failed at a call."""
+        raise error
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -51,99 +101,134 @@ class Recorder(TorchFunctionMode):
         """Run a function and record it."""
         kwargs, func = kwargs or {}, original(func)
         name = name_of(func)
-        if not name or self.paused:
+        if not name or (self._ended and not _continues(args, kwargs)):
             return func(*args, **kwargs)
-        if name == "backward":
-            self.take_loss(args[0])
-            self.paused = True
+        if transforms_active() and name != "backward":
+            self.step.unfollowed[TRANSFORMS] = None
             return func(*args, **kwargs)
-        if transforms_active():
-            self.step.unfollowed["calls inside torch.func.vmap, grad and the like"] = None
-            return func(*args, **kwargs)
-        before = mapped((args, dict(kwargs)), Tensor, self.node_of)  # an in-place function changes them
+        node = None
+        try:
+            if name == "backward" and not self.stack:
+                self.take_loss(args[0])
+            else:
+                node = self._read(func, name, args, kwargs)  # an in-place function changes its arguments
+                args = self.before(func, name, args, kwargs)
+        except Exception as error:
+            self.fails(name, error)
         result = func(*args, **kwargs)
-        self._take(func, name, before[0], before[1], args, result)
+        try:
+            if node is not None:
+                self._take(node, args, kwargs, result)
+        except Exception as error:
+            self.fails(name, error)
         return result
 
-    @unfollowed
+    def known(self, tensor: Tensor) -> Node | None:
+        """The node that made a tensor; None if none did."""
+        node = self._nodes.get(id(tensor))
+        return node if node is not None and node.tensor() is tensor else None
+
     def node_of(self, tensor: Tensor) -> Node:
         """The node that made a tensor; a placeholder if none did."""
-        found = self._nodes.get(id(tensor))
-        if found is not None and found[0]() is tensor:
-            node = found[1]
+        node = self.known(tensor)
+        if node is not None and node.op in ("parameter", "buffer"):
+            return node
+        name, own = self._names.get(id(tensor), ("", None))
+        if own is not tensor:
+            name = self.name(tensor) if isinstance(tensor, nn.Parameter) else ""
+        if name:
+            node = Node("parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
+        elif node is None:
+            if tensor.requires_grad and not tensor.is_leaf:
+                self.step.unfollowed["a tensor that calls made before the step began"] = None
+            node = Node("input" if id(tensor) in self.inputs else "constant", len(self.step.nodes))
+            node.value = tensor if tensor.is_leaf else tensor.detach()
+        else:
             if tensor.requires_grad and not node.requires_grad and not tensor.is_leaf:
                 self.step.unfollowed["a custom autograd function"] = None
+                node.requires_grad = True
             return node
-        if tensor.requires_grad and not tensor.is_leaf:
-            self.step.unfollowed["a tensor that calls made before the step began"] = None
-        kind = "input" if id(tensor) in self.inputs else "constant"
-        node = self._placeholder(kind, len(self.step.nodes), tensor)
-        node.value = tensor
-        return node
-
-    def _placeholder(self, kind: str, target: Any, tensor: Tensor) -> Node:
-        node = Node(kind, target)
-        node.tells(tensor)
         self._add(node, tensor)
         return node
 
     def _add(self, node: Node, tensor: Tensor) -> None:
+        """Add the node that made a tensor; a parameter that is changed in place stays what it is."""
+        node.makes(tensor)
+        self._append(node)
+        if node.op != "call_function" or self._names.get(id(tensor), ("", None))[1] is not tensor:
+            self._nodes[id(tensor)] = node
+
+    def _append(self, node: Node) -> None:
         self.step.nodes.append(node)
-        self._nodes[id(tensor)] = weakref.ref(tensor), node
+        for read in node.reads:
+            read.users[node] = None
 
     @unfollowed
-    def _take(
-        self,
-        func: Callable[..., Any],
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: tuple[Any, ...],
-        result: Any,
-    ) -> None:
-        if name == "setitem":  # returns nothing, and changes its first argument
-            func, result = _set_item, given[0]
-        several = isinstance(result, tuple | list) and any(isinstance(x, Tensor) for x in result)
-        if not isinstance(result, Tensor) and not several:
-            return
-        node = Node("call_function", func)
-        node.function, node.args, node.kwargs = name, args, kwargs
+    def _read(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Node:
+        """The node of a call that is about to run."""
+        node = Node("call_function", _set_item if name == "setitem" else func)
+        node.function = name
+        reads: list[Node] = []
+
+        def taken(tensor: Tensor) -> Node:
+            reads.append(self.node_of(tensor))
+            return reads[-1]
+
+        node.args = tuple([taken(x) if isinstance(x, Tensor) else mapped(x, Tensor, taken) for x in args])
+        node.kwargs = {key: mapped(value, Tensor, taken) for key, value in kwargs.items()} if kwargs else {}
+        node.reads = tuple(reads)
         node.module, node.place = self.stack[-1] if self.stack else None, _users_place()
         node.grad_enabled = torch.is_grad_enabled()
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                node.autocast = device, torch.get_autocast_dtype(device)
-        for read in node.all_input_nodes:
-            read.users[node] = None
+        node.autocast = autocast()
+        return node
+
+    @unfollowed
+    def _take(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """A call has run."""
+        if node.function == "setitem":  # returns nothing, and changes its first argument
+            result = args[0]
         if isinstance(result, Tensor):
-            node.tells(result)
             self._add(node, result)
+        elif _has_tensors(result):
+            self._append(node)
+            self._take_parts(node, result)
+        else:
             return
-        self.step.nodes.append(node)
-        self._take_parts(node, result)
+        self.after(node, args, kwargs, result)
 
     def _take_parts(self, node: Node, parts: Any) -> None:
         """A function has returned several tensors, or tuples of some."""
         for i, part in enumerate(parts):
-            several = isinstance(part, tuple | list) and any(isinstance(x, Tensor) for x in part)
-            if isinstance(part, Tensor) or several:
+            if isinstance(part, Tensor) or _has_tensors(part):
                 item = Node("call_function", operator.getitem)
-                item.function, item.args, item.module, item.place = "getitem", (node, i), node.module, node.place
+                item.function, item.module, item.place = "getitem", node.module, node.place
                 item.grad_enabled, item.autocast = node.grad_enabled, node.autocast
-                node.users[item] = None
+                item.args, item.reads = (node, i), (node,)
                 if isinstance(part, Tensor):
-                    item.tells(part)
                     self._add(item, part)
                 else:
-                    self.step.nodes.append(item)
+                    self._append(item)
                     self._take_parts(item, part)
+                node.requires_grad |= item.requires_grad
 
     @unfollowed
     @torch.no_grad()
     def take_loss(self, loss: Tensor) -> None:
         """A backward pass begins, or the step ends with a loss."""
+        self._ended = True
         self.step.losses.append(self.node_of(loss))
         self.step.values.append(loss.detach().sum())
+        self.ends(loss)
+
+
+@unfollowed
+def _continues(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call after a backward pass may belong to another loss; an optimizer's does not, nor the next batch."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
+
+
+def _has_tensors(values: Any) -> bool:
+    return isinstance(values, tuple | list) and any(isinstance(x, Tensor) or _has_tensors(x) for x in values)
 
 
 def _set_item(target: Tensor, index: Any, value: Any) -> Tensor:
@@ -154,9 +239,8 @@ def _set_item(target: Tensor, index: Any, value: Any) -> Tensor:
 
 def _users_place() -> tuple[str, int]:
     """File and line of the user's code that makes the call that runs."""
-    frame: FrameType | None = sys._getframe(2)
-    known = folders()
-    while frame is not None and frame.f_code.co_filename.startswith(known):
+    frame: FrameType | None = sys._getframe(3)
+    while frame is not None and is_library_file(frame.f_code.co_filename):
         frame = frame.f_back
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
@@ -170,59 +254,44 @@ class StepObserver(Observer):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(dict(model.named_modules()))
         self.model = model
-        self._recorder: Recorder | None = None
-        self._entered = False
+        self._recorder = Recorder()
 
     def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         """A module of the model is about to run."""
-        if self._recorder is None or not self._recorder.stack:
+        if not self._recorder.stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
-            self._begin_pass(args)
-        if self._recorder is not None:
-            self._recorder.stack.append(name)
-
-    def _begin_pass(self, args: tuple[Any, ...]) -> None:
-        if self._recorder is None or self._recorder.passes >= PASSES:
-            self.forget()
-            self._recorder = Recorder(self.model)
-        self._recorder.passes += 1
-        self._recorder.paused = False
-        self._recorder.inputs.update(id(tensor) for tensor in tensors_in(args))
-        if not self._entered:
-            self._recorder.__enter__()  # type: ignore[no-untyped-call]
-            self._entered = True
+            if self._recorder.passes in (0, PASSES):
+                self._recorder.restart(
+                    {**dict(self.model.named_buffers()), **dict(self.model.named_parameters())}
+                ).release()
+            self._recorder.begin(args)
+        self._recorder.stack.append(name)
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module of the model has run."""
-        if self._recorder is not None and self._recorder.stack:
+        if self._recorder.stack:
             self._recorder.stack.pop()
-            if not self._recorder.stack and self._entered:
-                lower(self._recorder)  # the caller may leave a mode of its own before the loss
+            if not self._recorder.stack:
+                self._recorder.end()
 
     def take(self) -> Step | None:
         """The step so far, after which another begins; None without a forward pass."""
-        step = None if self._recorder is None else self._recorder.step
-        self._leave()
-        return step
+        passes = self._recorder.passes
+        self._recorder.stop()
+        step = self._recorder.restart({})
+        return step if passes else None
 
     def take_with(self, *losses: Tensor) -> Step:
         """The step so far, with these losses."""
-        if self._recorder is not None:
-            for loss in losses:
-                self._recorder.take_loss(loss)
+        for loss in losses:
+            self._recorder.take_loss(loss)
         return self.take() or Step()
 
     def forget(self) -> None:
         """Drop the step so far."""
-        if self._recorder is not None:
-            self._recorder.step.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._recorder is not None and self._entered:
-            leave(self._recorder)
-        self._recorder, self._entered = None, False
+        self._recorder.stop()
+        self._recorder.restart({}).release()
 
     def detach(self) -> None:
         """Stop recording."""

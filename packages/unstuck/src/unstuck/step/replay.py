@@ -53,7 +53,9 @@ class Replay:
             elif node.op in ("parameter", "buffer"):
                 made[node] = self.values[node.target]
             else:
-                value = _copy(node.value) if node.value is not None else torch.empty(0)
+                value = torch.empty(0) if node.value is None else node.value.detach().clone()
+                if node.requires_grad:
+                    value.requires_grad_()
                 made[node] = edits[node](value) if edits and node in edits else value
         return [made[loss] for loss in step.losses]
 

@@ -49,9 +49,10 @@ class Step:
         return [node for node in self.nodes if node in found]
 
     def release(self) -> None:
-        """Drop the tensors of inputs and constants: nodes refer to each other, and are collected late."""
+        """Drop the tensors, and the users: nodes that refer to each other are collected late."""
         for node in self.nodes:
             node.value = None
+            node.users.clear()
 
     def graph(self) -> fx.Graph:
         """The step as a graph of PyTorch, whose result is the tuple of the losses: to be printed, looked at, run."""
