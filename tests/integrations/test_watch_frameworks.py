@@ -1,4 +1,4 @@
-"""`sigmoid-core watch` with Lightning, the Hugging Face Trainer, Accelerate and torchrun: the same results."""
+"""The command `unstuck` with Lightning, the Hugging Face Trainer, Accelerate and torchrun: the same results."""
 
 import json
 import os
@@ -102,7 +102,7 @@ if os.environ.get("RANK", "0") == "0":
 """
 
 FRAMEWORKS = {"lightning": LIGHTNING, "transformers": TRAINER, "accelerate": ACCELERATE}
-WATCH = ["-m", "sigmoidcore", "watch", "--json", "found.json"]
+WATCH = ["-m", "unstuck", "--json", "found.json"]
 
 
 def result(folder, *arguments):
@@ -128,7 +128,7 @@ def test_a_framework_trains_as_without_it_and_its_model_is_judged(tmp_path, name
     assert plain.returncode == 0, plain.stderr
     assert watched.returncode == 0, watched.stderr
     assert weights(watched.stdout) == weights(plain.stdout) != []
-    assert "sigmoid-core: Network, trained by" in watched.stderr
+    assert "unstuck: Network, trained by" in watched.stderr
     assert findings(tmp_path) == expected
 
 
@@ -140,5 +140,5 @@ def test_under_torchrun_the_first_process_speaks_and_the_results_are_those_witho
     assert plain.returncode == 0, plain.stderr
     assert watched.returncode == 0, watched.stderr
     assert weights(watched.stdout) == weights(plain.stdout) != []
-    assert watched.stderr.count("sigmoid-core: Network, trained by Adam") == 1
+    assert watched.stderr.count("unstuck: Network, trained by Adam") == 1
     assert findings(tmp_path) == (["US101"] if depth == "30" else [])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from unstuck.findings import Finding, Severity
 from unstuck.judgement import Judgement
 from unstuck.language import _
-from unstuck.language.terminal import DEFAULT, printable, shortened, text_width, wrapped
+from unstuck.language.terminal import DEFAULT, printable, shortened, wrapped
 from unstuck.report.layers import layer_rows
 from unstuck.report.trials import trial_text, trials_lines
 from unstuck.wording import counted, few
@@ -83,9 +83,7 @@ def finding_lines(finding: Finding, width: int) -> list[str]:
         lines += wrapped(trial_text(finding.trial), width, "  ")
     lines += wrapped(finding.remedy, width, "  → ", "    ")
     if finding.call is not None:
-        wide = text_width(finding.call) > width - 6
-        call = finding.call.replace("; ", "\n") if wide else finding.call
-        lines += ["", *(f"      {printable(line)}" for line in call.split("\n"))]
+        lines += ["", *(f"      {printable(line)}" for line in finding.call.split("\n"))]
     return lines
 
 
