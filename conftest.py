@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,14 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials take seconds: only tests that are marked with `trials` run them, and commands in other processes."""
+    if request.node.get_closest_marker("trials") is None:
+        monkeypatch.setattr("unstuck.trials.verdict.SECONDS", 0.0)
+        monkeypatch.setattr("unstuck.cli.commentary.TRIALS", (0.0, 0.0))
+
+
+@pytest.fixture(autouse=True)
 def _compiling() -> None:
     """Collect observers that an earlier test dropped while they were attached: until then nothing is compiled."""
     eager = sys.modules.get("unstuck._torch.eager")
@@ -40,11 +49,17 @@ def _compiling() -> None:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets an item whenever hidden layers are computed as one."""
-    from sigmoidcore.nn.fused import Stack
+    from sigmoidcore.nn import rows
 
     seen: list[int] = []
-    original = Stack.__call__
-    monkeypatch.setattr(Stack, "__call__", lambda self, x: seen.append(1) or original(self, x))
+    original = rows.run_as_one
+
+    def counted(*arguments: Any) -> Any:
+        output = original(*arguments)
+        seen.extend([] if output is None else [1])
+        return output
+
+    monkeypatch.setattr(rows, "run_as_one", counted)
     return seen
 
 

@@ -8,7 +8,7 @@ the package, so nothing else differs. What takes its place:
 - shift: 0. Centering: outputs from 0 to 1. Orthogonal weights: normal ones of the same size
 - tangential weights: equal ones. Correction of the profile by backward passes: none
 - depth-scaled rate: 0.001, or 0.0001, for all parameters
-- layer rule and neuron rule of the Equalizer: none
+- layer rule (the exception: slopes that follow the profile) and neuron rule (what sets back) of the Equalizer: none
 
 Spread of the profile before training, on the test set, which `prepare` has not seen; test accuracy of the best epoch
 and of the last one. At 10,000 layers the spread only. Faults, with 30 layers: all inputs 10 larger; two slopes times 8
@@ -87,8 +87,8 @@ REPLACEMENTS: dict[str, tuple[Any, str, Any]] = {
     ORTHOGONAL: (orthogonal, "orthogonal_", _normal),
     TANGENTIAL: (solver, "tangential_weights", torch.ones_like),
     CORRECTION: (calibration, "MOST_PASSES", 1),
-    LAYER: (equalizer.LayerRule, "level", lambda *arguments: []),
-    NEURON: (equalizer.NeuronRule, "open", lambda *arguments, **options: 0),
+    LAYER: (equalizer.ProfileRule, "follow", lambda *arguments: []),
+    NEURON: (equalizer.LevelRule, "expect", lambda *arguments, **options: None),
 }
 
 
@@ -148,7 +148,7 @@ def trained(model: nn.Module, parts: Parts, split: Split, rate: float, epochs: i
         "last": round(accuracies[-1], 2),
         "loss": result.losses[-1] if finished else None,
         "finished": finished,
-        "changes": sum(look.slopes + look.neurons > 0 for look in result.history),
+        "changes": sum(look.slopes + look.neurons + look.recovered > 0 for look in result.history),
     }
     if parts >= {LAYER, NEURON} and not found["changes"]:
         _known[start] = found

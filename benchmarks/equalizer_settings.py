@@ -10,6 +10,9 @@ hidden biases 3 larger; half of the neurons of every hidden layer shut by their 
 training and in the test; inputs 10 times as large. From the start: inputs 10 times as large, or 5 larger, in every
 second batch and half of the test, which `prepare` has not seen. Test accuracy of the last epoch; chance where the loss
 did not stay finite.
+
+Events that no threshold was tuned on, in the middle: 30 times the rate for 5 steps; one layer's weights drawn again;
+its biases 5 larger; inputs of one batch 100 times as large; random labels for 50 steps; half of all weights set to 0.
 """
 
 import statistics
@@ -57,6 +60,70 @@ def biases_plus(shift: float, share: float = 1.0) -> Callable[[nn.Module], None]
             layer.bias[: int(share * len(layer.bias))] += shift
 
     return change
+
+
+def middle(model: nn.Module) -> nn.Linear:
+    """The hidden layer in the middle."""
+    layers = hidden(model)
+    return layers[len(layers) // 2]
+
+
+def redrawn(model: nn.Module) -> None:
+    """One layer gets normal weights of the size that it had."""
+    weight = middle(model).weight
+    weight.normal_(std=float(weight.std()), generator=torch.Generator().manual_seed(0))
+
+
+def pruned(model: nn.Module) -> None:
+    """Half of the hidden weights are 0."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in hidden(model):
+        layer.weight.mul_(torch.rand(layer.weight.shape, generator=generator) < 0.5)
+
+
+def one_bias_plus(model: nn.Module) -> None:
+    """Adds 5 to the biases of one layer."""
+    bias = middle(model).bias
+    assert bias is not None
+    bias += 5
+
+
+def strides_of(factor: float) -> Callable[[], Callable[[nn.Module], None]]:
+    """Makes an event that lasts some steps, whose updates are so many times as large."""
+
+    def make() -> Callable[[nn.Module], None]:
+        before: list[Tensor] = []
+
+        def change(model: nn.Module) -> None:
+            parameters = list(model.parameters())
+            for p, old in zip(parameters, before, strict=False):
+                p.copy_(old + factor * (p - old))
+            before[:] = [p.clone() for p in parameters]
+
+        return change
+
+    return make
+
+
+@dataclass(frozen=True)
+class Disturbed(Split):
+    """In some batches of the epoch in the middle, inputs and labels are changed."""
+
+    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    batches: int
+
+    def train_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch."""
+        count = -(-len(self.train_x) // batch_size)
+        for i, (x, y) in enumerate(super().train_batches(batch_size, seed, epoch)):
+            yield self.change(x, y) if 0 <= (epoch - EPOCHS // 2) * count + i < self.batches else (x, y)
+
+
+def disturbed(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], batches: int) -> Callable[[Split], Split]:
+    """So many batches are changed after half of the epochs."""
+    return lambda s: Disturbed(
+        s.name, s.train_x, s.train_y, s.test_x, s.test_y, s.classes, change=change, batches=batches
+    )
 
 
 @dataclass(frozen=True)
@@ -120,6 +187,7 @@ class Trouble:
     data: Callable[[Split], Split] = lambda split: split
     rate: float = 1.0
     event: Callable[[nn.Module], None] | None = None
+    lasting: Callable[[], Callable[[nn.Module], None]] | None = None  # makes an event of 5 steps
 
 
 TROUBLES = {
@@ -138,6 +206,12 @@ TROUBLES = {
     "inputs x 10": Trouble(data=drifting(lambda x: x * 10)),
     "every second batch + 5": Trouble(data=alternating(lambda x: x + 5)),
     "every second batch x 10": Trouble(data=alternating(lambda x: x * 10)),
+    "rate x 30 for 5 steps": Trouble(lasting=strides_of(30.0)),
+    "one layer drawn again": Trouble(event=redrawn),
+    "one layer's biases + 5": Trouble(event=one_bias_plus),
+    "one batch x 100": Trouble(data=disturbed(lambda x, y: (100 * x, y), 1)),
+    "wrong labels for 50 steps": Trouble(data=disturbed(lambda x, y: (x, y[torch.randperm(len(y))]), 50)),
+    "half of the weights 0": Trouble(event=pruned),
 }
 
 
@@ -150,11 +224,14 @@ def accuracy(method: Method, setting: Setting, trouble: Trouble, split: Split, s
     if not equalize:
         options["equalize"] = False
     half = options["epochs"] * -(-len(split.train_x) // options["batch_size"]) // 2
+    lasting = None if trouble.lasting is None else trouble.lasting()
 
+    @torch.no_grad()
     def on_step(step: int) -> None:
         if trouble.event is not None and step == half:
-            with torch.no_grad():
-                trouble.event(model)
+            trouble.event(model)
+        if lasting is not None and half <= step <= half + 5:
+            lasting(model)
 
     try:
         result = train(model, trouble.data(split), lr=rate * trouble.rate, seed=seed, on_step=on_step, **options)

@@ -207,7 +207,7 @@ def training_step(clock: Clock, size: Size, dtype: torch.dtype) -> dict[str, flo
     taken = clock.compared(actions)
     inferring = {"cores": cores, "plain": plain}
     if size[0] <= 1000:
-        inferring |= {activation: sc.fold(cores, activation=activation) for activation in ("tanh", "sigmoid")}
+        inferring["folded"] = sc.fold(cores)
 
     def inference(model: nn.Module) -> Action:
         def action() -> None:
@@ -231,8 +231,7 @@ def training_step(clock: Clock, size: Size, dtype: torch.dtype) -> dict[str, flo
         "share_of_product_rate": round(1 / ratio(taken, "cores", "floor"), 4),
         "cores_gigaflops": round(flops / statistics.median(taken["cores"]) / 1e9, 4),
         "saved_over_plain": round(saved_bytes(cores, x) / saved_bytes(plain, x), 4),
-        "folded_over_plain": ratio(without, "tanh", "plain") if "tanh" in without else math.nan,
-        "folded_to_sigmoids_over_plain": ratio(without, "sigmoid", "plain") if "sigmoid" in without else math.nan,
+        "folded_over_plain": ratio(without, "folded", "plain") if "folded" in without else math.nan,
         "cores_inference_over_plain": ratio(without, "cores", "plain"),
         "plain_ms": milliseconds(taken["plain"]),
         "rounds": len(taken["plain"]),

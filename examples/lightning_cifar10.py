@@ -3,9 +3,9 @@
     python examples/lightning_cifar10.py --data cifar10.npz --folder runs/cifar10
     python examples/lightning_cifar10.py --quick    # made-up images, half a minute
 
-`--data` is an .npz file with x_train [n, 32, 32, 3] (uint8), y_train, x_test and y_test, or the folder of torchvision's
-CIFAR10. If the training is killed, start it again by the same command: it continues from its last epoch and ends with
-the same weights. Lightning's checkpoint has the state of Equalizer and Monitor. Extra: `lightning`.
+`--data` is an .npz file with x_train [n, 32, 32, 3] (uint8), y_train, x_test and y_test. If the training is killed,
+start it again by the same command: it continues from its last epoch and ends with the same weights. Lightning's
+checkpoint has the state of Equalizer and Monitor. Extra: `lightning`.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -25,13 +26,8 @@ from sigmoidcore.integrations.sinks import CSV
 
 def cifar10(path):
     """Training images and classes, test images and classes."""
-    if path.suffix == ".npz":
-        with np.load(path) as file:
-            return [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
-    from torchvision.datasets import CIFAR10
-
-    parts = [CIFAR10(path, train=train) for train in (True, False)]
-    return [values for part in parts for values in (part.data, np.array(part.targets))]
+    with np.load(path) as file:
+        return [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
 
 
 def made_up(number=500, size=8):
@@ -46,7 +42,12 @@ class Classifier(L.LightningModule):
     def __init__(self, train, test, depth, channels, batch):
         super().__init__()
         self.train_data, self.test_data, self.batch = train, test, batch
-        self.network = sc.ConvNet(3, channels, depth, 10, image_size=train[0][0].shape[-1], halvings=2)
+        layers = []
+        for layer in range(depth):  # the second and the third halve height and width
+            read, stride = channels if layer else 3, 2 if layer in (1, 2) else 1
+            layers += [nn.Conv2d(read, channels, 3, stride, 1), sc.SigmoidCore(channels, dim=1, alpha=4, centered=True)]
+        pixels = (train[0][0].shape[-1] // 4) ** 2
+        self.network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * pixels, 10))
         sc.prepare(self.network, train[: 2 * batch][0])
 
     def train_dataloader(self):

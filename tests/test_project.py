@@ -83,8 +83,10 @@ def test_the_readme_is_short_and_its_first_two_commands_are_demo_and_test(root: 
 
 
 @pytest.mark.parametrize("package", projects())
-def test_a_package_has_a_short_readme_and_is_typed(root: Path, package: str) -> None:
-    assert (root / "packages" / package / "README.md").read_text(encoding="utf-8").count("\n") <= 100
+def test_a_package_is_typed_and_its_readme_is_short_and_links_to_no_file(root: Path, package: str) -> None:
+    text = (root / "packages" / package / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 100
+    assert re.findall(r"\]\((?!https://)", text) == [], "a package index has no other files"
     assert len([*(root / "packages" / package / "src").glob("*/py.typed")]) == 1
 
 

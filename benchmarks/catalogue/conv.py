@@ -89,7 +89,11 @@ def trained(steps: int) -> Problem:
 
 def prepared(depth: int) -> Problem:
     inputs, targets = images(channels=1)
-    model = sc.ConvNet(1, 16, depth, 10, image_size=12)
+    layers: list[nn.Module] = []
+    for layer in range(depth):
+        conv = nn.Conv2d(16 if layer else 1, 16, 3, 2 if layer == 1 else 1, padding=1)
+        layers += [conv, sc.SigmoidCore(16, dim=1, alpha=4.0, centered=True)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 6 * 6, 10))
     sc.prepare(model, inputs, targets=targets, loss_fn=cross_entropy)
     return model, inputs, targets, cross_entropy
 

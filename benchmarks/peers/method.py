@@ -1,5 +1,6 @@
 """What a method is: it builds a network for a problem, and says how this network is trained."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -51,8 +52,13 @@ class Problem:
         sizes = self.features, self.width, self.depth, self.outputs
         if not self.has_images:
             return sc.MLP(*sizes, activation=activation)
-        height, width = self.inputs.shape[2:]
-        return sc.ConvNet(*sizes, image_size=(height, width), activation=activation)
+        make = activation or (lambda channels: sc.SigmoidCore(channels, dim=1, alpha=4.0, centered=True))
+        layers: list[nn.Module] = []
+        for layer in range(self.depth):  # the second one halves height and width
+            read, stride = self.width if layer else self.features, 2 if layer == 1 else 1
+            layers += [nn.Conv2d(read, self.width, 3, stride, padding=1), make(self.width)]
+        pixels = math.prod(-(-size // 2) for size in self.inputs.shape[2:])
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(self.width * pixels, self.outputs))
 
     def layer(
         self, inputs: int | None = None, outputs: int | None = None, *, bias: bool = True, kernel: int = 3

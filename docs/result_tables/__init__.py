@@ -5,7 +5,6 @@ from result_tables import (  # noqa: F401  they register what they make
     decisions,
     diagnosis,
     networks,
-    norms,
     problems,
     sentences,
 )

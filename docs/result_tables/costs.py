@@ -45,11 +45,8 @@ def speed() -> Cells:
     for key, layer, goal in (("over_tanh", "nn.RNN", 1.02), ("over_gru", "nn.GRU", 0.6)):
         yield f"RNN of cores over `{layer}`, 784 steps", f"{goal:g}", *both("recurrent", "784", key, goal)
     for size in WIDE:
-        folded = both("step float32", size, "folded_to_sigmoids_over_plain", 1.0)
-        yield f"inference over plain sigmoids, folded to sigmoids, {size}", "1.00", *folded
-    for size in WIDE:
         folded = both("step float32", size, "folded_over_plain", 1.0)
-        yield f"inference over plain sigmoids, folded to tanhs (the default), {size}", "1.00", *folded
+        yield f"inference over plain sigmoids, folded, {size}", "1.00", *folded
     for size in WIDE:
         yield (
             f"inference over plain sigmoids, cores, {size}",

@@ -3,7 +3,6 @@
 from statistics import mean
 
 from result_tables.figures import one, percent, rows, select, short
-from result_tables.norms import losses as of_seeds
 from result_tables.problems import EQUATIONS, METHODS
 from result_tables.registry import Cells, table
 
@@ -40,7 +39,7 @@ def decisions() -> Cells:
     """Task, what to take, the best of the others, Sigmoid Core, section."""
     yield from images_and_tables()
     yield from depths()
-    yield from norms_and_sequences()
+    yield from sequences()
     yield from bounded()
 
 
@@ -102,20 +101,8 @@ def depths() -> Cells:
     )
 
 
-def norms_and_sequences() -> Cells:
-    def losses(method: str) -> str:
-        return ", ".join(f"{mean(of_seeds(method, blocks, 0.01)):.2f}" for blocks in (12, 36))
-
-    none, norm = "none scaled q/k norm", "layer norm scaled q/k norm"
-    dyt = one("bounded_norm", blocks=12, method="dyt 0.5 scaled", optimizer="adamw", rate=0.01)
-    yield (
-        "Transformers",
-        "**LayerNorm or RMSNorm**, with scaled branches; in small models, none before the branches",
-        f"loss of 12 and 36 blocks: LayerNorm {losses(norm)}; RMSNorm on queries and keys alone {losses(none)}, but "
-        f"fragile; DyT, which has no norm on queries and keys, {float(dyt['loss']):.2f} with 12",
-        f"{losses('ours scaled q/k ours')} with ours in the place of every norm",
-        "[without norms](transformers_without_normalisation.md)",
-    )
+def sequences() -> Cells:
+    yield "Transformers", "**LayerNorm or RMSNorm**, with scaled branches", "-", "-", "-"
     gru = max(select("recurrent", kind="gru"), key=lambda row: row["accuracy"])
     yield (
         "Sequences of tens of steps",

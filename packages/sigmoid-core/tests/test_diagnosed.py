@@ -30,9 +30,9 @@ def sources(diagnosis):
     [
         (sc.MLP(6, 8, 2, 3), X, ["Linear", "SigmoidCore", "Linear", "SigmoidCore", "Linear"]),
         (
-            sc.ConvNet(1, 4, 2, 3, image_size=8),
+            nn.Sequential(nn.Conv2d(1, 4, 3), sc.SigmoidCore(4, dim=1), nn.Flatten(), nn.Linear(144, 3)),
             torch.randn(4, 1, 8, 8),
-            ["Conv2d", "SigmoidCore", "Conv2d", "SigmoidCore", "Linear"],
+            ["Conv2d", "SigmoidCore", "Linear"],
         ),
         (LastStep(sc.recurrent.CoreLSTM(8, 4, batch_first=True)), SEQUENCES, ["CoreLSTM"]),
     ],

@@ -18,12 +18,10 @@ from sigmoidcore.gain import (
     local_derivative,
     mean_relative_slope,
     relative_slope,
-    slope_for_floor,
+    set_to_level,
     slope_for_gain,
     tangential_weights,
-    tanh_size,
 )
-from unstuck.observation import norms, root_mean_square, row_norms, spread
 
 DTYPES = (torch.float32, torch.float64)
 STEEPEST = brentq(lambda z: z * math.tanh(z / 2) - 1, 1, 2)
@@ -105,50 +103,6 @@ def test_gradient_size_is_the_root_mean_square_of_the_samples_norms(shape, dtype
 def test_gradient_size_is_proportional_from_1e_minus_30_to_1e30_in_float32(scale):
     g = torch.randn(8, 16)
     assert float(gradient_size(g * scale)) / scale == pytest.approx(float(gradient_size(g)), rel=1e-5)
-
-
-def test_norms_are_those_of_numpy_for_every_precision_and_size_and_keep_the_order():
-    tensors = [torch.randn(7, 5, dtype=dtype) for dtype in (torch.float16, torch.bfloat16, *DTYPES)]
-    tensors += [torch.randn(6, dtype=dtype) * scale for dtype in DTYPES for scale in SCALES]
-    tensors += [torch.randn(6, dtype=torch.float64) * 1e200, torch.zeros(3), torch.tensor(-2.0), torch.zeros(0)]
-    torch.manual_seed(0)
-    tensors = [tensors[i] for i in torch.randperm(len(tensors))]
-    largest = [float(t.abs().max()) if t.numel() else 0.0 for t in tensors]
-    expected = [m and m * np.linalg.norm(t.double().numpy() / m) for t, m in zip(tensors, largest, strict=True)]
-    assert norms(tensors).tolist() == pytest.approx(expected, rel=1e-6, abs=0)
-    assert norms([]).shape == (0,)
-
-
-def test_row_norms_neither_overflow_nor_vanish():
-    x = torch.tensor([[3e200, 4e200], [3e-200, 4e-200]], dtype=torch.float64)
-    torch.testing.assert_close(row_norms(x), torch.tensor([5e200, 5e-200], dtype=torch.float64), rtol=1e-12, atol=0)
-
-
-def test_the_root_mean_square_of_no_numbers_is_0():
-    assert root_mean_square(torch.tensor([1.0, -7.0])) == pytest.approx(5)
-    assert root_mean_square(torch.zeros(0)) == 0
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_spread_is_largest_over_smallest(dtype):
-    assert spread(torch.tensor([2.0, 8.0, 4.0], dtype=dtype)) == 4.0
-    assert spread(torch.tensor([3.0], dtype=dtype)) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("sizes", "expected"),
-    [
-        ([0.0, 1.0], math.inf),
-        ([0.0, 0.0], math.inf),
-        ([0.0], math.inf),
-        ([math.inf, 1.0], math.nan),
-        ([math.nan, 1.0], math.nan),
-        ([0.0, math.nan], math.nan),
-        ([1e-300, 1e300], math.inf),
-    ],
-)
-def test_spread_is_inf_if_a_gradient_is_0_and_nan_if_one_is_not_finite(sizes, expected):
-    assert spread(torch.tensor(sizes, dtype=torch.float64)) == pytest.approx(expected, nan_ok=True)
 
 
 def test_tangential_weights_are_the_mean_squares_of_vectors_drawn_evenly_orthogonal_to_x():
@@ -273,8 +227,6 @@ def test_of_three_slopes_that_reach_the_target_the_smallest_is_returned():
         *((lambda v=v: slope_for_gain(torch.ones(2, 2), v), f"target must be a positive finite number, got {v}")
           for v in (0.0, -1.0, math.inf, math.nan)),
         (lambda: slope_for_gain(torch.ones(0, 2)), "x is empty: give at least one sample"),
-        *((lambda v=v: slope_for_floor(torch.ones(2, 2), torch.ones(2), v), f"floor must be between 0 and 1, got {v}")
-          for v in (0.0, 1.0, -0.1, math.nan)),
     ],
 )  # fmt: skip
 def test_an_argument_out_of_range_is_an_error_that_names_it(call, message):
@@ -289,45 +241,16 @@ def test_one_preactivation_beyond_all_bounds_does_not_change_the_slope_of_the_ot
     assert numpy_gain(x.numpy(), alpha) == pytest.approx(1.0, rel=1e-5)
 
 
-def exact_mean_relative_slope(column, alpha):
-    with mp.workdps(30):
-        return sum(1 / mp.cosh(mp.mpf(alpha) * mp.mpf(float(v)) / 2) ** 2 for v in column) / len(column)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("floor", [0.01, 0.05, 0.5, 0.99])
-def test_slope_for_floor_is_where_brents_method_finds_the_mean_relative_slope_at_the_floor(floor, dtype):
-    x = torch.randn(40, 5, dtype=dtype) * torch.tensor([0.01, 1.0, 10.0, 100.0, 1e6], dtype=dtype)
-    alpha = torch.tensor([4.0, 4.0, 2.0, 1.0, 3.0], dtype=dtype)
-    found = slope_for_floor(x, alpha, floor)
-    assert (found.shape, found.dtype) == ((5,), dtype)
-    moved = 0
-    for i, old in enumerate(alpha.tolist()):
-        column = x[:, i].double().numpy()
-
-        def error(log_alpha, column=column):
-            return float(exact_mean_relative_slope(column, mp.exp(log_alpha))) - floor
-
-        if error(math.log(old)) >= 0:
-            assert float(found[i]) == old
-        else:
-            moved += 1
-            expected = math.exp(brentq(error, math.log(old) - 40, math.log(old), xtol=1e-12))
-            assert float(found[i]) == pytest.approx(expected, rel=1e-5 if dtype == torch.float32 else 1e-8, abs=0)
-    assert moved
-
-
-@given(
-    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8),
-    st.floats(-3, 3).map(lambda e: 10**e),
-    st.floats(0.01, 0.99),
-    st.sampled_from(DTYPES),
-)
-def test_slope_for_floor_is_positive_never_larger_than_alpha_and_opens_the_neuron(column, alpha, floor, dtype):
-    x, old = torch.tensor(column, dtype=dtype)[:, None], torch.tensor([alpha], dtype=dtype)
-    new = slope_for_floor(x, old, floor)
-    assert 0 < new <= old
-    assert exact_mean_relative_slope(column, float(new)) >= floor * (1 - 1e-5)
+@pytest.mark.parametrize(("mean", "level"), [(0.0, 0.5), (-2.0, 1.0), (30.0, 1e-3)])
+def test_a_preactivation_that_is_set_to_a_level_has_its_mean_and_size(mean, level, dtype):
+    x = torch.randn(400, 3, dtype=dtype) * torch.tensor([0.1, 1.0, 50.0], dtype=dtype) + torch.tensor([1.0, -5.0, 9.0])
+    columns = x.double().numpy().T
+    size = torch.tensor([column.std() for column in columns], dtype=dtype)
+    slope, shift = set_to_level(x.mean(0), size, mean, level)
+    for column, a, s in zip(columns, slope.tolist(), shift.tolist(), strict=True):
+        z = a * (column - s)
+        assert (z.mean(), z.std()) == pytest.approx((mean, level), rel=1e-3, abs=1e-5)
 
 
 @settings(max_examples=30)
@@ -343,10 +266,3 @@ def test_nothing_is_non_finite_from_1e_minus_30_to_1e30(scale, dtype, batch):
         tangential_weights(x),
     ):
         assert bool(torch.isfinite(result).all())
-
-
-@pytest.mark.parametrize("level", [0.01, 0.5, 1.0, 3.0, 30.0])
-def test_the_size_of_a_tanh_is_that_of_quadrature(level):
-    density = lambda g: math.tanh(level * g) ** 2 * math.exp(-g * g / 2) / math.sqrt(2 * math.pi)  # noqa: E731
-    square = 2 * (quad(density, 0, min(10, 1 / level), epsabs=1e-14)[0] + quad(density, min(10, 1 / level), 10)[0])
-    assert tanh_size(level) == pytest.approx(math.sqrt(square), rel=1e-6)

@@ -104,7 +104,7 @@ def vanishing(model, inputs=None):
     return unstuck.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy), inputs
 
 
-PREPARE = "sc.prepare(model, inputs); optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))"
+PREPARE = "sc.prepare(model, inputs)\noptimizer = torch.optim.Adam(sc.depth_scaled_lr(model))"
 
 
 def ran(call, model, inputs, diagnosis):
@@ -117,10 +117,10 @@ def ran(call, model, inputs, diagnosis):
 @pytest.mark.parametrize(
     ("make", "convert"),
     [
-        (Shared, "sc.convert(model, include=['act'], centered=True); "),
-        (Branches, "sc.convert(model, include=torch.nn.Sigmoid, centered=True); "),
-        (SiameseAndMore, "sc.convert(model, centered=True); "),
-        (normed, "sc.convert(model); "),
+        (Shared, "sc.convert(model, include=['act'], centered=True)\n"),
+        (Branches, "sc.convert(model, include=torch.nn.Sigmoid, centered=True)\n"),
+        (SiameseAndMore, "sc.convert(model, centered=True)\n"),
+        (normed, "sc.convert(model)\n"),
     ],
 )
 def test_the_printed_call_runs_and_makes_cores(make, convert):
@@ -143,7 +143,7 @@ def test_the_call_for_a_model_with_optional_arguments_works():
     model = Options()
     diagnosis, inputs = vanishing(model, {"embeds": torch.randn(64, 32)})
     finding = diagnosis.findings[0]
-    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid, centered=True); " + PREPARE
+    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid, centered=True)\n" + PREPARE
     ran(finding.call, model, inputs, diagnosis)
 
 
@@ -151,7 +151,7 @@ def test_the_call_for_a_model_with_optional_arguments_works():
     ("make", "why"),
     [
         (Siamese, "is used in 2 places, which need one each"),
-        (BranchesAndCalls, "make it a module, nn.Sigmoid()"),
+        (BranchesAndCalls, "make its calls modules, such as nn.Sigmoid()"),
     ],
 )
 def test_without_a_working_call_the_remedy_says_why_beside_the_plain_call(make, why):
@@ -176,7 +176,7 @@ def test_the_call_for_saturated_neurons_opens_them():
         net[2].bias.add_(20)
     features, labels = torch.randn(64, 32), torch.randint(10, (64,))
     finding = unstuck.diagnose(net, features, labels, functional.cross_entropy).findings[0]
-    assert (finding.rule, finding.call[:34]) == ("US201", "sc.convert(net); sc.prepare(net, f")
+    assert (finding.rule, finding.call[:34]) == ("US201", "sc.convert(net)\nsc.prepare(net, fe")
     exec(finding.call)
     assert unstuck.diagnose(net, features, labels, functional.cross_entropy).healthy
 
@@ -185,7 +185,7 @@ def test_a_value_without_a_name_is_called_as_the_argument():
     torch.manual_seed(0)
     network = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(32, 32), nn.Sigmoid())))
     call = unstuck.diagnose(network, torch.randn(64, 32)).findings[0].call
-    assert call.startswith("sc.convert(network, centered=True); sc.prepare(network, inputs); ")
+    assert call.startswith("sc.convert(network, centered=True)\nsc.prepare(network, inputs)\n")
 
 
 class Gate(nn.Module):

@@ -26,14 +26,15 @@ def bugs_are_errors(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch):
+def alone():
     """Without other packages that build on this one."""
-    monkeypatch.setattr("unstuck.extensions.entry_points", lambda **_: ())
     cached = (extensions.extensions, extensions.packages, extensions.folders, extensions.is_library_file)
-    for function in cached:
-        function.cache_clear()
-    yield
-    for function in cached:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unstuck.extensions.entry_points", lambda **_: ())
+        for function in cached:
+            function.cache_clear()
+        yield
+    for function in cached:  # when the entry points are there again
         function.cache_clear()
 
 

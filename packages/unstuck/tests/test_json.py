@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from unstuck_support.measurements import TEXTS, anything, changed, dead, few, frozen, stack, vanishing
 
 from unstuck.diagnosis import Diagnosis
-from unstuck.findings import Finding, Gap
+from unstuck.findings import Finding, Gap, Trial, Trials
 from unstuck.measure import measurement
 from unstuck.measure.measurement import (
     BatchNorm,
@@ -53,9 +53,9 @@ measurements = anything(
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(max_examples=15, deadline=None)
-@given(few(anything(Finding, message=TEXTS)), few(measurements, 1), few(anything(Gap)))
-def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history, gaps):
-    diagnosis = Diagnosis(history[-1], findings, history if len(history) > 1 else (), None, gaps)
+@given(few(anything(Finding, message=TEXTS)), few(measurements, 1), few(anything(Gap)), anything(Trials))
+def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history, gaps, trials):
+    diagnosis = Diagnosis(history[-1], findings, history if len(history) > 1 else (), None, gaps, trials)
     jsonschema.validate(json.loads(to_json(diagnosis), parse_constant=refuse), schema)
 
 
@@ -129,7 +129,7 @@ MEASURED = [
 ]
 
 
-@pytest.mark.parametrize("kind", [Finding, Gap, *MEASURED])
+@pytest.mark.parametrize("kind", [Finding, Gap, Trial, Trials, *MEASURED])
 def test_the_schema_has_every_field_with_its_default_and_a_description(kind, schema):
     described = schema["$defs"].get(kind.__name__.lower(), {"properties": {}})
     names = [field.name for field in fields(kind)]

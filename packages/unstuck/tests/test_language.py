@@ -97,6 +97,9 @@ def test_a_translated_text_knows_its_english_original_through_values_sums_and_jo
     rows = _("{name}: {text}", name=ValueError(_("error")), text=_("; ").join([_("warning"), "x"]))
     assert rows == "错误：警告；x"
     assert english(rows) == "error: warning; x"
+    names = _("{first} to {last} ({count} of {all})", first="`0`", last="`2`", count=3, all=9)
+    assert _("the gradients of {names}", names=names) == "`0` 至 `2`（9中的 3 个）的梯度"
+    assert _("the gradients of {names}", names="`0`") == "`0` 的梯度"
     assert english("a " + edited(str(rows), str.upper) + "!") == "a ERROR: WARNING; X!"
 
 

@@ -80,6 +80,7 @@ def test_a_finite_step_is_not_repeated(trace):
 def test_without_it_the_finding_prints_the_call():
     net, x, y = Middle(torch.log), torch.randn(64, 4), torch.randn(64, 1)
     finding = next(f for f in unstuck.diagnose(net, x, y, MSE).findings if f.rule == "US401")
+    assert finding.remedy.endswith(" This call names the operation that made the first one.")
     assert finding.call == "print(unstuck.diagnose(net, x, y, MSE, trace_nonfinite=True))"
     exec(finding.call)
 

@@ -128,10 +128,10 @@ def test_layers_without_a_gradient_have_no_bars(is_as_kept):
     is_as_kept(Diagnosis(replace(stack(2), layers=tuple(layers)), ()))
 
 
-def test_the_statements_of_a_call_that_is_too_wide_have_a_line_each():
+def test_the_statements_of_a_call_have_a_line_each_however_wide():
     names = [f"encoder.layers.{i}.feed_forward.projection.inner" for i in range(3)]
     call = f"sc.convert(model, include={names})"
-    text = to_text(Diagnosis(stack(2), (vanishing("net.0", call=f"{call}; sc.prepare(model, inputs)"),)))
+    text = to_text(Diagnosis(stack(2), (vanishing("net.0", call=f"{call}\nsc.prepare(model, inputs)"),)))
     assert f"\n      {call}\n      sc.prepare(model, inputs)\n" in text
 
 
@@ -174,7 +174,7 @@ LAYER = anything(
     **dict.fromkeys(("gradient", "gain", "spread", "relative_slope", "saturated", "dead", "entropy", "sharp"), NUMBERS),
     sources=st.just(()), steps=st.none() | st.lists(st.floats(0), max_size=64).map(tuple),
 )  # fmt: skip
-CALLS = st.none() | st.just("sc.convert(model, centered=True); sc.prepare(model, inputs)")
+CALLS = st.none() | st.just("sc.convert(model, centered=True)\nsc.prepare(model, inputs)")
 FINDING = anything(Finding, name=NAMES, layers=st.lists(NAMES, max_size=6).map(tuple), message=NAMES, call=CALLS)
 
 

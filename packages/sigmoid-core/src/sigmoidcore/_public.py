@@ -7,7 +7,7 @@ from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.folding import fold
 from sigmoidcore.nn import networks, recurrent
-from sigmoidcore.nn.networks import MLP, RNN, ConvNet
+from sigmoidcore.nn.networks import MLP, RNN
 from sigmoidcore.observation.profile import gradient_profile
 from unstuck import Diagnosis, Monitor, diagnose
 from unstuck.observation import Profile
@@ -17,7 +17,6 @@ __all__ = [
     "RNN",
     "Activation",
     "Calibration",
-    "ConvNet",
     "Conversion",
     "Diagnosis",
     "Equalizer",

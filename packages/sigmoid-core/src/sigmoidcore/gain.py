@@ -1,4 +1,4 @@
-"""Slope, gain, saturation: the formulas and the two solvers. Tensors in, tensors out; no modules.
+"""Slope, gain, saturation: the formulas and the solvers. Tensors in, tensors out; no modules.
 
 Vocabulary: preactivation x, slope alpha > 0, shift mu, scaled preactivation z = alpha (x - mu), output y = sigmoid(z).
 The batch is dimension 0; every other dimension belongs to one sample.
@@ -45,21 +45,6 @@ def mean_relative_slope(z: Tensor) -> Tensor:
         tensor([False,  True])
     """
     return relative_slope(z).flatten(0, -2).mean(0)
-
-
-def tanh_size(level: float) -> float:
-    """RMS of tanh(u g) for a standard normal g: the size of the output of a tanh at saturation level u.
-
-    u (1 - u^2) for small u, 1 for large u. By the trapezoidal rule, which converges exponentially for smooth functions
-    that vanish at the ends.
-
-    Example:
-        >>> f"{tanh_size(0.5):.4f}"
-        '0.4166'
-    """
-    g = torch.linspace(-10, 10, 2001, dtype=torch.float64)
-    density = torch.exp(-g.square() / 2)
-    return math.sqrt(float((torch.tanh(level * g).square() * density).sum() / density.sum()))
 
 
 def gradient_size(gradient: Tensor, samples: int | None = None) -> Tensor:
@@ -181,47 +166,25 @@ def _first_slope_that_reaches(
     return math.exp(high), target * math.exp(evaluate(high)[0])
 
 
-def slope_for_floor(
-    x: Tensor,
-    alpha: Tensor,
-    floor: float,
-    *,
-    mean: Callable[[Tensor], Tensor] = lambda mean: mean,
-    largest: Callable[[Tensor], Tensor] = lambda largest: largest,
-) -> Tensor:
-    """Per neuron, the largest slope, at most `alpha`, at which the mean relative slope is at least `floor`.
+def set_to_level(
+    mean: Tensor, size: Tensor | float, level_mean: Tensor | float, level_size: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Slope and shift that bring a preactivation to a level: alpha = u / r and mu = m - c / alpha.
 
-    The relative slope falls with the size of z, so its batch mean falls with the slope: bisection in log alpha.
+    Then z = alpha (x - mu) has the mean c and the size u. `calibrate`, `prepare` and the `Equalizer` all set cores so.
 
     Args:
-        x: centred preactivations, shape [batch, neurons].
-        alpha: present slopes, shape [neurons], positive.
-        floor: between 0 and 1.
-        mean: turns means over these rows, [neurons], into those over the rows of all processes.
-        largest: the same for largest values.
+        mean: mean m of the preactivations of each neuron, shape [neurons] or [].
+        size: size r of the preactivations around it, of each neuron or of the layer; positive.
+        level_mean: wanted mean c of z.
+        level_size: wanted size u of z, the saturation level; positive.
 
     Returns:
-        Slopes, shape [neurons]; `alpha` for neurons above the floor.
+        Slope and shift; shapes broadcast.
 
     Example:
-        >>> slope_for_floor(torch.tensor([[-100.0, -1.0], [100.0, 1.0]]), torch.tensor([4.0, 4.0]), 0.05)
-        tensor([0.0436, 4.0000])
+        >>> set_to_level(torch.tensor(3.0), 2.0, torch.tensor(0.5), 1.0)
+        (tensor(0.5000), tensor(2.))
     """
-    if not 0 < floor < 1:
-        raise ValueError(f"floor must be between 0 and 1, got {floor}")
-    alpha = alpha.to(x.dtype)
-
-    def shut(slope: Tensor) -> Tensor:
-        return mean(mean_relative_slope(slope * x)) < floor
-
-    closed = shut(alpha)
-    if not bool(closed.any()):
-        return alpha
-    # sech^2(z/2) >= 1 - z^2/4: at alpha |x| <= 2 sqrt(1 - floor) for all samples the neuron is open.
-    widest = largest(x.abs().amax(0)).clamp_min(torch.finfo(x.dtype).tiny)
-    low, high = torch.minimum(alpha, 2 * math.sqrt(1 - floor) / widest).log(), alpha.log()
-    for _ in range(40):
-        middle = (low + high) / 2
-        too_steep = shut(middle.exp())
-        low, high = torch.where(too_steep, low, middle), torch.where(too_steep, middle, high)
-    return torch.where(closed, low.exp(), alpha)
+    slope = torch.as_tensor(level_size, dtype=mean.dtype, device=mean.device) / size
+    return slope, mean - level_mean / slope

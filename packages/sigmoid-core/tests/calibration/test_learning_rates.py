@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from core_support.networks import convolutions
 from torch import nn
 
-from sigmoidcore import MLP, RNN, ConvNet, SigmoidCore, convert, depth_scaled_lr, prepare
+from sigmoidcore import MLP, RNN, SigmoidCore, convert, depth_scaled_lr, prepare
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import make_orthogonal
 
@@ -114,7 +115,7 @@ def test_shares_follow_the_directions_that_orthogonal_weights_of_these_shapes_pa
 
 MODELS = {
     "MLP": lambda: MLP(8, 16, 12, 3),
-    "ConvNet": lambda: nn.Sequential(nn.Unflatten(1, (2, 2, 2)), ConvNet(2, 8, 4, 3, image_size=2)),
+    "convolutions": lambda: nn.Sequential(nn.Unflatten(1, (2, 2, 2)), convolutions(2, 8, 4, 3, size=2)),
     "residual": Residual,
     "converted": tanhs,
 }

@@ -96,7 +96,7 @@ def test_the_demo_prints_its_sections_and_writes_every_figure(capsys, tmp_path):
     assert places == sorted(places)
     named = re.findall(r"sigmoid-core-demo/\w+\.png", output)
     assert sorted(named) == sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
-    assert len(named) == 4
+    assert len(named) == 2
 
 
 def test_the_demo_is_chinese_without_english_sentences(capsys, tmp_path):

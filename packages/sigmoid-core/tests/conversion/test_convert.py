@@ -372,7 +372,6 @@ def test_a_type_stands_for_all_activations_inside_modules_of_that_type():
         ({"exclude": "encoder"}, r"no activation is named 'encoder'; print the report of convert\(model\)"),
         ({"exclude": nn.GELU}, "the model has no activation that is a GELU or inside one"),
         ({"include": "0.1", "exclude": nn.Tanh}, "0.1 is in include and in exclude"),
-        ({"nearest": "0.1"}, "nearest: '0.1' is a Tanh; only Hardsigmoid, Hardtanh, Softsign"),
     ],
 )
 def test_a_choice_without_a_match_is_an_error_and_the_model_does_not_change(options, message):
@@ -388,8 +387,6 @@ def test_including_an_activation_without_a_core_is_an_error_with_the_reason():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Hardtanh(), nn.Linear(2, 1))
     with pytest.raises(ValueError, match=r"include: '1' \(ReLU\) is not a sigmoid$"):
         sc.convert(model, include="1")
-    with pytest.raises(ValueError, match=r"'3' \(Hardtanh\) is not a sigmoid; nearest= makes it the nearest core"):
-        sc.convert(model, include="3")
 
 
 @pytest.mark.parametrize("wrong", [3, 0, 2.5, nn.Tanh(), [None], [nn.Tanh()]])
@@ -405,19 +402,6 @@ def test_a_model_of_torch_jit_is_an_error_that_says_when_to_convert():
         sc.convert(model)
 
 
-@pytest.mark.parametrize(
-    "activation", [nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardtanh(-2.0, 2.0), nn.Softsign()], ids=str
-)
-def test_the_nearest_core_has_the_same_range_and_slope_at_0_and_is_named_as_a_change(activation):
-    model = nn.Sequential(nn.Linear(2, 3), activation, nn.Linear(3, 1)).double()
-    assert "nearest=" in why(unchanged(model, torch.randn(2, 2, dtype=torch.float64)), "1")
-    report = sc.convert(model, nearest=type(activation))
-    assert report.changed == report.converted == ("1",)
-    assert "the function has changed at 1" in str(report)
-    x = torch.tensor([-1e5, -1e-5, 0.0, 1e-5, 1e5], dtype=torch.float64)[:, None].expand(5, 3)
-    torch.testing.assert_close(model[1](x), activation(x), rtol=0, atol=3e-5)
-
-
 def test_centered_makes_centered_cores_of_hidden_sigmoids_and_names_the_change():
     model = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 2), nn.Sigmoid()).double()
     x = torch.randn(5, 4, dtype=torch.float64)
@@ -427,24 +411,9 @@ def test_centered_makes_centered_cores_of_hidden_sigmoids_and_names_the_change()
     assert why(report, "1") == "hidden; centered, so its function is less 1/2"
     torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(sc.fold(model)(x), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_centered_changes_the_nearest_core_too_and_no_recurrent_layer():
-    model = nn.Sequential(nn.Linear(4, 8), nn.Hardsigmoid(), nn.Linear(8, 2))
-    report = sc.convert(model, nearest="1", centered=True)
-    assert model[1].centered
-    assert report.changed == ("1",)
     recurrent = nn.Module()
     recurrent.layer = nn.LSTM(3, 4)
     assert sc.convert(recurrent, centered=True).changed == ()
-
-
-def test_there_is_no_nearest_core_for_a_range_that_is_not_symmetric_and_none_of_a_gate():
-    model = nn.Sequential(nn.Linear(2, 3), nn.Hardtanh(-1.0, 2.0), nn.Linear(3, 1), nn.Hardsigmoid())
-    report = sc.convert(model, nearest=["1", nn.Hardsigmoid])
-    assert report.converted == ()
-    assert "not symmetric" in why(report, "1")
-    assert why(report, "3") == "its result reaches the model's output"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -11,7 +11,7 @@ from sigmoidcore.gain import mean_relative_slope
 DEPTH = 7
 """Odd, so that the median is a layer's own."""
 NEVER = 1e30
-"""A tolerance that no profile exceeds: the layer rule rests."""
+"""A tolerance that no profile exceeds: no slope follows the profile."""
 
 
 def idle():

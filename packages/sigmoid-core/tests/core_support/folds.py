@@ -27,13 +27,13 @@ def assert_same(a, b, tolerance):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def assert_folds(model, *inputs, stays=None, activation="tanh"):
+def assert_folds(model, *inputs, stays=None):
     """In training (float64) and in evaluation (float32): same outputs, plain modules, the model as it was."""
     for dtype, tolerance, training in ((torch.float64, 1e-12, True), (torch.float32, 1e-5, False)):
         model = model.to(dtype).train(training)
         arguments = [x.to(dtype) for x in inputs]
         before = copy.deepcopy(model.state_dict())
-        folded = sc.fold(model, activation=activation)
+        folded = sc.fold(model)
         assert all(not type(m).__module__.startswith("sigmoidcore") for m in folded.modules())
         assert all(m.training == training for m in folded.modules() if not isinstance(m, fx.GraphModule))
         assert kept(folded) == (stays or {})

@@ -1,4 +1,4 @@
-"""What the Equalizer and the Monitor refuse, with the remedy, before they attach."""
+"""What the Equalizer refuses, with the remedy, before it attaches."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, Equalizer, Monitor
+from sigmoidcore import MLP, Equalizer
 from sigmoidcore.integrations.sinks import CSV
 
 MODEL = MLP(4, 8, 3, 2)
@@ -36,29 +36,9 @@ def test_the_equalizer_refuses_an_argument_out_of_range_before_it_attaches(name,
     assert not OPTIMIZER._optimizer_step_pre_hooks
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "message"),
-    [
-        ("every", [0, -1, 1.0, True, None, "auto"], "every must be a whole number of at least 1, got"),
-        ("keep", [3, 4.0, None], "keep must be a whole number of at least 4, got"),
-        ("sinks", [A_SINK, "a.csv", None, CSV, 3, [print, "x"], [CSV]], "sinks must be a list of functions"),
-    ],
-)
-def test_the_monitor_refuses_an_argument_out_of_range(name, values, message):
-    for value in values:
-        with pytest.raises((TypeError, ValueError), match=message):
-            Monitor(MODEL, **{name: value})
-
-
 def test_a_model_and_an_optimizer_that_have_changed_places_are_named():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got Adam"):
         Equalizer(OPTIMIZER, MODEL)
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got Adam"):
-        Monitor(OPTIMIZER)
     for optimizer, named in ((nn.Linear(2, 2), "Linear"), (None, "NoneType"), (torch.optim.Adam, "type")):
         with pytest.raises(TypeError, match=rf"optimizer must be the torch\.optim\.Optimizer .*, got {named}"):
             Equalizer(MODEL, optimizer)
-
-
-def test_sinks_may_be_in_anything_that_can_be_gone_through():
-    Monitor(MODEL, sinks=(sink for sink in (A_SINK, print))).remove()

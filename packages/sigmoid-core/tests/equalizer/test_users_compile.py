@@ -25,9 +25,9 @@ def build():
     torch.manual_seed(1)
     model = MLP(8, 16, 5, 3)
     prepare(model, torch.randn(100, 8))
-    model[5].slope.mul_(6.0)  # for the layer rule
+    model[5].slope.mul_(6.0)  # to follow the profile
     with torch.no_grad():
-        model[6].bias[:3] += 12 / model[7].slope[:3]  # for the neuron rule
+        model[6].bias[:3] += 12 / model[7].slope[:3]  # to be set back
     return model
 
 
@@ -76,8 +76,8 @@ def test_steps_that_are_not_sampled_run_compiled_and_sampled_ones_do_not():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with Equalizer(model, optimizer, every=4) as equalizer:
         train(counting, optimizer, DATA[:9])
-    assert [s.step for s in equalizer.history] == [0, 4, 8]
-    assert compiled == [False, True, True, True, False, True, True, True, False]
+    assert [s.step for s in equalizer.history] == [0, 1, 4, 8]  # step 1 sets neurons back
+    assert compiled == [False, False, True, True, False, True, True, True, False]
 
 
 def test_nothing_is_compiled_again_when_slopes_move_where_that_would_be_an_error():
@@ -97,7 +97,7 @@ def test_the_compiled_model_may_be_given_to_the_equalizer():
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with Equalizer(model, optimizer, every=2) as equalizer:
         train(uncompiled(model, None), optimizer, DATA[:6])
-    assert [s.step for s in equalizer.history] == [0, 2, 4]
+    assert [s.step for s in equalizer.history] == [0, 1, 2, 4]
 
 
 def test_the_profile_and_the_calibration_of_a_model_that_has_run_compiled_are_those_of_the_model():

@@ -87,7 +87,7 @@ def test_a_module_without_cores_need_not_be_traceable():
     assert_folds(model, torch.randn(3, 4), stays={"1": ["factor", "gain", "shift"]})
 
 
-def test_an_untraceable_model_is_refused_with_the_parts_that_can_be_folded():
+def test_an_untraceable_model_is_refused_and_its_parts_can_be_folded():
     class Outer(Branching):
         def __init__(self):
             super().__init__()
@@ -99,7 +99,7 @@ def test_an_untraceable_model_is_refused_with_the_parts_that_can_be_folded():
             return self.more[0](h)
 
     model = Outer()
-    with pytest.raises(UntraceableError, match=r"Outer cannot be traced .*'net', 'more.0' can be folded by themselves"):
+    with pytest.raises(UntraceableError, match=r"Outer cannot be traced .* fold the parts .* by themselves"):
         sc.fold(model)
     x = torch.randn(3, 4)
     expected = model(x)
@@ -277,12 +277,11 @@ def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward_in_eval
         assert_same(plain(x), model(x), 1e-5)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-@pytest.mark.parametrize("seed", range(3))
-def test_random_networks_compute_the_same(seed, activation):
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks_compute_the_same(seed):
     model = randomized(Random(seed)).double()
     x = torch.randn(7, 6, dtype=torch.float64)
-    assert_computes_the_same(model, lambda model: sc.fold(model, activation=activation), x)
+    assert_computes_the_same(model, sc.fold, x)
 
 
 def doubles(module, args, result):

@@ -86,6 +86,7 @@ def test_an_address_that_others_reach_needs_the_token():
     assert len(guard.token) >= 32
     assert Guard("127.0.0.1").token == Guard("localhost").token == ""
     with client_of(guard) as client:
+        assert client.get("/", headers={"host": "the-name-of-this-machine:8765"}).status_code == 200
         for query in ("", "?token=", "?token=wrong", "?token=%ff"):
             with connect(client, query) as socket, pytest.raises(WebSocketDisconnect) as refused:
                 socket.receive_json()

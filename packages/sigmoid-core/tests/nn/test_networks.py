@@ -1,10 +1,11 @@
-"""MLP and ConvNet."""
+"""MLP, and convolutional networks of cores."""
 
 import pytest
 import torch
+from core_support.networks import convolutions
 from torch import nn
 
-from sigmoidcore import MLP, ConvNet, SigmoidCore, gradient_profile, prepare
+from sigmoidcore import MLP, SigmoidCore, gradient_profile, prepare
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -54,31 +55,8 @@ def test_a_size_below_1_is_an_error_that_names_it(name, value):
         MLP(**sizes)
 
 
-def test_convnet_has_depth_convolutions_and_halves_from_the_second_on():
-    model = ConvNet(3, 6, 5, 10, image_size=15, halvings=2)
-    strides = [layer.stride for layer in model if isinstance(layer, nn.Conv2d)]
-    assert strides == [(1, 1), (2, 2), (2, 2), (1, 1), (1, 1)]
-    assert sum(isinstance(layer, SigmoidCore) for layer in model) == 5
-    assert model(torch.randn(2, 3, 15, 15)).shape == (2, 10)
-
-
-def test_convnet_takes_another_activation():
-    model = ConvNet(1, 4, 3, 2, image_size=8, activation=lambda channels: nn.ReLU())
-    assert sum(isinstance(layer, nn.ReLU) for layer in model) == 3
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [({"channels": 0}, "channels"), ({"depth": 0}, "depth"), ({"halvings": 3}, "halvings"), ({"halvings": -1}, "halv")],
-)
-def test_convnet_refuses_sizes_that_make_no_network(change, named):
-    sizes = {"in_channels": 1, "channels": 4, "depth": 3, "out_features": 2, "image_size": 8, "halvings": 1} | change
-    with pytest.raises(ValueError, match=named):
-        ConvNet(**sizes)
-
-
 @pytest.mark.parametrize("depth", [3, 40])
-def test_prepare_levels_a_convnet(depth):
-    model = ConvNet(1, 8, depth, 10, image_size=12)
+def test_prepare_levels_a_convolutional_network(depth):
+    model = convolutions(1, 8, depth, 10, size=12)
     assert prepare(model, torch.randn(60, 1, 12, 12)).after.spread <= 1.12
     assert gradient_profile(model, torch.randn(60, 1, 12, 12)).spread <= 1.3

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sigmoidcore as sc
-from sigmoidcore import MLP, Profile, SigmoidCore, gradient_profile
+from sigmoidcore import MLP, SigmoidCore, gradient_profile
 
 
 def small_mlp():
@@ -188,62 +188,6 @@ X = torch.zeros(3, 5)
 def test_a_model_that_cannot_be_measured_is_an_error_that_says_why(model, message):
     with pytest.raises(ValueError, match=message):
         gradient_profile(model, X)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        (torch.zeros(0, 5), r"inputs of shape \(0, 5\) hold no samples: give a batch of at least one"),
-        (torch.zeros(()), r"inputs of shape \(\) hold no samples: give a batch of at least one"),
-        *((X + torch.tensor([0, 0, v, 0, 0]), r"inputs hold 3 non-finite value\(s\) of 15: remove or impute")
-          for v in (math.nan, math.inf, -math.inf)),
-        *((none, "got none: for a model without inputs, use a Monitor") for none in ((), [], {})),
-        *((value, f"inputs must be a tensor, or a tuple or dict of tensors, got {kind}: convert it first")
-          for value, kind in (([[1.0, 2.0]], "list"), ("text", "str"), (3, "int"), (None, "NoneType"))),
-    ],
-)  # fmt: skip
-def test_inputs_that_are_not_a_batch_are_an_error_with_the_reason(inputs, message):
-    with pytest.raises(ValueError, match=message):
-        gradient_profile(small_mlp().float(), inputs)
-
-
-def test_an_error_of_the_model_keeps_its_type_and_notes_the_shape_of_the_inputs():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
-        gradient_profile(small_mlp().float(), torch.zeros(3, 7))
-    assert caught.value.__notes__ == [
-        "the inputs have the shape (3, 7) float32: give one batch as the model takes it in training"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("targets", "loss_fn", "message"),
-    [
-        (torch.zeros(3), None, "targets is given without loss_fn: give both, or neither"),
-        (None, nn.MSELoss(), "loss_fn is given without targets: give both, or neither"),
-        (0, lambda output, _: output, r"loss_fn must give a scalar, got shape \(3, 3\)"),
-    ],
-)
-def test_a_wrong_loss_is_an_error_that_says_why(targets, loss_fn, message):
-    with pytest.raises(ValueError, match=message):
-        gradient_profile(small_mlp().float(), X, targets, loss_fn)
-
-
-def test_a_profile_prints_as_a_table_with_bars_on_a_log_axis():
-    profile = Profile(("layers.0", "layers.10", "end"), torch.tensor([1e-4, 1e-2, 1.0], dtype=torch.float64))
-    assert str(profile) == (
-        "gradient profile of 3 cores, spread 1e+04\n"
-        "  layers.0   1.000e-04  █\n"
-        "  layers.10  1.000e-02  ████████████████\n"
-        "  end        1.000e+00  ██████████████████████████████"
-    )
-
-
-def test_gradients_of_0_and_nan_print_without_a_bar():
-    profile = Profile(("a", "b", "c"), torch.tensor([0.0, math.nan, 1.0], dtype=torch.float64))
-    assert str(profile) == (
-        f"gradient profile of 3 cores, spread nan\n  a  0.000e+00\n  b        nan\n  c  1.000e+00  {'█' * 30}"
-    )
-    assert str(Profile(("a",), torch.zeros(1))) == "gradient profile of 1 core, spread inf\n  a  0.000e+00"
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,9 @@ def test_training_shows_the_table_the_scores_and_the_next_command(houses, capsys
     printed = capsys.readouterr().out
     assert all(len(each) <= 80 for each in printed.splitlines())
     for text in (
-        "houses.csv: 40 rows, UTF-8, separated by ','", " €", "number: size\n", "text: town\n",
+        "houses.csv: 40 rows, UTF-8, separated by ','", " €\n", "number: size\n", "text: town\n",
         "different in every row: id\n", "constant or empty: note\n", "R2 on rows that were not learnt from",
-        "Sigmoid Core  ", "HistGradientBoostingRegressor  ", "RidgeCV  ", " better on this table: ",
+        "Sigmoid Core  ", "HistGradientBoostingRegressor  ", "RidgeCV  ", " better: ",
         "sigmoid-core predict model.skops NEW.csv -o predictions.csv",
     ):  # fmt: skip
         assert text in printed
@@ -80,6 +80,14 @@ def test_an_interval_is_wider_than_that_of_independent_scores():
     assert interval([0.5] * 5) == (0.5, 0.5, 0.5)
     # The 97.5 % quantile of Student's t with 4 degrees of freedom is 2.776, and the standard deviation is 1.5811.
     np.testing.assert_allclose(interval([1, 2, 3, 4, 5]), (3, 3 - 2.945, 3 + 2.945), atol=1e-3)
+
+
+def test_a_class_of_one_row_is_counted_and_needs_no_warning(houses, capsys):
+    houses.assign(town=["Rom", *["Ulm", "Köln", "Bern"] * 13]).to_csv("houses.csv", index=False)
+    assert main(["train", "houses.csv", "--target", "town", "-o", "model.skops"]) == 0
+    printed = capsys.readouterr()
+    assert "target: town, Bern (13), Köln (13), Rom (1), Ulm (13)\n" in printed.out
+    assert printed.err == ""
 
 
 def test_the_file_predicts_what_the_network_predicts(houses):
@@ -107,7 +115,7 @@ def test_predictions_follow_the_columns_by_name(trained, houses, capsys):
     new.drop(columns="more").to_csv("new.csv", sep="\t", date_format="%d.%m.%Y", encoding="utf-16", index=False)
     for name in ("new.parquet", "new.csv"):
         assert main(["predict", str(trained["price"]), name, "-o", f"{name}.csv"]) == 0
-        assert capsys.readouterr().out == f"40 predictions of price in {name}.csv: prediction\n"
+        assert capsys.readouterr().out == f"{name}.csv: 40 rows, prediction\n"
     one, other = (pd.read_csv(f"{name}.csv") for name in ("new.parquet", "new.csv"))
     assert list(one) == ["prediction"]
     assert np.corrcoef(one["prediction"], houses["price"])[0, 1] > 0.9
@@ -117,9 +125,9 @@ def test_predictions_follow_the_columns_by_name(trained, houses, capsys):
 
 def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe_in_csv_only(trained, houses):
     houses.to_parquet("new.parquet")
-    for name in ("out.csv", "out.parquet"):
+    for name in ("out.CSV", "out.parquet"):
         assert main(["predict", str(trained["town"]), "new.parquet", "-o", name]) == 0
-    text, exact = pd.read_csv("out.csv"), pd.read_parquet("out.parquet")
+    text, exact = pd.read_csv("out.CSV"), pd.read_parquet("out.parquet")
     assert list(exact) == ["prediction", "probability_=Bern", "probability_Köln", "probability_Ulm"]
     assert set(exact["prediction"]) >= {"=Bern"}
     assert set(text["prediction"]) == {{"=Bern": "'=Bern"}.get(each, each) for each in exact["prediction"]}
@@ -149,10 +157,11 @@ def test_texts_and_a_few_whole_numbers_are_classes(answers, task, classes):
     [
         ([1, None, 3, None] * 10, "'y' has 20 missing values (first: row 2): fill or drop them"),
         (["2024-01-01", "2024-01-02"] * 20, "'y' has dates such as"),
-        ([5] * 40, "(1 in 40 rows)"),
-        ([f"name {n}" for n in range(40)], "(40 in 40 rows)"),
-        (["yes"] * 37 + ["no"] * 3, "(2 in 40 rows)"),
-        (["yes", "no"] * 2, "(2 in 4 rows)"),
+        ([1, "on request", *range(38)], "'y' has 'on request' in row 2, not a number like '1': correct it"),
+        (["€5"] * 40, "'y' has only '€5' in all rows"),
+        ([f"name {n}" for n in range(40)], "has 40 different values such as 'name 0' in 40 rows"),
+        (["yes"] * 37 + ["no"] * 3, "2 different values such as 'yes' in 40 rows"),
+        (["yes", "no"] * 2, "in 4 rows: too few rows, or no classes"),
     ],
 )
 def test_a_target_that_cannot_be_learnt_is_refused(answers, message, capsys):
@@ -172,10 +181,10 @@ def test_a_target_that_cannot_be_learnt_is_refused(answers, message, capsys):
         ("train x.csv --target y -o no/m.skops", "cannot write no/m.skops: No such file or directory"),
         ("train x.csv --target y -o y.csv", "y.csv exists: give another name, or --overwrite"),
         ("train x.csv --target y -o x.csv --overwrite", "x.csv exists"),
-        ("predict MODEL x.csv -o out.csv", "x.csv has no column 'size'"),
+        ("predict MODEL x.csv -o out.csv", "x.csv has no column 'size', 'town', 'built': choose from y, x"),
         ("predict MODEL x.csv -o x.csv --overwrite", "x.csv exists"),
         ("predict MODEL x.csv -o out.txt", "out.txt must end with .csv or .parquet"),
-        ("predict MODEL sizes.csv -o out.csv", "column 'size' has '1.5' in row 1, and numbers elsewhere"),
+        ("predict MODEL sizes.csv -o out.csv", "'1.5' in row 1, not a number like '0,5': correct it, empty it"),
         ("predict x.csv x.csv -o out.csv", "x.csv is not a model of sigmoid-core train"),
     ],
 )

@@ -58,7 +58,12 @@ def test_a_table_is_the_same_in_every_encoding(tmp_path, content, form):
 
 def test_parquet_keeps_its_types(tmp_path):
     day = pd.Timestamp("2024-03-01", tz="Asia/Shanghai")
-    columns = {"n": [1, None, 3], "t": ["€5", " ", "€7,000"], "b": [True, None, False], "d": [day, day, None]}
+    columns = {
+        "n": pd.array([1, None, 3], "Int64"),
+        "t": ["€5", " ", "€7,000"],
+        "b": [True, None, False],
+        "d": [day, day, None],
+    }
     table = pd.DataFrame(columns | {"c": pd.Categorical(["x", "y", "x"])}, index=[5, 6, 7])
     table.to_parquet(tmp_path / "table")
     file = read_file(tmp_path / "table")
@@ -86,6 +91,12 @@ def test_parquet_keeps_its_types(tmp_path):
         (["£1.50", "2"], [1.5, 2]),
         (["12.3%", "-7 %"], [12.3, -7]),
         (["−5", "+1e3"], [-5, 1000]),
+        (["89.5㎡", "120㎡"], [89.5, 120]),
+        (["1,250 m2", "80 m2"], [1250, 80]),
+        (["305.5万", "98万"], [305.5, 98]),
+        (["¥52,000元/平米", "¥800元/平米"], [52000, 800]),
+        (["US$ 1,234", "US$5.5"], [1234, 5.5]),
+        (["EUR 1.234,50", "7 EUR"], [1234.5, 7]),
     ],
 )  # fmt: skip
 def test_numbers_have_separators_and_signs(column, cells, numbers):
@@ -123,7 +134,19 @@ def test_the_day_is_first_beside_points(column):
     assert column(["01/02/2024"])[0][0].month == 1
 
 
-@pytest.mark.parametrize("cells", [["May", "June"], ["10.0.0.1", "10.0.0.2"], ["3-4", "5-6"], ["+49 30 123", "12:30"]])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["May", "June"],
+        ["10.0.0.1", "10.0.0.2"],
+        ["3-4", "5-6"],
+        ["+49 30 123", "12:30"],
+        ["3室2厅", "2室1厅"],
+        ["house 1", "house 2"],
+        ["12a", "12b"],
+        ["1 Jan", "2 Feb"],
+    ],
+)
 def test_other_texts_stay_texts(column, cells):
     values, how = column(cells)
     assert (values.tolist(), how.kind) == (cells, "text")
@@ -137,12 +160,14 @@ def test_blanks_and_words_for_a_missing_value_are_missing(column):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (["1"] * 40 + ["abc"], "'abc' in row 41, and numbers such as '1' elsewhere"),
-        (["1,5"] * 40 + ["1.5"], "'1.5' in row 41, and numbers such as '1,5' elsewhere"),
-        (["$5"] * 40 + ["5 €"], r"'5 €' in row 41, and numbers such as '\$5' elsewhere"),
-        (["5%"] * 40 + ["0.05"], "'0.05' in row 41, and numbers such as '5%' elsewhere"),
+        (["1"] * 40 + ["abc"], "'abc' in row 41, not a number like '1': correct it"),
+        (["1,5"] * 40 + ["1.5"], "'1.5' in row 41, not a number like '1,5'"),
+        (["$5"] * 40 + ["5 €"], r"'5 €' in row 41, not a number like '\$5'"),
+        (["5%"] * 40 + ["0.05"], "'0.05' in row 41, not a number like '5%'"),
         (["1"] * 40 + ["1e200"], "'1e200' in row 41"),
-        (["2024-02-01"] * 40 + ["2024-02-31"], "'2024-02-31' in row 41, and dates such as '2024-02-01' elsewhere"),
+        (["80 m2"] * 40 + ["80"], "'80' in row 41, not a number like '80 m2'"),
+        (["1.2亿"] + ["80万"] * 40, "'1.2亿' in row 1, not a number like '80万'"),
+        (["2024-02-01"] * 40 + ["2024-02-31"], "'2024-02-31' in row 41, not a date like '2024-02-01'"),
     ],
 )
 def test_a_cell_unlike_the_others_is_shown_with_its_row(column, cells, message):
@@ -156,8 +181,8 @@ def test_a_cell_unlike_the_others_is_shown_with_its_row(column, cells, message):
         (b"", "no rows below"),
         (b"a,b\n\n", "no rows below"),
         (b"1,2\n3,4\n", "numbers in its first line"),
-        (b"a,b,a\n1,2,3\n", "the same name"),
-        (b"a,,b\n1,2,3\n", "without a name"),
+        (b"a,b,a\n1,2,3\n", "the same name: 'a', column 3"),
+        (b"a,,b\n1,2,3\n", "without a name, or with the same name: '', column 2"),
         (b"a,b\n1,2\n3,4,5\n", "3 instead of 2 columns in row 2: '3,4,5'"),
         (b'a,b\n"1,2\n3,4\n', "1 instead of 2 columns in row 1"),
         (b"PK\x03\x04\x14\0\0\0", "neither Parquet nor CSV"),
@@ -171,18 +196,25 @@ def test_a_file_that_is_not_a_table_is_refused_in_a_line(tmp_path, content, mess
         read_file(tmp_path / "x.csv")
 
 
+def test_parquet_without_rows_is_refused(tmp_path):
+    pd.DataFrame({"x": [1]}).head(0).to_parquet(tmp_path / "x")
+    with pytest.raises(InputError, match="x has no rows, or no columns"):
+        read_file(tmp_path / "x")
+
+
 def test_row_numbers_and_empty_columns_without_a_name_are_left_out(tmp_path):
     (tmp_path / "x.csv").write_text(",a,,b,\n0,1, ,x,\n1,2,,y,\n,,,,\n")
     assert read_file(tmp_path / "x.csv").table.to_dict("list") == {"a": ["1", "2"], "b": ["x", "y"]}
 
 
 def test_values_that_are_neither_numbers_nor_texts_are_refused(tmp_path):
-    pd.DataFrame({"x": [[1], [2]]}).to_parquet(tmp_path / "x")
-    with pytest.raises(InputError, match="column 'x'"):
-        interpret(read_file(tmp_path / "x"), "x")
+    pd.DataFrame({"x": [[1], [2]], "time": pd.to_timedelta([1, 2], "D")}).to_parquet(tmp_path / "x")
+    for name, cell in (("x", r"\[1\]"), ("time", "1 days 00:00:00")):
+        with pytest.raises(InputError, match=f"column '{name}' has '{cell}' .*: leave it out"):
+            interpret(read_file(tmp_path / "x"), name)
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     (tmp_path / "x.csv").write_text("price,size\n1,2\n")
     with pytest.raises(InputError, match="no column 'prise': choose from price, size"):
-        interpret(read_file(tmp_path / "x.csv"), "prise")
+        read_file(tmp_path / "x.csv").check("size", "prise")

@@ -1,6 +1,7 @@
 """diagnose: one batch through a network, forward and backward, and the findings of the rules."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from unstuck.observation.process_group import Ranks
 from unstuck.rules import find
 from unstuck.step import recorded
 from unstuck.step.nonfinite import first_nonfinite
+from unstuck.trials import recording_of, verdict
 
 
 def diagnose(
@@ -24,6 +26,7 @@ def diagnose(
     loss_fn: LossFn | None = None,
     *,
     training: bool = False,
+    trials: bool = True,
     trace_nonfinite: bool = False,
 ) -> Diagnosis:
     """Measure a network on one batch, and say in words what is wrong and what to do.
@@ -45,6 +48,8 @@ def diagnose(
             the outputs (fixed seed), and the rules for the loss are skipped.
         training: run the model in training mode, dropout and all, if its forward or loss needs it. Parts that are in
             evaluation mode within a model in training mode stay so.
+        trials: with a loss function, train copies of the weights on this batch, with Adam, for ten seconds at most: as
+            they are, and with an edit for each finding. A finding whose edit makes it learn is proved. In one process.
         trace_nonfinite: if a number is inf or NaN, repeat the step and name the operation that made the first one, with
             its line and the values that it read, in the forward or in the backward pass.
 
@@ -70,7 +75,9 @@ def diagnose(
     measurement = measure(subject, ranks)
     if trace_nonfinite and any(finding.rule == "US401" for finding in find([measurement])):
         measurement = replace(measurement, origin=_origin(subject))
-    return judged([replace(measurement, dependence=depend(subject, measurement, ranks))], subject)
+    measurements = [replace(measurement, dependence=depend(subject, measurement, ranks))]
+    tries = trials and loss_fn is not None and ranks.count == 1
+    return judged(measurements, subject, partial(recording_of, subject) if tries else None, verdict.SECONDS)
 
 
 def _origin(subject: Subject) -> str | None:

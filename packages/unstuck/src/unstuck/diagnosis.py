@@ -1,15 +1,17 @@
 """The diagnosis of a network: what was measured, what is wrong, and what to do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
+from unstuck.findings import NONE_TRIED
 from unstuck.judgement import Judgement
 from unstuck.language import terminal
 from unstuck.measure.measurement import Layer, Measurement, Subject
 from unstuck.remedies import findings_of
 from unstuck.report import from_json, to_html, to_json, to_notebook, to_text, verdict
 from unstuck.rules import gaps
+from unstuck.trials import Recording, tried
 
 
 class Diagnosis(Judgement):
@@ -23,6 +25,7 @@ class Diagnosis(Judgement):
         history: all measurements of a `Monitor`, the latest included; else empty.
         subject: the model and its batch, or None.
         gaps: what could not be judged, with the reason.
+        trials: whether it learns when the recorded steps are trained again, and what makes it learn.
 
     Example:
         >>> import torch
@@ -91,7 +94,22 @@ class Diagnosis(Judgement):
         return to_html(self, path)
 
 
-def judged(measurements: Sequence[Measurement], subject: Subject | None = None) -> Diagnosis:
-    """The diagnosis of one measurement, or of the measurements of a training, latest last."""
+def judged(
+    measurements: Sequence[Measurement],
+    subject: Subject | None = None,
+    recording: Callable[[], Recording] | None = None,
+    seconds: float = 0.0,
+) -> Diagnosis:
+    """The diagnosis of one measurement, or of the measurements of a training, latest last.
+
+    Args:
+        measurements: what the rules judge.
+        subject: the model and its batch.
+        recording: returns what trials train again; None: nothing is tried.
+        seconds: that the trials may take, about.
+    """
     history = tuple(measurements) if len(measurements) > 1 else ()
-    return Diagnosis(measurements[-1], findings_of(measurements, subject), history, subject, gaps(measurements))
+    findings, trials = findings_of(measurements, subject), NONE_TRIED
+    if recording is not None and seconds > 0:
+        findings, trials = tried(findings, recording(), seconds)
+    return Diagnosis(measurements[-1], findings, history, subject, gaps(measurements), trials)

@@ -15,6 +15,53 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Recorded steps of a training, trained again on copies of the weights: as they were, and with one edit.
+
+    Attributes:
+        edit: what was different, in words.
+        steps: number of steps of each of the two trainings.
+        before: the loss after each step as it was recorded, thinned to at most `POINTS`.
+        after: the loss with the edit.
+        proved: it learns with the edit, and does not without.
+    """
+
+    edit: str
+    steps: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    proved: bool
+
+
+POINTS = 33
+"""Numbers that are kept of a loss."""
+LEARNS, STANDS = 0.5, 0.9
+"""A training learns if its loss falls to less than this share; if more than the second is left, it stands still."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What trials tell beside single findings.
+
+    Attributes:
+        steps: number of steps of the training as it was recorded; 0 if there was none.
+        losses: its loss after each step, thinned to at most `POINTS`.
+        left: the share of the loss that was left; nan if the loss can be below 0.
+        cause: an edit with which it learns, if it does not and no finding is proved.
+        missing: why nothing was tried; "" if something was.
+    """
+
+    steps: int = 0
+    losses: tuple[float, ...] = ()
+    left: float = 1.0
+    cause: Trial | None = None
+    missing: str = ""
+
+
+NONE_TRIED = Trials()
+
+
+@dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, or worth knowing.
 
@@ -28,6 +75,7 @@ class Finding:
         message: what is wrong, one or two sentences with names and numbers.
         remedy: what to do, in words.
         call: the code that repairs it, or None.
+        trial: what a trial of the cause gave, or None.
     """
 
     rule: str
@@ -39,6 +87,7 @@ class Finding:
     message: str
     remedy: str
     call: str | None = None
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from unstuck.findings import Finding, Gap, Severity
+from unstuck.findings import NONE_TRIED, Finding, Gap, Severity, Trials
 from unstuck.measure.measurement import Measurement, Subject
 
 
@@ -15,6 +15,7 @@ class Judgement:
     history: tuple[Measurement, ...] = ()
     subject: Subject | None = None
     gaps: tuple[Gap, ...] = ()
+    trials: Trials = NONE_TRIED
 
     @property
     def healthy(self) -> bool:

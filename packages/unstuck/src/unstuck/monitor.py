@@ -21,6 +21,7 @@ from unstuck.names import caller, names_in
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
 from unstuck.step.nonfinite import NonfiniteSearch
+from unstuck.trials import Recording, StepKeeper, verdict
 
 SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
@@ -51,6 +52,9 @@ class Monitor:
         trace_nonfinite: before every step of an optimizer, look whether the gradients are finite. At the first that is
             not, repeat this step and name the operation that made the first inf or NaN, in US401. Costs a norm of the
             gradients at every step; compiled code runs uncompiled. In one process only.
+        trials: record the measured steps and keep the latest four, with copies of their batches and of the first
+            weights, so that `diagnosis` can train them again: as they were, and with an edit for each finding. In one
+            process only.
         scaler: the `torch.amp.GradScaler` of the training, to unscale gradients and to notice skipped steps.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
         sinks: are called with every new `Measurement`.
@@ -85,6 +89,7 @@ class Monitor:
         *,
         keep: int = 64,
         trace_nonfinite: bool = False,
+        trials: bool = False,
         scaler: torch.amp.GradScaler | None = None,
         process_group: "torch.distributed.ProcessGroup | Ranks | None" = None,
         sinks: Iterable[Callable[[Measurement], object]] = (),
@@ -105,6 +110,7 @@ class Monitor:
         if trace_nonfinite and self._ranks.count > 1:
             raise ValueError("trace_nonfinite works in one process only: the others would wait for the repeated step")
         self._nonfinite = NonfiniteSearch(model) if trace_nonfinite else None
+        self._keeper = StepKeeper(model) if trials and self._ranks.count == 1 else None
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
@@ -120,7 +126,7 @@ class Monitor:
         self._watches = True
         listen(self._before_step, self._after_step)
         self._stop_listening = listen_to_updates(scaler, self._before_update) if scaler is not None else lambda: None
-        self._probe.attach()
+        self._attach()
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -128,8 +134,11 @@ class Monitor:
         self._take_finished()
         return self._history.measurements
 
-    def diagnosis(self) -> Diagnosis:
+    def diagnosis(self, seconds: float | None = None) -> Diagnosis:
         """The diagnosis of the training so far.
+
+        Args:
+            seconds: that the trials may take, about, if the Monitor records; None: ten.
 
         Raises:
             ValueError: nothing was measured yet.
@@ -140,7 +149,20 @@ class Monitor:
                 "no step was measured yet: call the model's forward pass, backward() and the optimizer's step(), or "
                 "count_step() if you change the weights by hand"
             )
-        return judged(self.measurements, Subject(self.model, names=self._names))
+        recording = None if self._keeper is None else lambda: self.recording
+        time = verdict.SECONDS if seconds is None else seconds
+        return judged(self.measurements, Subject(self.model, names=self._names), recording, time)
+
+    @property
+    def recording(self) -> Recording:
+        """The steps that trials train again.
+
+        Raises:
+            ValueError: the Monitor does not record.
+        """
+        if self._keeper is None:
+            raise ValueError("this Monitor does not record: make it with trials=True, in one process")
+        return self._keeper.recording
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""
@@ -150,8 +172,9 @@ class Monitor:
     def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Measure a forward pass that has begun: for a hook before a module of the model that makes the Monitor."""
         self._probe.begin(module, args)
-        if self._nonfinite is not None:
-            self._nonfinite.begin(module, args)
+        for recorder in (self._nonfinite, self._keeper):
+            if recorder is not None:
+                recorder.begin(module, args)
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the measurements, in numbers, texts, lists and dicts only."""
@@ -182,8 +205,9 @@ class Monitor:
         self._stop_listening()
         self._probe.detach()
         self._probe.forget()
-        if self._nonfinite is not None:
-            self._nonfinite.stop()
+        for recorder in (self._nonfinite, self._keeper):
+            if recorder is not None:
+                recorder.stop()
 
     def abort(self) -> None:
         """Stop measuring after an error, in the middle of a step: it is kept if its outputs are not finite."""
@@ -207,6 +231,8 @@ class Monitor:
 
     def _before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
+        if self._keeper is not None:
+            self._keeper.before_forward()
         if self._stepped is not None:
             self._take()
         elif self._in_step:  # in a closure: its last evaluation counts
@@ -231,6 +257,8 @@ class Monitor:
         self._probe.stop_following()
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
             self._nonfinite.before_step(self._step, optimizer)
+        if self._keeper is not None and optimizer in self._optimizers:
+            self._keeper.before_step(optimizer)
         if self._probe.attached and optimizer in self._optimizers:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
@@ -373,7 +401,12 @@ class Monitor:
     def _attach_if_due(self) -> None:
         traced = self._nonfinite is not None and self._nonfinite.found_in == self._step - 1
         if self._step % self.every == 0 or self._probe.rests or traced:
-            self._probe.attach()
+            self._attach()
+
+    def _attach(self) -> None:
+        self._probe.attach()
+        if self._keeper is not None:
+            self._keeper.attach()
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)

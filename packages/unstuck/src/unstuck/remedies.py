@@ -47,7 +47,10 @@ def _with_call(finding: Finding, measurement: Measurement, subject: Subject) -> 
         else:
             if suggestion is not None:
                 return replace(finding, remedy=suggestion[0], call=suggestion[1])
-    return replace(finding, remedy=remedy, call=_PLAIN[finding.rule](finding, measurement, subject))
+    call = _PLAIN[finding.rule](finding, measurement, subject)
+    if call is not None and finding.rule == "US401":
+        remedy += _(" This call names the operation that made the first one.")
+    return replace(finding, remedy=remedy, call=call)
 
 
 def _redraw(finding: Finding, measurement: Measurement, subject: Subject) -> str | None:

@@ -65,7 +65,7 @@ class Watch:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
             an error of the first measurement, or what two in a row have. The first steps of Adam are large.
         every: measure one step of so many; None: the first two, one in 10 up to step 100, then one in 100.
-        trace_nonfinite: as in `Monitor`.
+        trials, trace_nonfinite: as in `Monitor`.
 
     Attributes:
         problems: what could not be watched, in words.
@@ -88,12 +88,14 @@ class Watch:
         on_finding: Callable[[str, int, Finding], object],
         every: int | None = None,
         *,
+        trials: bool = False,
         trace_nonfinite: bool = False,
     ) -> None:
         self.problems: dict[str, None] = {}
         self._on_finding = on_finding
         self._every = every
         self._traces = trace_nonfinite
+        self._trials = trials
         self._owner = os.getpid(), threading.get_ident()
         self._classes: Counter[str] = Counter()  # how many models of each
         self._names: list[str] = []
@@ -111,9 +113,15 @@ class Watch:
         self._stop_listening: Callable[[], None] = handle.remove
         self._search()
 
-    def verdicts(self) -> list[Verdict]:
-        """The result for each model so far, in the order in which they began."""
-        verdicts = self._past + [model.verdict() for model in self._models if not self._is_known(model)]
+    def verdicts(self, seconds: float = 0.0) -> list[Verdict]:
+        """The result for each model so far, in the order in which they began.
+
+        Args:
+            seconds: that the trials of all models may take, about.
+        """
+        present = [model for model in self._models if not self._is_known(model)]
+        measured = sum(bool(model.monitor.measurements) for model in present)
+        verdicts = self._past + [model.verdict(seconds / max(1, measured)) for model in present]
         return sorted(verdicts, key=lambda verdict: self._names.index(verdict.name))
 
     def remove(self, error: BaseException | None = None) -> None:
@@ -193,7 +201,7 @@ class Watch:
             self.problems[_("more than {count} models at a time", count=MOST)] = None
             return
         scaler = scalers[0] if len(scalers) == 1 else None
-        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
+        model = _Model(self._name(whole), whole, self._every, self._trials, self._traces, self._on_finding, scaler)
         model.monitor.on_missing = lambda: self._doubt(model)
         model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
@@ -308,6 +316,7 @@ class _Model:
         name: str,
         model: nn.Module,
         every: int | None,
+        trials: bool,
         traces: bool,
         on_finding: Callable[[str, int, Finding], object],
         scaler: torch.amp.GradScaler | None,
@@ -323,7 +332,13 @@ class _Model:
         self._shown: set[str] = set()  # rules of the last measurement
         self._found: dict[str, tuple[int, Finding]] = {}
         self.monitor = _Monitor(
-            model, every or 1, trace_nonfinite=traces, scaler=scaler, process_group=Alone(), sinks=[self._measured]
+            model,
+            every or 1,
+            trials=trials,
+            trace_nonfinite=traces,
+            scaler=scaler,
+            process_group=Alone(),
+            sinks=[self._measured],
         )
 
     @property
@@ -337,13 +352,13 @@ class _Model:
         measurements = self.monitor.measurements if self.kinds else []
         return bool(measurements) and (measurements[-1].step or 0) + self.monitor.every <= BRIEF
 
-    def verdict(self) -> Verdict:
-        """The result so far."""
+    def verdict(self, seconds: float = 0.0) -> Verdict:
+        """The result so far, with trials of so many seconds, about."""
         if self.beside:
             states = [gradient_state(p) for p in self.monitor.model.parameters()]
             reached = any(state not in (None, before) for state, before in zip(states, self._gradients, strict=False))
             return Verdict(self.name, None, (), (), beside=True, unmoved=reached)
-        diagnosis = self.monitor.diagnosis() if self.monitor.measurements else None
+        diagnosis = self.monitor.diagnosis(seconds) if self.monitor.measurements else None
         findings = diagnosis.findings if diagnosis is not None else ()
         now = {finding.rule for finding in findings}
         past = tuple(found for rule, found in self._found.items() if rule not in now)

@@ -1,10 +1,6 @@
-"""Calibrate: set slopes and shifts from one batch, so that the gradient keeps the same size in every layer.
+"""Calibrate: bring every core to its level on one batch, so that the gradient keeps its size (docs/method.md)."""
 
-Forward through the network once. At each core, the shift is the batch mean, and the slope is the one for which the gain
-of the segment that ends there is 1. Then the profile is measured; where it is not level yet, the segments are asked for
-the gain that makes up for it, and every slope is solved again for the signal that really arrives (docs/method.md).
-"""
-
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -16,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.correction import can_correct, corrected_gains, free_spread, remarks, uncentered
+from sigmoidcore.calibration.correction import LEVEL_ENOUGH, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
 from sigmoidcore.observation.profile import gradient_profile
 from unstuck.observation import (
@@ -100,8 +96,6 @@ def calibrate(
         targets: with `loss_fn(outputs, targets)`, level the profile of that loss instead of random cotangents.
         loss_fn: gives a scalar; use it when the loss weighs the outputs unevenly.
         saturation: saturation level u (standard deviation of z) of the first core. None: its slope makes the gain 1.
-            In the place of norms (`convert(norms=True)`): level u = alpha rms(x) of every core, None: 0.5, or the level
-            it has; their gain is set so that the output has the size that the norm gave it.
 
     Returns:
         A frozen, printable report.
@@ -142,15 +136,13 @@ def prepare(
         targets: see `calibrate`.
         loss_fn: see `calibrate`.
         saturation: saturation level u of the first core. "auto": 2 for samples of at most three features, whose
-            functions are curved, and 0.5 otherwise. In benchmarks/saturation.py its errors are on average 1.20 times
-            those of the best level for each set and depth; with 0.5 everywhere, 1.59 times.
+            functions are curved, and 0.5 otherwise.
 
     Returns:
         A frozen, printable report.
 
     Raises:
         ValueError: as `calibrate`; weights, slopes and shifts are then as they were.
-        TypeError: not an nn.Module.
 
     Warns:
         UserWarning: more than ten cores are not centered; the network will hardly learn.
@@ -233,9 +225,11 @@ def _solve_and_correct(
     gains: dict[str, float] = {}
     solution = solver.solve(inputs, gains)
     after, passes = profile(), 1
-    while passes < MOST_PASSES and can_correct(after, solution):
-        restore = _snapshot(model)
+    while passes < MOST_PASSES and LEVEL_ENOUGH < free_spread(after, solution) < math.inf:
+        restore, before = _snapshot(model), gains
         gains = corrected_gains(gains, after, solution)
+        if gains == before:
+            break
         corrected = solver.solve(inputs, gains)
         measured, passes = profile(), passes + 1
         if not free_spread(measured, corrected) <= free_spread(after, solution):

@@ -26,12 +26,6 @@ def free_spread(profile: Profile, solution: Solution) -> float:
     return spread(profile.sizes[free]) if free else 1.0
 
 
-def can_correct(profile: Profile, solution: Solution) -> bool:
-    """Whether the profile is finite and not level enough yet."""
-    some = any(name in solution.layers for name in profile.names)
-    return some and LEVEL_ENOUGH < free_spread(profile, solution) < math.inf
-
-
 def corrected_gains(log_gains: Mapping[str, float], profile: Profile, solution: Solution) -> dict[str, float]:
     """The logarithm of the gain that would have given each core the gradient size of the cores that it feeds.
 
@@ -69,7 +63,7 @@ def remarks(profile: Profile, solution: Solution, saturation: float | None) -> l
             f"the profile is level to a factor of {left:.3g} only; a lower saturation, or fresh weights by `prepare`, "
             "may do better"
         )
-    first = next((n for n, sources in solution.sources.items() if not sources and n not in solution.bounded), "")
+    first = next((n for n, sources in solution.sources.items() if not sources), "")
     binary = saturation is None and solution.levels.get(first, 0.0) > NEARLY_BINARY
     if binary and isinstance(solution.layers[first], SigmoidCore):
         found.append(
@@ -79,12 +73,6 @@ def remarks(profile: Profile, solution: Solution, saturation: float | None) -> l
     found += uncentered(solution.layers.values())
     if solution.fixed:
         found.append("the saturation level fixes the first core's slope, and so its gradient size")
-    if solution.bounded:
-        count = len(solution.bounded)
-        found.append(
-            f"{count} core{'s' if count > 1 else ''} in the place of a norm: alpha is u / rms(x), and the profile "
-            "falls with the square of the residual stream's size, as with norms; smaller branches make it more level"
-        )
     if solution.normalised:
         found.append(
             f"a normalisation scales what some cores read ({len(solution.normalised)}) and undoes the size that their "

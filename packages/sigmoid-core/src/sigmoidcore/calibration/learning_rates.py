@@ -30,37 +30,25 @@ def depth_scaled_lr(
 
     `torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)`; let the rates fall to 0 in the second half of training.
 
-    Adam changes a weight W by about its rate times sqrt(fan_in fan_out) in spectral norm, and a layer's function by the
-    ratio of this to the size of W (its typical singular value). In a plain network the changes of all layers add up, to
-    first order. The rule fixes their sum:
+    Adam's steps change all layers together by a relative size of `lr`, to first order: the rule divides it among them,
+    in equal shares for orthogonal weights of one width, 0.8 lr / L for 64 x 64. The rate of a layer is
 
         r_l = lr * share_l * 50 / sqrt(fan_in fan_out) * size(W_l),    sum of the shares at most 1,
 
-    which is 0.8 lr / L for orthogonal 64 x 64 weights. share_l is proportional to D_l - 1, where D_l is the number of
-    directions (participation ratio of the singular values) that orthogonal weights of these shapes pass on to layer l:
-    a layer learns nothing if all samples reach it along one line. No layer has more than a tenth. The first layer has
-    400 in place of 50, because `prepare` made its weights small. The last layer's rate is lr * 16 / fan_in, at any
-    depth. That of an `RNN` is lr / steps * 370 / hidden_size, with the steps that it was prepared for; the last layer
-    then has 128 in place of 16.
+    with 400 for the first layer, because `prepare` made its weights small, lr * 16 / fan_in for the last at any depth,
+    and lr / steps * 370 / hidden_size for an `RNN` (the last layer then has 128). share_l is proportional to D_l - 1,
+    the directions that orthogonal weights of these shapes pass on to layer l, less one; no layer has more than a tenth.
     A bias has its weight's rate; in front of the first core of the model, a tower or a block, with a size of at most 1.
 
-    SGD changes the outputs by each layer's rate times the squared size of the outputs' gradient by its weight. In a
-    level network with outputs of variance 1, this squared size is 1 / mean(W_l^2). So with
-
-        r_l = 100 lr * share_l * mean(W_l^2)
-
-    the changes of the hidden layers add up to the same at every depth. The last layer's share is 1. A bias has its
-    weight's rate, times fan_in / 64 if that is less than 1. With momentum, multiply `lr` by 1 - momentum:
+    SGD's rates are r_l = 100 lr * share_l * mean(W_l^2), the last layer's share is 1, and a bias has fan_in / 64 of its
+    weight's rate, if that is less. With momentum, multiply `lr` by 1 - momentum:
     `torch.optim.SGD(sc.depth_scaled_lr(model, 0.003, optimizer="sgd"), momentum=0.9)`. The default is for
-    cross-entropy. For the mean squared error, whose curvature is larger, start with 0.001.
+    cross-entropy; for the mean squared error start with 0.001. docs/method.md derives both.
 
-    **Trained weights.** The groups, their order and their members follow the architecture alone: modules, shapes and
-    which parameters require a gradient. So an optimizer's state fits, whether the weights were loaded before or after
-    this call, and it brings its own rates. Shares do not look at the weights either: training lowers the D_l of the
-    layers that learn most, which are the last that should get a smaller rate. Only the size of a group (the median of
-    its weights) is read from them, because it is their unit: inputs of a thousandfold size have weights of a
-    thousandth. Training moved it by 1 % in hidden layers and by 1 to 45 % in the first (digits, 10 to 100 layers), so
-    a new optimizer on trained weights has nearly the rates of the old one.
+    **Trained weights.** The groups, their order and their members follow the architecture alone. So an optimizer's
+    state fits, whether the weights were loaded before or after this call, and it brings its own rates. Only the size of
+    a group (the median of its weights) is read from the weights: a new optimizer on trained weights has nearly the
+    rates of the old one.
 
     L-BFGS needs no rule: it has one rate for all parameters. Use it after Adam (docs/physics.md).
 

@@ -4,10 +4,8 @@ One layer in one direction runs from the zero state, with random cotangents on i
 the gradient size of the memory after it: of h_t, or of c_t for an LSTM. The tilt is how much these sizes fall on the
 way back: the slope of the line through their logarithms, times the number of steps. Level is a tilt of 0.
 
-The shifts of the gates that keep the memory give each unit a time constant tau, from 2 steps to the length of the
-sequences: a mean of 1 - 1/tau for the gate that keeps, and of 1/tau for the gate that lets new in. All slopes are
-multiplied by one number, near the smallest at which the tilt is 0: below it the gradient vanishes, above it explodes.
-docs/recurrent.md has the mathematics.
+Shifts give each unit a time constant, and all slopes are multiplied by one number, near the smallest at which the tilt
+is 0: below it the gradient vanishes, above it explodes. docs/recurrent.md has the mathematics.
 """
 
 import math

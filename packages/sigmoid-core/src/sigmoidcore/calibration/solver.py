@@ -13,8 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
 from sigmoidcore.core import SigmoidCore, Stepwise
-from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights
-from sigmoidcore.nn.bounded_norm import LEVEL, BoundedNorm, bounded_norms
+from sigmoidcore.gain import local_derivative, relative_slope, set_to_level, slope_for_gain, tangential_weights
 from sigmoidcore.observation.graph import Segments
 from sigmoidcore.observation.profile import watched_layers
 from unstuck.observation import NONE, Inputs, LayerObserver, backward_pass, bare, floating_tensors, run
@@ -33,12 +32,11 @@ class Solution:
     sources: dict[str, list[str]] = field(default_factory=dict)  # the cores that feed each core
     fixed: set[str] = field(default_factory=set)  # cores whose slope a saturation level has fixed
     normalised: set[str] = field(default_factory=set)  # cores behind a normalisation
-    bounded: set[str] = field(default_factory=set)  # cores in the place of a normalisation
 
     @property
     def by_level(self) -> set[str]:
         """Cores whose slope a saturation level sets, not a gain."""
-        return self.fixed | self.normalised | self.bounded
+        return self.fixed | self.normalised
 
 
 class Solver(LayerObserver):
@@ -54,7 +52,6 @@ class Solver(LayerObserver):
     ) -> None:
         super().__init__(watched_layers(model))
         self._model = model
-        self._norms = bounded_norms(model)
         self._saturation = saturation
         self._note = note
         self._segments = Segments()
@@ -80,9 +77,7 @@ class Solver(LayerObserver):
                 f"core '{name}' runs again in an activation checkpoint, whose two passes must be alike: switch "
                 "checkpoints off while slopes are set"
             )
-        if name in self._norms:
-            self._solve_norm(name, self._norms[name], x)
-        elif isinstance(layer, SigmoidCore):
+        if isinstance(layer, SigmoidCore):
             return self._solve_core(name, layer, x)
         else:
             self._solve_recurrent(name, layer, x)
@@ -106,19 +101,6 @@ class Solver(LayerObserver):
         for note in notes:
             self._note(f"layer '{name}': {note}")
 
-    def _solve_norm(self, name: str, place: BoundedNorm, x: Tensor) -> None:
-        """alpha = u / rms(x) in the place of a normalisation, whose gain no slope changes."""
-        if not bool(torch.isfinite(x).all()):
-            raise _not_finite(name, x)
-        level = self._saturation or float(place.level) or LEVEL
-        self._solution.sources[name] = self._segments.behind(x)[1]
-        self._solution.bounded.add(name)
-        fitted = place.fit(bare(x), level)
-        if not fitted:
-            self._note(f"everything that reaches core '{name}' is 0: its slope stays")
-        self._solution.slopes[name] = float(place.core.alpha)
-        self._solution.levels[name] = level if fitted else 0.0
-
     @torch.no_grad()
     def _solve_core(self, name: str, core: SigmoidCore, x: Tensor) -> Tensor:
         """Set shift and slope of one core; return its input (scaled, if the first layer's weights will be)."""
@@ -135,30 +117,31 @@ class Solver(LayerObserver):
         signal = around / size
         gain = math.exp(self._log_gains.get(name, 0.0)) / core.scale
         if not leaves and self._saturation is not None and not alike:
+            level = self._saturation
             if self._weights is not None and layer is not None:
-                alpha = gain / float(local_derivative(signal * self._saturation, 1.0).square().mean().sqrt())
-                scale = self._saturation / (alpha * size)
+                alpha = gain / float(local_derivative(signal * level, 1.0).square().mean().sqrt())
+                scale = level / (alpha * size)
                 self._weights.scale_later(layer, scale)
                 x, shift, size = x * scale, shift * scale, size * scale
             else:
-                alpha = self._saturation / size
                 self._solution.fixed.add(name)
         elif leaves and normalised and not alike:
-            alpha = (self._saturation or 1.0) / size
+            level = self._saturation or 1.0
             self._solution.normalised.add(name)
         else:
-            alpha = self._slope_for_gain(name, gain, core.scale, leaves, x, signal, size) / size
+            level = self._level_for_gain(name, gain, core.scale, leaves, x, signal, size)
+        slope, shift = set_to_level(shift, size, 0.0, level)
         if x.shape[0] > 1:
             core.set_shift(shift.reshape(core.shift.shape))
-        core.set_slope(alpha)
-        self._solution.slopes[name] = alpha
-        self._solution.levels[name] = 0.0 if alike else alpha * size
+        core.set_slope(slope)
+        self._solution.slopes[name] = float(slope)
+        self._solution.levels[name] = 0.0 if alike else level
         return x
 
-    def _slope_for_gain(
+    def _level_for_gain(
         self, name: str, gain: float, scale: float, leaves: list[Tensor], x: Tensor, signal: Tensor, size: float
     ) -> float:
-        """The slope, for the signal of size 1, that gives the segment this gain."""
+        """The saturation level, that is the slope for the signal of size 1, that gives the segment this gain."""
         rows = self._row_size(name, leaves, x, signal) if leaves else 1.0
         wanted = gain * size / rows
         start = 4 * wanted * self._over_bound

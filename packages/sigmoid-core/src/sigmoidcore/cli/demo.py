@@ -23,7 +23,6 @@ from torch import Tensor
 import sigmoidcore as sc
 from sigmoidcore import article
 from sigmoidcore.cli.lang import Lang
-from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.language import _
 from sigmoidcore.plots import figures
@@ -59,14 +58,10 @@ def demo(
         runs = _hundred_layers(screen, epochs, seed)
     _closing_table(screen, runs)
     profiles = {f"{run.name}, at the {when}": getattr(run, when) for run in runs[::-1] for when in ("start", "end")}
-    losses, accuracies = ({run.name: getattr(run, what) for run in runs[::-1]} for what in ("losses", "accuracies"))
-    heat_map = figures.gradient_heatmap({run.name: run.samples for run in runs}, DEPTH)
     screen.heading(_("Figures"))
     for name, figure, what in (
         ("article_fit.png", figures.article_fit(fit), _("the article's example")),
         ("gradient_profiles.png", figures.gradient_profiles(profiles), _("gradient size in every layer")),
-        ("learning_curves.png", figures.learning_curves(losses, accuracies), _("loss and accuracy by epoch")),
-        ("gradient_heatmap.png", heat_map, _("gradient size by layer and step")),
     ):
         save_figure(figure, output / name)
         screen.print(f"   {printable(str(output))}/{name:<23}{what}", soft_wrap=True)
@@ -141,7 +136,6 @@ class Run:
         self.losses: list[float] = []
         self.accuracies: list[float] = []
         self.seconds: list[float] = []
-        self.samples: list[Sample] = []
         self.loss = math.nan
         self._twin = copy.deepcopy(model)  # an Equalizer would count the passes of a measurement
         self.start = self.measure()
@@ -151,8 +145,6 @@ class Run:
         self._twin.load_state_dict(self.model.state_dict())
         probes = self.data.train_x[:PROBES], self.data.train_y[:PROBES]
         self.end = sc.gradient_profile(self._twin, *probes, self.data.loss_fn)
-        logs = self.end.sizes[:: math.ceil(len(self.end.sizes) / 64)].log()
-        self.samples.append(Sample(len(self.seconds), self.end.spread, tuple(logs.tolist()), 0, 0))
         return self.end
 
     def train(self, screen: "Screen", epochs: int, seed: int) -> None:

@@ -8,7 +8,8 @@ import typer
 from sigmoidcore.cli.common import DATA, FILE, OVERWRITE, output_file
 from sigmoidcore.tables.model import load
 from sigmoidcore.tables.reading import read_file
-from unstuck.language.errors import InputError
+from unstuck.language.errors import InputError, short
+from unstuck.wording import counted
 
 
 def predict(
@@ -20,13 +21,13 @@ def predict(
     overwrite: OVERWRITE = False,
 ) -> None:
     """Predict the target of new rows with a trained network."""
-    if output.suffix not in (".csv", ".parquet"):
+    if output.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{output} must end with .csv or .parquet")
     with output_file(output, overwrite, model, data) as file:
         trained = load(model)
         found = trained.predict(read_file(data))
-        if output.suffix == ".parquet":
+        if output.suffix.lower() == ".parquet":
             found.to_parquet(file, index=False)
         else:  # a spreadsheet would run some texts
             found.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(file, index=False)
-    print(f"{len(found):,} predictions of {trained.target.name} in {output}: {', '.join(found)}")
+    print(f"{output}: {counted(len(found), 'row')}, {short(', '.join(found), 50)}")

@@ -29,14 +29,15 @@ def train(
     screen, bars = (Console(stderr=err, width=80, highlight=False, markup=False, emoji=False) for err in (False, True))
     with output_file(output, overwrite, data) as file:
         source = read_file(data)
-        for name in drop or ():
-            source.column(name)  # or an error
+        source.check(*(drop or ()))
         source = source._replace(table=source.table.drop(columns=drop or []))
         model, columns, frame, answers = learnt(source, target, task)
-        counts = zip(model.classes, np.bincount(answers), strict=True) if model.classes else ()
-        values = ", ".join(f"{name} ({count:,})" for name, count in counts) or f"{answers.min():g} to {answers.max():g}"
+        values = f"{answers.min():,.10g} to {answers.max():,.10g} {model.target.unit}"
+        if model.classes:
+            counts = zip(model.classes, np.bincount(answers), strict=True)
+            values = ", ".join(f"{name} ({count:,})" for name, count in counts)
         screen.print(f"{data}: {len(frame):,} rows, {source.form}", soft_wrap=True)
-        screen.print(f"target: {short(target, 30)}, {short(values, 200)} {model.target.unit}")
+        screen.print(f"target: {short(target, 30)}, {short(values, 200)}")
         for kind in dict.fromkeys(each.kind for each in columns):
             screen.print(f"{kind}: {short(', '.join(each.name for each in columns if each.kind == kind), 200)}")
         scores: dict[str, list[float]] = {}
@@ -56,9 +57,9 @@ def train(
     best = max(others, key=lambda name: np.mean(scores[name]))
     mean, low, high = interval(np.subtract(scores[best], scores[ours]))
     verdict = "is better" if low > 0 else "is not better" if mean <= 0 else "may be better"
-    screen.print(f"{best} {verdict} on this table: {mean:+.3f} ({low:+.3f} to {high:+.3f}).")
-    screen.print(f"{output} is written. Next:", soft_wrap=True)
-    screen.print(f"  sigmoid-core predict {output} NEW.csv -o predictions.csv", soft_wrap=True)
+    screen.print(f"{best} {verdict}: {mean:+.3f} ({low:+.3f} to {high:+.3f}).")
+    following = f"sigmoid-core predict {output} NEW.csv -o predictions.csv"
+    screen.print(f"{output} is written. Next:\n  {following}", soft_wrap=True)
 
 
 def interval(scores: Any) -> tuple[float, float, float]:

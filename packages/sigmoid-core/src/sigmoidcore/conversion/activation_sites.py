@@ -12,7 +12,6 @@ from sigmoidcore.conversion.activations import function_of
 from sigmoidcore.conversion.dataflow import Role, features, may_overwrite, nearest_weight, role_of
 from sigmoidcore.conversion.tracing import Part, is_leaf
 from sigmoidcore.core import CoreModule
-from sigmoidcore.nn.bounded_norm import bounded_norms
 from sigmoidcore.nn.recurrent import is_recurrent
 
 
@@ -165,9 +164,8 @@ def is_activation(module: nn.Module) -> bool:
 
 def _modules(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: dict[str, str]) -> Iterator[Site]:
     names: dict[nn.Module, list[str]] = defaultdict(list)
-    inside = {norm.core for norm in bounded_norms(model).values()}
     for name, module in model.named_modules(remove_duplicate=False):
-        if is_activation(module) and module not in inside:
+        if is_activation(module):
             names[module].append(name)
     for module, places in names.items():
         found = tuple(uses.get(module, ()))

@@ -1,6 +1,5 @@
-"""The activations of PyTorch, and those that have a core: bounded functions, whose core has the same range."""
+"""The activations of PyTorch, and those that have a core."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,34 +13,15 @@ class Kind:
     """An activation with a core."""
 
     module: type[nn.Module]  # its class in PyTorch
-    # gives the arguments of the core of one such module, as `{"alpha": 2 / 3}` of a Hardsigmoid; None if no core has
-    # the range of this module. For a call as a function, it gets None in place of the module.
-    core: Callable[[Any], dict[str, Any] | None]
-    exact: bool = True  # whether the core computes the same; else it has the same range and derivative at 0
+    core: dict[str, Any]  # the arguments of the core that computes the same
     has_mean: bool = False  # whether its outputs have a mean of 1/2. A centered core of it is another function.
 
 
-def _tanh(_: object) -> dict[str, Any]:
-    return {"alpha": 2.0, "centered": True, "scale": 2.0}
-
-
-def _hardtanh(module: nn.Hardtanh) -> dict[str, Any] | None:
-    low, high = module.min_val, module.max_val
-    return {"alpha": 2 / high, "centered": True, "scale": 2 * high} if high > 0 and low == -high else None
-
-
-_KINDS = (
-    Kind(nn.Sigmoid, lambda _: {}, has_mean=True),
-    Kind(nn.Tanh, _tanh),
-    Kind(nn.Hardsigmoid, lambda _: {"alpha": 2 / 3}, exact=False, has_mean=True),
-    Kind(nn.Hardtanh, _hardtanh, exact=False),
-    Kind(nn.Softsign, _tanh, exact=False),
-)
-FUNCTIONS = {f"{kind.module.__name__.lower()}()": kind for kind in _KINDS if kind.exact}
-"""The kinds whose calls as functions can be converted, by their name in a report: "tanh()"."""
+_KINDS = Kind(nn.Sigmoid, {}, has_mean=True), Kind(nn.Tanh, {"alpha": 2.0, "centered": True, "scale": 2.0})
+FUNCTIONS = {f"{kind.module.__name__.lower()}()": kind for kind in _KINDS}
+"""The kinds by their name in a report if they are called as functions: "tanh()"."""
 KINDS = FUNCTIONS | {kind.module.__name__: kind for kind in _KINDS}
 """All kinds, by their name in a report: "Tanh" or "tanh()"."""
-NEAREST = tuple(name for name, kind in KINDS.items() if not kind.exact)
 WITH_MEAN = tuple(name for name, kind in KINDS.items() if kind.has_mean)
 _MODULES = {name.lower() for name in activation.__all__}
 _PUBLIC = {name.replace("_", ""): name for name in dir(functional) if not name.endswith("_")}

@@ -9,12 +9,10 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
-from sigmoidcore.conversion.activations import NEAREST, WITH_MEAN, function_of
+from sigmoidcore.conversion.activations import WITH_MEAN, function_of
 from sigmoidcore.conversion.eligibility import Names, Selection, judge, select
-from sigmoidcore.conversion.norms import NORM, bounded, norm_sites, without_nested_tensors
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
-from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.nn.recurrent import converted
@@ -27,9 +25,7 @@ def convert(
     *,
     include: Names = None,
     exclude: Names = None,
-    nearest: Names = None,
     centered: bool = False,
-    norms: bool = False,
 ) -> Conversion:
     """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
 
@@ -48,21 +44,15 @@ def convert(
             patterns (`"head.*"`), or types of modules, which stand for those of that type and for all inside modules
             of that type. An activation that one forward calls several times gets a core for each call.
         exclude: activations and recurrent layers to leave alone, likewise.
-        nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
-            with the same range and the same derivative at 0, likewise: **their function changes**.
         centered: make centered cores of sigmoids, too: **their function changes** by 1/2. Use it before training, for
             depth: more than some ten layers of sigmoids with a mean of 1/2 hardly train.
-        norms: put a bounded norm, tanh(alpha x) weight + bias, in the place of every normalisation over the last
-            dimension (`nn.LayerNorm`, `nn.RMSNorm` and other modules that compute one): **their function changes**.
-            Call `calibrate` next, which sets alpha. A Dynamic Tanh (parameters alpha, weight, bias) becomes one with
-            the same function; its alpha is no parameter any more.
 
     Returns:
         A frozen, printable report. The model itself is changed.
 
     Raises:
-        TypeError: `model` is not an nn.Module, or is one of `torch.jit`; `include`, `exclude` or `nearest` contains
-            anything but names, patterns and types; `norms` is not a bool.
+        TypeError: `model` is not an nn.Module, or is one of `torch.jit`; `include` or `exclude` contains anything but
+            names, patterns and types.
         ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
             both `include` and `exclude`. The model is then unchanged.
 
@@ -76,14 +66,13 @@ def convert(
         >>> model[1]
         SigmoidCore(16, centered=True, scale=2)
     """
-    plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered, norms=norms)
+    plan = planned(model, include=include, exclude=exclude, centered=centered)
     _check_answered(plan.selection, plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
         for name, core in choice.cores.items():
             model.set_submodule(name, core)
     for owner, forward in plan.forwards:
         setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
-    without_nested_tensors(model)
     fuse_rows(model)
     return plan.conversion
 
@@ -93,29 +82,19 @@ def planned(
     *,
     include: Names = None,
     exclude: Names = None,
-    nearest: Names = None,
     centered: bool = False,
-    norms: bool = False,
 ) -> "ConversionPlan":
     """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
     check_model(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
-    if not isinstance(norms, bool):
-        raise TypeError(f"norms must be True or False, got {norms!r:.60}; exclude= names norms that stay")
-    activations, unseen = find_sites(model)
-    places = norm_sites(model) if norms else []
-    owners = {name for place in places for name in place.names}
-    activations = [site for site in activations if site.owner not in owners]  # a Dynamic Tanh calls one
-    sites = [*activations, *places]
+    sites, unseen = find_sites(model)
     selection = Selection(
         include=select(model, sites, "include", include),
         exclude=select(model, sites, "exclude", exclude),
-        nearest=select(model, sites, "nearest", nearest),
         centered=centered,
     )
-    choices = [Choice(site, *judge(site, selection)) for site in activations]
-    choices += [_norm_choice(site, selection, model) for site in places]
+    choices = [Choice(site, *judge(site, selection)) for site in sites]
     plan = ConversionPlan(model, choices, selection, unseen)
     plan.place_cores()
     return plan
@@ -149,26 +128,14 @@ class Choice:
         kind = self.site.kind
         if not self.cores:
             return [Activation(self.site.name, kind, False, self.why)]
-        changed = "the nearest core, another function" if kind in NEAREST else ""
-        if kind in WITH_MEAN and self.like and self.like.get("centered"):
-            changed = "centered, so its function is less 1/2"
+        changed = kind in WITH_MEAN and self.like is not None and self.like.get("centered", False)
         rows: dict[int, Activation] = {}
         for name, core in self.cores.items():
-            what = f"{self.why}; {changed}" if changed else self.why
+            what = f"{self.why}; centered, so its function is less 1/2" if changed else self.why
             if isinstance(core, SigmoidCore) and core.num_features is None:
                 what += "; one slope, because its number of features is not known"
-            rows.setdefault(id(core), Activation(name, kind, True, what, not changed and self.why != NORM))
+            rows.setdefault(id(core), Activation(name, kind, True, what, not changed))
         return list(rows.values())
-
-
-def _norm_choice(site: Site, selection: Selection, model: nn.Module) -> Choice:
-    near = _weight_of(model.get_submodule(site.owner), model)
-    made, why = (None, "excluded") if site in selection.exclude else bounded(site, near)
-    if made is None:
-        return Choice(site, None, why)
-    assert site.module is not None
-    give_hooks(site.module, made)
-    return Choice(site, {}, why, {site.name: made})
 
 
 @dataclass
@@ -180,16 +147,12 @@ class ConversionPlan:
     selection: Selection
     unseen: dict[str, str]
     forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
-    not_rewritten: list[str] = field(default_factory=list)
 
     @property
     def conversion(self) -> Conversion:
         """The report."""
-        calls: list[FunctionalCall] = []
-        for name in dict.fromkeys([*self.unseen, *self.not_rewritten]):
-            calls += functional_calls(self.model.get_submodule(name), name)
         activations = tuple(a for choice in self.choices for a in choice.report())
-        return Conversion(activations, tuple(self.unseen.items()), tuple(calls))
+        return Conversion(activations, tuple(self.unseen.items()))
 
     def place_cores(self) -> None:
         """Make the cores of all choices, and the forwards that call those which are not attributes."""
@@ -216,8 +179,6 @@ class ConversionPlan:
                 why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
                 for choice in group:
                     choice.like, choice.why, choice.cores = None, why, {}
-                if any(choice.site.index is not None for choice in group):
-                    self.not_rewritten.append(owner)
 
 
 def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
@@ -263,11 +224,6 @@ def _check_answered(selection: Selection, choices: list[Choice]) -> None:
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")
-    others = [site for site in selection.nearest if site.kind not in NEAREST]
-    if others and len(others) == len(selection.nearest):
-        raise ValueError(
-            f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(NEAREST)} have a nearest core"
-        )
 
 
 def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:

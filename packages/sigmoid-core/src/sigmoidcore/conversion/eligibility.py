@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sigmoidcore.conversion.activation_sites import Site
-from sigmoidcore.conversion.activations import KINDS, NEAREST
+from sigmoidcore.conversion.activations import KINDS
 from sigmoidcore.conversion.dataflow import Role
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import why_not
@@ -24,7 +24,6 @@ class Selection:
 
     include: Mapping[Site, Any]
     exclude: Mapping[Site, Any]
-    nearest: Mapping[Site, Any]
     centered: bool
 
 
@@ -53,12 +52,9 @@ def _core_arguments(site: Site, selection: Selection) -> tuple[dict[str, Any] | 
         return None, "is a core already"
     if site.recurrent is not None:
         return {}, why_not(site.recurrent)
-    if site.kind not in KINDS or not (KINDS[site.kind].exact or site in selection.nearest):
-        return None, f"is not a sigmoid{'; nearest= makes it the nearest core' if site.kind in NEAREST else ''}"
-    arguments = KINDS[site.kind].core(site.module)
-    if arguments is None:
-        return None, "no core has its range, which is not symmetric about 0"
-    return arguments | ({"centered": True} if selection.centered else {}), ""
+    if site.kind not in KINDS:
+        return None, "is not a sigmoid"
+    return KINDS[site.kind].core | ({"centered": True} if selection.centered else {}), ""
 
 
 def _why_not_replaceable(site: Site) -> str:
@@ -118,7 +114,6 @@ def _no_match(model: nn.Module, sites: list[Site], entry: str | type) -> str:
     if module is not None:
         inside = any(site.name.startswith(f"{entry}.") for site in sites)
         hint = f"; write '{entry}.*' for the activations in it" if inside else ""
-        hint = "; norms=True converts norms" if isinstance(module, nn.LayerNorm | nn.RMSNorm) else hint
         return f"'{entry}' is a {type(module).__name__}, not an activation{hint}"
     near = get_close_matches(entry, [name for site in sites for name in site.names], n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(map(repr, near))}?"

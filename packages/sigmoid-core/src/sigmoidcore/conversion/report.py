@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sigmoidcore.conversion.source_lines import FunctionalCall
-
-_NAMES_SHOWN, _CALLS_SHOWN, _WIDTH, _ROOM = 3, 5, 80, 26
+_NAMES_SHOWN, _WIDTH, _ROOM = 3, 80, 26
+_REMEDY = (
+    "Calls of torch.tanh and the like in a forward that is not seen can become cores as modules: self.tanh = nn.Tanh()."
+)
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,7 @@ class Activation:
         kind: class of the module, or "tanh()" for a functional call.
         converted: whether it is a core, or a layer of cores, now.
         why: the reason.
-        exact: whether the core computes the same function. False for the nearest core of another kind, and for a
-            centered core of a sigmoid.
+        exact: whether the core computes the same function. False for a centered core of a sigmoid.
 
     Example:
         >>> from torch import nn
@@ -45,8 +45,6 @@ class Conversion:
         activations: every activation and recurrent layer that was found, in the order of the model's modules.
         unseen: modules whose forward cannot be traced, by name, with the reason. Functional calls in them are not
             among the activations.
-        calls: functional sigmoids and tanhs that cannot become cores because of their forward, with file and line,
-            and the change that makes each of them a module.
 
     Example:
         >>> from torch import nn
@@ -59,7 +57,6 @@ class Conversion:
 
     activations: tuple[Activation, ...]
     unseen: tuple[tuple[str, str], ...]
-    calls: tuple[FunctionalCall, ...] = ()
 
     @property
     def converted(self) -> tuple[str, ...]:
@@ -87,18 +84,7 @@ class Conversion:
         head = f"converted {len(self.converted)} of {len(self.activations)} activations"
         if self.changed:
             head = textwrap.fill(f"{head}; the function has changed at {few(self.changed)}", _WIDTH)
-        return "\n".join([head, *_lines(rows), *self._changes()])
-
-    def _changes(self) -> list[str]:
-        """What to write so that functional calls can become cores."""
-        if not self.calls:
-            return []
-        lines = ["To make cores of these calls, write them as modules:"]
-        for call in self.calls[:_CALLS_SHOWN]:
-            lines += [f"  {call.file}:{call.line}: {call.code}", f"    in __init__: {call.definition}"]
-            lines += [f"    in forward:  {call.replacement}"]
-        more = len(self.calls) - _CALLS_SHOWN
-        return [*lines, f"  and {more} more, see report.calls"] if more > 0 else lines
+        return "\n".join([head, *_lines(rows), *([textwrap.fill(_REMEDY, _WIDTH)] if self.unseen else [])])
 
 
 def few(names: Sequence[str]) -> str:

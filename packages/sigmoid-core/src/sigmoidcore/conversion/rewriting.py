@@ -9,7 +9,6 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.activations import function_of
-from sigmoidcore.conversion.source_lines import attributes_read
 from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, scratch_copy
 
 _FIXED = (NoneType, bool, int, float, str, FunctionType)
@@ -24,7 +23,8 @@ class OwnForward:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        scratch = scratch_copy(module)
+        self._read: set[str] = set()
+        scratch = _noting(scratch_copy(module), self._read)
         with torch.enable_grad(), torch.autocast("cpu", dtype=torch.float16):
             self.graphs = {training: _checked(scratch.train(training)) for training in (True, False)}
 
@@ -38,7 +38,7 @@ class OwnForward:
     def with_cores(self, cores: Sequence[tuple[dict[bool, fx.Node], str]]) -> RewrittenForward:
         """The forward in which each of these nodes is a call of the submodule named beside it."""
         before = vars(self._module).get("forward")
-        read = attributes_read(self._module) - {"training"}
+        read = self._read - {"training"}
         frozen = {k: v for k, v in vars(self._module).items() if k in read and isinstance(v, _FIXED)}
         added = {name: _called(nodes[True]) for nodes, name in cores}
         if isinstance(before, RewrittenForward):
@@ -91,6 +91,18 @@ def _checked(module: nn.Module) -> fx.Graph:
         if _targets(default.nodes) != _targets(graph.nodes):
             raise UntraceableError("it does something else if an optional argument is given")
     return graph
+
+
+def _noting(scratch: nn.Module, read: set[str]) -> nn.Module:
+    """A scratch copy that notes the names of its attributes when they are read."""
+    kind = type(scratch)
+
+    def note(self: Any, name: str) -> Any:
+        read.add(name)
+        return kind.__getattribute__(self, name)
+
+    scratch.__class__ = type(kind.__name__, (kind,), {"__getattribute__": note, "__module__": kind.__module__})
+    return scratch
 
 
 def _contexts() -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy, number_first_functions_traced
 from sigmoidcore.core import CoreModule
-from sigmoidcore.nn.rows import has_rows, run, runs_rows
+from sigmoidcore.nn.rows import has_rows, run
 
 _PLAIN_WORDS = {
     "inputs to control flow": "it branches on a value",
@@ -166,7 +166,7 @@ class Part(Tracer):
 def _root(module: nn.Module) -> nn.Module:
     """What to trace: `torch.fx` reads the forward of the class, not the one of the instance."""
     forward = vars(module).get("forward")
-    if forward is None or runs_rows(module):
+    if forward is None:
         return module
     if not isinstance(forward, RewrittenForward):
         raise UntraceableError("its forward was set on the instance, not by its class")

@@ -1,7 +1,7 @@
 """The alarm: notices that the gradient has changed suddenly, between two samples."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,8 +14,7 @@ a healthy training. The alarm rings at the second such step in a row."""
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
 START, QUIET = 30, 10
-"""Steps from which the alarm learns what is usual: at the start, when all is sudden, and later, after it has rung and
-before it looks at other weights."""
+"""Steps from which the alarm learns what is usual: at the start, when all is sudden, and later, after it has rung."""
 SMALLEST = 1e-38
 
 
@@ -29,8 +28,7 @@ class Alarm:
         self.on = on
         self._parameters = parameters
         self._weights: list[Tensor] = []
-        self._watched: list[int] = []  # numbers of the weights among the parameters
-        self._missing = 0  # steps in a row in which one of them had no gradient: it may be frozen by now
+        self._missing = 0  # steps in a row in which one of them had no gradient
         self._pending: Tensor | None = None
         self._usual: list[float] = []  # logarithms of the norms
         self._change = 0.0  # the usual one
@@ -44,15 +42,19 @@ class Alarm:
 
         On a GPU, those of a step earlier, so that nothing waits for the device; unless `wait`.
         """
+        suspected, self.suspects = self.suspects, False
         if not self.on:
             return False
-        suspected, self.suspects = self.suspects, False
-        if not self._weights or self._missing >= QUIET:
-            self._choose()
+        if not self._weights:
+            self._weights = self._choose()
         gradients = [g for g in map(_gradient, self._weights) if g is not None]
-        complete = len(gradients) == len(self._weights)
-        self._missing = 0 if complete else self._missing + 1
-        if not (gradients and complete) or (gradients[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+        if len(gradients) < max(1, len(self._weights)):
+            self._missing += 1
+            if self._missing >= QUIET:  # one of them may be frozen by now
+                self._weights, self._usual, self._quiet = [], [], max(self._quiet, QUIET)
+            return False
+        self._missing = 0
+        if gradients[0].is_cuda and torch.cuda.is_current_stream_capturing():
             return False  # nothing can be read while a CUDA graph is recorded
         sizes = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
         norms = torch.stack([size.float() for size in sizes])
@@ -64,24 +66,21 @@ class Alarm:
         """What was usual before it rang is usual again: it may ring at once."""
         self._quiet = 0
 
-    def _choose(self) -> None:
-        """Look at some matrices and kernels with gradients, on one device and not in shards; learn what is usual."""
-        parameters = list(self._parameters())
-        matrices = [i for i, p in enumerate(parameters) if p.dim() > 1 and not hasattr(p, "to_local")]
-        found = [i for i in matrices if _gradient(parameters[i]) is not None]
-        found = [i for i in found if parameters[i].device == parameters[found[0]].device]
+    def _choose(self) -> list[Tensor]:
+        """Some matrices and kernels with gradients, from the first to the last, on one device and not in shards."""
+        matrices = (p for p in self._parameters() if p.dim() > 1 and not hasattr(p, "to_local"))
+        found = [p for p in matrices if _gradient(p) is not None]
+        found = [p for p in found if p.device == found[0].device]
         places = {round(i * (len(found) - 1) / (WEIGHTS - 1)) for i in range(WEIGHTS)} if found else set()
-        self._watched = [found[i] for i in sorted(places)]
-        self._weights = [parameters[i] for i in self._watched]
-        self._usual, self._change, self._pending = [], 0.0, None
-        self._missing, self._quiet = 0, max(self._quiet, QUIET)
+        return [found[i] for i in sorted(places)]
 
-    def _judge(self, norms: Sequence[float], suspected: bool) -> bool:
+    def _judge(self, norms: list[float], suspected: bool) -> bool:
         if not all(map(math.isfinite, norms)):
             return False  # the step is skipped, or the training is lost
         logs = [math.log(max(norm, SMALLEST)) for norm in norms]
-        usual = self._usual or logs
-        rises = [log - before for log, before in zip(logs, usual, strict=True)]
+        if len(self._usual) != len(logs):
+            self._usual = logs
+        rises = [log - before for log, before in zip(logs, self._usual, strict=True)]
         common = sum(rises) / len(rises)  # a fall of all alike is what learning does
         apart = sum(abs(rise - common) for rise in rises) / len(rises)
         self.distance = max(apart, sum(max(0.0, rise) for rise in rises) / len(rises))
@@ -92,28 +91,18 @@ class Alarm:
             self._quiet = QUIET
         elif not sudden:
             self._quiet = max(0, self._quiet - 1)
-            self._usual = [before + NEWEST_LEVEL * (log - before) for log, before in zip(logs, usual, strict=True)]
+            self._usual = [before + NEWEST_LEVEL * rise for before, rise in zip(self._usual, rises, strict=True)]
             self._change += NEWEST_CHANGE * (change - self._change)
         return rings
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and lists of numbers."""
-        return {
-            "watched": list(self._watched),
-            "missing": self._missing,
-            "usual": list(self._usual),
-            "change": self._change,
-            "quiet": self._quiet,
-            "suspects": self.suspects,
-            "pending": None if self._pending is None else self._pending.tolist(),
-        }
+        numbers = {"usual": list(self._usual), "change": self._change, "quiet": self._quiet, "suspects": self.suspects}
+        return {**numbers, "pending": None if self._pending is None else self._pending.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        parameters = list(self._parameters())
-        self._watched, self._usual = list(state["watched"]), list(state["usual"])
-        self._weights = [parameters[i] for i in self._watched]
-        self._missing, self._quiet, self._change = int(state["missing"]), int(state["quiet"]), float(state["change"])
+        self._usual, self._quiet, self._change = list(state["usual"]), int(state["quiet"]), float(state["change"])
         self._pending = None if state["pending"] is None else torch.tensor(state["pending"])
         self.suspects = bool(state["suspects"])
 

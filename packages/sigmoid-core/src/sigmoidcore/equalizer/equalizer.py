@@ -1,8 +1,8 @@
-"""Equalize: during training, change slopes where the gradient leaves the band, and open neurons that have saturated."""
+"""Equalize: during training, a core or a neuron that has left its band is set back to its level."""
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -12,64 +12,59 @@ from torch.autograd.graph import Node
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.alarm import Alarm
-from sigmoidcore.equalizer.cadence import Cadence
-from sigmoidcore.equalizer.layer_rule import LayerRule
-from sigmoidcore.equalizer.neuron_rule import NeuronRule
-from sigmoidcore.equalizer.norm_rule import NormRule
-from sigmoidcore.equalizer.recovery_rule import RecoveryRule
+from sigmoidcore.equalizer.level_rule import LevelRule
+from sigmoidcore.equalizer.profile_rule import ProfileRule
 from sigmoidcore.equalizer.sample import Sample
-from sigmoidcore.nn.bounded_norm import bounded_norms
-from sigmoidcore.observation.gradients import CorePass, GradientObserver, gradient_sizes, relative_slopes
-from sigmoidcore.observation.graph import Graph, find_graph
+from sigmoidcore.observation.gradients import (
+    CorePass,
+    GradientObserver,
+    gradient_moments,
+    gradient_sizes,
+    relative_slopes,
+)
+from sigmoidcore.observation.graph import Trunk, find_trunk
 from sigmoidcore.observation.profile import watched_layers
 from unstuck.language.warning import warn
 from unstuck.observation import Ranks, check_model, checked_sinks, spread, uncompiled
 
 REMEMBERED = 10_000  # samples kept in the history; older ones are dropped
-STALE = 0.01
-"""A step that opened more than this share of all neurons changes no weights: its gradients are out of date."""
+LONGEST, GROWTH = 100, 20
+"""Automatic: an interval between samples is GROWTH times the last one, up to LONGEST; 1 after a large change."""
 MUCH = 0.1
 """After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
+MOST_SHUT = 0.5  # after the first sample, neurons are set back only in cores where this share of them is saturated
+STALE = 0.01  # with more saturated neurons at the first step, its gradients are dropped: Adam would remember their size
+ENOUGH = 8.0  # samples that must make the gradient, for slopes to follow it: that of a few is not the network's
 PATIENCE = 10  # sampled steps in a row without a gradient, after which a warning is given
 
 
 class Equalizer:
-    """Keeps the gradient at the same size in every layer while a model trains.
+    """Keeps cores at their level, and the gradient at the same size in every layer, while a model trains.
 
-    It attaches itself to the optimizer's step and needs no other call. On a sampled step it reads the gradients of that
-    step (nothing is computed twice) and applies its rules.
+    It attaches itself to the optimizer's step and needs no other call. There is one rule: **a core or a neuron that has
+    left its band gets the shift and slope with which it is back at its level**, in a forward pass, before it runs.
 
-    - **Layer rule** (the article's "same size in every layer"): the slope of a layer changes, at most by 2 a sample, if
-      its gradient differs from that of the layers that it feeds and leaves the band, +-`tolerance` around the median.
-    - **Neuron rule** (the article's step 4): saturated neurons, whose mean relative slope over the batch is below
-      `floor`, get the batch mean of their preactivation as shift, and a lower slope if they are still saturated; after
-      the first sample, only if half of a layer is saturated in two samples in a row.
-    - **Norm rule**, in the place of norms (`convert(norms=True)`): if alpha rms(x) leaves the band around the level
-      that `calibrate` set, else that of the first sample, alpha goes a tenth of the way back in each sample.
-    - **Recovery rule**, with `every="auto"` in one process: if a few gradients are suddenly others for two steps,
-      because weights or inputs were changed, each core that reads something else gets the shift and slope that make up
-      for it.
+    - **An accident**: the gradients are suddenly others for two steps, because weights or inputs were changed. In the
+      next step each core whose z has another size or other means than before is set back. If the gradients do not come
+      back, this is undone. It needs `every="auto"` and one process.
+    - **Saturated neurons** (the article's step 4), whose mean relative slope is below `floor`: at the first sample, and
+      later where half of a layer is saturated, they are set back if they are saturated in the next step, too.
+    - The exception, for slopes that were wrong from the start: where the gradient leaves the band, +-`tolerance` around
+      its median, slopes follow the profile, at most by 2 a sample.
 
-    Losses that contain derivatives (docs/physics.md) disable all but the norm rule. If more than 1 % of all neurons
-    were opened, the step's gradients are dropped (set to None): they were computed before the change, and Adam would
-    remember their size for long. docs/method.md has the formulas, the exceptions and the reasons.
+    Losses that contain derivatives (docs/physics.md) disable it. docs/method.md has the formulas and the reasons.
 
-    A step that is not sampled costs four norms: hooks are in place on sampled steps only. Gradients of several backward
-    passes before one step (accumulation) are joined. Clipping and steps that a gradient scaler skips do no harm. A
-    profile that is not finite is recorded and never moves a slope. With `torch.compile`, sampled steps run uncompiled
-    and all others compiled; nothing is compiled again. Across the ranks of `torch.distributed` the statistics are
-    summed first: all ranks make the same changes.
+    A step that is not sampled costs four norms: hooks are in place on sampled steps only. Accumulation, clipping and
+    steps that a gradient scaler skips do no harm. With `torch.compile`, sampled steps run uncompiled and nothing is
+    compiled again. Across the ranks of `torch.distributed` statistics are summed first: all make the same changes.
 
     Args:
         model: a model with `SigmoidCore` modules.
         optimizer: its optimizer.
-        every: "auto" or a number of steps. Auto samples before the profile can reach the edge of the band at its last
-            speed: after at most four times the last interval (a quarter after large corrections), at least every 100
-            steps.
-        tolerance: half width of the band, a factor above 1.
+        every: "auto" (at once after a change, else every 100 steps) or a number of steps.
+        tolerance: half width of the band of the profile, a factor above 1.
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
-        scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients. The changes do not
-            depend on it: the factor is the same in every layer.
+        scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients.
         process_group: the ranks that train this model together; default: all, if `torch.distributed` is initialized.
         sinks: called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
 
@@ -77,15 +72,13 @@ class Equalizer:
         history: the last 10,000 samples, each a `Sample`.
 
     Raises:
-        TypeError: not an nn.Module, not a torch.optim.Optimizer, an optimizer that cannot have hooks because it wraps
-            another one, or a sink that is not a function of one argument.
+        TypeError: not an nn.Module, not a torch.optim.Optimizer but one's wrapper, or a sink that is not a function.
         ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
             does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
             on all ranks.
 
     Warns:
-        RuntimeWarning: no gradient came back to some core on ten sampled steps in a row; once, ten changes of a slope
-            did not help; once, cores have recovered.
+        RuntimeWarning: no gradient came back to some core on ten sampled steps in a row; at the first accident.
 
     Example:
         >>> import sigmoidcore as sc
@@ -115,27 +108,23 @@ class Equalizer:
     ) -> None:
         check_model(model)
         _check_arguments(optimizer, every, tolerance, floor)
-        self._floor = floor
+        self._every, self._floor = every, floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
-        self._places = bounded_norms(model)
-        self._cores = _cores_of(model, self._places)
+        self._cores = _cores_of(model)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
         self._optimizer = optimizer
-        self._neurons = [core.shift.numel() for core in self._all_cores()]
-        self._cadence = Cadence(every, tolerance)
+        self._neurons = [core.shift.numel() for core in self._cores.values()]
+        self._step, self._next, self._interval = 0, 0, 1  # of the optimizer; of the next sample; up to it
         self._unseen = 0
         self._compared = False
-        self._layer_rule = LayerRule(self._cores, tolerance)
-        self._neuron_rule = NeuronRule(self._cores, floor)
-        self._norm_rule = NormRule(self._places, tolerance)
-        self._recovery_rule = RecoveryRule(self._cores)
-        self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1 and bool(self._cores))
-        rules = self._layer_rule, self._neuron_rule, self._norm_rule, self._recovery_rule
-        self._parts = (*rules, self._alarm, self._cadence)
-        self._graph: Graph | None = None
+        self._level_rule = LevelRule(self._cores, floor, self._ranks)
+        self._profile_rule = ProfileRule(list(self._cores.values()), tolerance)
+        self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1)
+        self._parts = self._level_rule, self._profile_rule, self._alarm
+        self._trunk: Trunk | None = None
         try:
             self._hooks = [
                 optimizer.register_step_pre_hook(uncompiled(self._before_step)),
@@ -154,18 +143,20 @@ class Equalizer:
         For a closure that `optimizer.step` calls once: at its end, so that the slopes change before the weights do, and
         not after them.
         """
-        rings = not self._recovery_rule.resting and self._alarm.rings(wait=self._observer.attached)
-        if rings:  # the next step recovers
-            self._recovery_rule.waiting, self._recovery_rule.distance = True, self._alarm.distance
+        rings = not self._level_rule.rests and self._alarm.rings(wait=self._observer.attached)
+        if rings:
+            self._level_rule.expect(distance=self._alarm.distance)
         if rings or self._alarm.suspects:  # this step shows an accident
             self._detach()
-        elif self._stale(self._look_once(self._optimizer)) or self._recovery_rule.taken_back:
+        elif self._look_once(self._optimizer):
             self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
         parts = {key: value for part in self._parts for key, value in part.state_dict().items()}
-        return {**parts, "neurons": self._neurons, "history": [vars(sample) for sample in self.history]}
+        cadence = {"step": self._step, "next": self._next, "interval": self._interval}
+        history = [vars(sample) for sample in self.history]
+        return {"rule": 1, **parts, **cadence, "neurons": self._neurons, "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -175,10 +166,17 @@ class Equalizer:
         """
         before = self.state_dict()
         try:
+            if "rule" not in state:
+                raise ValueError(
+                    "an Equalizer of several rules made it, before one rule replaced them: start a new one"
+                )
             if list(state["neurons"]) != self._neurons:
                 theirs, own = (f"{len(n)} cores of {sum(n)} neurons" for n in (state["neurons"], self._neurons))
                 raise ValueError(f"it is that of a model with {theirs}, this one has {own}")
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
+            step, following, interval = (int(state[key]) for key in ("step", "next", "interval"))
+            if min(step, following, interval - 1) < 0:
+                raise ValueError(f"step, next and interval are {step}, {following} and {interval}")
             for part in self._parts:
                 part.load_state_dict(state)
         except Exception as error:  # a state may be anything
@@ -188,6 +186,7 @@ class Equalizer:
                 f"this is not the state of an Equalizer of this model ({error!r:.200}): give what state_dict() returned"
             ) from error
         self.history = deque(history, maxlen=REMEMBERED)
+        self._step, self._next, self._interval = step, following, interval
         self._detach()
         self._attach_if_due()
 
@@ -205,16 +204,13 @@ class Equalizer:
         self.remove()
 
     def _attach_if_due(self) -> None:
-        if self._cadence.due:
-            self._recovery_rule.attach_if_waiting(self._cadence.step)  # before anything reads what a core makes
+        if self._step >= self._next or self._level_rule.waits:
+            self._level_rule.begin_step(self._step)  # before anything reads what a core makes
             self._observer.attach()
-            if self._places:
-                self._norm_rule.attach()
 
     def _detach(self) -> None:
         self._observer.detach()
-        self._recovery_rule.detach()
-        self._norm_rule.detach()
+        self._level_rule.detach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if kwargs.get("closure", args[1] if len(args) > 1 else None) is None:  # the first argument is the optimizer
@@ -222,33 +218,31 @@ class Equalizer:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
-        self._cadence.step += 1
-        if self._recovery_rule.waiting:
-            self._cadence.hurry()
+        self._step += 1
         self._attach_if_due()
 
-    def _look_once(self, optimizer: torch.optim.Optimizer) -> int:
-        """Look if the step is sampled, and stop watching; returns the number of neurons opened."""
+    def _look_once(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Look if the step is sampled, and stop watching; returns whether its gradients are of another network."""
         if not self._observer.attached:
-            return 0
+            return False
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
-        followed = self._norm_rule.errors(self._ranks, self._device)
-        recovered = self._recovery_rule.finish(self._cadence.step, self._alarm.distance)
-        if recovered:
+        changes = self._level_rule.finish(self._step, self._alarm.distance)
+        undone = changes is not None and changes[2]
+        if changes and changes[0]:
             self._alarm.trust()
         self._detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
         if not self._all_present(passes) or not self._ranks.all(not skipped, self._device):
-            return 0
+            return undone
         changed = [name for name, of_core in passes.items() if any(p.changed for p in of_core)]
         if changed:  # the next step is sampled on copies; the same on every rank, for all run the same model
             for name in changed:
                 self._observer.copy_values(name)
-            return 0
+            return undone
         if not self._compared:
-            _check_same(self._all_cores(), self._ranks)
+            _check_same(list(self._cores.values()), self._ranks)
             self._compared = True
-        return self._look(passes, differentiated, ends, followed, recovered)
+        return self._look(passes, differentiated, ends, changes) or undone
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -269,10 +263,7 @@ class Equalizer:
 
     @property
     def _device(self) -> torch.device:
-        return self._all_cores()[0].shift.device
-
-    def _all_cores(self) -> list[SigmoidCore]:
-        return [*self._cores.values(), *(place.core for place in self._places.values())]
+        return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
     def _look(
@@ -280,75 +271,62 @@ class Equalizer:
         passes: dict[str, list[CorePass]],
         differentiated: bool,
         ends: list[Node],
-        followed: Tensor,
-        recovered: int | None,
-    ) -> int:
-        """Take a sample and apply all rules; returns the number of neurons opened.
+        changes: tuple[int, int, bool] | None,
+    ) -> bool:
+        """Take a sample; returns whether so much is saturated at the first one that its gradients are useless.
 
-        Layer and neuron rule do not apply if the loss of any rank contains derivatives, nor after an alarm, when
-        `recovered` is not None: one unusual gradient must not move slopes. `ends` are the nodes of the model's outputs,
-        `followed` the errors of the norm rule.
+        Nothing moves if the loss of any rank contains derivatives, nor on a step that has set back (with `changes`).
+        `ends` are the nodes of the model's outputs.
         """
         sizes = self._profile(passes)
-        logs = sizes.log()
-        errors, neurons, moved, relative = self._errors(logs), 0, [], None
-        guides = recovered is None and bool(passes) and bool(torch.isfinite(sizes).all())
-        if self._ranks.all(not differentiated, self._device) and guides:
+        logs, finite = sizes.log(), bool(torch.isfinite(sizes).all())
+        (recovered, neurons, _), moved, shut = changes or (0, 0, False), [], 0
+        if self._ranks.all(not differentiated, self._device) and finite and changes is None:
             rows = (sum(p.rows for p in of_core) for of_core in passes.values())
             relative = self._ranks.means(relative_slopes(passes.values(), self._device), list(rows))
-            shut = bool((torch.cat(relative) < self._floor).any())  # one look at the device, not one for every core
-            if self._graph is None and (shut or bool(self._layer_rule.excess(errors).any())):
-                self._graph = find_graph(passes, ends)
-                errors = self._errors(logs)
-            if self._graph is not None:
-                trunk = {name: relative[i] for i, name in enumerate(passes) if i in self._graph.trunk and shut}
-                neurons = self._neuron_rule.open(passes, trunk, self._ranks, first=not self.history)
-        norms = self._norm_rule.follow(followed) if bool(torch.isfinite(followed).all()) else 0
-        errors = torch.cat([errors, followed])
-        if self._neuron_rule.waits and not neurons:
-            self._cadence.repeat()
-        elif bool(torch.isfinite(errors).all()) and not self._stale(neurons):
-            judged = True
-            if relative is not None and self._graph is not None:
-                own = errors[: len(logs)]
-                enough = self._layer_rule.enough(own, passes, sizes, self._ranks)
-                judged = bool(enough[list(self._graph.trunk)].all())
-                if judged:
-                    moved = self._layer_rule.level(own, relative, self._graph, enough)
-            corrected = neurons + norms > 0 or max(moved, default=0.0) > MUCH
-            if self._alarm.on and relative is not None and not (neurons or moved):
-                self._recovery_rule.remember(passes, self._cadence.step)
-            self._cadence.advance(errors, corrected=corrected, judged=judged)
-        else:  # not finite, exactly 0, or computed before neurons were opened
-            self._cadence.restart()
-        if neurons or moved:
-            self._recovery_rule.expire()
+            closed = torch.cat(relative) < self._floor  # one look at the device, not one for every core
+            unlike = bool(self._profile_rule.excess(logs).any())
+            if self._trunk is None and (unlike or bool(closed.any())):
+                self._trunk = find_trunk(passes, ends)
+            if self._trunk is not None and bool(closed.any()):
+                shut = self._expect_saturated(list(passes), closed, self._trunk)
+            if self._trunk is not None and unlike and not shut and bool(torch.isfinite(logs).all()):
+                moments = gradient_moments(passes.values(), sizes, self._device)
+                squares, fourth = self._ranks.total(moments, self._device)
+                enough = squares.square() >= ENOUGH * fourth
+                moved = self._profile_rule.follow(logs, relative, self._trunk, enough)
+            if moved:
+                self._level_rule.expire()
+            elif not shut:
+                self._level_rule.remember(passes, self._step)
+        if self._every != "auto":
+            self._interval = self._every
+        elif neurons or not bool(torch.isfinite(logs).all()) or max(moved, default=0.0) > MUCH:
+            self._interval = 1
+        else:
+            self._interval = min(LONGEST, GROWTH * self._interval)
+        if self._every == "auto" or self._step >= self._next:  # else a step that sets back, between two samples
+            self._next = self._step + self._interval
         thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()
-        changes = len(moved), neurons, norms, recovered or 0
-        self.history.append(Sample(self._cadence.step, spread(sizes) if passes else 1.0, tuple(thin), *changes))
+        first = not self.history
+        self.history.append(Sample(self._step, spread(sizes), tuple(thin), len(moved), neurons, recovered))
         for sink in self._sinks:
             sink(self.history[-1])
-        return neurons
+        return first and shut > STALE * sum(self._neurons)
+
+    def _expect_saturated(self, names: list[str], closed: Tensor, trunk: Trunk) -> int:
+        """Expect the cores of the trunk that have saturated neurons, enough of them; returns the number of these."""
+        share = MOST_SHUT if self.history else 0.0
+        counts = [int(part.sum()) for part in torch.split(closed, self._neurons)]
+        found = {names[i]: counts[i] for i in trunk.cores if counts[i] > 0 and counts[i] >= share * self._neurons[i]}
+        self._level_rule.expect(found, share)
+        return sum(found.values())
 
     def _profile(self, passes: dict[str, list[CorePass]]) -> Tensor:
         """Gradient sizes of the cores over all ranks, [cores]."""
-        if not passes:
-            return torch.zeros(0, dtype=torch.float64)
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
         return sizes if self._scaler is None else sizes / self._scaler.get_scale()
-
-    def _stale(self, opened: int) -> bool:
-        """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""
-        return opened > STALE * sum(self._neurons[: len(self._cores)])
-
-    def _errors(self, logs: Tensor) -> Tensor:
-        """Logarithms of the profile over its median; 0 on side branches."""
-        if not len(logs):
-            return logs
-        side = torch.zeros(len(logs), dtype=torch.bool)
-        side[[] if self._graph is None else list(self._graph.side)] = True
-        return torch.where(side, 0.0, logs - (logs if bool(side.all()) else logs[~side]).median())
 
 
 def _check_arguments(optimizer: Any, every: Any, tolerance: Any, floor: Any) -> None:
@@ -365,11 +343,10 @@ def _check_arguments(optimizer: Any, every: Any, tolerance: Any, floor: Any) -> 
         raise ValueError(f"floor must be between 0 and 1, got {floor!r}; 0.05 is the usual choice")
 
 
-def _cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, SigmoidCore]:
-    """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
-    watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
-    cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
-    if not cores and not places:
+def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
+    """The cores of a model whose gradients the Equalizer reads."""
+    cores = {name: layer for name, layer in watched_layers(model).items() if isinstance(layer, SigmoidCore)}
+    if not cores:
         raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
     sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
     if sharded is not None:

@@ -11,10 +11,9 @@ class Sample:
         step: optimizer step, from 0.
         spread: spread of the gradient profile; nan if a gradient was not finite, and then nothing was changed.
         log_sizes: natural logarithms of the profile, thinned to at most 64 layers, input to loss.
-        slopes: layers whose slope was changed by the layer rule.
-        neurons: saturated neurons whose shift or slope was changed by the neuron rule.
-        norms: places of normalisations whose alpha was changed by the norm rule.
-        recovered: cores whose slope and shift were restored by the recovery rule.
+        slopes: layers whose slope followed the profile.
+        neurons: saturated neurons that were set back to a level.
+        recovered: cores that were set back to the level that they had before an accident.
     """
 
     step: int
@@ -22,5 +21,4 @@ class Sample:
     log_sizes: tuple[float, ...]
     slopes: int
     neurons: int
-    norms: int = 0
     recovered: int = 0

@@ -56,14 +56,6 @@ def _called(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", "")) if of_torch and node.op == "call_function" else ""
 
 
-def takes_in_offset(layer: nn.Module) -> bool:
-    """Whether a consumer takes an offset of its input into its bias: all that it sums up has the offset, no zeros."""
-    if type(layer) not in CONVOLUTIONS:
-        return type(layer) is nn.Linear
-    unpadded = layer.padding == "valid" or (layer.padding != "same" and not torch.as_tensor(layer.padding).any())
-    return type(layer) not in TRANSPOSED and (layer.padding_mode != "zeros" or unpadded)
-
-
 def output_axes(layer: nn.Module) -> set[int]:
     """The dimensions along which the output of a producer has its features; from the front it is [batch, channels]."""
     features = features_of(layer)

@@ -4,83 +4,71 @@ In the manner of `torch.fx.experimental.optimization.fuse`: trace, plan, rewrite
 """
 
 import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from sigmoidcore._torch.modules import give_hooks, has_hooks
-from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.folding.plain_layers import (
-    folded_norm,
     folded_rnn,
     plain_forward,
     rewrite,
     with_constants,
-    without_shortcut,
 )
-from sigmoidcore.folding.planner import FoldPlan, has_cores, plan_with_sigmoids, variants
+from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
-from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
-from sigmoidcore.nn.rows import runs_rows, unfuse_rows
 from unstuck.observation import check_model
 
-_PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], FoldPlan]] = {"tanh": FoldPlan, "sigmoid": plan_with_sigmoids}
 _OURS = "sigmoidcore."
 
 
-def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
+def fold(model: nn.Module) -> nn.Module:
     """A copy of a model in which plain PyTorch layers compute the same.
 
-    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered; recurrent layers become PyTorch's own; a
-    `BoundedNorm` is a tanh of alpha x, with the gain in its weight. Slope and shift go into the layer before, the
-    factor of a tanh into the layers behind. Where they cannot (the core reads an input of the model, its output is
-    added to something else, a weight is shared), a small `torch.fx.GraphModule` keeps them in place of the core.
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered; recurrent layers become PyTorch's own.
+    Slope and shift go into the layer before, the factor of a tanh into the layers behind. Where they cannot (the core
+    reads an input of the model, its output is added to something else, a weight is shared), a small
+    `torch.fx.GraphModule` keeps them in place of the core.
     Modules keep their names: `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no
     bias is added.
 
     Args:
         model: any module with cores; it is not changed. `torch.fx` must be able to follow its forward.
-        activation: what a centered core becomes. "tanh", or "sigmoid" for faster inference of batches on a CPU, if the
-            layers around can take in the difference (nn.Linear, a convolution that does not pad with zeros); in float32
-            the error is four to seven times larger.
 
     Returns:
         The copy, on the same devices, with the same dtypes, modes and `requires_grad`. The outputs are the same up to
-        rounding: weights are computed in float64 and rounded once. A layer gets a bias if a shift or a sigmoid needs
-        one. The copy can be trained further, pickled and exported; no module in it is from sigmoidcore.
+        rounding: weights are computed in float64 and rounded once. A layer gets a bias if a shift needs one. The copy
+        can be trained further, pickled and exported; no module in it is from sigmoidcore.
 
     Raises:
         TypeError: not an nn.Module.
         UntraceableError: the forward branches on values, and the model has other cores than recurrent layers. The
-            error names the parts of the model that can be folded.
-        ValueError: `activation` is something else, a slope or shift is not finite or on the meta device, weights would
-            overflow their dtype, the forward reads a slope, a module is of a class without a plain counterpart, the
-            model is compiled, or a weight was computed with gradients, so that PyTorch does not copy it.
+            error says how to fold its parts by themselves.
+        ValueError: a slope or shift is not finite or on the meta device, weights would overflow their dtype, the
+            forward reads a slope, a module is of a class without a plain counterpart, the model is compiled, or a
+            weight was computed with gradients, so that PyTorch does not copy it.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), SigmoidCore(3, alpha=4.0, centered=True), nn.Linear(3, 2))
-        >>> fold(model)[1], fold(model, activation="sigmoid")[1]
-        (Tanh(), Sigmoid())
+        >>> fold(model)[1]
+        Tanh()
         >>> x = torch.randn(5, 4)
         >>> torch.allclose(fold(model)(x), model(x), atol=1e-6)
         True
 
     Source:
-        sigmoid(z) - 1/2 = tanh(z/2)/2, or tanh(z) = 2 sigmoid(2 z) - 1; docs/fold.md.
+        sigmoid(z) - 1/2 = tanh(z/2)/2; docs/fold.md.
     """
     check_model(model)
-    if activation not in _PLANS:
-        raise ValueError(f"activation must be {' or '.join(map(repr, _PLANS))}, got {activation!r}")
     runs_cores = type(model).forward is not nn.Module.forward and has_cores(model)
     if runs_cores and (isinstance(model, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(model, "")):
-        return next(fold(nn.Sequential(model), activation=activation).children())  # a leaf of a graph, as in a model
+        return next(fold(nn.Sequential(model)).children())  # a leaf of a graph, as in a model
     _check_classes(model)
     folded = _replace(_copied(model), lambda m, _: recurrent.folded(m) if isinstance(m, RecurrentCores) else m)
     if not has_cores(folded):  # every recurrent layer is plain by itself, whatever the forward does
@@ -88,30 +76,25 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     try:
         graphs = variants(folded)
     except UntraceableError as error:
-        parts = list(_foldable_parts(model, ""))
-        remedy = "move what cannot be traced into a module that has no cores"
-        if parts:
-            remedy = (
-                f"its parts {few([repr(part) for part in parts])} can be folded by themselves, if it runs them "
-                "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
-            )
+        remedy = (
+            "move what cannot be traced into a module without cores, or fold the parts that the forward runs as a "
+            "whole by themselves: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
+        )
         raise UntraceableError(f"{error}; {remedy}") from error
-    plan = _PLANS[activation](folded, graphs)
+    plan = FoldPlan(folded, graphs)
     with torch.no_grad():
         for layer in {*plan.outputs, *plan.inputs}:
             if not isinstance(layer, RNN):
-                rewrite(layer, plan.names[layer], *plan.affine_behind(layer), plan.rescaling_before(layer))
+                rewrite(layer, plan.names[layer], *plan.affine_behind(layer), plan.factor_before(layer))
         folded = _replace(folded, lambda module, name: _plain(plan, module, name))
     _check_reached(folded)
     return folded
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy; each nn.Sequential has the forward of its class."""
+    """A deep copy."""
     try:
-        copied = copy.deepcopy(model)
-        unfuse_rows(copied)
-        return copied
+        return copy.deepcopy(model)
     except RuntimeError as error:
         raise ValueError(
             f"PyTorch does not copy this model ({error}). If a weight was computed with gradients (weight_norm, "
@@ -137,13 +120,10 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
         made = _plain_core(plan, module)
     elif isinstance(module, RNN):
         made = _plain_rnn(plan, module)
-    elif isinstance(module, BoundedNorm):
-        made = folded_norm(module)
     elif type(module).__module__.startswith(_OURS):
-        made = nn.Sequential(OrderedDict(module.named_children()))
+        module.__class__ = nn.Sequential
+        return module
     else:
-        if isinstance(module, nn.TransformerEncoderLayer):
-            without_shortcut(module)
         return plain_forward(module, name)
     made.training = module.training
     give_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
@@ -153,8 +133,8 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
 def _plain_core(plan: FoldPlan, core: SigmoidCore) -> nn.Module:
     affine = plan.affine[core]
     stays = affine if core in plan.stays_before and not affine.is_identity else None
-    factor = plan.rescaling[core].factor if core in plan.stays_behind else 1.0
-    act = nn.Tanh() if core in plan.tanhs else nn.Sigmoid()
+    factor = plan.factors[core] if core in plan.stays_behind else 1.0
+    act = nn.Tanh() if core.centered else nn.Sigmoid()
     act.training = core.training
     return act if stays is None and factor == 1 else with_constants(act, stays, factor, core.shift)
 
@@ -165,12 +145,12 @@ def _plain_rnn(plan: FoldPlan, layer: RNN) -> nn.Module:
         raise ValueError(f"the RNN '{name}' has hooks, which would get other values: remove them first")
     if layer in plan.stays_behind:
         raise ValueError(f"the states of the RNN '{name}' go to something that is not a layer: put an nn.Linear behind")
-    return folded_rnn(layer, plan.rescaling_before(layer).factor, name)
+    return folded_rnn(layer, plan.factor_before(layer), name)
 
 
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
-    plain: set[Any] = {kind.forward for kind in (SigmoidCore, RNN, Chain, nn.Sequential, BoundedNorm)}
+    plain: set[Any] = {kind.forward for kind in (SigmoidCore, RNN, Chain, nn.Sequential)}
     for name, module in model.named_modules():
         where, cls = f"'{name}'" if name else "the model", type(module)
         if "_orig_mod" in dict(module.named_children()):
@@ -184,7 +164,7 @@ def _check_classes(model: nn.Module) -> None:
         forward = vars(module).get("forward")
         if isinstance(forward, RewrittenForward):
             forward.check()
-        elif forward is not None and not runs_rows(module):
+        elif forward is not None:
             raise ValueError(f"the forward of {where} was set on the instance, not by its class: give it a class")
 
 
@@ -197,16 +177,3 @@ def _check_reached(folded: nn.Module) -> None:
             f"the forward reaches a core through an attribute that is not a submodule, such as a list: {error}; "
             "keep its modules in an nn.ModuleList"
         ) from error
-
-
-def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:
-    """The largest modules with cores whose forward can be traced."""
-    for name, child in model.named_children():
-        if not has_cores(child):
-            continue
-        try:
-            if not isinstance(child, SigmoidCore | Stepwise):
-                variants(child)
-            yield prefix + name
-        except UntraceableError:
-            yield from _foldable_parts(child, f"{prefix}{name}.")

@@ -1,7 +1,6 @@
 """The plain layers of a folded model: rewritten weights, and what stands in place of a core."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +11,6 @@ from sigmoidcore.conversion.dataflow import features_of
 from sigmoidcore.conversion.tracing import RewrittenForward
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.commutation import RECURRENT, spread_over_weight
-from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN
 
 
@@ -40,22 +38,12 @@ class Affine:
         return self.core.dim if self.gain.dim() else None
 
 
-class Rescaling(NamedTuple):
-    """A plain activation gives t where the core gave factor * (t - middle)."""
-
-    factor: float = 1.0
-    middle: float = 0.0
-
-
-NO_RESCALING = Rescaling()
-
-
-def affine_of(core: SigmoidCore, name: str, half: float) -> Affine:
-    """z = alpha (x - mu) for a sigmoid (`half` is 1); half of it for a tanh."""
+def affine_of(core: SigmoidCore, name: str) -> Affine:
+    """z = alpha (x - mu) for a sigmoid; half of it for a tanh."""
     alpha, shift = core.alpha.detach(), core.shift
     for what, value in (("slope", alpha), ("shift", shift)):
         _check_finite(what, value, f"core '{name}'")
-    gain = exact(alpha) * half
+    gain = exact(alpha) * (0.5 if core.centered else 1.0)
     return Affine(core, gain, -gain * exact(shift))
 
 
@@ -77,26 +65,22 @@ def weights_of_input(layer: nn.Module) -> list[str]:
     return [name for name in names if "_l" not in name or "_l0" in name]
 
 
-def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, rescaling: Rescaling) -> None:
-    """W <- a W f and b <- a b + c - m (sum of the new W over its inputs), computed in float64, rounded once."""
-    if affine is None and rescaling == NO_RESCALING:
+def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, factor: float) -> None:
+    """W <- a W f and b <- a b + c, computed in float64, rounded once."""
+    if affine is None and factor == 1:
         return
     for which in weights_of_input(layer):
-        weight = rescaling.factor * exact(layer.get_parameter(which))
+        weight = factor * exact(layer.get_parameter(which))
         if affine is not None:
             weight = spread_over_weight(layer, affine.gain) * weight
         _set(layer, name, which, weight)
     old = getattr(layer, "bias", None)  # of a recurrent layer, a flag
-    if type(layer) in RECURRENT or (old is None and not with_offset and rescaling.middle == 0):
+    if type(layer) in RECURRENT or affine is None or (old is None and not with_offset):
         return
     features = features_of(layer)
     shape = layer.normalized_shape if isinstance(layer, nn.LayerNorm) else features and features[:1]
     bias = exact(torch.zeros(shape or ()) if old is None else old)
-    if affine is not None:
-        bias = affine.gain * bias + (affine.offset if with_offset else 0.0)
-    if rescaling.middle != 0:
-        bias = bias - rescaling.middle * exact(layer.get_parameter("weight")).flatten(1).sum(1)
-    _set(layer, name, "bias", bias)
+    _set(layer, name, "bias", affine.gain * bias + (affine.offset if with_offset else 0.0))
 
 
 def exact(tensor: Tensor) -> Tensor:
@@ -167,36 +151,6 @@ def folded_rnn(layer: RNN, factor: float, name: str) -> nn.RNN:
         trained = old.requires_grad and name != "bias_hh_l0"
         setattr(rnn, name, nn.Parameter(value.to(old.dtype).to(old.device), requires_grad=trained))
     return rnn
-
-
-def folded_norm(norm: BoundedNorm) -> fx.GraphModule:
-    """tanh(alpha x) weight + bias, from a bounded norm whose core is plain already."""
-    root, graph = nn.Module(), fx.Graph()
-    root.core = norm.core
-    factor = exact(norm.gain) * (norm.offset + (1 if norm.weight is None else exact(norm.weight)))
-    like = norm.gain if norm.weight is None else norm.weight
-    folded = factor.to(like.dtype).to(like.device)
-    if norm.weight is None:
-        root.register_buffer("weight", folded)
-    else:
-        root.weight = nn.Parameter(folded, requires_grad=norm.weight.requires_grad)
-    x = graph.placeholder("input")
-    y, weight = graph.call_module("core", (x,)), graph.get_attr("weight")
-    if norm.weight is None:
-        weight = graph.call_method("to", (weight, y))
-    if norm.bias is None:
-        y = graph.call_function(torch.mul, (y, weight))
-    else:
-        root.bias = norm.bias
-        y = graph.call_function(torch.addcmul, (graph.get_attr("bias"), y, weight))
-    graph.output(y)
-    return fx.GraphModule(root, graph)
-
-
-def without_shortcut(layer: nn.TransformerEncoderLayer) -> None:
-    """Let a layer run its norms in evaluation, too: its shortcut asks for their epsilons, and a folded one has none."""
-    if not (hasattr(layer.norm1, "eps") and hasattr(layer.norm2, "eps")):
-        layer.activation_relu_or_gelu = 0  # as for activations that the shortcut does not know
 
 
 def plain_forward(owner: nn.Module, name: str) -> nn.Module:

@@ -3,12 +3,11 @@
 A core is f * act(a x + b), with act a sigmoid or a tanh. Going back from each core, `FoldPlan` asks the layer that
 gives x to take in a and b. Going forward, it asks the layers that read the output to take in f. It starts with all
 taken in. A constant that some layer cannot take in stays at its core, until nothing changes any more (docs/fold.md).
-A centered core as a sigmoid is f * (sigmoid(a x + b) - 1/2): the layers behind take in the half, too.
 """
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -16,55 +15,47 @@ from torch import Tensor, fx, nn
 from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.dataflow import features_of, reads_metadata
-from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, is_leaf, scratch_copy
+from sigmoidcore.conversion.tracing import Tracer, UntraceableError, is_leaf, scratch_copy
 from sigmoidcore.core import CoreModule, SigmoidCore
-from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage, takes_in_offset
-from sigmoidcore.folding.plain_layers import NO_RESCALING, Affine, Rescaling, affine_of, weights_of_input
+from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage
+from sigmoidcore.folding.plain_layers import Affine, affine_of, weights_of_input
 from sigmoidcore.nn.networks import RNN
 
 Demand = tuple[SigmoidCore, bool]
 """A core whose constants the value must take in, and whether its offset is among them."""
-Pending = tuple[Rescaling, frozenset[nn.Module]]
-"""The rescaling that a value still needs, and the cores that it comes from."""
-_NOTHING: Pending = NO_RESCALING, frozenset()
+Pending = tuple[float, frozenset[nn.Module]]
+"""The factor that a value still needs, and the cores that it comes from."""
+_NOTHING: Pending = 1.0, frozenset()
 
 
 class FoldPlan:
-    """Which constants go where; the centered cores in `sigmoids` become sigmoids, the others tanhs."""
+    """Which constants go where."""
 
-    def __init__(self, model: nn.Module, graphs: list[fx.Graph], sigmoids: Set[SigmoidCore] = frozenset()) -> None:
+    def __init__(self, model: nn.Module, graphs: list[fx.Graph]) -> None:
         self.model = model
         self.graphs = graphs
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.names: dict[nn.Module, str] = {module: name for name, module in reversed(self.modules.items())}
         cores = [m for m in self.names if isinstance(m, SigmoidCore)]
-        self.tanhs = {core for core in cores if core.centered and core not in sigmoids}
-        factors = {core: 0.5 if core in self.tanhs else 1.0 for core in cores}  # sigmoid(z) - 1/2 = tanh(z/2)/2
-        self.affine = {core: affine_of(core, self.names[core], factor) for core, factor in factors.items()}
-        self.rescaling: dict[nn.Module, Rescaling] = {
-            core: Rescaling(core.scale * factor, 0.5 if core in sigmoids else 0.0) for core, factor in factors.items()
-        }
-        self.rescaling |= {m: Rescaling(0.5) for m in self.names if isinstance(m, RNN)}
+        self.affine = {core: affine_of(core, self.names[core]) for core in cores}
+        # sigmoid(z) - 1/2 = tanh(z/2)/2
+        self.factors: dict[nn.Module, float] = {c: c.scale * 0.5 if c.centered else c.scale for c in cores}
+        self.factors |= {m: 0.5 for m in self.names if isinstance(m, RNN)}
         self.unchangeable = _unchangeable(model, graphs, self.modules)
         called = {self.modules[str(n.target)] for g in graphs for n in g.nodes if n.op == "call_module"}
-        keep_all = {m for m in self.rescaling if m not in called or has_hooks(m)}
+        keep_all = {m for m in self.factors if m not in called or has_hooks(m)}
         self.stays_before: set[nn.Module] = {c for c in cores if c in keep_all or self.affine[c].is_identity}
-        self.stays_behind: set[nn.Module] = {m for m, r in self.rescaling.items() if m in keep_all or r == NO_RESCALING}
+        self.stays_behind: set[nn.Module] = {m for m, factor in self.factors.items() if m in keep_all or factor == 1}
         self._solve()
-
-    def keeps_constants(self, core: SigmoidCore) -> bool:
-        """Whether a constant stays at a core."""
-        before = core in self.stays_before and not self.affine[core].is_identity
-        return before or (core in self.stays_behind and self.rescaling[core] != NO_RESCALING)
 
     def affine_behind(self, layer: nn.Module) -> tuple[Affine | None, bool]:
         """What a layer takes in for the core that it feeds, and whether with the offset."""
         demand = next(iter(self.outputs[layer]), None)
         return (self.affine[demand[0]], demand[1]) if demand else (None, False)
 
-    def rescaling_before(self, layer: nn.Module) -> Rescaling:
+    def factor_before(self, layer: nn.Module) -> float:
         """What a layer takes in for the cores that it reads."""
-        return next((rescaling for rescaling, _ in self.inputs[layer]), NO_RESCALING)
+        return next((factor for factor, _ in self.inputs[layer]), 1.0)
 
     def _solve(self) -> None:
         count = -1
@@ -81,11 +72,11 @@ class FoldPlan:
                 if len(demands) > 1:
                     self.stays_before |= {demand[0] for demand in demands if demand}
             for read in self.inputs.values():
-                if len({rescaling for rescaling, _ in read}) > 1:
+                if len({factor for factor, _ in read}) > 1:
                     self._keep(read)
 
     def _keep(self, pending: Iterable[Pending]) -> None:
-        """Leave these rescalings at their cores."""
+        """Leave these factors at their cores."""
         for _, cores in pending:
             self.stays_behind |= cores
 
@@ -132,7 +123,7 @@ class FoldPlan:
         return (way.axes is None or dim in way.axes) and not (way.adds and dim >= 0)  # the inputs' ranks may differ
 
     def _pending(self, node: fx.Node, pending: dict[fx.Node, Pending]) -> Pending:
-        """The rescaling that the value of a node still needs."""
+        """The factor that the value of a node still needs."""
         if reads_metadata(node):
             return _NOTHING
         module = self._module(node)
@@ -141,30 +132,23 @@ class FoldPlan:
         result = _NOTHING
         if layer is not None:
             data = _nodes(node.args[:1])
-            self._read(layer, [pending[n] for n in data], takes_in_offset(layer))
+            self.inputs[layer].update(pending[n] for n in data)
         elif isinstance(module, RNN):
             if len(node.args) != 1 or node.kwargs:
                 raise ValueError(f"the RNN '{self.names[module]}' takes an initial state or keywords: leave them out")
             data = _nodes(node.args[:1])
-            self._read(module, [pending[n] for n in data], False)
+            self.inputs[module].update(pending[n] for n in data)
         elif (way := passage(node, self.modules)) is not None:
             data = way.data
             carried = [pending[n] for n in data]
-            rescaling = carried[0][0]
-            if len({r for r, _ in carried}) == 1 and (rescaling.middle == 0 or (way.offset and not way.adds)):
-                result = rescaling, frozenset().union(*(cores for _, cores in carried))
+            if len({factor for factor, _ in carried}) == 1:
+                result = carried[0][0], frozenset().union(*(cores for _, cores in carried))
             else:
                 self._keep(carried)
         self._keep(pending[n] for n in _others(node, data))
-        if module is not None and module in self.rescaling and module not in self.stays_behind:
-            return self.rescaling[module], frozenset((module,))
+        if module is not None and module in self.factors and module not in self.stays_behind:
+            return self.factors[module], frozenset((module,))
         return result
-
-    def _read(self, layer: nn.Module, inputs: list[Pending], with_offset: bool) -> None:
-        """Note what a layer must take in for its inputs; a middle goes only where an offset goes."""
-        if not with_offset:
-            self._keep(each for each in inputs if each[0].middle)
-        self.inputs[layer].update(inputs)
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.modules[str(node.target)] if node.op == "call_module" else None
@@ -173,21 +157,6 @@ class FoldPlan:
         """The layer that this node calls, if its weights may be changed."""
         module = self._module(node)
         return module if module is not None and type(module) in kinds and module not in self.unchangeable else None
-
-
-def plan_with_sigmoids(model: nn.Module, graphs: list[fx.Graph]) -> FoldPlan:
-    """The plan in which centered cores become sigmoids if the layers around take in all constants, else tanhs."""
-    sigmoids = {m for m in model.modules() if isinstance(m, SigmoidCore) and m.centered}
-    for owner in model.modules():  # the forward of the class, which the copy has again, calls other activations
-        forward = vars(owner).get("forward")
-        if isinstance(forward, RewrittenForward):
-            sigmoids -= {owner.get_submodule(core) for core, was in forward.added.items() if was != "sigmoid()"}
-    while True:
-        plan = FoldPlan(model, graphs, sigmoids)
-        tanhs = {core for core in sigmoids if plan.keeps_constants(core)}
-        if not tanhs:
-            return plan
-        sigmoids -= tanhs
 
 
 def _nodes(values: tuple[object, ...]) -> tuple[fx.Node, ...]:

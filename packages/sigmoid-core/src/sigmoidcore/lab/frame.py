@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import Setting, flat, query
-from unstuck.observation import LayerObserver, norms, undisturbed
+from sigmoidcore.observation.profile import Preactivations
+from unstuck.observation import norms, undisturbed
 
 PROBED = 128
 """Training samples on which loss, gradient and saturation are measured."""
@@ -53,13 +54,14 @@ def shown(network: Network, data: DataSet, layer: int, neuron: int | None) -> di
     The picture of saturation shows the mean relative slope of every neuron; of a ReLU, how often it is open.
     """
     model, inputs, targets = network.model, data.train_x[:PROBED], data.train_y[:PROBED]
-    observer = _Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
+    observer = Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
     with undisturbed(model, inputs), torch.enable_grad(), observer:
         loss = data.loss_fn(model(inputs), targets)
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, observer.found, allow_unused=True)
+        arrived = [x for _, x in observer.found]
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, arrived, allow_unused=True)
     sizes = norms([torch.zeros(1) if g is None else g for g in found]) / len(inputs) ** 0.5
     with torch.no_grad():
-        scaled, relative = zip(*map(_scaled, network.layers, observer.found), strict=True)
+        scaled, relative = zip(*map(_scaled, network.layers, arrived), strict=True)
         outputs = model.eval()(torch.cat([data.test_x, _grid(data)]))
         model.train()
         tests, answers = outputs[: len(data.test_x)], outputs[len(data.test_x) :]
@@ -87,18 +89,6 @@ def shown(network: Network, data: DataSet, layer: int, neuron: int | None) -> di
     elif data.features == 64 and data.classes:
         message["answers"] = tests[:PICTURES].argmax(1).tolist()
     return message
-
-
-class _Preactivations(LayerObserver):
-    """Collects what arrives at the layers of a network."""
-
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
-        super().__init__(layers)
-        self.found: list[Tensor] = []
-
-    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        self.found.append(x)
-        return x
 
 
 def _grid(data: DataSet) -> Tensor:

@@ -1,7 +1,6 @@
-"""Networks of cores, recurrent layers of cores, and norms that are bounded functions."""
+"""Networks of cores, and recurrent layers of cores."""
 
-from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import Chain
 from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, converted, folded
 
-__all__ = ["BoundedNorm", "Chain", "CoreGRU", "CoreLSTM", "CoreRNN", "converted", "folded"]
+__all__ = ["Chain", "CoreGRU", "CoreLSTM", "CoreRNN", "converted", "folded"]

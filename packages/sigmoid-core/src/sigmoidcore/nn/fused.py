@@ -9,8 +9,7 @@ which takes a matrix product and a tanh in place, and keeps t alone for the way 
 modules, to rounding; docs/performance.md has what this gives.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -31,100 +30,48 @@ _PLAIN = (nn.Parameter, Tensor)
 _tanh_backward = torch.ops.aten.tanh_backward
 
 
-LayerListener = Callable[[int, Tensor, Tensor], None]
-"""Called with the index of the first of some layers in a row, and two tensors [layers, rows, n]: the gradients by their
-preactivations, times c of the layer before, and their t."""
-Listener = Callable[[Any, Tensor, Sequence[Tensor]], LayerListener | None]
-"""Called when a gradient comes back: with the node, what the first layer reads, and the t of all layers."""
-ListenerFactory = Callable[["Stack", Tensor], Listener]
-"""Called when a stack runs with gradients: with what its first layer reads."""
+def observed(modules: Sequence[nn.Module]) -> bool:
+    """Whether global hooks need these modules to run one by one; those of an `unstuck.observation.Observer` tell."""
+    owners: dict[int, Any] = {
+        id(owner): owner for owner in (getattr(hook, "__self__", None) for hook in global_hooks())
+    }
+    return any(not hasattr(owner, "needs") or owner.needs(modules) for owner in owners.values())
 
 
-def listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-    """The listeners of all owners of global hooks, at most one; None if the modules have to run one by one.
-
-    An owner that does not need the modules one by one has a method `stack_listeners` (`observation.Observer`).
-    """
-    owners = {id(owner): owner for owner in (getattr(hook, "__self__", None) for hook in global_hooks())}
-    found: list[ListenerFactory] = []
-    for owner in owners.values():
-        ask = getattr(owner, "stack_listeners", None)
-        listeners = None if ask is None else ask(modules)
-        if listeners is None:
-            return None
-        found += listeners
-    return found if len(found) < 2 else None
-
-
-@dataclass(eq=False)
-class Stack:
-    """Hidden layers in a row."""
-
-    weights: list[Tensor]  # W of every layer, [n, n], but of the first [n, inputs]
-    biases: list[Tensor]  # b of every layer, [n]
-    slopes: Tensor  # [layers, n]
-    shifts: Tensor  # [layers, n]
-    factors: list[float]  # c of every layer
-    cores: Sequence[nn.Module]
-    listeners: Sequence[ListenerFactory]  # at most one
-
-    @classmethod
-    def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
-        """The stack of these Linears and cores, or None if they have to run one by one."""
-        modules = [*linears, *cores]
-        watched = any(has_hooks(m) or "forward" in vars(m) for m in modules)
-        found = None if watched else listeners(modules)
-        if found is None:
-            return None
-        weights = [tensor(linear, "weight") for linear in linears]
-        biases = [tensor(linear, "bias") for linear in linears]
-        width: Any = cores[0].num_features
-        square = torch.Size((width, width))
-        if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in chain(weights, biases)):
-            return None
-        if len(weights[0]) != width or any(w.shape != square for w in weights[1:]):
-            return None
-        if torch.is_grad_enabled() and not all(p.requires_grad for p in chain(weights, biases)):
-            return None
-        slopes = torch.stack([tensor(core, "slope") for core in cores])
-        shifts = torch.stack([tensor(core, "shift") for core in cores])
-        if slopes.requires_grad or shifts.requires_grad:
-            return None
-        factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
-        return cls(weights, biases, slopes, shifts, factors, cores, found)
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether the first layer can read this tensor."""
-        first = self.weights[0]
-        return (
-            x.dim() > 1
-            and x.shape[-1] == first.shape[1]
-            and x.numel() > 0
-            and x.dtype in _DTYPES
-            and x.dtype == first.dtype
-            and x.device == first.device
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The last core's output."""
-        with torch.no_grad():
-            half = self.slopes / 2
-            offset = (half * (torch.stack(self.biases) - self.shifts)).to(x.dtype)
-            before = half.new_tensor([1.0, *self.factors[:-1]]).unsqueeze(1)
-            factor = _shortened((half * before).to(x.dtype))
-        rows = x.flatten(0, -2)
-        y: Tensor
-        if torch.is_grad_enabled():
-            listener = self.listeners[0](self, x) if self.listeners else None
-            constants = factor, offset, self.factors, listener
-            apply: Any = _Layers.apply
-            *_, last = apply(rows, *constants, *self.weights, *self.biases)
-            y = last.squeeze(0)
-        else:
-            pair = [x.new_empty(rows.shape[0], offset.shape[1]) for _ in range(2)]
-            buffers = (pair[i % 2] for i in range(len(self.weights)))
-            y = _forward(rows, factor, offset, self.weights, buffers) * self.factors[-1]
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+def run_as_one(linears: Sequence[nn.Module], cores: Sequence[nn.Module], x: Tensor) -> Tensor | None:
+    """The last core's output of these hidden layers, or None if they have to run one by one."""
+    modules = [*linears, *cores]
+    if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
+        return None
+    parameters = [tensor(linear, name) for name in ("weight", "bias") for linear in linears]
+    if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in parameters):
+        return None
+    weights, biases = parameters[: len(linears)], parameters[len(linears) :]
+    first, width = weights[0], len(biases[0])
+    if x.dim() < 2 or x.numel() == 0 or x.dtype not in _DTYPES or (x.dtype, x.device) != (first.dtype, first.device):
+        return None
+    if first.shape != (width, x.shape[-1]) or any(w.shape != (width, width) for w in weights[1:]):
+        return None
+    if torch.is_grad_enabled() and not all(p.requires_grad for p in parameters):
+        return None
+    slopes, shifts = (torch.stack([tensor(core, name) for core in cores]) for name in ("slope", "shift"))
+    if slopes.requires_grad or shifts.requires_grad:
+        return None
+    scales: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
+    with torch.no_grad():
+        half = slopes / 2
+        offset = (half * (torch.stack(biases) - shifts)).to(x.dtype)
+        factor = _shortened((half * half.new_tensor([1.0, *scales[:-1]]).unsqueeze(1)).to(x.dtype))
+    rows = x.flatten(0, -2)
+    if torch.is_grad_enabled():
+        apply: Any = _Layers.apply
+        *_, last = apply(rows, factor, offset, scales, *parameters)
+        y: Tensor = last.squeeze(0)
+    else:
+        pair = [x.new_empty(len(rows), width) for _ in range(2)]
+        buffers = (pair[i % 2] for i in range(len(weights)))
+        y = _forward(rows, factor, offset, weights, buffers) * scales[-1]
+    return y.reshape(*x.shape[:-1], width)
 
 
 def _shortened(factor: Tensor) -> list[Tensor | float]:
@@ -172,7 +119,6 @@ class _Layers(torch.autograd.Function):
         factor: list[Tensor | float],
         offset: Tensor,
         factors: list[float],
-        listener: Listener | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         weights = parameters[: len(parameters) // 2]
@@ -184,7 +130,7 @@ class _Layers(torch.autograd.Function):
         _forward(x, factor, offset, weights, buffers).mul_(factors[-1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *blocks, *weights)
-        ctx.blocks, ctx.factor, ctx.factors, ctx.listener = len(blocks), factor, factors, listener
+        ctx.blocks, ctx.factor, ctx.factors = len(blocks), factor, factors
         return tuple(blocks)
 
     @staticmethod
@@ -198,13 +144,12 @@ class _Layers(torch.autograd.Function):
         blocks[-1] = blocks[-1] / last
         added[-1] = None if added[-1] is None else added[-1] * last
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
-        listen = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
         of_parameters = (node for node, _ in ctx.next_functions[-2 * len(weights) :])
         to_parameters = any(node is not None and accumulates(node, unknown=True) for node in of_parameters)
-        saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters, listen)
+        saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters)
         of_inputs, rest = way(saved, added)
         nothing: list[None] = [None] * (2 * len(weights))
-        return of_inputs, None, None, None, None, *(rest or nothing)
+        return of_inputs, None, None, None, *(rest or nothing)
 
 
 class _Saved(NamedTuple):
@@ -217,7 +162,6 @@ class _Saved(NamedTuple):
     weights: list[Tensor]
     to_inputs: bool
     to_parameters: bool
-    listen: LayerListener | None
 
 
 _Gradients = tuple[Tensor | None, list[Tensor]]  # by the inputs; by all weights, then all biases
@@ -225,7 +169,7 @@ _Gradients = tuple[Tensor | None, list[Tensor]]  # by the inputs; by all weights
 
 def _backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
     """Some layers at a time: the gradients of their weights are one batched product."""
-    x, factor, before, blocks, weights, to_inputs, to_parameters, listen = saved
+    x, factor, before, blocks, weights, to_inputs, to_parameters = saved
     outputs = [t for block in blocks for t in block.unbind()]
     size = max(1, min(len(weights), BATCH // (outputs[0].numel() * x.element_size())))
     gradients = outputs[0].new_empty(size, *outputs[0].shape)
@@ -250,8 +194,6 @@ def _backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
                     else:
                         g = pair[layer % 2].addmm_(at, weights[layer], beta=0, alpha=a)
             here = gradients[: end - start]
-            if listen is not None:
-                listen(start, here, block[start - first : end - first])
             if to_parameters:
                 of_biases[:0] = here.sum(1).div_(x.new_tensor(before[start:end]).unsqueeze(1)).unbind()
                 if start > first:
@@ -276,7 +218,7 @@ def _with(g: Tensor | None, more: Tensor | None, a: Tensor | float, like: Tensor
 
 def _differentiable_backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
     """The same, layer by layer, in operations that can be differentiated."""
-    x, factor, before, blocks, weights, to_inputs, to_parameters, listen = saved
+    x, factor, before, blocks, weights, to_inputs, to_parameters = saved
     outputs = [t for block in blocks for t in block.unbind()]
     of_weights: list[Tensor] = []
     of_biases: list[Tensor] = []
@@ -286,8 +228,6 @@ def _differentiable_backward(saved: _Saved, added: Sequence[Tensor | None]) -> _
         arriving = sum(parts[1:], parts[0]) if parts else torch.zeros_like(outputs[layer])
         at, a = _tanh_backward(arriving, outputs[layer]), factor[layer]
         rows = a.unsqueeze(1) if isinstance(a, Tensor) else a
-        if listen is not None:
-            listen(layer, (at * a).detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
         if to_parameters:
             of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x) * rows)
             of_biases.insert(0, at.sum(0) * (a / before[layer]))

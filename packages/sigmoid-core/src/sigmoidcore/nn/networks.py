@@ -1,40 +1,12 @@
-"""Networks of cores: an MLP of any depth, a convolutional network and a recurrent layer."""
+"""Networks of cores: an MLP of any depth, and a recurrent layer."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore, Stepwise, sigmoid_core
-from sigmoidcore.nn import rows
-
-
-class Chain(nn.Sequential):
-    """Layers one after the other, as `nn.Sequential`, which it may replace anywhere: a training step is faster.
-
-    `nn.Linear` and centered `SigmoidCore` in turns, at least two of each and of one width, are computed as one, to
-    rounding (docs/performance.md). All other layers run as they are.
-
-    Args:
-        *layers: the layers in order, or one dict of them.
-
-    Example:
-        >>> import sigmoidcore
-        >>> tanhs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-        >>> x = torch.randn(5, 4)
-        >>> expected = tanhs(x)
-        >>> _ = sigmoidcore.convert(tanhs)
-        >>> torch.allclose(Chain(*tanhs)(x), expected, atol=1e-6)
-        True
-    """
-
-    forward = rows.run
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """A layer, or for a slice the part of the network."""
-        layers = list(self)
-        return Chain(*layers[index]) if isinstance(index, slice) else layers[index]
+from sigmoidcore.nn.rows import Chain as Chain
 
 
 class MLP(Chain):
@@ -76,61 +48,6 @@ class MLP(Chain):
         for layer in range(depth):
             layers += [nn.Linear(width if layer else in_features, width), make(width)]
         super().__init__(*layers, nn.Linear(width, out_features))
-
-
-class ConvNet(nn.Sequential):
-    """A plain convolutional network: `depth` times a 3 x 3 convolution and an activation, then Linear. No skips.
-
-    Call `sigmoidcore.prepare(model, inputs)` before training.
-
-    Args:
-        in_channels: of the images.
-        channels: of every hidden layer.
-        depth: number of convolutions.
-        out_features: number of outputs.
-        image_size: height and width of the images; one number if they are equal.
-        halvings: how many layers, from the second on, halve height and width by a stride of 2.
-        activation: makes the activation of a layer from its channels; default: a centered `SigmoidCore` of slope 4.
-
-    Shape:
-        Input [batch, in_channels, height, width], output [batch, out_features].
-
-    Raises:
-        ValueError: a size is smaller than 1, or there are fewer layers or pixels than halvings.
-
-    Example:
-        >>> ConvNet(1, 8, 4, 10, image_size=14)(torch.zeros(5, 1, 14, 14)).shape
-        torch.Size([5, 10])
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        depth: int,
-        out_features: int,
-        *,
-        image_size: int | tuple[int, int],
-        halvings: int = 1,
-        activation: Callable[[int], nn.Module] | None = None,
-    ) -> None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        _check_sizes(
-            in_channels=in_channels, channels=channels, depth=depth, out_features=out_features,
-            image_size=min(height, width),
-        )  # fmt: skip
-        if not 0 <= halvings < depth or min(height, width) < 2**halvings:
-            raise ValueError(
-                f"halvings must be at least 0, less than the depth ({depth}), and leave pixels of an image of size "
-                f"{image_size}, got {halvings}"
-            )
-        make = activation or (lambda features: SigmoidCore(features, dim=1, alpha=4.0, centered=True))
-        layers: list[nn.Module] = []
-        for layer in range(depth):
-            stride = 2 if 1 <= layer <= halvings else 1
-            height, width = -(-height // stride), -(-width // stride)
-            layers += [nn.Conv2d(channels if layer else in_channels, channels, 3, stride, padding=1), make(channels)]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * height * width, out_features))
 
 
 class RNN(Stepwise):

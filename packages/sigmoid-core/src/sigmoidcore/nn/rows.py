@@ -4,14 +4,14 @@ A row is nn.Linear and centered SigmoidCore in turns, at least twice, all of one
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from types import CodeType
+from typing import Any
 
 from torch import Tensor, nn
 
 from sigmoidcore._torch.modes import runs_plainly
 from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.fused import Stack, listeners
+from sigmoidcore.nn.fused import observed, run_as_one
 
 
 def run(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
@@ -22,10 +22,8 @@ def run(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
         for first, last in _rows(modules):
             for layer in modules[done:first]:
                 x = layer(x)
-            stack = Stack.of(modules[first:last:2], modules[first + 1 : last : 2]) if runs_plainly(x) else None
-            done = first
-            if stack is not None and stack.takes(x):
-                x, done = stack(x), last
+            y = run_as_one(modules[first:last:2], modules[first + 1 : last : 2], x) if runs_plainly(x) else None
+            x, done = (x, first) if y is None else (y, last)
     for layer in modules[done:]:
         x = layer(x)
     return x
@@ -36,57 +34,49 @@ def has_rows(layers: Iterable[nn.Module]) -> bool:
     return any(_rows(_unpacked(list(layers))))
 
 
-def fuse_rows(model: nn.Module) -> None:
-    """Make every nn.Sequential of a model that has rows run them as one.
+class Chain(nn.Sequential):
+    """Layers one after the other, as `nn.Sequential`, which it may replace anywhere: a training step is faster.
 
-    Its attribute `forward` becomes a `RowsForward`, so that it keeps its class and may be the model itself.
+    `nn.Linear` and centered `SigmoidCore` in turns, at least two of each and of one width, are computed as one, to
+    rounding (docs/performance.md). All other layers run as they are.
+
+    Args:
+        *layers: the layers in order, or one dict of them.
+
+    Example:
+        >>> import sigmoidcore
+        >>> tanhs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+        >>> x = torch.randn(5, 4)
+        >>> expected = tanhs(x)
+        >>> _ = sigmoidcore.convert(tanhs)
+        >>> torch.allclose(Chain(*tanhs)(x), expected, atol=1e-6)
+        True
     """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply all layers; the rows are found at each call: layers may change."""
+        return run(self, input)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer, or for a slice the part of the network."""
+        layers = list(self)
+        return Chain(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
+def fuse_rows(model: nn.Module) -> None:
+    """Make a `Chain` of every nn.Sequential of a model that has rows."""
     for module in model.modules():
-        if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
-            continue
-        if "forward" not in vars(module) and has_rows(module):
-            setattr(module, "forward", RowsForward(module))  # noqa: B010 (mypy takes it for that of a method)
-
-
-def unfuse_rows(model: nn.Module) -> None:
-    """Undo `fuse_rows`."""
-    for module in model.modules():
-        if runs_rows(module):
-            del module.forward
-
-
-def runs_rows(module: nn.Module) -> bool:
-    """Whether `fuse_rows` has set the forward of a module."""
-    return isinstance(vars(module).get("forward"), RowsForward)
-
-
-class RowsForward:
-    """The forward of an nn.Sequential, with `run`. It finds the rows at each call: the layers may change."""
-
-    def __init__(self, layers: nn.Sequential) -> None:
-        self.layers = layers
-
-    def __call__(self, input: Tensor) -> Tensor:
-        """Apply all layers."""
-        return run(self.layers, input)
-
-    @property
-    def __code__(self) -> CodeType:
-        """That of `run`: torch.export names its file and line."""
-        return run.__code__
+        if type(module) is nn.Sequential and "forward" not in vars(module) and has_rows(module):
+            module.__class__ = Chain
 
 
 def _unpacked(modules: list[nn.Module]) -> list[nn.Module]:
     """The modules, with its layers in the place of each nn.Sequential that nothing watches."""
-    inner = {m for m in modules if isinstance(m, nn.Sequential) and _applies_layers(m) and not has_hooks(m)}
-    if not inner or listeners([*inner]) is None:
+    forwards = nn.Sequential.forward, Chain.forward
+    inner = {m for m in modules if type(m).forward in forwards and "forward" not in vars(m) and not has_hooks(m)}
+    if not inner or observed([*inner]):
         return modules
-    return [layer for m in modules for layer in (_unpacked(list(m)) if m in inner else [m])]
-
-
-def _applies_layers(module: nn.Sequential) -> bool:
-    """Whether the forward of a module is that of nn.Sequential, or does the same."""
-    return type(module).forward in (nn.Sequential.forward, run) and ("forward" not in vars(module) or runs_rows(module))
+    return [layer for m in modules for layer in (_unpacked(list(m.children())) if m in inner else [m])]
 
 
 def _rows(modules: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:

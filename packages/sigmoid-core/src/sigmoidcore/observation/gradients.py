@@ -11,12 +11,9 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.fused import Listener, Stack
-from sigmoidcore.observation.fused import LayerPass, StackPass
 from unstuck.observation import (
     NONE,
     LayerObserver,
-    ListenerFactory,
     accumulates,
     backward_pass,
     bare,
@@ -32,8 +29,6 @@ from unstuck.observation import (
 
 FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
-STACKED = 2**17
-"""Most numbers that are stacked to take statistics of several layers at once while they are in the cache."""
 OUTPUT = " output"  # what the cores feed that no other core follows
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -111,56 +106,32 @@ class GradientObserver(LayerObserver):
         self._transformed |= torch.is_grad_enabled() and in_transform()
         x = args[0]
         if x.requires_grad and output.requires_grad and not transforms_active():
-            first = self._begin([name])
-            self._passes[name].append(Pass(self, name, layer, x, output, first, copies=name in self._copied))
+            first = self._begin(name)
+            self._passes[name].append(CorePass(self, name, layer, x, output, first, copies=name in self._copied))
         return output
 
-    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """A stack may run as one if all of its cores are watched, or none, and no values have to be copied."""
-        names = [self._names.get(id(module)) for module in modules if isinstance(module, SigmoidCore)]
-        if all(name is None for name in names):
-            return []
-        return [self._listener] if None not in names and self._copied.isdisjoint(names) else None
-
-    def _listener(self, stack: Stack, x: Tensor) -> Listener:
-        """Record a forward pass through cores that are computed as one."""
-        cores = {self._names[id(core)]: core for core in stack.cores}
-        first = self._begin(list(cores))
-        samples = x.shape[0] if first is None or self._first in cores else first.samples
-        leaf = None if first is None else first.leaf
-        stack_pass = StackPass(stack, list(cores), x, leaf, samples, self.forget_emptied, self.keeps_nodes)
-        for name, layer in stack_pass.layers.items():
-            self._passes[name].append(layer)
-        return stack_pass.listener()
-
-    def _begin(self, names: list[str]) -> "CorePass | None":
-        """Prepare for another pass of these cores; returns the latest pass of the core that ran first."""
+    def _begin(self, name: str) -> "CorePass | None":
+        """Prepare for another pass of a core; returns the latest pass of the core that ran first."""
         if self._first is None:
-            self._first = names[0]
-        if self._first in names and any(p.counts for p in self._passes.get(self._first, ())) and self._emptied():
+            self._first = name
+        if self._first == name and any(p.counts for p in self._passes.get(name, ())) and self._emptied():
             self._forget()
-        for name in names:
-            passes = self._passes.setdefault(name, [])
-            passes[:] = [p for p in passes if p.counts or p.waits]  # without those whose graph is gone
-            for earlier in passes:
-                earlier.settle()
+        passes = self._passes.setdefault(name, [])
+        passes[:] = [p for p in passes if p.counts or p.waits]  # without those whose graph is gone
+        for earlier in passes:
+            earlier.settle()
         first = self._passes.get(self._first)
         return first[-1] if first else None
 
-    def forget_emptied(self, arriving: "Mapping[str, CorePass]") -> None:
+    def forget_emptied(self, name: str, arriving: "CorePass") -> None:
         """Forget earlier gradients if `zero_grad` was called between the forward and the backward pass."""
-        number = backward_pass()
-        earlier = [
-            (self._passes[name], p)
-            for name, one in arriving.items()
-            for p in self._passes.get(name, ())
-            if p is not one and p.counts and p.backward != number
-        ]
+        passes, number = self._passes.get(name, []), backward_pass()
+        earlier = [p for p in passes if p is not arriving and p.counts and p.backward != number]
         if earlier:
             leaf: Tensor = nearest_leaf(running_node()).variable  # type: ignore[attr-defined]
             ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
             if ours and (leaf.grad is None or not bool(leaf.grad.any())):
-                for passes, one in earlier:
+                for one in earlier:
                     passes.remove(one)
                     one.let_go()
 
@@ -182,10 +153,8 @@ def _note_end(observer: "weakref.ref[GradientObserver]", gradient: Tensor) -> No
         found.ends.append(running_node())
 
 
-class Pass:
+class CorePass:
     """One forward pass through one core; the computations wait for the step, when all cores are processed in turn."""
-
-    before: str | None = None  # name of the core that feeds this one, if the graph does not show it
 
     def __init__(
         self,
@@ -205,7 +174,7 @@ class Pass:
         if copies:
             self._x, self._y = self._x.clone(), self._y.clone()
         self._versions = version(self._x), version(self._y)
-        self.slopes: Tensor | None = None  # mean relative slopes, once it is settled
+        self._slopes: Tensor | None = None  # once it is settled
         self._gradient: Tensor | None = None
         self._settled: tuple[Tensor, ...] = ()
         self.again = backward_pass() != NONE  # as in reentrant activation checkpoints
@@ -243,27 +212,25 @@ class Pass:
         """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
         return self.core.in_rows(self._x).to(self.core.shift.dtype)
 
-    @property
-    def inputs(self) -> tuple[Node | None, ...]:
-        """The nodes before the one that the core reads."""
-        return () if self.entry is None else tuple(node for node, _ in self.entry.next_functions)
+    def relative_slopes(self) -> Tensor:
+        """Mean relative slope of every neuron over the rows, [neurons] or [1]: 4 y (1 - y), or 1 - (2y)^2 if centered.
 
-    @property
-    def exit(self) -> Node | None:
-        """The node that a backward walk meets first when it comes from later cores."""
-        return self.entry
-
-    def output(self) -> Tensor:
-        """The output of the core: [rows, neurons], or [rows, 1] if the layer has one slope."""
-        return self.core.in_rows(self._y)
+        The error is 1e-7 in float32, 0.02 a sample in bfloat16, whose roundings average out.
+        """
+        if self._slopes is not None:
+            return self._slopes
+        y, scale = _summable(self.core.in_rows(self._y)), self.core.scale
+        if self.core.centered:
+            return 1 - y.square().mean(0) * (4 / scale**2)
+        return torch.addcmul(y, y, y, value=-1 / scale).mean(0) * (4 / scale)
 
     def settle(self) -> None:
         """Reduce the gradient and the output to numbers; later gradients belong to another micro-batch."""
         if self._gradient is not None:
             self._settled = (*self._settled, row_norms(self._gradient))
             self._gradient = None
-        if self._settled and self.slopes is None and not self.changed:
-            self.slopes = _slopes_of_passes([self])[0]
+        if self._settled and self._slopes is None and not self.changed:
+            self._slopes = self.relative_slopes()
             self._y = self._y.new_empty(0)
             self._versions = self._versions[0], version(self._y)
 
@@ -286,7 +253,7 @@ class Pass:
             if not accumulates(nearest_leaf(entry)):
                 self.differentiated |= torch.is_grad_enabled()
                 return
-        observer.forget_emptied({self._name: self})
+        observer.forget_emptied(self._name, self)
         self.backward = backward_pass()
         if observer.keeps_nodes:
             self.entry = entry or running_node()
@@ -295,9 +262,6 @@ class Pass:
         if self._gradient is not None:
             gradient = _summable(self._gradient) + _summable(gradient)
         self._gradient = gradient
-
-
-CorePass = Pass | LayerPass  # a pass through a core: by itself, or in a stack
 
 
 def gradient_sizes(passes: Iterable[Sequence[CorePass]]) -> Tensor:
@@ -315,7 +279,7 @@ def gradient_moments(passes: Iterable[Sequence[CorePass]], sizes: Tensor, home: 
     """Sums over the samples of squares and fourth powers of their gradients, over the sizes: [2, cores], on the CPU.
 
     The square of the first over the second is the number of samples that make the gradient: all if they are alike, one
-    if a single sample has nearly all of it. Where layers are computed as one, positions count as samples.
+    if a single sample has nearly all of it.
     """
     found = []
     for of_core, size in zip(passes, sizes.tolist(), strict=True):
@@ -326,42 +290,11 @@ def gradient_moments(passes: Iterable[Sequence[CorePass]], sizes: Tensor, home: 
 
 
 def relative_slopes(passes: Iterable[Sequence[CorePass]], home: torch.device) -> list[Tensor]:
-    """Mean relative slope of every neuron of each core over all its passes, [neurons] or [1], on one device.
-
-    It is 4 y (1 - y) for y = sigmoid(z), and 1 - (2y)^2 for a centered y: the error is 1e-7 in float32, 0.02 a sample
-    in bfloat16, whose roundings average out.
-    """
-    slopes = iter(_slopes_of_passes([one for of_core in passes for one in of_core]))
+    """Mean relative slope of every neuron of each core over all its passes, [neurons] or [1], on one device."""
     found = []
     for of_core in passes:
-        mean = next(slopes).to(home)
-        if len(of_core) > 1:
-            rows = sum(one.rows for one in of_core)
-            parts = [mean, *(next(slopes).to(home) for _ in of_core[1:])]
-            mean = torch.stack([part * (one.rows / rows) for part, one in zip(parts, of_core, strict=True)]).sum(0)
-        found.append(mean)
-    return found
-
-
-def _slopes_of_passes(passes: Sequence[CorePass]) -> list[Tensor]:
-    """Mean relative slopes over the rows of each pass. Small layers of one kind are stacked, in half the time."""
-    found: list[Any] = [one.slopes for one in passes]
-    outputs = {i: one.output() for i, one in enumerate(passes) if isinstance(one, Pass) and one.slopes is None}
-    kinds: dict[Any, list[int]] = {}
-    for i, y in outputs.items():
-        core = passes[i].core
-        kinds.setdefault((core.centered, core.scale, y.shape, y.dtype, y.device), []).append(i)
-    for (centered, scale, shape, _, _), alike in kinds.items():
-        most = max(1, STACKED // max(1, shape.numel()))
-        for first in range(0, len(alike), most):
-            places = alike[first : first + most]
-            y = _summable(torch.stack([outputs[i] for i in places]))
-            if centered:
-                slopes = 1 - y.square_().sum(1) * (4 / (scale**2 * shape[0]))
-            else:
-                slopes = y.addcmul_(y, y, value=-1 / scale).sum(1) * (4 / (scale * shape[0]))
-            for i, of_pass in zip(places, slopes.unbind(), strict=True):
-                found[i] = of_pass
+        rows = sum(one.rows for one in of_core)
+        found.append(torch.stack([one.relative_slopes().to(home) * (one.rows / rows) for one in of_core]).sum(0))
     return found
 
 

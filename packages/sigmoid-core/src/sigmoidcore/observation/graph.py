@@ -1,11 +1,10 @@
 """Who feeds whom: the cores of a model along PyTorch's autograd graph.
 
-Of a training step, the graph is that of all cores (`find_graph`). A pass that sets slopes cuts it at the cores
+Of a training step, the graph is that of all cores (`find_trunk`). A pass that sets slopes cuts it at the cores
 (`Segments`). `conversion.dataflow` asks the same of a model that does not run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -20,23 +19,12 @@ from unstuck.observation import bare, nodes_behind
 
 _NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
 """In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
-_PRODUCTS = ("Mul", "Div", "Bmm", "Baddbmm", "Lerp", "Addcmul", "Addcdiv", "ScaledDotProduct")
-"""In the names of the nodes of products, whose factors may be signals or weights."""
-_LAYERS = ("Addmm", "Mm", "Linear", "Convolution")
-"""In the names of the nodes of layers: what comes out of them is a signal."""
 
 
-@dataclass(frozen=True)
-class Graph:
-    """The graph of the cores, by their indices."""
+class Trunk(NamedTuple):
+    """The cores that no other way leads around: all of the gradient of those before passes through them."""
 
-    trunk: set[int]  # cores that no other way leads around: all of the gradient of those before passes through them
-    # cores off the trunk whose way ends in a product with another signal: gates, experts, towers. The size of their
-    # gradient is that of the other signal, and so no slope can make it level.
-    side: set[int]
-    # for each core, those whose gradient it should equal: the cores that it feeds, but not those on side branches;
-    # none on a side branch
-    behind: list[list[int]]
+    cores: list[int]  # by their indices, from the inputs to the outputs
     normalised: set[int]  # cores that feed others through a normalisation only, which undoes what a slope gives
 
 
@@ -45,91 +33,58 @@ class Link(NamedTuple):
 
     name: str  # of the core at its beginning
     normalised: bool  # whether it passes a normalisation
-    multiplied: bool  # whether it passes a product with another signal: a gate, attention, a mixture
 
 
-def find_graph(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -> Graph:
-    """The graph of the cores of a sampled step, from the outputs' nodes on; a chain if it cannot be followed."""
+def find_trunk(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -> Trunk:
+    """The trunk in a sampled step, from the outputs' nodes on; all cores if the graph cannot be followed."""
     last = len(passes)
     if last > FOLLOWED or any(p.again for of_core in passes.values() for p in of_core):
-        return Graph(set(range(last)), set(), [[i] for i in range(1, last)] + [[]], set())
+        return Trunk(list(range(last)), set())
     places = {name: i for i, name in enumerate(passes)} | {OUTPUT: last}
     links = [{places[name]: link for name, link in fed.items()} for fed in consumers(passes, ends).values()]
     readers = [set(of_core) or {last} for of_core in links]
-    order = _topological_order(readers)
-    trunk = _not_jumped(readers, order)
-    side: set[int] = set()
-    for i in reversed(order):
-        if i not in trunk and (
-            any(link.multiplied for link in links[i].values()) or (links[i] and side.issuperset(links[i]))
-        ):
-            side.add(i)
-    behind = [[] if i in side else [k for k in fed if k < last and k not in side] for i, fed in enumerate(links)]
     normalised = {i for i, of_core in enumerate(links) if of_core and all(link.normalised for link in of_core.values())}
-    return Graph(set(trunk), side, behind, normalised)
+    return Trunk(_not_jumped(readers, _topological_order(readers)), normalised)
 
 
 def consumers(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node] = ()) -> dict[str, dict[str, Link]]:
     """For every core the cores that it feeds directly, and OUTPUT if it feeds one of the ends of the graph.
 
-    Each with the way there: whether always through a normalisation, and whether ever through a product.
+    Each with the way there: whether always through a normalisation.
     """
     every = [(name, p) for name, of_core in passes.items() for p in of_core]
-    exits = {p.exit: name for name, p in every if p.exit is not None}
-    ways = [(name, link) for name, p in every for link in _met_first(p.inputs, exits)]
-    ways += [(name, Link(p.before, False, False)) for name, p in every if p.before]
-    ways += [(OUTPUT, link) for link in _met_first(ends, exits)]
+    entries = {p.entry: name for name, p in every if p.entry is not None}
+    starts = [(name, before) for entry, name in entries.items() for before, _ in entry.next_functions]
+    ways = [(name, link) for name, before in starts for link in _met_first([before], entries)]
+    ways += [(OUTPUT, link) for link in _met_first(ends, entries)]
     found: dict[str, dict[str, Link]] = {name: {} for name in passes}
     for reader, link in ways:
         other = found[link.name].get(reader, link)
-        normalised, multiplied = other.normalised and link.normalised, other.multiplied or link.multiplied
-        found[link.name][reader] = Link(link.name, normalised, multiplied)
+        found[link.name][reader] = Link(link.name, other.normalised and link.normalised)
     return found
 
 
 def _met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[Link]:
     """The ways from the nodes that walks back from `starts` meet first."""
-    waiting = [(start, False, False) for start in starts]
-    visited: set[tuple[Node, bool, bool]] = set()
+    waiting = [(start, False) for start in starts]
+    visited: set[tuple[Node, bool]] = set()
     found: set[Link] = set()
     while waiting:
-        at, normalised, multiplied = waiting.pop()
-        if at is None or (at, normalised, multiplied) in visited:
+        at, normalised = waiting.pop()
+        if at is None or (at, normalised) in visited:
             continue
-        visited.add((at, normalised, multiplied))
+        visited.add((at, normalised))
         if at in among:
-            found.add(Link(among[at], normalised, multiplied))
+            found.add(Link(among[at], normalised))
         elif not hasattr(at, "variable"):
-            normalised, multiplied = normalised or _normalises(at), multiplied or _multiplies_signals(at, among)
-            waiting.extend((before, normalised, multiplied) for before, _ in at.next_functions)
+            normalised = normalised or _normalises(at)
+            waiting.extend((before, normalised) for before, _ in at.next_functions)
     return found
 
 
 def _normalises(node: Node) -> bool:
     """Whether a node is that of a normalisation by the signal, which undoes the size of what it reads."""
     return any(name in node.name() for name in _NORMS)
-
-
-def _multiplies_signals(node: Node, among: Mapping[Node, str]) -> bool:
-    """Whether a node multiplies two signals; a signal by a weight or a constant does not count."""
-    name = node.name()
-    if "Glu" in name:
-        return True
-    factors = [before for before, _ in node.next_functions if before is not None]
-    return any(kind in name for kind in _PRODUCTS) and sum(_is_signal(factor, among) for factor in factors) > 1
-
-
-def _is_signal(node: Node, among: Mapping[Node, str]) -> bool:
-    """Whether the walk back from a node meets one of those among, or a layer."""
-    waiting, visited = [node], {node}
-    while waiting:
-        at = waiting.pop()
-        if at in among or any(kind in at.name() for kind in _LAYERS):
-            return True
-        new = {before for before, _ in at.next_functions if before is not None} - visited
-        visited |= new
-        waiting.extend(new)
-    return False
 
 
 def _topological_order(fed: list[set[int]]) -> list[int]:

@@ -52,11 +52,11 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
     check_model(model)
     check_inputs(inputs)
     check_loss(targets, loss_fn)
-    observer = _PreactivationObserver(watched_layers(model))
+    observer = Preactivations(watched_layers(model))
     with undisturbed(model, inputs), torch.enable_grad():
         with observer:
             outputs = run(model, inputs)
-        names = [name for name, _ in observer.preactivations]
+        names = [name for name, _ in observer.found]
         loss = loss_of(outputs, targets, loss_fn)
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
@@ -72,7 +72,7 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
                 "that this does not run in torch.inference_mode()"
             )
         steps = [name not in observer.layers for name in names]
-        tensors = [x for _, x in observer.preactivations]
+        tensors = [x for _, x in observer.found]
         samples = max((len(x) for x, step in zip(tensors, steps, strict=True) if step), default=len(tensors[0]))
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, tensors, allow_unused=True)
     sizes = [
@@ -82,25 +82,25 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
     return Profile(tuple(names), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
 
 
-class _PreactivationObserver(LayerObserver):
-    """Collects the preactivations of cores, and of every step of recurrent layers, as they run."""
+class Preactivations(LayerObserver):
+    """Collects the preactivations of activations, and of every step of recurrent layers, as they run."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__(layers)
-        self.preactivations: list[tuple[str, Tensor]] = []
+        self.found: list[tuple[str, Tensor]] = []
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        """A copy for the core alone: x may be used or changed in place elsewhere, too (a skip connection)."""
-        if isinstance(layer, SigmoidCore):
+        """A copy for the layer alone: x may be used or changed in place elsewhere, too (a skip connection)."""
+        if not isinstance(layer, Stepwise):
             x = own_copy(x)
-            self.preactivations.append((name, x))
+            self.found.append((name, x))
         return x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The outputs of a recurrent layer that has run step by step."""
         if isinstance(layer, Stepwise):
             output = layer.run_stepwise(
-                *args, *kwargs.values(), on_step=lambda t, x: self.preactivations.append((f"{name}[{t}]", x))
+                *args, *kwargs.values(), on_step=lambda t, x: self.found.append((f"{name}[{t}]", x))
             )
         return output
 

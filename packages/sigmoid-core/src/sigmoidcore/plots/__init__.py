@@ -1,5 +1,5 @@
 """Matplotlib figures of gradient profiles, trainings and the article."""
 
-from sigmoidcore.plots.figures import article_fit, gradient_heatmap, gradient_profiles, learning_curves
+from sigmoidcore.plots.figures import article_fit, gradient_profiles
 
-__all__ = ["article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
+__all__ = ["article_fit", "gradient_profiles"]

@@ -5,21 +5,18 @@ Save a figure with `figure.savefig("name.png", dpi=200)`; a notebook displays it
 
 import itertools
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from sigmoidcore.article import Fit, sigmoid_core
-from sigmoidcore.equalizer.sample import Sample
-from sigmoidcore.plots.style import FAINT, INK, NOTHING, PALETTE, SMALL_AND_LARGE, legend_below, new_figure, style_axes
+from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes
 from unstuck.observation import Profile
 
 # Colour, line and marker change together: curves can be told apart in black and white too. Profiles come in pairs
@@ -28,7 +25,6 @@ _PAIRS = [
     (PALETTE["sky"], "--", "^"), (PALETTE["blue"], "-", "s"), (PALETTE["orange"], "--", "v"),
     (PALETTE["vermilion"], "-", "o"), (PALETTE["purple"], "--", "D"), (PALETTE["green"], "-", "P"),
 ]  # fmt: skip
-_CURVES = _PAIRS[1::2] + _PAIRS[::2]
 _ROW = 0.045
 """Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
 _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
@@ -118,89 +114,3 @@ def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[
             band = Rectangle((0, middle - _ROW / 2), 1, _ROW, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
             axes.add_patch(band).set_transform(axes.transAxes)
             axes.text(-0.008, middle, text, transform=axes.transAxes, ha="right", va="center", **_LABEL)
-
-
-def learning_curves(losses: Mapping[str, Sequence[float]], accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Training loss and test accuracy in percent after each epoch, by the name that the legend shows."""
-    if not losses:
-        raise ValueError("there are no results to draw: give at least one by its name")
-    figure = new_figure(9.0, 4.0)
-    left, right = figure.subplots(1, 2)
-    epochs = max(map(len, losses.values()))
-    for axes, curves in ((left, losses), (right, accuracies)):
-        for (name, values), (colour, line, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
-            marker = marker if len(values) <= 30 else ""
-            x = np.arange(1, len(values) + 1)
-            axes.plot(x, values, line, color=colour, linewidth=2, marker=marker, markersize=5, label=name)
-        axes.set_xlim(0.7, max(2, epochs) + 0.3)
-        _count(axes.xaxis)
-    style_axes(left, "Training loss", "epoch", "cross-entropy")
-    style_axes(right, "Test accuracy", "epoch", "percent")
-    if any(value > 0 for values in losses.values() for value in values):
-        left.set_yscale("log")
-        left.tick_params(which="minor", colors=INK, labelsize=9)
-        left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
-    low, high = right.get_ylim()
-    right.set_ylim(max(low, -3), min(high, 101))
-    legend_below(figure, handles=left.get_lines(), ncols=3)
-    return figure
-
-
-def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, steps: int | None = None) -> Figure:
-    """Gradient size by layer and step, relative to the median of the layers: white is level, colour is not.
-
-    A column begins at the step at which it was sampled (marked at the top) and lasts until the next sample: samples
-    need not be regular. Layers without any gradient are grey. One panel for each history, with one colour scale.
-
-    Args:
-        histories: samples by the name that the panel shows, such as `Equalizer.history`; at least one, none empty.
-        layers: number of layers; a `Sample` holds at most 64 of them, evenly thinned.
-        steps: steps in all, where the last column ends; None: as long after the last sample as the longest gap.
-    """
-    if not histories or not all(histories.values()):
-        raise ValueError("there are no samples to draw: give at least one for each name")
-    tables = {name: _relative_to_median(samples) for name, samples in histories.items()}
-    sizes = np.concatenate([np.abs(table[np.isfinite(table)]) for table in tables.values()])
-    limit = float(np.clip(sizes.max(initial=0), 0.5, 3.0))
-    figure = new_figure(9.0 if len(histories) > 1 else 7.0, 4.2)
-    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
-    stride = max(1, math.ceil(layers / 64))
-    for axes, (name, table) in zip(panels, tables.items(), strict=True):
-        at = np.array([sample.step for sample in histories[name]], dtype=float)
-        end = at[-1] + np.diff(at).max(initial=1.0) if steps is None else max(at[-1] + 1, steps)
-        rows = np.append(np.arange(len(table)) * stride + 0.5, layers + 0.5)
-        mesh = axes.pcolormesh(
-            np.append(at, end), rows, np.ma.masked_invalid(table), vmin=-limit, vmax=limit, rasterized=True,
-            cmap=SMALL_AND_LARGE.with_extremes(bad=NOTHING),
-        )  # fmt: skip
-        above = axes.get_xaxis_transform()
-        axes.plot(at, np.full(len(at), 1.012), "|", color=INK, markersize=4, transform=above, clip_on=False)
-        y_label = "layer (1 is next to the input)" if axes is panels[0] else ""
-        style_axes(axes, name, "step (marks at the top: samples)", y_label)
-        axes.grid(False)
-        axes.tick_params(axis="x", pad=6)
-        axes.set_xlim(at[0], end)
-        _count(axes.xaxis)
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-    extend = "both" if sizes.max(initial=0) > limit else "neither"
-    bar = figure.colorbar(mesh, ax=list(panels), extend=extend, pad=0.02)
-    bar.set_label("gradient size over the median, log10", fontsize=10, color=INK)
-    bar.ax.tick_params(colors=INK, labelsize=9)
-    bar.outline.set_visible(False)
-    if any(not np.isfinite(table).all() for table in tables.values()):
-        legend_below(figure, handles=[Patch(facecolor=NOTHING, label="no gradient: 0, or not finite")])
-    return figure
-
-
-def _count(axis: Axis) -> None:
-    """Few whole numbers, short ones: 1M for a million."""
-    axis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _relative_to_median(samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """log10 of sizes over their median, [layers, samples]; NaN for sizes that are 0 or not finite."""
-    logs = np.array([sample.log_sizes for sample in samples]).T / math.log(10)
-    logs[~np.isfinite(logs)] = np.nan
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of samples without any gradient
-        return np.asarray(logs - np.nanmedian(logs, axis=0))

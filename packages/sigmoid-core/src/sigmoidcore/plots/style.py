@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -25,8 +24,6 @@ PALETTE = {
 
 INK = "#222222"
 FAINT = "#D9D9D9"
-NOTHING = "#9A9A9A"
-SMALL_AND_LARGE = LinearSegmentedColormap.from_list("small_and_large", [PALETTE["blue"], "white", PALETTE["vermilion"]])
 
 
 class Picture(Figure):

@@ -1,24 +1,22 @@
 """Which activations of a measured model can become cores, as a call of `convert`. The model is not changed."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from sigmoidcore.conversion.activation_sites import Site
-from sigmoidcore.conversion.activations import FUNCTIONS, KINDS, WITH_MEAN
+from sigmoidcore.conversion.activations import KINDS, WITH_MEAN
 from sigmoidcore.conversion.convert import ConversionPlan, planned
 from sigmoidcore.core import CoreModule
 from sigmoidcore.language import _
 from unstuck.measure.measurement import Layer, Measurement
 from unstuck.rules import Evidence
-from unstuck.wording import few
 
-SIGMOIDS = frozenset({"SigmoidCore", *(name for name, kind in KINDS.items() if kind.exact)})
+SIGMOIDS = frozenset({"SigmoidCore", *KINDS})
 """Kinds of activations that `convert` makes cores of, and the core itself."""
 GATED = frozenset({"RNN", "LSTM", "GRU"})  # Kinds of recurrent layers that `convert` makes layers of cores of
 NAMED = 3  # Up to this many activations are named in a call; more are given by their type
-REASONS = 2  # Reasons that are told
 
 
 def convert_call(model: nn.Module, measurement: Measurement, variable: str, *, fresh: bool) -> str:
@@ -46,10 +44,7 @@ def convert_call(model: nn.Module, measurement: Measurement, variable: str, *, f
     cores = {name for name, module in model.named_modules() if isinstance(module, CoreModule)}
     # `calibrate` refuses a model with a core that runs several times.
     if not (new or cores) or not cores.isdisjoint(repeated):
-        known = {layer.name for of_site in calls.values() for layer in of_site}
-        unseen = [layer for layer in measurement.layers if layer.name in hidden - known]
-        why = _why(asked, repeated, [(x.name, x.kind, why) for x in unseen for why in _why_unseen(x, plan)])
-        raise ValueError(why or _("there is no activation that could become a core"))
+        raise ValueError(_why(asked, repeated))
     if not new:
         return ""
     include = [name for name in new if name in extra]
@@ -85,30 +80,19 @@ def _kind_of_all(include: Sequence[str], plan: ConversionPlan, converted: Mappin
     return "" if any(c.site.kind in kinds and c.site.name not in converted for c in plan.choices) else kinds.pop()
 
 
-def _why(plan: ConversionPlan, repeated: Mapping[str, int], unseen: Sequence[tuple[str, str, str]]) -> str:
-    """Why activations are left, sigmoids first, in a few sentences."""
-    left: dict[str, list[str]] = defaultdict(list)
-    for name, count in repeated.items():
-        left[_("runs {count} times in a forward pass: give each place its own activation", count=count)].append(name)
-    left_alone = [c for c in plan.choices if not c.cores and not isinstance(c.site.module, CoreModule)]
-    others = [(c.site.name, c.site.kind, c.why) for c in left_alone]
-    for name, kind, why in sorted([*others, *unseen], key=lambda row: row[1] not in SIGMOIDS | GATED):
-        left[_("{kind} {why}", kind=kind, why=why)].append(name)
-    reasons = [_("{names}: {reason}", names=few(names), reason=reason) for reason, names in left.items()]
-    return _("; ").join(reasons[:REASONS])
-
-
-def _why_unseen(layer: Layer, plan: ConversionPlan) -> Iterator[str]:
-    """Why `convert` does not see this activation: it is a function in a forward that cannot be traced."""
-    if layer.role == "activation" and layer.kind != "SigmoidCore":
-        owner = f"'{layer.module}'" if layer.module else _("the model")
-        reason = next((f" ({why})" for name, why in plan.unseen.items() if layer.module.startswith(name)), "")
-        module = ""
-        if layer.kind in FUNCTIONS:
-            module = _(", {call}", call=f"nn.{FUNCTIONS[layer.kind].module.__name__}()")
-        yield _(
-            "is called in the forward of {owner}, which convert cannot trace{reason}: make it a module{module}",
-            owner=owner,
-            reason=reason,
-            module=module,
-        )
+def _why(plan: ConversionPlan, repeated: Mapping[str, int]) -> str:
+    """The first reason why there is no activation that could become a core; those of sigmoids first."""
+    left = [c for c in plan.choices if not c.cores and not isinstance(c.site.module, CoreModule)]
+    sigmoids = [c for c in left if c.site.kind in SIGMOIDS | GATED]
+    if repeated:
+        name, count = next(iter(repeated.items()))
+        return _("'{name}' runs {count} times: give each place its own activation", name=name, count=count)
+    if plan.unseen and not sigmoids:
+        name, reason = next(iter(plan.unseen.items()))
+        owner = f"'{name}'" if name else _("the model")
+        return _("the forward of {owner} cannot be traced: {reason}; make its calls modules, such as nn.Sigmoid()",
+                 owner=owner, reason=reason)  # fmt: skip
+    if left:
+        first = (sigmoids or left)[0]
+        return _("'{name}', {kind}: {why}", name=first.site.name, kind=first.site.kind, why=first.why)
+    return _("there is no activation that could become a core")

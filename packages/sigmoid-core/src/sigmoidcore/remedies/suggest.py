@@ -56,13 +56,13 @@ def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> 
                 " If they have learned nothing yet, sc.convert with centered=True and sc.prepare draw new ones, which "
                 "train better."
             )
-        return remedy, "; ".join(filter(None, (convert, f"sc.calibrate({model}, {inputs})")))
+        return remedy, "\n".join(filter(None, (convert, f"sc.calibrate({model}, {inputs})")))
     remedy = _(
         "Before training, draw orthogonal weights, set the slopes from one batch and use rates for this depth; "
         "sc.calibrate instead keeps your weights."
     )
     optimizer = f"optimizer = torch.optim.Adam(sc.depth_scaled_lr({model}))"
-    return remedy, "; ".join(filter(None, (convert, f"sc.prepare({model}, {inputs})", optimizer)))
+    return remedy, "\n".join(filter(None, (convert, f"sc.prepare({model}, {inputs})", optimizer)))
 
 
 def _rates(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, None] | None:

@@ -64,7 +64,8 @@ class Model(NamedTuple):
     def scores(self, frame: Any, answers: Any, seed: int) -> Iterator[tuple[str, float]]:
         """Name and score of each candidate, fold by fold: AUC of two classes, accuracy of more, R2 of numbers."""
         score = get_scorer("r2" if not self.classes else "roc_auc" if len(self.classes) == 2 else "accuracy")
-        folds = (StratifiedKFold if self.classes else KFold)(FOLDS, shuffle=True, random_state=seed)
+        stratified = self.classes and min(np.bincount(answers)) >= FOLDS
+        folds = (StratifiedKFold if stratified else KFold)(FOLDS, shuffle=True, random_state=seed)
         for train, test in folds.split(frame, answers):
             for name, candidate in self.candidates(seed).items():
                 fitted = _fit(candidate, frame.iloc[train], answers[train])
@@ -80,6 +81,7 @@ class Model(NamedTuple):
 
     def predict(self, file: File) -> pd.DataFrame:
         """The prediction for each row, and the probability of each class."""
+        file.check(*(each.name for each in self.columns))
         frame = pd.DataFrame({each.name: interpret(file, each.name, each)[0] for each in self.columns})
         with InputError.replacing("other packages wrote this model ({error}): train again", AttributeError, ValueError):
             outputs = self.inputs.transform(frame)
@@ -114,16 +116,19 @@ def learnt(file: File, target: str, task: str | None = None) -> tuple[Model, lis
 
     The kind of a column that is not used is the reason. Task: "classification", "regression", or None for the usual.
     """
+    file.check(target)
     answers, column = interpret(file, target)
     missing, distinct, rows = answers.isna() | answers.isin([""]), answers.nunique(), len(answers)
+    first = short(file.table[target][0], 30)
     whole = column.kind == "number" and bool((answers % 1 == 0).all())
     few = whole and not column.unit and distinct <= min(MOST_CLASSES, max(2, rows // 2))
     classify = task == "classification" if task else few or column.kind == "text"
     smallest = answers.value_counts().iloc[:2].iloc[-1:].sum() if classify else rows // 2  # of two classes
     for problem, found in {
         f"{missing.sum()} missing values (first: row {missing.idxmax() + 1}): fill or drop them": missing.any(),
-        f"{column.kind}s such as {short(answers[0], 30)!r}, not numbers": column.kind != "number" and not classify,
-        f"too few or too many different values ({distinct} in {rows} rows)": distinct < 2 or smallest < FOLDS,
+        f"{column.kind}s such as {first!r}, not numbers": column.kind != "number" and not classify,
+        f"only {first!r} in all rows": distinct < 2,
+        f"{distinct} different values such as {first!r} in {rows} rows: too few rows, or no classes": smallest < FOLDS,
     }.items():
         if found:
             raise InputError(f"target {short(target)!r} has {problem}")
@@ -138,8 +143,8 @@ def learnt(file: File, target: str, task: str | None = None) -> tuple[Model, lis
         raise InputError(f"{file.path} has no column to learn from")
     classes: Any
     classes, places = np.unique(answers, return_inverse=True) if classify else ([], answers.to_numpy())
-    used = [each for each in columns if each.name in values]
-    model = Model(used, column, [int(each) if whole else each for each in classes])
+    classes = [int(each) if whole else each for each in classes]
+    model = Model([each for each in columns if each.name in values], column, classes)
     return model, columns, pd.DataFrame(values), places
 
 

@@ -16,11 +16,12 @@ MISSING = ["", "-", "--", "?", "N/A", "n/a", "NA", "NULL", "null", "NaN", "nan",
 MISSING += ["#N/A", "#DIV/0!", "#NAME?", "#NUM!", "#REF!", "#VALUE!"]  # of spreadsheets
 MOSTLY = 0.9  # a column with this fraction of numbers, or of dates, is one of these, with mistakes
 LARGEST = 1e100  # the square of a larger number may overflow
-UNITS = "€$¥￥£₹元%"  # left out beside a number: "12.3%" is 12.3
+MONEY = "(?:[A-Z]{0,2}[$€¥￥£₹]|元|USD|EUR|GBP|CHF|CNY|RMB|JPY|INR)"
+UNIT = r"(?:[%‰°℃$€¥￥£₹㎀-㏿]|[^\W\d_])[^0-9]{0,11}(?:(?<=[mt])[23])?"  # "120 m2", "5,000元/平米", "12.3%"
 NUMBER = {
-    sign: rf"\(?(?:[+−-]?\s*[{UNITS}]?|[{UNITS}]\s*[+−-]?)\s*"
-    rf"(?:(?:[0-9]+|[1-9][0-9]{{0,2}}(?:[{other} \u00a0\u202f'’][0-9]{{2,3}})*[{other} \u00a0\u202f'’][0-9]{{3}})"
-    rf"(?:[{sign}][0-9]*)?|[{sign}][0-9]+)(?:[eE][+-]?[0-9]+)?\s*[{UNITS}]?\)?"
+    sign: rf"\(?[+−-]?\s*(?:{MONEY}|%)?\s*[+−-]?\s*"
+    rf"((?:[0-9]+|[1-9][0-9]{{0,2}}(?:[{other} \u00a0\u202f'’][0-9]{{2,3}})*[{other} \u00a0\u202f'’][0-9]{{3}})"
+    rf"(?:[{sign}][0-9]*)?|[{sign}][0-9]+)((?:[eE][+-]?[0-9]+)?)\s*(?:{UNIT})?\)?"
     for sign, other in (".,", ",.")
 }  # regular expressions, with a decimal point and with a decimal comma
 DATES = "%d{0}%m{0}%Y", "%d{0}%m{0}%y", "%Y{0}%m{0}%d", "%m{0}%d{0}%y", "%m{0}%d{0}%Y"
@@ -34,7 +35,7 @@ class Column(NamedTuple):
     name: str
     kind: str = ""  # "number", "date" or "text"; empty if it is not known yet
     decimal: str = ""  # of numbers in text: "." or ","
-    unit: str = ""  # of numbers in text: one of UNITS
+    unit: str = ""  # of numbers in text: "€", "%", "m"
     form: str = ""  # of dates in text
 
 
@@ -46,12 +47,11 @@ class File(NamedTuple):
     form: str  # for people
     decimal: str = "."  # of columns that do not show it
 
-    def column(self, name: str) -> Any:
-        """The cells of a column, a pandas.Series of objects, or an InputError."""
-        if name not in self.table:
-            names = short(", ".join(self.table), 200)
-            raise InputError(f"{self.path} has no column {short(name)!r}: choose from {names}")
-        return self.table[name].astype(object)
+    def check(self, *names: str) -> None:
+        """Raise an InputError if a column is not there."""
+        if absent := [name for name in names if name not in self.table]:
+            wanted = short(", ".join(map(repr, absent)), 100)
+            raise InputError(f"{self.path} has no column {wanted}: choose from {short(', '.join(self.table), 200)}")
 
 
 def read_file(path: Path) -> File:
@@ -60,9 +60,9 @@ def read_file(path: Path) -> File:
     if data[:4] == b"PAR1":
         with InputError.replacing("{path} cannot be read as Parquet: {error}", OSError, ValueError, path=path):
             table = pd.read_parquet(io.BytesIO(data)).rename(columns=str).reset_index(drop=True)
-            if table.empty:
-                raise ValueError("no rows")
-            return File(path, table, "Parquet")
+        if table.empty:
+            raise InputError(f"{path} has no rows, or no columns")
+        return File(path, table, "Parquet")
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[1:2] == b"\0"
     for encoding in ("UTF-16",) if wide else ("UTF-8-sig", "GB18030", "Windows-1252"):
         with suppress(UnicodeDecodeError):
@@ -81,7 +81,7 @@ def _csv(path: Path, text: str, encoding: str) -> File:
     with InputError.replacing("{path} is not a table: {error}", csv.Error, path=path):
         head = text.lstrip()[:100_000].splitlines()[:1]
         separator = max(";\t|,", key=lambda sign: len(next(csv.reader(head, delimiter=sign), "")))
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row] or [[]]
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row] or [[""]]
     while len(rows) > 1 and not "".join(rows[-1]).strip():  # of spreadsheets
         rows.pop()
     names = [name.strip() for name in rows[0]]
@@ -89,11 +89,12 @@ def _csv(path: Path, text: str, encoding: str) -> File:
     line = short(separator.join(rows[wrong]))
     # Without a name: the row numbers of pandas, and the empty columns of spreadsheets.
     used = [n for n, name in enumerate(names) if name or (n and any("".join(row[n : n + 1]).strip() for row in rows))]
+    unclear = next((n for n in used if not names[n] or names.index(names[n]) < n), 0)
     for problem, found in {
         "no rows below the names of its columns": len(rows) < 2,
         f"{len(rows[wrong])} instead of {len(names)} columns in row {wrong}: {line!r}": wrong,
-        f"numbers in its first line, and no names: {line!r}": all(re.fullmatch(NUMBER["."], names[n]) for n in used),
-        f"columns without a name, or with the same name: {line!r}": len({names[n] for n in used} - {""}) < len(used),
+        f"numbers in its first line, and no names: {line!r}": not re.search("[^0-9.,+-]", "".join(names)),
+        f"columns without a name, or with the same name: {short(names[unclear])!r}, column {unclear + 1}": unclear,
     }.items():
         if found:
             raise InputError(f"{path} has {problem}")
@@ -107,35 +108,29 @@ def interpret(file: File, name: str, known: Column | None = None) -> tuple[Any, 
 
     Numbers are float64 with NaN, dates datetime64 with NaT, texts str with "" for a missing value.
     """
-    column, cells = known or Column(name), file.column(name)
+    column, cells = known or Column(name), file.table[name].astype(object)
+    present = values = cells.dropna()
     kind = pd.api.types.infer_dtype(cells)
-    with InputError.replacing("column {name!r}: {error}; --drop it", TypeError, ValueError, name=short(name)):
-        if kind in ("datetime64", "datetime", "date"):
-            kind, cells = "date", pd.to_datetime(cells, utc=True).dt.tz_localize(None)
-        elif kind not in ("string", "empty", "boolean"):
-            kind, cells = "number", cells.astype(float)
+    if kind in ("datetime64", "datetime", "date"):
+        kind, values = "date", pd.to_datetime(present, errors="coerce", utc=True).dt.tz_localize(None)
+    elif kind in ("integer", "floating", "mixed-integer-float", "decimal"):
+        kind, values = "number", present.astype(float)
+    elif kind not in ("string", "empty", "boolean"):
+        raise InputError(f"column {short(name)!r} has {short(present.iloc[0], 30)!r} ({kind}): leave it out")
     if kind not in ("date", "number") or column.kind not in ("", kind):
-        ending = ".0" if kind == "number" else ""
-        cells = cells.map(lambda cell: str(cell).strip().removesuffix(ending), na_action="ignore")
-        kind, cells = "text", cells.mask(cells.isin(MISSING)).astype(object)
-    values = present = cells.dropna()
-    if kind == "text":
-        values, column = _dates(file, *_numbers(file, present, column))
+        present = present.astype(str).str.strip().str.removesuffix(".0" if kind == "number" else "").astype(object)
+        present = present[~present.isin(MISSING)]
+        kind, (values, column) = "text", _dates(file, *_numbers(file, present, column))
     column = column._replace(kind=column.kind or kind)
-    if column.kind == "number":
-        _check(column, present, values.abs() <= LARGEST)
-    values = values.reindex(cells.index)
-    return values.fillna("") if column.kind == "text" else values, column
-
-
-def _check(column: Column, cells: Any, good: Any) -> None:
-    """Refuse the first cell that is not good."""
+    good = values.abs() <= LARGEST if column.kind == "number" else values.notna()
     if not good.all():
-        like = f" such as {short(cells[good].iloc[0], 30)!r}" if good.any() else ""
+        usual = present[good].iloc[0] if good.any() else column.form or f"0{column.decimal or '.'}5{column.unit}"
         raise InputError(
-            f"column {short(column.name)!r} has {short(cells[good.idxmin()], 30)!r} in row {good.idxmin() + 1}, and "
-            f"{column.kind}s{like} elsewhere: correct it, leave it empty if it is unknown, or --drop the column"
+            f"column {short(name)!r} has {short(present[good.idxmin()], 30)!r} in row {good.idxmin() + 1}, not a "
+            f"{column.kind} like {short(usual, 30)!r}: correct it, empty it if it is unknown, or drop the row"
+            + ("" if known else " (or --drop the column)")
         )
+    return values.reindex(cells.index, fill_value="" if column.kind == "text" else None), column
 
 
 def _decimal(cells: Any, default: str) -> str:
@@ -146,17 +141,25 @@ def _decimal(cells: Any, default: str) -> str:
 
 
 def _numbers(file: File, cells: Any, column: Column) -> tuple[Any, Column]:
-    """Texts as numbers, if they are."""
-    units = cells.str.extract(f"([{UNITS}])", expand=False)
-    if not column.kind and cells.str.fullmatch("|".join(NUMBER.values())).mean() >= MOSTLY:
-        column = column._replace(kind="number", unit="".join(units.mode()[:1]))
+    """Texts as numbers, if they are; NaN for a mistake."""
+    units = cells.str.replace(r"[.,]?[0-9][0-9.,'’\s]*(?:[eE][+-]?[0-9]+)?", "", regex=True).str.strip("+−-()\u00a0 ")
+    if not column.kind:
+        numbers = cells.str.fullmatch("|".join(NUMBER.values())).astype(bool)
+        counts = units[numbers].value_counts()
+        unit = next((each for each in counts.index if each), "")
+        if not re.fullmatch(f"{MONEY}*", unit) and counts[unit] < counts.get("", 0):
+            unit = ""
+        usual = (units == unit) | units.str.fullmatch(f"{MONEY}*|%").astype(bool)
+        if (numbers & usual).mean() >= MOSTLY:
+            column = column._replace(kind="number", unit=unit)
     if column.kind != "number":
         return cells, column
     column = column._replace(decimal=column.decimal or _decimal(cells, file.decimal))
-    fits = (units == column.unit) | (units.isna() & (column.unit != "%"))  # without its sign, 0.12 could be 12 %
-    _check(column, cells, fits & cells.str.fullmatch(NUMBER[column.decimal]).astype(bool))
-    digits = cells.str.replace(f"[^0-9{column.decimal}eE+−(-]", "", regex=True).str.replace(",", ".")
-    return digits.str.replace("[−(]", "-", regex=True).astype(float), column
+    found = cells.str.extract(f"^{NUMBER[column.decimal]}$")
+    digits = found[0].str.replace(f"[^0-9{column.decimal}]", "", regex=True).str.replace(",", ".") + found[1]
+    values = digits.astype(float) * (1 - 2 * cells.str.contains("^[^0-9.,]*[(−-]").astype(int))
+    bare = (units == "") & bool(re.fullmatch(f"{MONEY}*", column.unit))  # without its sign, 0.12 could be 12 %
+    return values.where((units == column.unit) | bare), column
 
 
 def _dates(file: File, cells: Any, column: Column) -> tuple[Any, Column]:
@@ -171,6 +174,4 @@ def _dates(file: File, cells: Any, column: Column) -> tuple[Any, Column]:
     values = read(cells, format=form).dt.tz_localize(None)
     if not column.kind and values.notna().mean() < MOSTLY:
         return cells, column
-    column = column._replace(kind="date", form=form)
-    _check(column, cells, values.notna())
-    return values, column
+    return values, column._replace(kind="date", form=form)

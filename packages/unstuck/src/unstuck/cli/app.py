@@ -114,6 +114,10 @@ def _script(words: Sequence[str]) -> partial[int]:
         help="at the first inf or NaN, repeat the step and name the operation that made it; compiled code runs "
         "uncompiled",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-trials", dest="trials", action="store_false",
+        help="do not train copies of the weights at the end to prove the findings",
+    )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=_file, help="write the diagnosis as JSON")
     parser.add_argument("--version", action="version", version=f"unstuck {__version__}")
     parser.add_argument("script", metavar="SCRIPT", help="your script, which is run")
@@ -127,6 +131,7 @@ def _script(words: Sequence[str]) -> partial[int]:
         return Commentary(
             stream,
             every=options.every,
+            trials=options.trials,
             trace_nonfinite=options.trace_nonfinite,
             html=options.html,
             json=options.json,

@@ -1,5 +1,6 @@
 """What the command says about the models of a script. It imports PyTorch, as the script has by then."""
 
+import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -10,6 +11,9 @@ from unstuck.language.errors import InputError, check_file
 from unstuck.language.terminal import printable, say, width, wrapped
 from unstuck.report.text import finding_lines, title, to_text
 from unstuck.watch import Verdict, Watch, kind_of
+
+SHARE, TRIALS = 0.1, (2.0, 10.0)
+"""Trials take this share of the time of the script, and so many seconds at least and at most."""
 
 
 class Commentary:
@@ -26,6 +30,7 @@ class Commentary:
         stream: TextIO | None,
         *,
         every: int | None,
+        trials: bool,
         trace_nonfinite: bool,
         html: Path | None,
         json: Path | None,
@@ -36,12 +41,14 @@ class Commentary:
         self._fail_on = fail_on
         self.models = 0
         self._said: dict[tuple[str, str], str] = {}  # the first model of a class with a rule
-        self._watch = Watch(self._finding, every, trace_nonfinite=trace_nonfinite)
+        self._trials = trials
+        self._started = time.monotonic()
+        self._watch = Watch(self._finding, every, trials=trials, trace_nonfinite=trace_nonfinite)
 
     def conclude(self, error: BaseException | None = None) -> bool:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
         self._watch.remove(error)
-        verdicts = self._watch.verdicts()
+        verdicts = self._verdicts()
         self.models = len(verdicts)
         failed = any(v.diagnosis.fails(self._fail_on) for v in verdicts if v.diagnosis is not None)
         if self._stream is None:
@@ -60,6 +67,18 @@ class Commentary:
         for problem in self._watch.problems:
             say(self._stream, *wrapped(_("not watched: {problem}", problem=problem), columns, "", "  "))
         return not self._write(verdicts) or failed
+
+    def _verdicts(self) -> list[Verdict]:
+        """The verdicts, with trials if there is time; Ctrl-C ends these."""
+        seconds = min(max(TRIALS[0], SHARE * (time.monotonic() - self._started)), TRIALS[1])
+        if not self._trials or not seconds:
+            return self._watch.verdicts()
+        most = f"{seconds:.0f}"
+        say(self._stream, _("unstuck: trials on copies of the weights, {most} s at most; Ctrl-C skips them", most=most))
+        try:
+            return self._watch.verdicts(seconds)
+        except KeyboardInterrupt:
+            return self._watch.verdicts()
 
     def _finding(self, name: str, step: int, finding: Finding) -> None:
         columns = width(self._stream)

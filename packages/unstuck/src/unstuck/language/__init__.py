@@ -33,6 +33,9 @@ def _(text: str, /, **values: object) -> str:
     translated = catalogue(language()).gettext(text) if text else text  # "" is the header of a catalogue
     if not values:
         return Translated.of(translated, text)
+    for name, value in values.items():
+        if str(value).endswith("）"):  # a full-width bracket has its space inside
+            translated = translated.replace(f"{{{name}}} ", f"{{{name}}}")
     originals = {n: english(str(v)) if isinstance(v, str | BaseException) else v for n, v in values.items()}
     return Translated.of(translated.format(**values), text.format(**originals))
 

@@ -23,7 +23,7 @@ from unstuck.measure.running_module import RunningModule
 from unstuck.measure.summary import summarize
 from unstuck.measure.unseen import Unseen, unseen
 from unstuck.observation.batch import MOST_DEPTH
-from unstuck.observation.observer import ListenerFactory, Observer
+from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import Node
 from unstuck.step.recorder import Recorder
@@ -226,9 +226,9 @@ class Probe(Observer):
         warn(_("A bug in unstuck keeps it from measuring this model: please report it ({reason})",
                reason=in_one_line(error)))  # fmt: skip
 
-    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """Hidden layers run one by one: each is measured."""
-        return None
+    def needs(self, modules: Sequence[nn.Module]) -> bool:
+        """All layers run one by one: each is measured."""
+        return True
 
     def _begins_pass(self, args: Any, name: str, layer: nn.Module) -> bool:
         """Begin a pass, or continue the last; returns whether it is measured."""

@@ -35,7 +35,7 @@ from unstuck.observation.batch import (
     unchanged,
     undisturbed,
 )
-from unstuck.observation.observer import LayerObserver, ListenerFactory, Observer
+from unstuck.observation.observer import LayerObserver, Observer
 from unstuck.observation.process_group import Alone, Ranks
 from unstuck.observation.profile import Profile, spread
 from unstuck.observation.sizes import norm, norms, root_mean_square, row_norms
@@ -45,7 +45,6 @@ __all__ = [
     "Alone",
     "Inputs",
     "LayerObserver",
-    "ListenerFactory",
     "LossFn",
     "Observer",
     "Profile",

@@ -1,7 +1,7 @@
 """The one way to watch a model: an observer is told what arrives at its layers and what leaves them.
 
-What comes back to a layer is a hook on a tensor that arrives or leaves. Two implementations exist: modules, here, and
-layers that another package computes as one function (`Observer.stack_listeners`).
+What comes back to a layer is a hook on a tensor that arrives or leaves. A package that computes several layers as one
+function runs them one by one if an observer needs it (`Observer.needs`).
 """
 
 import weakref
@@ -9,13 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unstuck._torch import eager
 from unstuck._torch.hooks import register_global_hooks
-
-ListenerFactory = Callable[[Any, Tensor], Any]
-"""Makes what listens to several layers that are computed as one, from these layers and their input."""
 
 
 class Observer:
@@ -68,9 +65,9 @@ class Observer:
         """
         return None
 
-    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """The listeners for these modules if they run as one; None if they have to run one by one."""
-        return None if any(id(module) in self._names for module in modules) else []
+    def needs(self, modules: Sequence[nn.Module]) -> bool:
+        """Whether these modules have to run one by one."""
+        return any(id(module) in self._names for module in modules)
 
     @property
     def attached(self) -> bool:
@@ -144,9 +141,9 @@ class _Hooks:
         observer, name = self._find(module)
         return None if observer is None else observer.leaves(name, module, args, kwargs, output)
 
-    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+    def needs(self, modules: Sequence[nn.Module]) -> bool:
         observer = self._observer()
-        return [] if observer is None else observer.stack_listeners(modules)
+        return observer is not None and observer.needs(modules)
 
     def _find(self, module: nn.Module) -> tuple[Observer | None, str]:
         """The observer and the name that it has for a module, if it watches it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import unstuck
 from unstuck.files import write_file
-from unstuck.findings import Finding, Gap
+from unstuck.findings import Finding, Gap, Trials
 from unstuck.judgement import Judgement
 from unstuck.measure.measurement import Measurement
 from unstuck.report.axes import spread_evenly
@@ -34,6 +34,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
         "measurement": _dumped(measurement),
         "earlier": f"[{','.join(_thinned(earlier))}]",
         "gaps": f"[{','.join(map(_dumped, judgement.gaps))}]",
+        "trials": _dumped(judgement.trials),
     }
     text = "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
     if path is not None:
@@ -54,12 +55,13 @@ def from_json(text: str | bytes) -> dict[str, Any]:
             "findings": tuple(read(Finding, one) for one in members["findings"]),
             "history": (*earlier, measurement) if earlier else (),
             "gaps": tuple(read(Gap, one) for one in members["gaps"]),
+            "trials": read(Trials, members.get("trials", {})),
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"something is missing or of another kind ({error!r})") from error
 
 
-def _dumped(value: Finding | Gap | Measurement) -> str:
+def _dumped(value: Finding | Gap | Measurement | Trials) -> str:
     return json.dumps(written(type(value), value), separators=(",", ":"), allow_nan=False)
 
 

@@ -21,6 +21,7 @@ from unstuck.report.charts import Box, Point, panels
 from unstuck.report.layer_rows import layer_rows
 from unstuck.report.layer_table import cell, findings_by_layer, most_telling, number_columns, positions
 from unstuck.report.text import head, title, verdict
+from unstuck.report.trials import HEIGHT, WIDTH, curves, trial_text, trials_lines
 from unstuck.wording import short_number
 
 FIRST = 100
@@ -74,7 +75,14 @@ def _rendered(template: str, **values: Any) -> str:
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     templates.filters |= {"layer_name": _name, "short": short_number, "quoted": re.compile("`([^`]+)`").split}
-    templates.globals |= {"_": _, "language": language(), "title": title}
+    templates.globals |= {
+        "_": _,
+        "language": language(),
+        "title": title,
+        "trial_text": trial_text,
+        "trials_lines": trials_lines,
+    }
+    templates.globals |= {"curves": curves, "trial_size": (WIDTH, HEIGHT)}
     templates.filters |= {"box_path": _box_path, "line_path": _line_path}
     return templates.get_template(template).render(**values)
 

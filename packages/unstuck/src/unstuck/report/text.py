@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from unstuck.findings import Finding, Severity
 from unstuck.judgement import Judgement
 from unstuck.language import _
-from unstuck.language.terminal import DEFAULT, printable, shortened, text_width, wrapped
+from unstuck.language.terminal import DEFAULT, printable, shortened, wrapped
 from unstuck.report.layer_rows import layer_rows, time_step_rows
+from unstuck.report.trials import trial_text, trials_lines
 from unstuck.wording import counted, in_a_row
 
 NAMES, NAME_WIDTH = 4, 36
@@ -77,6 +78,7 @@ def head(judgement: Judgement) -> list[str]:
         lines.append(line)
     elif measurement.step is not None:
         lines.append(_("measured at step {step}", step=f"{measurement.step:,}"))
+    lines += trials_lines(judgement.trials)
     if measurement.layers and judgement.gaps:
         lines.append(_("not judged: {gaps}", gaps=_(", ").join(map(str, judgement.gaps))))
     return lines
@@ -93,14 +95,14 @@ def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
         if more > 0:
             where = _("in {names} and {count} more", names=names, count=f"{more:,}")
         lines += wrapped(where, width, "  ")
+    if finding.trial is not None:
+        lines += wrapped(trial_text(finding.trial), width, "  ")
     lines += wrapped(finding.remedy, width, "  → ", "    ")
     if finding.call is not None:
         call = finding.call
         if len(call) > CALL:
             length = _("{count} characters", count=f"{len(call):,}")
             call = f"print(diagnosis.findings[{index}].call)  # {length}"
-        if text_width(call) > width - 6:
-            call = call.replace("; ", "\n")
         lines += ["", *(f"      {printable(line)}" for line in call.split("\n"))]
     return lines
 

@@ -1,4 +1,4 @@
-"""The recovery rule: what a sudden change of weights or inputs does to a training with an Equalizer."""
+"""The level rule after an accident: what a sudden change of weights or inputs does to a training."""
 
 import copy
 import warnings
@@ -122,7 +122,7 @@ def test_inputs_in_another_unit_change_the_first_core_alone(model, batch):
 
 
 def test_a_healthy_training_is_the_same_with_the_alarm(model, batch):
-    plain, watched = copy.deepcopy(model), model
+    plain, watched = (nn.Sequential(*each) for each in (copy.deepcopy(model), model))  # which run layer by layer
     (step, _), (watched_step, equalizer) = training(plain, batch, 0.02, every=1000), training(watched, batch, 0.02)
     steps(step, 60)
     steps(watched_step, 60)
@@ -236,7 +236,7 @@ def test_a_few_images_tell_no_level_however_many_positions_they_have():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"levels": torch.ones(3)}, {"levels": None}, {"remembered": [["0"], []]}, {"due": float("inf")}, {"quiet": "x"}],
+    [{"levels": torch.ones(3)}, {"levels": None}, {"expected": ["0"]}, {"due": float("inf")}, {"quiet": "x"}],
     ids=str,
 )
 def test_a_wrong_state_changes_nothing(model, batch, wrong):

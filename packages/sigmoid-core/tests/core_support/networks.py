@@ -1,0 +1,15 @@
+"""Networks that several tests train."""
+
+from torch import nn
+
+from sigmoidcore import SigmoidCore
+
+
+def convolutions(inputs, channels, depth, outputs, *, size):
+    """A plain convolutional network for images of this size; the second layer halves it."""
+    layers = []
+    for layer in range(depth):
+        layers += [nn.Conv2d(channels if layer else inputs, channels, 3, 2 if layer == 1 else 1, padding=1)]
+        layers += [SigmoidCore(channels, dim=1, alpha=4.0, centered=True)]
+    pixels = ((size + 1) // 2) ** 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * pixels, outputs))

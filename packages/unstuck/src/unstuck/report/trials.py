@@ -1,0 +1,68 @@
+"""Trials in words, and as two small curves."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from unstuck.findings import LEARNS, STANDS, Trial, Trials
+from unstuck.language import _
+from unstuck.wording import short_number
+
+WIDTH, HEIGHT = 120, 36
+"""Of the curves, in pixels."""
+TINY, MOST = 1e-30, 1.25
+"""Smallest and largest loss, over the first, that is drawn as it is."""
+
+
+def trial_text(trial: Trial) -> str:
+    """What a trial gave, in a sentence."""
+    first, last = ends(trial.after)
+    before, end = ends(trial.before)
+    values = {"edit": trial.edit, "steps": trial.steps, "first": first, "last": last, "before": before, "end": end}
+    if trial.proved:
+        return _(
+            "Proved by a trial: {edit}, {steps} steps bring the loss from {first} to {last}; as it is, from {before} "
+            "to {end}.",
+            **values,
+        )
+    return _(
+        "Not proved: in a trial {edit}, {steps} steps bring the loss from {first} to {last}; as it is, from {before} "
+        "to {end}.",
+        **values,
+    )
+
+
+def trials_lines(trials: Trials) -> Iterator[str]:
+    """What the trials tell beside the findings."""
+    if trials.missing:
+        yield _("not tried: {reason}", reason=trials.missing)
+    if not trials.steps:
+        return
+    first, last = ends(trials.losses)
+    values = {"steps": trials.steps, "first": first, "last": last}
+    if math.isnan(trials.left):
+        yield _("{steps} steps on the recorded batches bring the loss from {first} to {last}", **values)
+    elif trials.left <= LEARNS:
+        yield _("it learns the recorded batches: {steps} steps bring the loss from {first} to {last}", **values)
+    elif trials.left <= STANDS:
+        yield _("it learns the recorded batches slowly: {steps} steps bring the loss from {first} to {last}", **values)
+    else:
+        yield _("it does not learn the recorded batches: {steps} steps bring the loss from {first} to {last}", **values)
+    if trials.cause is not None:
+        values = {"edit": trials.cause.edit, "last": ends(trials.cause.after)[1]}
+        yield _("no rule names a cause, but {edit} it learns: the loss falls to {last}", **values)
+
+
+def ends(losses: Sequence[float]) -> tuple[str, str]:
+    """The first and the last loss."""
+    return (short_number(losses[0]), short_number(losses[-1])) if losses else ("", "")
+
+
+def curves(trial: Trial) -> tuple[str, str]:
+    """The losses as they were and with the edit, each over its first: paths of SVG, `WIDTH` by `HEIGHT`."""
+    drawn = []
+    for losses in (trial.before, trial.after):
+        scale = max(losses[0], TINY) if losses else TINY
+        points = [min(max(loss / scale, 0.0), MOST) if loss == loss else MOST for loss in losses]
+        step = WIDTH / max(1, len(points) - 1)
+        drawn.append("M" + "L".join(f"{i * step:.1f} {HEIGHT * (1 - y / MOST):.1f}" for i, y in enumerate(points)))
+    return drawn[0], drawn[1]

@@ -1,0 +1,465 @@
+"""The table of edits: what is different in a trial, and which rules a trial that learns proves.
+
+To add an edit: write a function that finds in a recorded step what it changes, under `@proves` with the rules' codes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unstuck.language import _
+from unstuck.measure import calls
+from unstuck.measure.activations import ACTIVATIONS
+from unstuck.step import Node, Step
+from unstuck.trials.recording import Recording
+from unstuck.wording import named
+
+Call = Callable[..., Any]
+Changes = Mapping[Node, Call]
+"""Functions in the place of those of some calls; for an input, of its tensor."""
+
+BENDS = ACTIVATIONS.keys() | calls.SOFTMAXES | calls.CLAMPS
+BINARY, REGRESSION = calls.BINARY_LOSSES, calls.REGRESSION_LOSSES | calls.DIFFERENCES
+ROOTS, LOGARITHMS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"}), frozenset({"log", "log2", "log10"})
+QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
+MAY_DIE = frozenset({"relu", "relu6", "hardtanh", "threshold", "hardsigmoid"})
+LEAST = 1e-6
+"""Smallest argument of a logarithm, a root or a quotient in a trial."""
+MOST = 4
+"""Calls of one kind that are edited one by one, at most."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One difference from the recorded training.
+
+    Attributes:
+        words: it, as in "without `softmax` in `head`".
+        changes: calls of a recorded step that are replaced.
+        options: new values in the groups of the optimizers.
+        rate: factor of the learning rates.
+        adam: Adam at its usual rate is the optimizer.
+        redraws: the weights are drawn again.
+        all_train: frozen weights and those that no optimizer holds train, too.
+        clears: gradients are cleared before every step; None: as they were.
+        another_loss: its values cannot be compared with those of the recorded loss.
+    """
+
+    words: str
+    changes: Callable[[Step], Changes] = field(default=lambda step: {})
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rate: float = 1.0
+    adam: bool = False
+    redraws: bool = False
+    all_train: bool = False
+    clears: bool | None = None
+    another_loss: bool = False
+
+
+Maker = Callable[[Step, Recording], Iterator[Edit]]
+EDITS: list[tuple[frozenset[str], Maker, bool]] = []
+"""The rules that an edit proves, the function that finds what it changes, and whether it is tried when no rule suspects
+anything: an easier loss is no proof."""
+
+
+def proves(*rules: str, searched: bool = True) -> Callable[[Maker], Maker]:
+    """Add a function to the table."""
+
+    def add(maker: Maker) -> Maker:
+        EDITS.append((frozenset(rules), maker, searched))
+        return maker
+
+    return add
+
+
+def edits(recording: Recording, rule: str | None = None) -> Iterator[Edit]:
+    """The edits of a rule, or all that are tried without one, in the order of the table."""
+    for rules, maker, searched in EDITS:
+        if searched if rule is None else rule in rules:
+            yield from maker(recording.steps[-1], recording)
+
+
+# What the edits ask a recorded step.
+
+
+def computed(step: Step) -> set[Node]:
+    """The nodes that depend on a parameter."""
+    found = {node for node in step.nodes if node.op == "parameter"}
+    for node in step.calls():
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def called(step: Step, functions: Iterable[str]) -> list[Node]:
+    """The calls of these functions that the loss depends on."""
+    return [node for node in step.needed() if node.function in functions]
+
+
+def code(node: Node) -> tuple[Any, ...]:
+    """What a call has in common with itself in other steps."""
+    return node.function, node.module, node.place
+
+
+def grouped(nodes: Iterable[Node]) -> list[list[Node]]:
+    """Calls of the same code together, the first `MOST`."""
+    found: dict[tuple[Any, ...], list[Node]] = {}
+    for node in nodes:
+        found.setdefault(code(node), []).append(node)
+    return list(found.values())[:MOST]
+
+
+def place(node: Node) -> str:
+    """A call in words: its name, and where it is."""
+    file, line = node.place
+    where = named(node.module) if node.module else f"{Path(file).name}:{line}" if file else ""
+    return _("`{call}` in {where}", call=node.function, where=where) if where else f"`{node.function}`"
+
+
+def producer(node: Node, passed: frozenset[str] = calls.MOVES) -> Node:
+    """The call that made a tensor, before functions that move or reshape it."""
+    while node.function in passed and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def is_floating(node: Node) -> bool:
+    """Whether a node is a tensor of floating-point numbers."""
+    return node.dtype is not None and node.dtype.is_floating_point
+
+
+def is_stray(node: Node) -> bool:
+    """Whether a node is a weight that trains and is not a parameter of the model."""
+    return node.op == "constant" and node.value is not None and node.value.requires_grad and node.value.is_leaf
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A call that compares outputs with targets: a loss function, or a difference."""
+
+    call: Node
+    outputs: Node
+    targets: Node
+    swapped: bool  # the targets come first
+
+
+def comparisons(step: Step, functions: Iterable[str]) -> Iterator[Compared]:
+    """The calls of these functions that compare something computed with data."""
+    depends = computed(step)
+    for node in called(step, functions):
+        pair = node.all_input_nodes[0:3:2] if node.function in calls.OF_TWO else node.all_input_nodes[:2]
+        swapped = pair[-1] in depends
+        if len(pair) == 2 and (pair[0] in depends) != swapped:
+            yield Compared(node, pair[swapped], pair[not swapped], swapped)
+
+
+# What edits put in the place of a call: functions of its node, its arguments.
+
+
+def replacing(nodes: Iterable[Node], change: Call) -> Callable[[Step], Changes]:
+    """Changes of these calls, and of the same code in other steps."""
+    known = {code(node) for node in nodes}
+    return lambda step: {n: partial(change, n) for n in step.needed() if n.function and code(n) in known}
+
+
+def left_out(node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What the call reads."""
+    return x
+
+
+def with_gradients(node: Node, *args: Any, **kwargs: Any) -> Any:
+    """The call, in a graph."""
+    with torch.enable_grad():
+        return node.target(*args, **kwargs)
+
+
+def away_from_0(node: Node, *args: Any, **kwargs: Any) -> Any:
+    """The call with an argument, or a denominator, of at least `LEAST`."""
+    at = int(node.function in QUOTIENTS)
+    if len(args) > at and isinstance(args[at], Tensor):
+        args = (*args[:at], args[at].clamp_min(LEAST), *args[at + 1 :])
+    return node.target(*args, **kwargs)
+
+
+def by_the_batch(node: Node, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, *_: Any) -> Tensor:
+    """Batch normalisation in training mode."""
+    return functional.batch_norm(x, None, None, weight, bias, training=True)
+
+
+def with_logits(node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A binary cross-entropy of logits."""
+    return functional.binary_cross_entropy_with_logits(x, y.to(x.dtype))
+
+
+def with_targets(compared: Compared, change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Step], Changes]:
+    """Changes of a comparison that gets other targets: a function of outputs and targets."""
+
+    def call(node: Node, *args: Any, **kwargs: Any) -> Any:
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        one, other, *_rest = [name for name, value in given.items() if isinstance(value, Tensor)]
+        outputs, targets = (other, one) if compared.swapped else (one, other)
+        given[targets] = change(given[outputs], given[targets])
+        return node.target(*(given[i] for i in range(len(args))), **{name: given[name] for name in kwargs})
+
+    return replacing([compared.call], call)
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Numbers with mean 0 and standard deviation 1: of each column, of each channel, or of all together."""
+    if x.dim() == 0 or x.numel() < 2:
+        return x
+    dims = (0,) if x.dim() == 2 else (0, *range(2, x.dim())) if x.dim() > 3 else tuple(range(x.dim()))
+    deviation, mean = torch.std_mean(x.detach(), dims, correction=0, keepdim=True)
+    return ((x - mean) / torch.where(deviation > 0, deviation, 1)).detach()
+
+
+def between_0_and_1(x: Tensor) -> Tensor:
+    """Numbers from 0 to 1."""
+    low, high = x.aminmax()
+    return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+# The table.
+
+
+@proves("US601", "US603", "US401")
+def without_last_activation(step: Step, recording: Recording) -> Iterator[Edit]:
+    """The activation or softmax that the loss reads, at most through a logarithm."""
+    for compared in comparisons(step, calls.LOSSES | calls.DIFFERENCES):
+        last = producer(compared.outputs, calls.MOVES | calls.CLAMPS | {"log", "add", "mul"})
+        if last.function in BENDS and compared.call.function not in ("binary_cross_entropy", "nll_loss"):
+            yield Edit(_("without {call}", call=place(last)), replacing([last], left_out))
+
+
+@proves("US601")
+def with_fitting_loss(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Arguments in order; cross_entropy for nll_loss; binary_cross_entropy_with_logits for targets that are numbers."""
+    for c in comparisons(step, calls.LOSSES - calls.REGRESSION_LOSSES):
+        name = c.call.function
+        if c.swapped:
+            yield Edit(
+                _("with the outputs first and the targets second in {call}", call=place(c.call)),
+                replacing([c.call], lambda node, x, y, *args, **kwargs: node.target(y, x, *args, **kwargs)),
+                another_loss=True,
+            )
+        if name == "nll_loss":
+            words = _("with `{better}` for {call}", better="cross_entropy", call=place(c.call))
+            change = lambda node, x, y, *args, **kwargs: functional.cross_entropy(x, y)  # noqa: E731
+            yield Edit(words, replacing([c.call], change), another_loss=True)
+        elif name in ("cross_entropy", "binary_cross_entropy") and c.outputs.shape == c.targets.shape:
+            words = _("with `{better}` for {call}", better="binary_cross_entropy_with_logits", call=place(c.call))
+            last = producer(c.outputs)
+            without = replacing([last] if last.function in BENDS else [], left_out)
+            loss = replacing([c.call], with_logits)
+            yield Edit(words, lambda step, a=without, b=loss: {**a(step), **b(step)}, another_loss=True)  # type: ignore[misc]
+
+
+@proves("US602")
+def with_one_shape(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Targets of the shape of the outputs."""
+    for c in comparisons(step, REGRESSION | BINARY):
+        if c.outputs.shape != c.targets.shape and prod(c.outputs.shape) == prod(c.targets.shape):
+            words = _("with targets of the shape {shape} in {call}", shape=list(c.outputs.shape), call=place(c.call))
+            yield Edit(words, with_targets(c, lambda x, y: y.reshape(x.shape)), another_loss=True)
+
+
+@proves("US603", "US604", searched=False)
+def with_scaled_targets(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Targets that are standardised, or between 0 and 1."""
+    for c in comparisons(step, REGRESSION | BINARY):
+        if is_floating(c.targets) and c.outputs.shape == c.targets.shape:
+            if c.call.function in REGRESSION:
+                words = _("with standardised targets in {call}", call=place(c.call))
+                yield Edit(words, with_targets(c, lambda _x, y: standardised(y)), another_loss=True)
+            words = _("with targets between 0 and 1 in {call}", call=place(c.call))
+            yield Edit(words, with_targets(c, lambda _x, y: between_0_and_1(y)), another_loss=True)
+
+
+@proves("US205", "US206")
+def with_standardised_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Inputs with mean 0 and standard deviation 1."""
+
+    def changes(step: Step) -> Changes:
+        given = (n for n in step.needed() if n.op == "input" and len(n.shape) > 1 and is_floating(n))
+        return dict.fromkeys(given, standardised)
+
+    if changes(step):
+        yield Edit(_("with standardised inputs"), changes)
+
+
+@proves("US501")
+def with_graph(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Without what cuts the graph: detach, no_grad."""
+    depends = computed(step)
+    for nodes in grouped(n for n in called(step, ("detach", "data")) if n in depends):
+        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, left_out))
+    silent = [n for n in step.needed() if n.function and not n.grad_enabled and n in depends]
+    if silent:
+        yield Edit(_("with gradients through {call}", call=place(silent[0])), replacing(silent, with_gradients))
+
+
+@proves("US502")
+def without_rounding(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Functions of slope 0."""
+    for nodes in grouped(called(step, calls.ROUNDINGS)):
+        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, left_out))
+
+
+@proves("US303", "US505")
+def with_all_parameters(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Parameters that are frozen, or that no optimizer holds."""
+    frozen = [name for name in recording.parameters if not recording.values[name].requires_grad]
+    if frozen or recording.parameters - recording.held:
+        yield Edit(_("with all parameters in the optimizer"), all_train=True)
+
+
+@proves("US303", "US504")
+def with_strays(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Weights that are not parameters of the model."""
+    if any(map(is_stray, step.needed())):
+        yield Edit(_("with the weights that are not the model's in the optimizer"), all_train=True)
+
+
+@proves("US305", searched=False)
+def with_cleared_gradients(step: Step, recording: Recording) -> Iterator[Edit]:
+    """A `zero_grad` before every step."""
+    yield Edit(_("with cleared gradients"), clears=True)
+
+
+@proves("US307")
+def without_decay(step: Step, recording: Recording) -> Iterator[Edit]:
+    """No weight decay."""
+    if any(group.get("weight_decay") for one in recording.optimizers for group in one.groups):
+        yield Edit(_("without weight decay"), options={"weight_decay": 0.0})
+
+
+@proves("US301")
+def with_larger_steps(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Larger rates."""
+    for factor in (10, 100):
+        yield Edit(_("with {factor} times the learning rate", factor=factor), rate=float(factor))
+
+
+@proves("US302", "US102", "US201", "US202", "US401", "US607")
+def with_smaller_steps(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Smaller rates."""
+    for factor in (10, 100):
+        yield Edit(_("with a learning rate {factor} times smaller", factor=factor), rate=1 / factor)
+
+
+@proves("US301", "US302")
+def with_adam(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Adam at its usual rate."""
+    yield Edit(_("with Adam at a rate of 0.001"), adam=True)
+
+
+@proves("US101", "US102", "US103", "US201", "US202", "US203", "US204", "US401", "US502", "US503", "US607")
+def with_fresh_weights(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Weights that keep the size of signal and gradient; with tanh where sigmoids are between layers."""
+    yield Edit(_("with fresh weights"), redraws=True)
+    hidden = [node for node in called(step, ("sigmoid",)) if node.module is not None][:-1]
+    if hidden:
+        words = _("with tanh for sigmoid, and fresh weights")
+        yield Edit(words, replacing(hidden, lambda node, x: torch.tanh(x)), redraws=True)
+
+
+@proves("US202", "US502")
+def with_leaky_units(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Units that do not die."""
+    if nodes := called(step, MAY_DIE):
+        words = _("with `leaky_relu` for {call}", call=f"`{nodes[0].function}`")
+        change = lambda node, x, *args, **kwargs: functional.leaky_relu(x, 0.1)  # noqa: E731
+        yield Edit(words, replacing(nodes, change))
+
+
+@proves("US401")
+def inside_the_domain(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Arguments at which a function and its slope are finite."""
+    for nodes in grouped(n for n in called(step, ROOTS | LOGARITHMS | QUOTIENTS) if is_floating(n)):
+        words = _("with arguments of at least {least} in {call}", least=LEAST, call=place(nodes[0]))
+        yield Edit(words, replacing(nodes, away_from_0))
+
+
+@proves("US509")
+def with_statistics_of_the_batch(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Batch normalisation in training mode, or none."""
+    if nodes := called(step, ("batch_norm",)):
+        yield Edit(_("with batch normalisation in training mode"), replacing(nodes, by_the_batch))
+        yield Edit(_("without batch normalisation"), replacing(nodes, left_out))
+
+
+@proves("US510")
+def without_dropout(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Dropout of any kind."""
+    if nodes := called(step, ("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")):
+        yield Edit(_("without dropout"), replacing(nodes, left_out))
+
+
+@proves("US309")
+def with_detached_targets(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Targets without a gradient."""
+    for node in called(step, REGRESSION):
+        if len(node.all_input_nodes) == 2 and all(n.requires_grad for n in node.all_input_nodes):
+            words = _("with the target detached in {call}", call=place(node))
+            change = lambda node, x, y, *args, **kwargs: node.target(x, y.detach(), *args, **kwargs)  # noqa: E731
+            yield Edit(words, replacing([node], change))
+
+
+@proves("US609", searched=False)
+def without_a_term(step: Step, recording: Recording) -> Iterator[Edit]:
+    """One of the two last terms of the loss."""
+    depends = computed(step)
+    for node in [n for n in called(step, calls.ADDITIONS) if n.shape == () and n in depends][-1:]:
+        for i, read in enumerate(node.all_input_nodes[:2]):
+            term = producer(read, calls.MOVES | calls.MULTIPLICATIONS | QUOTIENTS)
+            words = _("without the term {call} of the loss", call=place(term))
+            yield Edit(words, replacing([node], lambda node, *args, i=i: args[1 - i]), another_loss=True)
+
+
+@proves("US610", searched=False)
+def with_equal_classes(step: Step, recording: Recording) -> Iterator[Edit]:
+    """No weights of classes."""
+    weights = ("weight", "pos_weight")
+    nodes = [n for n in called(step, calls.LOSSES) if any(n.kwargs.get(name) is not None for name in weights)]
+    if nodes:
+        change = lambda node, *args, **kw: node.target(*args, **kw | dict.fromkeys(kw.keys() & weights))  # noqa: E731
+        yield Edit(_("without weights of classes"), replacing(nodes, change), another_loss=True)
+
+
+@proves("US611", searched=False)
+def with_negative_loss(step: Step, recording: Recording) -> Iterator[Edit]:
+    """A loss that is minimised."""
+    change = lambda node, *args, **kwargs: -node.target(*args, **kwargs)  # noqa: E731
+    yield Edit(_("with the negative of the loss"), replacing(step.losses, change), another_loss=True)
+
+
+@proves("US507")
+def with_activations(step: Step, recording: Recording) -> Iterator[Edit]:
+    """A ReLU between layers."""
+    if hidden := called(step, calls.CONVOLUTIONS | {"linear"})[:-1]:
+        change = lambda node, *args, **kwargs: functional.relu(node.target(*args, **kwargs))  # noqa: E731
+        yield Edit(_("with a relu after each hidden layer"), replacing(hidden, change))
+
+
+@proves("US506", "US601")
+def over_the_last_dimension(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Softmaxes over the features."""
+    for nodes in grouped(called(step, ("softmax", "log_softmax"))):
+        dim = nodes[0].kwargs.get("dim", nodes[0].args[1] if len(nodes[0].args) > 1 else None)
+        if isinstance(dim, int) and dim % max(1, len(nodes[0].shape)) != len(nodes[0].shape) - 1:
+            change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731
+            yield Edit(_("with {call} over the last dimension", call=place(nodes[0])), replacing(nodes, change))
+
+
+@proves()
+def without_one_call(step: Step, recording: Recording) -> Iterator[Edit]:
+    """An activation, or a function that limits numbers."""
+    for nodes in grouped(reversed(called(step, BENDS - {"relu", "gelu", "silu"}))):
+        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, left_out))

@@ -1,0 +1,112 @@
+"""Trains copies of the weights on recorded steps."""
+
+import math
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unstuck._torch.modes import unfollowed
+from unstuck.step import Node, Replay
+from unstuck.trials.edits import Edit, is_stray
+from unstuck.trials.recording import USUAL_RATE, Recording
+
+
+@unfollowed
+def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf) -> list[float]:
+    """The loss before each of so many steps, and after the last.
+
+    Random numbers of the user stay. Raises what PyTorch raises where the edit does not fit.
+
+    Args:
+        recording: steps, in turn; weights; optimizer.
+        edit: what is different.
+        steps: at most so many.
+        until: the time of `time.perf_counter` at which it ends.
+    """
+    replay = Replay(recording.values)
+    if edit.all_train:
+        for name in recording.parameters:
+            replay.values[name].requires_grad_()
+    if edit.redraws:
+        _redraw(replay.values, recording)
+    optimizers = _optimizers(recording, replay.values, edit)
+    changes = [dict(edit.changes(step)) for step in recording.steps]
+    if edit.all_train:
+        _train_strays(recording, changes, optimizers[0])
+    losses: list[Tensor] = []
+    with (
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=recording.devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        warnings.simplefilter("ignore")  # the user has seen them
+        torch.manual_seed(0)
+        for number in range(steps + 1):
+            place = number % len(recording.steps)
+            parts = [one.sum().float() for one in replay.losses(recording.steps[place], changes[place])]
+            loss = torch.stack(parts).sum()
+            losses.append(loss.detach())
+            if number == steps or (time.perf_counter() > until and number >= len(recording.steps)):
+                break
+            for optimizer in optimizers if edit.clears is not False else ():
+                optimizer.zero_grad()
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                _step(optimizer)
+    return torch.stack(losses).tolist()
+
+
+def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> list[torch.optim.Optimizer]:
+    """The optimizers of a trial."""
+
+    def change(group: dict[str, Any]) -> None:
+        group.update({name: value for name, value in edit.options.items() if name in group})
+        if "lr" in group:
+            group["lr"] = float(group["lr"]) * edit.rate
+
+    if edit.adam:
+        return [torch.optim.Adam([values[name] for name in recording.held], USUAL_RATE)]
+    optimizers = [one.build(values, change) for one in recording.optimizers]
+    if edit.all_train:
+        optimizers[0].param_groups[0]["params"] += [values[name] for name in recording.parameters - recording.held]
+    return optimizers
+
+
+def _train_strays(recording: Recording, changes: list[dict[Node, Any]], optimizer: torch.optim.Optimizer) -> None:
+    """Weights that are not parameters of the model become parameters of the optimizer."""
+    trained: dict[int, Tensor] = {}  # by their order in a step
+    for step, change in zip(recording.steps, changes, strict=True):
+        for order, node in enumerate(node for node in step.needed() if is_stray(node)):
+            assert node.value is not None
+            own = trained.setdefault(order, node.value.detach().clone().requires_grad_())
+            change[node] = lambda _value, own=own: own
+    optimizer.param_groups[0]["params"] += trained.values()
+
+
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    """A step without the hooks that watch the optimizers of this process."""
+    plain = getattr(type(optimizer).step, "__wrapped__", type(optimizer).step)
+    plain(optimizer)
+
+
+def _redraw(values: dict[str, Tensor], recording: Recording) -> None:
+    """Fresh weights, of the size that keeps the signal for the activations that are there; biases of 0."""
+    functions = {node.function for step in recording.steps for node in step.calls()}
+    bends = "relu" if functions & {"relu", "gelu", "silu", "leaky_relu", "elu"} else "tanh"
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for name, value in values.items():
+            if not value.requires_grad or name not in recording.parameters:
+                continue
+            if value.dim() > 1:
+                if bends == "relu":
+                    nn.init.kaiming_normal_(value)
+                else:
+                    nn.init.orthogonal_(value, 1.1)
+            elif name.rpartition(".")[2].startswith("bias"):
+                value.zero_()

@@ -1,0 +1,130 @@
+"""Which findings a trial proves, whether the training learns at all, and what makes it learn if no rule knows."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from unstuck.findings import POINTS, STANDS, Finding, Severity, Trial, Trials
+from unstuck.language import _
+from unstuck.trials.edits import Edit, edits
+from unstuck.trials.recording import Recording
+from unstuck.trials.training import train
+from unstuck.wording import in_one_line
+
+SECONDS = 10.0
+"""What trials may take, about."""
+STEPS, FEWEST = 100, 20
+"""Steps of a trial, and the fewest."""
+OWN_SHARE = 0.3
+"""Share of the time for the training as it was recorded."""
+HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
+"""An edit helps if no more than the first share of the loss is left, and no more than the second of what is left
+without it, or if the loss falls so many times as far; but not if no more than the last share is left without it."""
+
+
+def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> tuple[tuple[Finding, ...], Trials]:
+    """The findings with their trials, proved ones first, and what the trials tell beside them.
+
+    Args:
+        findings: of the rules.
+        recording: of the training.
+        seconds: that the trials may take, about.
+    """
+    tries = Tries.of_recording(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
+    if isinstance(tries, str):
+        return tuple(findings), Trials(missing=tries)
+    results = [f if f.severity is Severity.NOTE else replace(f, trial=tries.of(f.rule)) for f in findings]
+    before = tries.before
+    left = math.nan if any(loss <= 0 for loss in before) else tries.left(before, before[0])
+    proved = [f for f in results if f.trial is not None and f.trial.proved]
+    cause = tries.search() if left > STANDS and not proved else None
+    others = [finding for finding in results if finding not in proved]
+    return (*proved, *others), Trials(len(before) - 1, _thinned(before), left, cause)
+
+
+def _missing(recording: Recording) -> str:
+    """Why the recorded steps cannot be trained again; "" if they can."""
+    if recording.missing:
+        return recording.missing
+    unfollowed = next((reason for step in recording.steps for reason in step.unfollowed), None)
+    if unfollowed is not None:
+        return _("the step has {what}", what=unfollowed)
+    return "" if all(step.losses for step in recording.steps) else _("no loss was seen")
+
+
+def _too_slow(losses: Sequence[float], seconds: float) -> str:
+    """How long a step takes if there were too few of them; else ""."""
+    return _("a step takes {seconds} s", seconds=f"{seconds / len(losses):.2g}") if len(losses) <= FEWEST else ""
+
+
+class Tries:
+    """Trials of one recording, each edit once."""
+
+    @classmethod
+    def of_recording(cls, recording: Recording, seconds: float, *, clears: bool = True) -> "Tries | str":
+        """Train as it was recorded; a text says why that is not possible or tells nothing."""
+        if reason := _missing(recording):
+            return reason
+        plain = Edit("", clears=clears)
+        try:
+            train(recording, plain, 1)  # what PyTorch imports for it takes seconds
+            started = time.perf_counter()
+            before = train(recording, plain, STEPS, started + OWN_SHARE * seconds)
+        except Exception as error:  # a step that cannot run again: of whatever kind
+            return _("the step cannot run again ({reason})", reason=in_one_line(error))
+        reason = _too_slow(before, time.perf_counter() - started)
+        return reason or cls(recording, before, clears, started + seconds)
+
+    def __init__(self, recording: Recording, before: list[float], clears: bool, until: float) -> None:
+        self.before = before
+        self._recording = recording
+        self._clears = clears
+        self._until = until
+        self._done: dict[str, tuple[float, Trial] | None] = {}
+
+    def of(self, rule: str) -> Trial | None:
+        """The best trial of the edits of a rule; None if there is none."""
+        found = [result for edit in edits(self._recording, rule) if (result := self.run(edit)) is not None]
+        return min(found, key=lambda result: (not result[1].proved, result[0]), default=(0.0, None))[1]
+
+    def search(self) -> Trial | None:
+        """The best edit with which it learns, of those that there is time for."""
+        found = [result for edit in edits(self._recording) if (result := self.run(edit)) is not None]
+        return min((r for r in found if r[1].proved), key=lambda result: result[0], default=(0.0, None))[1]
+
+    def left(self, losses: Sequence[float], first: float) -> float:
+        """The share of the loss that is left at the end: of the last pass over the recorded steps."""
+        last = losses[-max(1, min(len(self._recording.steps), len(losses) // 2)) :]
+        mean = math.fsum(last) / len(last) if all(map(math.isfinite, last)) else math.inf
+        return mean / first if first > 0 else math.inf
+
+    def run(self, edit: Edit) -> tuple[float, Trial] | None:
+        """What an edit leaves of the loss, and its trial; None if it does not fit, or there is no time."""
+        if edit.words not in self._done:
+            self._done[edit.words] = self._tried(edit)
+        return self._done[edit.words]
+
+    def _tried(self, edit: Edit) -> tuple[float, Trial] | None:
+        if time.perf_counter() > self._until:
+            return None
+        clears = self._clears if edit.clears is None else edit.clears
+        try:
+            after = train(self._recording, replace(edit, clears=clears), len(self.before) - 1)
+        except Exception:  # the edit does not fit: whatever PyTorch says
+            return None
+        comparable = math.isfinite(self.before[0]) and not any(loss <= 0 for loss in self.before)
+        if not (comparable or edit.another_loss or not math.isfinite(self.before[0])):
+            return None
+        was = self.left(self.before, self.before[0]) if comparable else math.inf
+        now = self.left(after, self.before[0] if comparable and not edit.another_loss else after[0])
+        better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
+        proved = now <= HELPS and better and was > LEARNT and not any(loss < 0 for loss in after)
+        return now, Trial(edit.words, len(after) - 1, _thinned(self.before), _thinned(after), proved)
+
+
+def _thinned(losses: Sequence[float]) -> tuple[float, ...]:
+    places = torch.linspace(0, len(losses) - 1, min(POINTS, len(losses))).round().int().tolist()
+    return tuple(losses[i] for i in places)

@@ -1,0 +1,321 @@
+"""Trials: recorded steps are trained again on copies, as they were and with one edit."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import unstuck
+from unstuck.findings import Finding, Severity
+from unstuck.trials import Recording, recording_of, tried, verdict
+from unstuck.trials.edits import EDITS
+
+pytestmark = pytest.mark.trials
+SECONDS = 60.0
+
+
+def batch(samples: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(samples, 8)
+    return x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+
+def network(*end: nn.Module, inner: nn.Module | None = None, outputs: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 32), inner or nn.Tanh(), nn.Linear(32, outputs), *end)
+
+
+def suspected(rule: str) -> Finding:
+    return Finding(rule, "", Severity.WARNING, (), 0.0, 0.0, "", "")
+
+
+def recorded(model, loss, x, y, optimizer=None, steps: int = 4) -> Recording:
+    """The recording of a short training."""
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), 1e-2)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+    return monitor.recording
+
+
+def of(rule: str, recording: Recording):
+    """The trial of a rule."""
+    findings, _trials = tried([suspected(rule)], recording, SECONDS)
+    return findings[0].trial
+
+
+def test_a_softmax_before_cross_entropy_is_proved():
+    diagnosis = unstuck.diagnose(network(nn.Softmax(1)), *batch(), F.cross_entropy)
+    trial = diagnosis.findings[0].trial
+    assert diagnosis.findings[0].rule == "US601"
+    assert trial.proved
+    assert trial.edit == "without `softmax` in `3`"
+    assert trial.after[-1] < trial.before[-1]
+    assert "Proved by a trial: without `softmax` in `3`, 100 steps bring the loss from" in " ".join(
+        str(diagnosis).split()
+    )
+    assert unstuck.Diagnosis.from_json(diagnosis.to_json()).findings[0].trial.edit == trial.edit
+
+
+def test_a_healthy_network_learns_its_batch():
+    diagnosis = unstuck.diagnose(network(), *batch(), F.cross_entropy)
+    assert diagnosis.healthy
+    assert diagnosis.trials.steps == 100
+    assert diagnosis.trials.left < 0.9
+    assert diagnosis.trials.cause is None
+    assert "recorded batches" in str(diagnosis)
+
+
+def test_nothing_of_the_user_changes():
+    model, (x, y) = network(nn.BatchNorm1d(3), nn.Dropout(0.1), nn.Softmax(1)), batch()
+    optimizer = torch.optim.Adam(model.parameters())
+    stepped = []
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: stepped.append(optimizer))
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    moments = copy.deepcopy(optimizer.state_dict())
+    diagnosis = monitor.diagnosis()
+    hook.remove()
+    assert diagnosis.trials.steps > 0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert stepped == [optimizer] * 3
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0, equal_nan=True)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    torch.testing.assert_close(optimizer.state_dict(), moments, rtol=0, atol=0)
+
+
+def test_a_training_with_trials_is_the_same_bit_for_bit():
+    results = []
+    for trials in (False, True):
+        torch.manual_seed(0)
+        model = network(nn.Dropout(0.2))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        with unstuck.Monitor(model, every=2, trials=trials) as monitor:
+            for step in range(6):
+                optimizer.zero_grad()
+                F.cross_entropy(model(torch.randn(16, 8)), torch.randint(3, (16,))).backward()
+                optimizer.step()
+                if step == 3:
+                    monitor.diagnosis()
+        results.append(nn.utils.parameters_to_vector(model.parameters()))
+    assert torch.equal(*results)
+
+
+class Limited(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 32), nn.Linear(32, 1)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x))).clamp(0.4, 0.401)
+
+
+def test_what_makes_it_learn_is_found_without_a_rule():
+    x = torch.randn(64, 8)
+    recording = recorded(Limited(), F.mse_loss, x, x[:, :1] + 0.5)
+    findings, trials = tried([], recording, SECONDS)
+    assert findings == ()
+    assert trials.cause.edit.startswith("without `clamp` in test_trials.py:")
+    assert trials.left > 0.9
+
+
+CASES = {
+    "US206": lambda: recorded(network(), F.cross_entropy, batch()[0] * 1e4, batch()[1]),
+    "US301": lambda: adam(1e-7),
+    "US302": lambda: too_fast(network(outputs=1)),
+    "US307": lambda: decayed(network()),
+    "US505": lambda: recorded(frozen(), F.cross_entropy, *fixed()),
+    "US507": lambda: recorded(network(inner=nn.Identity(), outputs=2), F.cross_entropy, *crossed()),
+    "US510": lambda: recorded(network(nn.Dropout(0.95)), F.cross_entropy, *fixed()),
+    "US602": lambda: recorded(network(outputs=1), F.mse_loss, fixed()[0], fixed()[0][:, 0]),
+    "US604": lambda: recorded(network(outputs=1), F.mse_loss, fixed()[0], 1e5 + 100 * fixed()[0][:, :1]),
+    "US101": lambda: recorded(deep(), F.cross_entropy, *fixed()),
+    "US202": lambda: recorded(dead(), F.cross_entropy, *fixed()),
+    "US401": lambda: recorded(network(nn.ReLU(), outputs=1), of_log, fixed()[0], fixed()[0][:, :1].exp()),
+    "US501": lambda: recorded(Cut(), F.cross_entropy, *fixed()),
+    "US502": lambda: recorded(Rounded(), F.cross_entropy, *fixed()),
+    "US504": lambda: recorded(Unregistered(), F.cross_entropy, *fixed()),
+    "US611": lambda: recorded(network(), lambda o, y: -F.cross_entropy(o, y), *fixed()),
+}  # fmt: skip
+
+
+def fixed() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return batch()
+
+
+def crossed() -> tuple[torch.Tensor, torch.Tensor]:
+    x = fixed()[0]
+    return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+def adam(rate: float) -> Recording:
+    model = network()
+    return recorded(model, F.cross_entropy, *fixed(), torch.optim.Adam(model.parameters(), rate))
+
+
+def too_fast(model: nn.Module) -> Recording:
+    x = fixed()[0]
+    return recorded(model, F.mse_loss, x, x[:, :1], torch.optim.SGD(model.parameters(), 3.0))
+
+
+def decayed(model: nn.Module) -> Recording:
+    return recorded(model, F.cross_entropy, *fixed(), torch.optim.SGD(model.parameters(), 0.5, weight_decay=1.0))
+
+
+def frozen() -> nn.Module:
+    model = network(nn.Linear(3, 3))
+    model[0].requires_grad_(False).weight.zero_()
+    return model
+
+
+def deep() -> nn.Module:
+    inner = [layer for _ in range(12) for layer in (nn.Linear(32, 32), nn.Sigmoid())]
+    return nn.Sequential(nn.Linear(8, 32), nn.Sigmoid(), *inner, nn.Linear(32, 3))
+
+
+def dead() -> nn.Module:
+    model = network(inner=nn.ReLU())
+    nn.init.constant_(model[0].bias, -30.0)
+    return model
+
+
+def of_log(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.log() - targets.log()).square().mean()
+
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 32), nn.Linear(32, 3)
+        nn.init.normal_(self.body.weight, std=1e-3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x)).detach())
+
+
+class Rounded(Cut):
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x)).round())
+
+
+class Unregistered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(8, 32), nn.Linear(32, 3)]
+        nn.init.normal_(self.layers[0].weight, std=1e-3)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return self.layers[1](torch.tanh(self.layers[0](x))) + self.bias
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("rule", CASES)
+def test_the_edit_of_a_rule_proves_it(rule):
+    trial = of(rule, CASES[rule]())
+    assert trial is not None
+    assert trial.proved, trial
+
+
+def test_uncleared_gradients_are_trained_as_they_were():
+    model, (x, y) = network(), batch()
+    recording = recorded(model, F.cross_entropy, x, y, torch.optim.SGD(model.parameters(), 2.0))
+    findings, trials = tried([suspected("US305")], recording, SECONDS)
+    assert findings[0].trial.before != findings[0].trial.after
+    assert trials.losses == findings[0].trial.before
+
+
+@pytest.mark.parametrize("rule", ["US301", "US302", "US101", "US510", "US206"])
+def test_a_suspicion_of_a_healthy_network_is_not_proved(rule):
+    x, y = batch()
+    model = nn.Sequential(*(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)))
+    trial = of(rule, recorded(model, F.cross_entropy, x, y, torch.optim.Adam(model.parameters(), 1e-2)))
+    assert trial is None or not trial.proved
+
+
+def test_proved_findings_come_first():
+    recording = recorded(network(nn.Softmax(1)), F.cross_entropy, *batch())
+    findings, _trials = tried([suspected("US101"), suspected("US601")], recording, SECONDS)
+    assert [finding.rule for finding in findings] == ["US601", "US101"]
+
+
+class Own(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient
+
+
+def test_what_cannot_run_again_says_why(monkeypatch):
+    x, y = batch()
+    findings, trials = tried((), recorded(network(), lambda o, y: F.cross_entropy(Own.apply(o), y), x, y), SECONDS)
+    assert (findings, trials.missing) == ((), "the step has a custom autograd function")
+    assert tried((), Recording(), SECONDS)[1].missing
+    monkeypatch.setattr("unstuck.trials.recording.BYTES", 100)
+    assert "larger than" in recorded(network(), F.cross_entropy, x, y).missing
+    assert "not tried: the weights or the batch are larger" in str(unstuck.diagnose(network(), x, y, F.cross_entropy))
+
+
+def test_slow_steps_are_not_tried(monkeypatch):
+    recording = recorded(network(), F.cross_entropy, *batch())
+    _findings, trials = tried((), recording, 1e-9)
+    assert trials.missing.startswith("a step takes")
+
+
+def test_a_loss_below_0_is_not_compared():
+    model, (x, y) = network(nn.LogSoftmax(1)), batch()
+    recording = recorded(model, lambda o, y: o.gather(1, y[:, None]).mean(), x, y)
+    _findings, trials = tried((), recording, SECONDS)
+    assert math.isnan(trials.left)
+    assert trials.cause is None
+
+
+def test_only_a_monitor_with_trials_records():
+    model = network()
+    with unstuck.Monitor(model) as monitor, pytest.raises(ValueError, match="trials=True"):
+        _ = monitor.recording
+
+
+def test_all_optimizers_of_a_step_train():
+    model, (x, y) = network(), batch()
+    first, second = (torch.optim.SGD(model[i].parameters(), 0.1) for i in (0, 2))
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for _ in range(3):
+            model.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            first.step()
+            second.step()
+    assert monitor.recording.held == {name for name, _ in model.named_parameters()}
+
+
+def test_diagnose_records_one_step_of_the_batch():
+    subject = unstuck.diagnose(network(), *batch(), F.cross_entropy, trials=False).subject
+    recording = recording_of(subject)
+    assert [node.function for node in recording.steps[0].calls()] == [
+        "linear",
+        "tanh",
+        "linear",
+        "cross_entropy",
+        "reshape",
+    ]
+
+
+def test_every_edit_names_known_rules():
+    from unstuck.rules import RULES
+
+    known = {rule.id for rule in RULES}
+    assert set().union(*(rules for rules, _maker, _searched in EDITS)) <= known
+    assert verdict.STEPS >= verdict.FEWEST
