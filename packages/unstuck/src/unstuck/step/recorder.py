@@ -175,8 +175,10 @@ class Recorder(TorchFunctionMode):
             return reads[-1]
 
         node.args = tuple([taken(x) if isinstance(x, Tensor) else mapped(x, Tensor, taken) for x in args])
-        node.kwargs = {key: mapped(value, Tensor, taken) for key, value in kwargs.items()} if kwargs else {}
-        node.reads = tuple(reads)
+        if kwargs:
+            node.kwargs = {key: mapped(value, Tensor, taken) for key, value in kwargs.items()}
+        alike = not kwargs and all(isinstance(x, Tensor) for x in args)
+        node.reads = node.args if alike else tuple(reads)  # without another object for the garbage collector
         node.module, node.place = self.stack[-1] if self.stack else None, _users_place()
         node.grad_enabled = torch.is_grad_enabled()
         node.autocast = autocast()
