@@ -41,7 +41,7 @@ def texts() -> set[str]:
                 found.add(given[0])
             nouns = [arg.value for arg in call.args[1:] if isinstance(arg, ast.Constant)] if name == "counted" else []
             if nouns:
-                found.add(f"{{count}} {nouns[1] if nouns[1:] else nouns[0] + 's'}")
+                found.add(f"{{count}} {nouns[0]}s")
             if name == "listed" and len(call.args) == 3 and given:
                 found.add(f"{{count}} {given[-1]}s")
     for path in (*SOURCES.rglob("*.html"), *SOURCES.rglob("*.js")):

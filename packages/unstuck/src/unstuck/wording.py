@@ -45,11 +45,11 @@ def percent(share: float | None) -> str:
     return f"{min(max(100 * share, 0.1), 99.9):.3g}"
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
+def counted(count: int, noun: str) -> str:
     """A number with its noun; the catalogue of a language has "{count} layers" for "layer"."""
     if count == 1 and language() == "en":
         return f"1 {noun}"
-    return _(f"{{count}} {plural or noun + 's'}", count=f"{count:,}")
+    return _(f"{{count}} {noun}s", count=f"{count:,}")
 
 
 def named(name: str) -> str:

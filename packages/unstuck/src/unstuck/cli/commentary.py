@@ -93,15 +93,12 @@ class Commentary:
                 for path, write in ((self._options.html, diagnosis.to_html), (self._options.json, diagnosis.to_json)):
                     if path is not None:
                         path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
-                        check_file(path)
-                        write(path)
+                        with InputError.replacing("cannot write {path}: {error}", OSError, path=path):
+                            check_file(path)
+                            write(path)
                         say(self._stream, printable(_("written: {path}", path=path)))
         except InputError as error:
             say(self._stream, printable(f"unstuck: {error}"))
-            return False
-        except OSError as error:
-            what = {"path": printable(str(error.filename)), "reason": error.strerror}
-            say(self._stream, _("unstuck: cannot write {path}: {reason}", **what))
             return False
         return True
 

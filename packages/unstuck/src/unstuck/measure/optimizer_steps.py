@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,36 +15,33 @@ from unstuck._torch.eager import uncompiled
 OnStep = Callable[[torch.optim.Optimizer], None]
 
 
-class OptimizerSteps:
-    """Calls methods before and after every step of every optimizer, in any thread, as long as their objects live.
+_LOCK = threading.Lock()
+_LISTENERS: list[tuple[weakref.WeakMethod[OnStep], weakref.WeakMethod[OnStep]]] = []
 
-    PyTorch's global hooks must not change while a thread runs them. So one hook before and one after a step stay
-    registered from the first listener on, and the tuple of listeners is replaced, not changed.
+
+def listen(before: OnStep, after: OnStep) -> None:
+    """Call two methods of an object before and after every step of every optimizer, in any thread, while it lives.
+
+    PyTorch's global hooks must not change while a thread runs them, so one before and one after a step stay registered
+    from the first listener on.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._listeners: tuple[tuple[weakref.WeakMethod[OnStep], weakref.WeakMethod[OnStep]], ...] = ()
-        self._registered = False
-
-    def listen(self, before: OnStep, after: OnStep) -> None:
-        """Call two methods of an object before and after every step."""
-        with self._lock:
-            if not self._registered:
-                register_optimizer_step_pre_hook(uncompiled(lambda optimizer, *_: self._call(0, optimizer)))
-                register_optimizer_step_post_hook(uncompiled(lambda optimizer, *_: self._call(1, optimizer)))
-                self._registered = True
-            living = [listener for listener in self._listeners if listener[0]() is not None]
-            self._listeners = (*living, (weakref.WeakMethod(before), weakref.WeakMethod(after)))
-
-    def _call(self, which: int, optimizer: torch.optim.Optimizer) -> None:
-        for listener in self._listeners:
-            method = listener[which]()
-            if method is not None:
-                method(optimizer)
+    _register_hooks()
+    with _LOCK:
+        living = [listener for listener in _LISTENERS if listener[0]() is not None]
+        _LISTENERS[:] = [*living, (weakref.WeakMethod(before), weakref.WeakMethod(after))]
 
 
-listen = OptimizerSteps().listen
+@cache
+def _register_hooks() -> None:
+    register_optimizer_step_pre_hook(uncompiled(lambda optimizer, *_: _call(0, optimizer)))
+    register_optimizer_step_post_hook(uncompiled(lambda optimizer, *_: _call(1, optimizer)))
+
+
+def _call(which: int, optimizer: torch.optim.Optimizer) -> None:
+    for listener in tuple(_LISTENERS):
+        method = listener[which]()
+        if method is not None:
+            method(optimizer)
 
 
 class _Update:

@@ -1,4 +1,4 @@
-"""How a model is watched while it runs; here, the questions to PyTorch's private API that this takes.
+"""How a model is watched while it runs, with the parts of PyTorch's private API that this takes.
 
 Public for packages that watch models themselves, as Sigmoid Core does.
 """

@@ -9,7 +9,7 @@ import numpy as np
 from unstuck.findings import Finding
 from unstuck.measure.measurement import BINS, SHUT, Layer, Measurement
 from unstuck.report.layers import findings_by_layer, spread_evenly, through_time, update_of
-from unstuck.report.svg import BAND, Chart, Floats, Ints, LogAxis, Tick, ValueAxis, band_of, edges
+from unstuck.report.svg import BAND, Chart, Floats, Ints, LogAxis, Tick, ValueAxis, band_of, drawable, edges
 
 COLUMNS = 480
 """Layers that are drawn at most, at even distances."""
@@ -61,10 +61,11 @@ def _bars(ident: str, layers: int, sizes: Sizes, found: dict[str, list[int]]) ->
     if not sizes:
         return None
     axis = LogAxis([size for _at, size in sizes], ["found"] if found else [])
-    marks = Counter(band for band in axis.bands for _at, size in sizes if band_of(size) == band)
-    known = [(at, size) for at, size in sizes if size is not None and not band_of(size)]
+    lost = [(at, band_of(size)) for at, size in sizes if not drawable(size)]
+    known = [(at, size) for at, size in sizes if drawable(size)]
     ends = [of(known, key=lambda pair: pair[1]) for of in (min, max) if known]
     drawn = sorted({*(known[i] for i in spread_evenly(len(known), COLUMNS)), *ends})
+    marks = Counter(sorted((band for _at, band in lost), key=list(axis.bands).index))
     facts = {"marks": marks, "found": list(found), "ends": ends, "drawn": len(drawn), "all": len(known)}
     chart = axis.chart(ident, layers, facts)
     columns = zip(*edges([at for at, _ in drawn], layers), strict=True) if drawn else ()
@@ -72,7 +73,7 @@ def _bars(ident: str, layers: int, sizes: Sizes, found: dict[str, list[int]]) ->
         gap, top = 0.12 * (end - x) if layers <= COLUMNS else 0.0, axis.y(size)
         chart.box("bar", x + gap, top, end - x - 2 * gap, axis.bottom - top)
         chart.box("tip", x + gap, top - 1.2, end - x - 2 * gap, 2.4)
-    marked = [(f"mark-{band}", band, at) for at, size in sizes if (band := band_of(size))]
+    marked = [(f"mark-{band}", band, at) for at, band in lost]
     marked += [(f"found-{severity}", "found", at) for severity, places in found.items() for at in places]
     for name, band, at in marked:
         chart.box(name, at, axis.bands[band] + 3, max(1, layers / COLUMNS), BAND - 6)

@@ -11,6 +11,7 @@ from unstuck.findings import Finding
 from unstuck.language import _
 from unstuck.language.terminal import printable, shortened, text_width, wrapped
 from unstuck.measure.measurement import Layer, Measurement
+from unstuck.report.svg import drawable
 from unstuck.wording import percent, short_number
 
 SHORT, ROWS = 20, 16
@@ -103,7 +104,7 @@ def most_telling(measurement: Measurement, findings: Sequence[Finding], most: in
         return list(range(len(layers)))
     named = ([i for name in finding.layers for i in known.get(name, [])][: max(1, most // 5)] for finding in findings)
     by_rank = dict.fromkeys(i for rank in zip_longest(*named) for i in rank if i is not None)
-    sizes = {i: x.gradient or 0.0 for i, x in enumerate(layers) if x.role == "weights" and drawable(x.gradient)}
+    sizes = {i: x.gradient for i, x in enumerate(layers) if x.role == "weights" and drawable(x.gradient)}
     chosen = {0, len(layers) - 1, *list(by_rank)[: most // 2]}
     slopes = {i: x.relative_slope for i, x in enumerate(layers) if x.relative_slope is not None}
     chosen |= {pick(of, key=of.__getitem__) for pick, of in ((min, sizes), (max, sizes), (min, slopes)) if of}
@@ -112,11 +113,6 @@ def most_telling(measurement: Measurement, findings: Sequence[Finding], most: in
         count = min(len(others), most - len(chosen))
         chosen |= {others[round(k)] for k in np.linspace(0, len(others) - 1, count + 2)[1:-1]}
     return sorted(chosen)
-
-
-def drawable(size: float | None) -> bool:
-    """Whether a size has a place on a log axis."""
-    return size is not None and 0 < size < math.inf
 
 
 def through_time(measurement: Measurement) -> list[tuple[int, Layer]]:
@@ -161,8 +157,7 @@ def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int
     table[name] = [shortened(each, room) for each in table[name]]
     if bar in table:
         free = room - max(map(text_width, [name, *table[name]]))
-        heights = _heights([layer.gradient for layer in shown], [layer.gradient for layer in layers])
-        table[bar] = [_bar(height, min(BARS[1], BARS[0] + free)) for height in heights]
+        table[bar] = _bars(shown, layers, min(BARS[1], BARS[0] + free))
     part = ""
     if len(shown) < len(layers):
         part = _(", {count} of {all} layers", count=len(shown), all=f"{len(layers):,}")
@@ -193,17 +188,14 @@ def _joined(table: Iterable[Sequence[str]], to_the_right: Iterable[bool]) -> lis
     return [("  " + "  ".join(row)).rstrip() for row in zip(*padded, strict=True)]
 
 
-def _bar(height: float | None, width: int) -> str:
-    eighths = 0 if height is None else round(1 + height * (8 * width - 1))
-    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).rstrip()
-
-
-def _heights(sizes: Iterable[float | None], every: Iterable[float | None]) -> list[float | None]:
-    """Heights from 0 to 1 on a log axis of at least one decade for every size; None without a place on it."""
-    logs = [math.log10(size) for size in every if size is not None and drawable(size)]
+def _bars(shown: Iterable[Layer], layers: Iterable[Layer], width: int) -> list[str]:
+    """A bar for each row, on one log axis of at least one decade for all layers."""
+    logs = [math.log10(size) for layer in layers if drawable(size := layer.gradient)]
     high = max(logs, default=0.0)
-    low = min([high - 1, *logs])
-    return [(math.log10(s) - low) / (high - low) if s is not None and drawable(s) else None for s in sizes]
+    scale = (8 * width - 1) / (high - (low := min([high - 1, *logs])))
+    sizes = [layer.gradient for layer in shown]
+    eighths = [round(1 + scale * (math.log10(size) - low)) if drawable(size) else 0 for size in sizes]
+    return [("█" * (count // 8) + " ▏▎▍▌▋▊▉"[count % 8]).rstrip() for count in eighths]
 
 
 def spread_evenly(count: int, most: int) -> list[int]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +75,16 @@ def numbered(layers: int) -> list[Tick]:
     return [Tick((i - 0.5) / layers, f"{i:,}") for i in sorted({1, *range(step, layers + 1, step)})]
 
 
+def drawable(size: float | None) -> TypeGuard[float]:
+    """Whether a size has a place on a log axis."""
+    return size is not None and 0 < size < math.inf
+
+
 def band_of(size: float | None) -> str:
-    """The band for a size that has no place on a log axis; "" for others."""
+    """The band for a size that has no place on a log axis."""
     if size is None or math.isnan(size):
         return "none" if size is None else "nan"
-    return "inf" if size == math.inf else "" if size > 0 else "0"
+    return "inf" if size == math.inf else "0"
 
 
 class LogAxis:
@@ -87,8 +92,8 @@ class LogAxis:
 
     def __init__(self, sizes: Iterable[float | None], above: Sequence[str] = ()) -> None:
         sizes = list(sizes)
-        names = {band_of(size) for size in sizes}
-        logs = [math.log10(size) for size in sizes if size is not None and not band_of(size)] or [-1.0, 0.0]
+        names = {band_of(size) for size in sizes if not drawable(size)}
+        logs = [math.log10(size) for size in sizes if drawable(size)] or [-1.0, 0.0]
         margin = max((3 - (max(logs) - min(logs))) / 2, 0.06 * (max(logs) - min(logs)))
         self._low, self._high = min(logs) - margin, max(logs) + margin
         over = [*above, *(name for name in ("nan", "inf") if name in names)]
@@ -100,8 +105,7 @@ class LogAxis:
 
     def y(self, size: float | None) -> float:
         """Height of a size, from the top; the middle of its band if it has no place on the axis."""
-        band = band_of(size)
-        return self.bands[band] + BAND / 2 if size is None or band else self._y(math.log10(size))
+        return self._y(math.log10(size)) if drawable(size) else self.bands[band_of(size)] + BAND / 2
 
     def _y(self, power: float) -> float:
         return self.bottom - (power - self._low) / (self._high - self._low) * TALL
