@@ -126,7 +126,7 @@ class Monitor:
         self._watches = True
         listen(self._before_step, self._after_step)
         self._stop_listening = listen_to_updates(scaler, self._before_update) if scaler is not None else lambda: None
-        self._attach()
+        self._probe.attach()
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -172,9 +172,8 @@ class Monitor:
     def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Measure a forward pass that has begun: for a hook before a module of the model that makes the Monitor."""
         self._probe.begin(module, args)
-        for recorder in (self._nonfinite, self._keeper):
-            if recorder is not None:
-                recorder.begin(module, args)
+        if self._nonfinite is not None:
+            self._nonfinite.begin(module, args)
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the measurements, in numbers, texts, lists and dicts only."""
@@ -205,9 +204,8 @@ class Monitor:
         self._stop_listening()
         self._probe.detach()
         self._probe.forget()
-        for recorder in (self._nonfinite, self._keeper):
-            if recorder is not None:
-                recorder.stop()
+        if self._nonfinite is not None:
+            self._nonfinite.stop()
 
     def abort(self) -> None:
         """Stop measuring after an error, in the middle of a step: it is kept if its outputs are not finite."""
@@ -258,7 +256,7 @@ class Monitor:
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
             self._nonfinite.before_step(self._step, optimizer)
         if self._keeper is not None and optimizer in self._optimizers:
-            self._keeper.before_step(optimizer)
+            self._keeper.before_step(optimizer, lambda: self._probe.recorded)
         if self._probe.attached and optimizer in self._optimizers:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
@@ -408,12 +406,7 @@ class Monitor:
     def _attach_if_due(self) -> None:
         traced = self._nonfinite is not None and self._nonfinite.found_in == self._step - 1
         if self._step % self.every == 0 or self._probe.rests or traced:
-            self._attach()
-
-    def _attach(self) -> None:
-        self._probe.attach()
-        if self._keeper is not None:
-            self._keeper.attach()
+            self._probe.attach()
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)

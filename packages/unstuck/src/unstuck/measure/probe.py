@@ -27,6 +27,7 @@ from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import Node
 from unstuck.step.recorder import Recorder
+from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
 MOST_PASSES = 256
@@ -82,6 +83,11 @@ class Probe(Observer):
     def has_gradients(self) -> bool:
         """Whether a gradient has come back through any pass."""
         return any(r.counts for r in self._passes)
+
+    @property
+    def recorded(self) -> Step | None:
+        """The step so far, while it is measured."""
+        return self._recorder.step if self.attached else None
 
     @property
     def passes(self) -> int:

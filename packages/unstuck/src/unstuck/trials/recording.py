@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unstuck.language import _
 from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import loss_in, passes
-from unstuck.step import Step, StepObserver, recorded
+from unstuck.step import Step, recorded
 
 STEPS = 4
 """Recorded steps that are kept, the latest: a trial cannot merely learn one batch by heart."""
@@ -124,56 +124,38 @@ def too_large() -> str:
 
 
 class StepKeeper:
-    """Records steps of a training and keeps the latest; `Monitor` says when."""
+    """Keeps the latest recorded steps of a training, with what they read, the first weights and the optimizers."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._observer = StepObserver(model)
+        self._model = model
         self._steps: deque[Step] = deque(maxlen=STEPS)
         self._values: dict[str, Tensor] | None = None
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
         self._open = False  # more optimizers may step
         self._missing = ""
 
-    def attach(self) -> None:
-        """Record from the next forward pass on."""
-        if not self._missing:
-            self._observer.attach()
-
-    def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Record a forward pass that has begun."""
-        if self._observer.attached:
-            self._observer.begin(module, args)
-
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer is about to step: what was recorded is one step of the training."""
-        model = self._observer.model
-        if self._open and id(optimizer) not in self._optimizers:
-            self._optimizers[id(optimizer)] = OptimizerSettings.of(optimizer, model)
-        if not self._observer.attached:
-            return
-        step = self._observer.take()
-        self._observer.detach()
-        if step is None or not step.losses:
-            return
-        if self._values is None:
-            self._values = copies(model)
-        if self._values is None or not hold(step):
-            self._missing = too_large()
-            self._values = None
-            self._steps.clear()
-            return
-        if len(self._steps) == STEPS:
-            self._steps[0].release()
-        self._steps.append(step)
-        self._optimizers, self._open = {id(optimizer): OptimizerSettings.of(optimizer, model)}, True
-
-    def stop(self) -> None:
-        """Record no more."""
-        self._observer.detach()
-
     def before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
         self._open = False
+
+    def before_step(self, optimizer: torch.optim.Optimizer, take: Callable[[], Step | None]) -> None:
+        """An optimizer is about to step; `take` returns the step that was recorded, or None."""
+        if self._open and id(optimizer) not in self._optimizers:
+            self._optimizers[id(optimizer)] = OptimizerSettings.of(optimizer, self._model)
+        step = None if self._open or self._missing else take()
+        if step is None or not step.losses:
+            return
+        self._values = self._values or copies(self._model)
+        if self._values is None or not hold(step):
+            self._missing, self._values = too_large(), None
+            self._steps.clear()
+            return
+        step.kept = True
+        if len(self._steps) == STEPS:
+            self._steps[0].kept = False
+            self._steps[0].release()
+        self._steps.append(step)
+        self._optimizers, self._open = {id(optimizer): OptimizerSettings.of(optimizer, self._model)}, True
 
     @property
     def recording(self) -> Recording:
