@@ -44,18 +44,6 @@ def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
     assert (finding.rule, finding.severity, finding.layers) == ("US505", Severity.WARNING, ("2.weight",))
 
 
-@pytest.mark.parametrize(
-    ("frozen", "held", "severity"),
-    [(3, True, Severity.WARNING), (3, False, Severity.NOTE), (1, True, Severity.NOTE)],
-    ids=["held", "not held", "random features"],
-)
-def test_several_fresh_frozen_layers_that_an_optimizer_holds_are_meant_to_be_trained(frozen, held, severity):
-    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
-    model[:frozen].requires_grad_(False)
-    found = trained(model, parameters=(model if held else model[4]).parameters()).findings
-    assert [f.severity for f in found if f.rule == "US505"] == [severity]
-
-
 def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
     """An adapter, a prompt or an embedding trains through a frozen model."""
     model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
@@ -409,22 +397,6 @@ def test_an_optimizer_whose_parameters_are_frozen_for_a_part_of_a_step_trains_th
             functional.softplus(-pair.judge(made)).mean().backward()
             second.step()
     assert "US505" not in loud(monitor.diagnosis())
-
-
-@pytest.mark.parametrize(("shared", "expected"), [(True, []), (False, ["US507"])])
-def test_a_map_before_a_network_that_reads_something_else_too_is_meant(shared, expected):
-    class Aligns(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.map = nn.Linear(16, 16, bias=False)
-            self.judge = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
-
-        def forward(self, a, b):
-            return torch.cat([self.judge(self.map(a)), self.judge(b if shared else self.map(b))])
-
-    labels = torch.cat([torch.zeros(32, 1), torch.ones(32, 1)])
-    pair = torch.randn(32, 16), torch.randn(32, 16)
-    assert loud(unstuck.diagnose(Aligns(), pair, labels, functional.binary_cross_entropy_with_logits)) == expected
 
 
 def test_patches_that_are_read_once_may_be_read_by_another_convolution():

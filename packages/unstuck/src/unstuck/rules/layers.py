@@ -45,9 +45,7 @@ def frozen(evidence: Evidence) -> Found | None:
     aside = _of_a_teacher(evidence, first) | moved(evidence)
     fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed and w.name not in aside)
     known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
-    several = len({name.rpartition(".")[0] for name in fresh}) > 1  # a single layer may have random features
-    meant = long and several and {w.name for w in held}.issuperset(fresh)  # to be trained
-    if fresh and (len(known) > 1 or meant) and any(w.trains for w in latest.weights):
+    if fresh and len(known) > 1 and any(w.trains for w in latest.weights):
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
         return Found(fresh, len(fresh), 0, text)
@@ -76,11 +74,12 @@ def no_activation(evidence: Evidence) -> Found | None:
             continue
         before = evidence.layers[layer.reads]
         shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
-        if len(shapes) == 2 and not before.in_loss and (_linear(before, layer) or _convolved(before, layer, *shapes)):
+        linear = all(x.plain_kind in ("linear", "addmm") for x in (before, layer))
+        if len(shapes) == 2 and not before.in_loss and (linear or _convolved(before, layer, *shapes)):
             (between, first), (last, second) = shapes[0][:2], shapes[1][:2]
             narrower, ends = between < first, not evidence.feeds_weights[i]
             factors = narrower and (not _has_bias(evidence, before) or (ends and not _has_bias(evidence, layer)))
-            if between == second >= min(first, last) and not (factors or before.disjoint or _is_shared(evidence, i)):
+            if between == second >= min(first, last) and not (factors or before.disjoint):
                 found += [before.name, layer.name]
     if not found:
         return None
@@ -95,16 +94,6 @@ def no_activation(evidence: Evidence) -> Found | None:
 
 def _has_bias(evidence: Evidence, layer: Layer) -> bool:
     return layer.weights[0].removesuffix("weight") + "bias" in evidence.weights
-
-
-def _is_shared(evidence: Evidence, i: int) -> bool:
-    """Whether a layer is called once more and reads something else then: the one before cannot become a part of it."""
-    calls = [x for x in evidence.layers if x.weights == evidence.layers[i].weights]
-    return len({None if x.reads is None else evidence.layers[x.reads].weights for x in calls}) > 1
-
-
-def _linear(*layers: Layer) -> bool:
-    return all(x.plain_kind in ("linear", "addmm") for x in layers)
 
 
 def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tuple[int, ...]) -> bool:

@@ -18,6 +18,7 @@ UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
+TRAIN_FIRST = "Nothing to do for predictions; train before you quantize."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
 WAIT = (
     "Nothing to do if other batches or calls use them, as with idle experts or a critic (DDP needs "
@@ -59,6 +60,9 @@ def no_gradient(evidence: Evidence) -> Found | None:
     if not missing:
         return None
     if len(missing) == len(trainable) and not any(evidence.live):
+        if evidence.latest.quantized:
+            text = _("No gradient passes the quantized {names}.", names=listed(evidence.latest.quantized))
+            return _of(missing, text, TRAIN_FIRST, Severity.NOTE)
         text = _("No parameter gets a gradient ({names}): nothing is trained.", names=listed(missing))
         return _of(missing, text, CONNECT, Severity.ERROR)
     cut = _before_a_cut(evidence, missing)

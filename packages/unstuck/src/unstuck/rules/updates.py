@@ -9,11 +9,7 @@ from unstuck.measure.measurement import Layer
 from unstuck.rules import gradient, numbers
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found
-from unstuck.rules.standstill import (
-    UNLEARNED_LOSS,
-    fitted,
-    unlearned,
-)
+from unstuck.rules.standstill import UNLEARNED_LOSS, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from unstuck.wording import listed, named, number, verb
 
@@ -34,7 +30,7 @@ SLOWER = "Lower the learning rate and warm it up."
 
 
 def too_small(evidence: Evidence) -> Found | None:
-    """The weights stand still: steps of this size are rounded away, or take a hundred thousand to matter."""
+    """The weights stand still: steps of this size are rounded away, or end before anything is learned."""
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
     found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
