@@ -27,6 +27,7 @@ from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import Node
 from unstuck.step.recorder import Recorder
+from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
 MOST_PASSES = 256
@@ -154,6 +155,10 @@ class Probe(Observer):
             return replace(found, strays=strays, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
         finally:
             self.forget()
+
+    def take_step(self) -> Step:
+        """The recorded step of the passes so far, to be repeated: `conclude` drops its tensors otherwise."""
+        return self._recorder.restart({})
 
     def loss_weights(self, held: Container[int]) -> tuple[Weight, ...]:
         """Parameters that the loss of the last measured pass took, and that nobody holds, by identity."""
