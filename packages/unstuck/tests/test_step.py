@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from unstuck.measure.probe import Probe
+from unstuck.observation.process_group import Ranks
 from unstuck.step import Replay, StepObserver, recorded
 
 X, LABELS = torch.randn(12, 6), torch.arange(12) % 3
@@ -153,3 +155,19 @@ def test_what_cannot_be_repeated_is_named():
     with recorded(model) as step:
         Sign.apply(model(X)).sum().backward()
         assert list(step().unfollowed) == ["a custom autograd function"]
+
+
+def test_the_step_of_measured_passes_runs_again():
+    model = nn.Sequential(nn.Linear(6, 8), nn.LSTM(8, 5, batch_first=True))
+    probe = Probe(model, most=None, ranks=Ranks())
+    probe.attach()
+    one, other = (model(x)[0] for x in (X, X.flip(0)))
+    loss = (one - other).square().mean() + one.abs().mean()  # of two passes
+    loss.backward()
+    step = probe.take_step()
+    measurement = probe.conclude()
+    (again,) = Replay(values(model)).losses(step)
+    assert measurement.loss == pytest.approx(again.item())
+    assert torch.equal(again, loss)
+    assert not step.unfollowed
+    assert len(list(step.placeholders("input"))) == 2

@@ -45,6 +45,8 @@ OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""
 SOFTMAXES = frozenset({"softmax", "log_softmax", "logsumexp"})
 NORMS = frozenset(f"{of}_norm" for of in ("layer", "rms", "batch", "group", "instance"))
+ROUNDINGS = frozenset({"round", "ceil", "floor", "trunc", "fix", "sign", "sgn", "heaviside"})
+"""Functions of slope 0."""
 CLAMPS = frozenset({"clamp", "clip"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""

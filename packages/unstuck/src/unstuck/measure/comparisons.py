@@ -24,12 +24,10 @@ class Compared:
 
     low: Tensor
     high: Tensor
-    target_squares: Number
-    targets: float
-    output_squares: Number
-    outputs: float
-    deviations: Number  # sum of the squared differences of the targets from their means over the samples
-    varied: Tensor
+    varied: Tensor  # whether the targets of a call are not all the same
+    # sums of squares of the targets, of their differences from their means over the samples, of the outputs
+    squares: list[Number]
+    counts: tuple[int, int]  # of targets and outputs
 
     @classmethod
     @torch.no_grad()
@@ -37,17 +35,15 @@ class Compared:
         """The sums of one call."""
         low, high = (bound.double() for bound in targets.aminmax())
         numbers = targets if targets.is_floating_point() else targets.float()
-        sizes = squared_size(numbers)[0], squared_size(outputs.detach())[0]
-        apart, _ = squared_size(numbers - numbers.mean(0))
-        totals = sizes[0], float(targets.numel()), sizes[1], float(outputs.numel())
-        return cls(low, high, *totals, apart, (low < high).double())
+        squares = [squared_size(x)[0] for x in (numbers, numbers - numbers.mean(0), outputs.detach())]
+        return cls(low, high, (low < high).double(), squares, (targets.numel(), outputs.numel()))
 
     def add(self, other: "Compared") -> None:
         """Join another call."""
         self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
-        self.target_squares, self.targets = self.target_squares + other.target_squares, self.targets + other.targets
-        self.deviations, self.varied = self.deviations + other.deviations, torch.maximum(self.varied, other.varied)
-        self.output_squares, self.outputs = self.output_squares + other.output_squares, self.outputs + other.outputs
+        self.varied = torch.maximum(self.varied, other.varied)
+        self.squares = [one + more for one, more in zip(self.squares, other.squares, strict=True)]
+        self.counts = self.counts[0] + other.counts[0], self.counts[1] + other.counts[1]
 
 
 def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Mapping[str, int]) -> tuple[Comparison, ...]:
@@ -60,22 +56,11 @@ def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Mapping[str, in
             kinds[kind] = sums
     found = []
     for (function, reads, shape, target_shape, classes, swapped), sums in islice(kinds.items(), MOST_KINDS):
-        bounds = fetch([sums.low, sums.high, sums.varied])
-        of_targets, of_outputs, apart = fetch([sums.target_squares, sums.output_squares, sums.deviations])
-        found.append(
-            Comparison(
-                function=function,
-                reads=places.get(reads),
-                shape=shape,
-                target_shape=target_shape,
-                classes=classes,
-                swapped=swapped,
-                low=bounds[0],
-                high=bounds[1],
-                varied=bounds[2] > 0,
-                target_rms=(of_targets / sums.targets) ** 0.5,
-                target_deviation=(apart / sums.targets) ** 0.5,
-                output_rms=(of_outputs / sums.outputs) ** 0.5,
-            )
-        )
+        low, high, varied = fetch([sums.low, sums.high, sums.varied])
+        of_targets, apart, of_outputs = fetch(sums.squares)
+        targets, outputs = sums.counts
+        rms = {"target_rms": (of_targets / targets) ** 0.5, "target_deviation": (apart / targets) ** 0.5}
+        bounds = {"low": low, "high": high, "varied": varied > 0, "output_rms": (of_outputs / outputs) ** 0.5}
+        place = places.get(reads)
+        found.append(Comparison(function, place, shape, target_shape, classes, swapped, **bounds, **rms))
     return tuple(found)

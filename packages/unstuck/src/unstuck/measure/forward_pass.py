@@ -30,7 +30,6 @@ from unstuck.measure.strays import is_product, place_of
 from unstuck.measure.terms import TermCall
 from unstuck.step.node import Node, tensors_in
 from unstuck.step.recorder import Recorder
-from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -69,6 +68,7 @@ class ForwardPass:
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.ends_at: list[tuple[Node, Tensor | None]] = []  # the losses whose backward was called, and their values
         self._unplaced_noted = False
+        self.step = recorder.step  # with the calls of all passes
         self._recorder = recorder
         self._stack = stack
         self._calls: Counter[str] = Counter()
@@ -93,11 +93,6 @@ class ForwardPass:
         self._next: LayerGradient | None = None  # of the recurrent layer that is running
         self._gradients: list[LayerGradient] = []
         self._hooks: list[weakref.ref[Any]] = []  # the graph holds them
-
-    @property
-    def step(self) -> Step:
-        """The recorded step, with the calls of all passes."""
-        return self._recorder.step
 
     def note_bug(self, name: str, error: Exception) -> None:
         """Something of ours has failed, at a call of the user's: the user's program runs on."""

@@ -1,6 +1,7 @@
 """Queries about the calls of a loss: what it compares, its terms, constants and advantages in it."""
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -88,7 +89,8 @@ def _pairs_all(flow: Flow, node: Node) -> Pairing | None:
 
 def _products(flow: Flow) -> Iterator[Node]:
     """The products in the loss so far, latest first."""
-    return (n for n in reversed(flow.calls) if n.function in calls.MULTIPLICATIONS and n.module is None)
+    in_loss = takewhile(lambda node: node.module is None, reversed(flow.calls))
+    return (node for node in in_loss if node.function in calls.MULTIPLICATIONS)
 
 
 def _overlap(flow: Flow, node: Node) -> Pairing | None:

@@ -161,6 +161,10 @@ class Probe(Observer):
         finally:
             self.forget()
 
+    def take_step(self) -> Step:
+        """The recorded step of the passes so far, to be repeated: `conclude` drops its tensors otherwise."""
+        return self._recorder.restart({})
+
     def loss_weights(self, held: Container[int]) -> tuple[Weight, ...]:
         """Parameters that the loss of the last measured pass took, and that nobody holds, by identity."""
         found = ((name, own()) for name, (own, _state) in self._loss_parameters.items())
