@@ -15,12 +15,7 @@ FEW = 2**18
 
 def norm(x: Tensor) -> Tensor:
     """L2 norm of all numbers, safe against overflow and underflow of the squares: 0-dim, float64 except on MPS."""
-    if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
-        size: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
-        return size
-    largest = x.abs().amax()
-    safe = torch.where(largest > 0, largest, 1)
-    return largest * (x / safe).square().sum().sqrt()
+    return row_norms(x.reshape(1, -1))[0]
 
 
 def root_mean_square(x: Tensor) -> float:
