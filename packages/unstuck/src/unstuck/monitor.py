@@ -256,7 +256,7 @@ class Monitor:
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
             self._nonfinite.before_step(self._step, optimizer)
         if self._keeper is not None and optimizer in self._optimizers:
-            self._keeper.before_step(optimizer, lambda: self._probe.recorded)
+            self._keeper.before_step(optimizer, self._probe.take_step if self._probe.attached else lambda: None)
         if self._probe.attached and optimizer in self._optimizers:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first

@@ -85,11 +85,6 @@ class Probe(Observer):
         return any(r.counts for r in self._passes)
 
     @property
-    def recorded(self) -> Step | None:
-        """The step so far, while it is measured."""
-        return self._recorder.step if self.attached else None
-
-    @property
     def passes(self) -> int:
         """Number of forward passes."""
         return len(self._passes)

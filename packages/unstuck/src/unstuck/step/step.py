@@ -18,14 +18,12 @@ class Step:
         losses: the nodes whose `backward()` was called.
         values: what each loss was.
         unfollowed: why the step cannot be repeated as it was; empty if it can.
-        kept: `release` leaves it as it is.
     """
 
     nodes: list[Node] = field(default_factory=list)
     losses: list[Node] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     unfollowed: dict[str, None] = field(default_factory=dict)
-    kept: bool = False
 
     def calls(self, *functions: str) -> Iterator[Node]:
         """The calls of these functions, in order; of all functions without a name."""
@@ -52,7 +50,7 @@ class Step:
 
     def release(self) -> None:
         """Drop the tensors, and the users: nodes that refer to each other are collected late."""
-        for node in () if self.kept else self.nodes:
+        for node in self.nodes:
             node.value = None
             node.users.clear()
 

@@ -29,7 +29,6 @@ BENDS = ACTIVATIONS.keys() | calls.SOFTMAXES | calls.CLAMPS
 BINARY, REGRESSION = calls.BINARY_LOSSES, calls.REGRESSION_LOSSES | calls.DIFFERENCES
 ROOTS, LOGARITHMS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"}), frozenset({"log", "log2", "log10"})
 QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
-ROUNDINGS = frozenset({"round", "ceil", "floor", "trunc", "fix", "sign", "sgn", "heaviside"})
 MAY_DIE = frozenset({"relu", "relu6", "hardtanh", "threshold", "hardsigmoid"})
 LEAST = 1e-6
 """Smallest argument of a logarithm, a root or a quotient in a trial."""
@@ -309,7 +308,7 @@ def with_graph(step: Step, recording: Recording) -> Iterator[Edit]:
 @proves("US502")
 def without_rounding(step: Step, recording: Recording) -> Iterator[Edit]:
     """Functions of slope 0."""
-    for nodes in grouped(called(step, ROUNDINGS)):
+    for nodes in grouped(called(step, calls.ROUNDINGS)):
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, left_out))
 
 

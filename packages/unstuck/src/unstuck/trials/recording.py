@@ -150,9 +150,7 @@ class StepKeeper:
             self._missing, self._values = too_large(), None
             self._steps.clear()
             return
-        step.kept = True
         if len(self._steps) == STEPS:
-            self._steps[0].kept = False
             self._steps[0].release()
         self._steps.append(step)
         self._optimizers, self._open = {id(optimizer): OptimizerSettings.of(optimizer, self._model)}, True
