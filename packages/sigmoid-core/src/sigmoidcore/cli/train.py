@@ -1,5 +1,6 @@
 """`sigmoid-core train`: a network for a table, beside boosted trees and a linear model."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,7 @@ def train(
             steps, f"{FOLDS} folds", total=3 * FOLDS, console=bars, transient=True, disable=not bars.is_terminal
         ):
             scores.setdefault(name, []).append(score)
-        with bars.status("training on all rows"):
+        with bars.status("training on all rows") if bars.is_terminal else nullcontext():  # it ends with a line
             file.write(skops.io.dumps(model.fit(frame, answers, seed)))
     metric = "R2" if not model.classes else "AUC" if len(model.classes) == 2 else "accuracy"
     screen.print(f"{metric} on rows that were not learnt from, and its 95 % interval over {FOLDS} folds:")

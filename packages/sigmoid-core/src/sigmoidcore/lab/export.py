@@ -58,7 +58,7 @@ def python_code(setting: Setting, contender: Contender, steps: int, own: DataSet
     kind, data = contender.kind, own if own is not None and setting.data == OWN else data_set(setting.data)
     sources: list[Any] = [PLANE[setting.data]] if setting.data in PLANE else []
     sources += {"sigmoid-core": [], "resnet": [Residual, resnet]}.get(kind, [BUILDERS[kind]])
-    metric, score = "R2", "r2_score(test_y, model.eval()(test_x))"
+    metric, score = "R2", "r2_score(test_y.numpy(), model.eval()(test_x).numpy())"
     if data.classes:
         metric, score = "accuracy", "100 * float((model.eval()(test_x).argmax(1) == test_y).float().mean())"
     path, target = data.source or ("", "")
