@@ -60,6 +60,21 @@ def outcomes_of(name: str) -> Cells:
 
 
 @table
+def trials() -> Cells:
+    broken, repaired = (select("trials", variant=variant) for variant in ("broken", "repaired"))
+    named = [row for row in broken if row["outcome"] != "unnamed"]
+    outcomes = [row["outcome"] for row in named]
+    can = outcomes.count("proved") + outcomes.count("tried")
+    places = [row["place"] for row in broken]
+    yield "cause named, and a trial is possible", f"{can} of {len(broken)}"
+    yield "of these: the cause is proved", f"{outcomes.count('proved')} of {can}"
+    yield "named, without a trial", f"{outcomes.count('no trial')} of {len(broken)}"
+    yield "all rules off: an edit for the cause comes first", f"{places.count(1)} of {len(broken)}"
+    yield "all rules off: among the first three", f"{sum(place in (1, 2, 3) for place in places)} of {len(broken)}"
+    yield "repaired program with a proved finding", f"{sum(row['outcome'] == 'proved' for row in repaired)} of {len(repaired)}"
+
+
+@table
 def rescues() -> Cells:
     for row in rows("rescues"):
         remedy = bold(f"{row['remedy']:.0f}", not row["rescued"])
