@@ -44,7 +44,7 @@ class Chain(nn.Sequential):
         *layers: the layers in order, or one dict of them.
 
     Example:
-        >>> import sigmoidcore
+        >>> import torch, sigmoidcore
         >>> tanhs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
         >>> x = torch.randn(5, 4)
         >>> expected = tanhs(x)
