@@ -31,7 +31,7 @@ from torch import Tensor
 
 from _report import Report, arguments
 from _skipgram import LAST_RATE, RATE, Batch, Corpus, SkipGram, batches, loss, train
-from sigmoidcore.gain import mean_relative_slope, relative_slope, slope_for_floor
+from sigmoidcore.gain import mean_relative_slope, relative_slope
 
 DIMENSIONS, WINDOW, NEGATIVE, MIN_COUNT = 100, 5, 5, 5
 FLOOR, OPEN, EVERY = 0.05, 0.8, 50
@@ -63,8 +63,8 @@ def ours(corpus: Corpus, name: str, epochs: int, seed: int, pairs: list[Batch]) 
         steps += 1
         if name == "slope kept open" and steps % EVERY == 0:
             scores = torch.cat(list(scores_of(model, pairs[:1]))[:2]) / model.core.alpha
-            if mean_relative_slope(model.core.alpha * scores.unsqueeze(1)) < OPEN:
-                model.core.set_slope(slope_for_floor(scores.unsqueeze(1), model.core.alpha.reshape(1), OPEN).squeeze())
+            while mean_relative_slope(model.core.alpha * scores.unsqueeze(1)) < OPEN:
+                model.core.set_slope(model.core.alpha * 0.99)
 
     settings = {"epochs": epochs, "window": WINDOW, "negative": NEGATIVE, "seed": seed}
     train(model, corpus, **settings, rate=RATE * part, last_rate=LAST_RATE * part, on_step=keep_open)
