@@ -11,7 +11,7 @@ from support.messages import compiled
 
 import unstuck
 from unstuck.findings import Severity
-from unstuck.language import VARIABLE, language
+from unstuck.language import VARIABLE, _, language
 from unstuck.language.terminal import text_width, wrapped
 from unstuck.rules import RULES
 
@@ -92,6 +92,13 @@ def test_a_translation_has_the_placeholders_and_the_code_of_its_text():
 
 def test_the_compiled_catalogue_is_that_of_the_source():
     assert CATALOGUE.with_suffix(".mo").read_bytes() == compiled(CATALOGUE), "run make messages"
+
+
+def test_no_space_follows_a_full_width_bracket(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "zh")
+    names = _("{first} to {last} ({count} of {all})", first="`0`", last="`2`", count=3, all=9)
+    assert _("the gradients of {names}", names=names) == "`0` 至 `2`（9中的 3 个）的梯度"
+    assert _("the gradients of {names}", names="`0`") == "`0` 的梯度"
 
 
 def test_lines_of_chinese_end_between_characters_and_never_begin_with_punctuation_that_closes():

@@ -27,6 +27,9 @@ def _(text: str, /, **values: object) -> str:
     """
     if text and language() != LANGUAGES[0]:  # "" is the header of a catalogue
         text = catalogue(language()).gettext(text)
+        for name, value in values.items():
+            if str(value).endswith("）"):  # a full-width bracket has its space inside
+                text = text.replace(f"{{{name}}} ", f"{{{name}}}")
     return text.format(**values) if values else text
 
 
