@@ -282,7 +282,7 @@ def with_scaled_targets(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, with_targets(c, lambda _x, y: between_0_and_1(y)), another_loss=True)
 
 
-@proves("US205", "US206")
+@proves("US206")
 def with_standardised_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
     """Inputs with mean 0 and standard deviation 1."""
 
@@ -431,13 +431,6 @@ def with_equal_classes(step: Step, recording: Recording) -> Iterator[Edit]:
     if nodes:
         change = lambda node, *args, **kw: node.target(*args, **kw | dict.fromkeys(kw.keys() & weights))  # noqa: E731
         yield Edit(_("without weights of classes"), replacing(nodes, change), another_loss=True)
-
-
-@proves("US611", searched=False)
-def with_negative_loss(step: Step, recording: Recording) -> Iterator[Edit]:
-    """A loss that is minimised."""
-    change = lambda node, *args, **kwargs: -node.target(*args, **kwargs)  # noqa: E731
-    yield Edit(_("with the negative of the loss"), replacing(step.losses, change), another_loss=True)
 
 
 @proves("US507")
