@@ -58,8 +58,11 @@ class TermCall:
         tensor = difference.tensor()
         if tensor is None or unmeasured(tensor):
             return None
+        targets = pair[1].tensor()
+        if targets is None:  # a view is gone, and what it views may be there
+            targets = pair[1].through(calls.MOVES).tensor()
         own = tensor.detach()
-        call = cls(difference.function, flow.read(pair[0]), own.square().mean(), _is_among(pair[1].tensor(), inputs))
+        call = cls(difference.function, flow.read(pair[0]), own.square().mean(), _is_among(targets, inputs))
         value = call.value.clamp_min(torch.finfo(own.dtype).tiny)
         tensor.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
