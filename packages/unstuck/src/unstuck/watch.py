@@ -113,6 +113,11 @@ class Watch:
         self._stop_listening: Callable[[], None] = handle.remove
         self._search()
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step was recorded, which trials can train again."""
+        return self._trials and any(model.monitor.recording.steps for model in self._models)
+
     def verdicts(self, seconds: float = 0.0) -> list[Verdict]:
         """The result for each model so far, in the order in which they began.
 
