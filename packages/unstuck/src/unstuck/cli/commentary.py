@@ -65,7 +65,7 @@ class Commentary:
     def _verdicts(self) -> list[Verdict]:
         """The verdicts, with trials if there is time; Ctrl-C ends these."""
         seconds = min(max(TRIALS[0], SHARE * (time.monotonic() - self._started)), TRIALS[1])
-        if not self._watch.has_steps or not seconds:
+        if self._stream is None or not self._watch.has_steps or not seconds:
             return self._watch.verdicts()
         most = f"{seconds:.0f}"
         say(self._stream, _("unstuck: trials on copies of the weights, {most} s at most; Ctrl-C skips them", most=most))
