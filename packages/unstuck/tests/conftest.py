@@ -26,15 +26,15 @@ def bugs_are_errors(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def alone():
+def alone(monkeypatch):
     """Without other packages that build on this one."""
+    monkeypatch.setattr("unstuck.extensions.entry_points", lambda **_: ())
     cached = (extensions.extensions, extensions.packages, extensions.folders, extensions.is_library_file)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unstuck.extensions.entry_points", lambda **_: ())
-        for function in cached:
-            function.cache_clear()
-        yield
-    for function in cached:  # when the entry points are there again
+    for function in cached:
+        function.cache_clear()
+    yield
+    monkeypatch.undo()  # before the entry points are read again
+    for function in cached:
         function.cache_clear()
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from unstuck.observation import Profile, norms, root_mean_square, row_norms, spread
+from unstuck.observation.profile import Profile, spread
+from unstuck.observation.sizes import norms, root_mean_square, row_norms
 
 DTYPES = (torch.float32, torch.float64)
 SCALES = (1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e20, 1e30)

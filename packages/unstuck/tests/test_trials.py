@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import unstuck
-from unstuck.findings import Finding, Severity
+from unstuck.findings import NONE_TRIED, Finding, Severity
 from unstuck.trials import Recording, recording_of, tried, verdict
 from unstuck.trials.edits import EDITS
 
@@ -62,12 +62,60 @@ def test_a_softmax_before_cross_entropy_is_proved():
 
 
 def test_a_healthy_network_learns_its_batch():
+    model = network()
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for x, y in [batch() for _ in range(6)]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    diagnosis = monitor.diagnosis(SECONDS)
+    assert diagnosis.healthy
+    assert (diagnosis.trials.steps, diagnosis.trials.cause) == (100, None)
+    assert diagnosis.trials.left < 0.5
+    assert "it learns the recorded batches" in str(diagnosis)
+
+
+def test_of_a_healthy_network_that_may_be_trained_already_nothing_is_said():
     diagnosis = unstuck.diagnose(network(), *batch(), F.cross_entropy)
     assert diagnosis.healthy
-    assert diagnosis.trials.steps == 100
-    assert diagnosis.trials.left < 0.9
-    assert diagnosis.trials.cause is None
-    assert "recorded batches" in str(diagnosis)
+    assert diagnosis.trials == NONE_TRIED
+
+
+def test_a_failed_copy_leaves_the_training_alone(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("unstuck.trials.recording.hold", fail)
+    recording = recorded(network(), F.cross_entropy, *batch())
+    assert recording.missing == "OutOfMemoryError: no memory"
+
+
+def test_a_network_that_trains_beside_another_is_not_tried():
+    generator, critic = network(outputs=8), network(outputs=1)
+    moves = torch.optim.Adam(generator.parameters()), torch.optim.Adam(critic.parameters())
+    with unstuck.Monitor(generator, every=1, trials=True) as monitor:
+        for _ in range(3):
+            moves[1].zero_grad()
+            critic(generator(batch()[0]).detach()).sigmoid().log().mean().neg().backward()
+            moves[1].step()
+            moves[0].zero_grad()
+            critic(generator(batch()[0])).sigmoid().log().mean().neg().backward()
+            moves[0].step()
+    assert monitor.recording.missing == "another network trains beside it, which the loss reads"
+
+
+def test_a_training_whose_steps_do_not_learn_when_trained_again_is_not_judged():
+    model, x = network(outputs=1), batch()[0]
+    optimizer = torch.optim.SGD(model.parameters(), 3.0)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for _ in range(8):
+            optimizer.zero_grad()
+            F.mse_loss(model(x), x[:, :1]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            optimizer.step()
+    _findings, trials = tried((), monitor.recording, SECONDS)
+    assert trials.missing == "trained again, the recorded steps do not learn as the training did"
 
 
 def test_nothing_of_the_user_changes():
@@ -265,13 +313,13 @@ def test_what_cannot_run_again_says_why(monkeypatch):
     assert tried((), Recording(), SECONDS)[1].missing
     monkeypatch.setattr("unstuck.trials.recording.BYTES", 100)
     assert "larger than" in recorded(network(), F.cross_entropy, x, y).missing
-    assert "not tried: the weights or the batch are larger" in str(unstuck.diagnose(network(), x, y, F.cross_entropy))
+    assert "not tried: weights and batches are larger" in str(unstuck.diagnose(network(), x, y, F.cross_entropy))
 
 
 def test_slow_steps_are_not_tried(monkeypatch):
     recording = recorded(network(), F.cross_entropy, *batch())
     _findings, trials = tried((), recording, 1e-9)
-    assert trials.missing.startswith("a step takes")
+    assert trials.missing.startswith("20 steps do not fit into")
 
 
 def test_a_loss_below_0_is_not_compared():

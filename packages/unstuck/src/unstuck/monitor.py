@@ -110,7 +110,7 @@ class Monitor:
         if trace_nonfinite and self._ranks.count > 1:
             raise ValueError("trace_nonfinite works in one process only: the others would wait for the repeated step")
         self._nonfinite = NonfiniteSearch(model) if trace_nonfinite else None
-        self._keeper = StepKeeper(model) if trials and self._ranks.count == 1 else None
+        self._keeper = StepKeeper(model) if trials and self._ranks.count == 1 and scaler is None else None
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
@@ -154,6 +154,11 @@ class Monitor:
         return judged(self.measurements, Subject(self.model, names=self._names), recording, time)
 
     @property
+    def records(self) -> bool:
+        """Whether trials have steps to train again."""
+        return self._keeper is not None and bool(self._keeper.recording.steps)
+
+    @property
     def recording(self) -> Recording:
         """The steps that trials train again.
 
@@ -161,7 +166,7 @@ class Monitor:
             ValueError: the Monitor does not record.
         """
         if self._keeper is None:
-            raise ValueError("this Monitor does not record: make it with trials=True, in one process")
+            raise ValueError("this Monitor does not record: make it with trials=True, in one process, without a scaler")
         return self._keeper.recording
 
     def count_step(self) -> None:
@@ -256,12 +261,18 @@ class Monitor:
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
             self._nonfinite.before_step(self._step, optimizer)
         if self._keeper is not None and optimizer in self._optimizers:
-            self._keeper.before_step(optimizer, self._probe.take_step if self._probe.attached else lambda: None)
+            take = self._probe.take_step if self._probe.attached else lambda: None
+            self._keeper.before_step(optimizer, take, self._of_others)
         if self._probe.attached and optimizer in self._optimizers:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
             self._in_step, self._discarded = True, self._probe.discarded
             self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
+
+    def _of_others(self) -> set[int]:
+        """Parameters that optimizers of other models move."""
+        own = set(map(id, self.model.parameters()))
+        return set().union(*(moved(optimizer) for optimizer in self._seen)) - own
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._watches:

@@ -116,7 +116,7 @@ class Watch:
     @property
     def has_steps(self) -> bool:
         """Whether a step was recorded, which trials can train again."""
-        return self._trials and any(model.monitor.recording.steps for model in self._models)
+        return self._trials and any(model.monitor.records for model in self._models)
 
     def verdicts(self, seconds: float = 0.0) -> list[Verdict]:
         """The result for each model so far, in the order in which they began.

@@ -43,9 +43,8 @@ def train(
             screen.print(f"{kind}: {short(', '.join(each.name for each in columns if each.kind == kind), 200)}")
         scores: dict[str, list[float]] = {}
         steps = model.scores(frame, answers, seed)
-        for name, score in track(
-            steps, f"{FOLDS} folds", total=3 * FOLDS, console=bars, transient=True, disable=not bars.is_terminal
-        ):
+        shown = track(steps, f"{FOLDS} folds", total=3 * FOLDS, console=bars, transient=True)
+        for name, score in shown if bars.is_terminal else steps:
             scores.setdefault(name, []).append(score)
         with bars.status("training on all rows") if bars.is_terminal else nullcontext():  # it ends with a line
             file.write(skops.io.dumps(model.fit(frame, answers, seed)))

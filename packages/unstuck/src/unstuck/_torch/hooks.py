@@ -1,10 +1,12 @@
-"""PyTorch's global module hooks, and what they leave behind."""
+"""PyTorch's global hooks of modules and optimizers, and what they leave behind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as _module
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 
 def register_global_hooks(
@@ -27,3 +29,17 @@ def register_global_hooks(
             getattr(_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
     return remove
+
+
+@contextmanager
+def without_optimizer_hooks() -> Iterator[None]:
+    """Without the global hooks of `register_optimizer_step_pre_hook` and its kind, which nothing public suspends."""
+    every: tuple[dict[int, Any], ...] = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+    kept = [dict(hooks) for hooks in every]
+    for hooks in every:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, before in zip(every, kept, strict=True):
+            hooks.update(before)

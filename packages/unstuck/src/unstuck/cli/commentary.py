@@ -64,15 +64,16 @@ class Commentary:
 
     def _verdicts(self) -> list[Verdict]:
         """The verdicts, with trials if there is time; Ctrl-C ends these."""
+        without = self._watch.verdicts()
         seconds = min(max(TRIALS[0], SHARE * (time.monotonic() - self._started)), TRIALS[1])
         if self._stream is None or not self._watch.has_steps or not seconds:
-            return self._watch.verdicts()
+            return without
         most = f"{seconds:.0f}"
         say(self._stream, _("unstuck: trials on copies of the weights, {most} s at most; Ctrl-C skips them", most=most))
         try:
             return self._watch.verdicts(seconds)
         except KeyboardInterrupt:
-            return self._watch.verdicts()
+            return without
 
     def _finding(self, name: str, step: int, finding: Finding) -> None:
         columns = width(self._stream)

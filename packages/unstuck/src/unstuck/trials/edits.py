@@ -79,13 +79,6 @@ def proves(*rules: str, searched: bool = True) -> Callable[[Maker], Maker]:
     return add
 
 
-def edits(recording: Recording, rule: str | None = None) -> Iterator[Edit]:
-    """The edits of a rule, or all that are tried without one, in the order of the table."""
-    for rules, maker, searched in EDITS:
-        if searched if rule is None else rule in rules:
-            yield from maker(recording.steps[-1], recording)
-
-
 # What the edits ask a recorded step.
 
 
@@ -195,7 +188,9 @@ def by_the_batch(node: Node, x: Tensor, mean: Any, var: Any, weight: Any = None,
 
 def with_logits(node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A binary cross-entropy of logits."""
-    return functional.binary_cross_entropy_with_logits(x, y.to(x.dtype))
+    options = {name: kwargs[name] for name in ("weight", "reduction") if name in kwargs}
+    options = options if node.function in BINARY else {"reduction": kwargs.get("reduction", "mean")}
+    return functional.binary_cross_entropy_with_logits(x, y.to(x.dtype), **options)
 
 
 def with_targets(compared: Compared, change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Step], Changes]:
@@ -251,7 +246,7 @@ def with_fitting_loss(step: Step, recording: Recording) -> Iterator[Edit]:
             )
         if name == "nll_loss":
             words = _("with `{better}` for {call}", better="cross_entropy", call=place(c.call))
-            change = lambda node, x, y, *args, **kwargs: functional.cross_entropy(x, y)  # noqa: E731
+            change = lambda node, *args, **kwargs: functional.cross_entropy(*args, **kwargs)  # noqa: E731
             yield Edit(words, replacing([c.call], change), another_loss=True)
         elif name in ("cross_entropy", "binary_cross_entropy") and c.outputs.shape == c.targets.shape:
             words = _("with `{better}` for {call}", better="binary_cross_entropy_with_logits", call=place(c.call))
@@ -316,7 +311,8 @@ def without_rounding(step: Step, recording: Recording) -> Iterator[Edit]:
 def with_all_parameters(step: Step, recording: Recording) -> Iterator[Edit]:
     """Parameters that are frozen, or that no optimizer holds."""
     frozen = [name for name in recording.parameters if not recording.values[name].requires_grad]
-    if frozen or recording.parameters - recording.held:
+    trains = any(recording.values[name].requires_grad for name in recording.held)
+    if trains and (frozen or recording.parameters - recording.held):
         yield Edit(_("with all parameters in the optimizer"), all_train=True)
 
 

@@ -1,7 +1,8 @@
 """What a training needs to run again: its last steps, the weights that it began with, and its optimizer."""
 
+import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import loss_in, passes
 from unstuck.step import Step, recorded
+from unstuck.wording import in_one_line
 
 STEPS = 4
 """Recorded steps that are kept, the latest: a trial cannot merely learn one batch by heart."""
@@ -43,7 +45,18 @@ class OptimizerSettings:
         for group in groups:
             change(group)
         make: Callable[..., torch.optim.Optimizer] = self.kind
-        return make(groups)
+        try:
+            return make(groups)
+        except TypeError:  # it asks for a rate
+            return make(groups, lr=groups[0]["lr"])
+
+    def at_least(self, other: "OptimizerSettings | None") -> "OptimizerSettings":
+        """With the larger rate of each group: a schedule may have ended at 0, or begun there."""
+        if other is None or len(other.groups) != len(self.groups):
+            return self
+        pairs = zip(self.groups, other.groups, strict=True)
+        groups = ({**a, "lr": max(float(a["lr"]), float(b["lr"]))} if "lr" in a and "lr" in b else a for a, b in pairs)
+        return OptimizerSettings(self.kind, tuple(groups))
 
 
 @dataclass
@@ -55,12 +68,14 @@ class Recording:
         values: parameters and buffers by name, as they were when the recording began.
         optimizers: of the training.
         missing: why it cannot be tried; "" if it can.
+        left: the share of the first loss that the training itself left; nan: not known.
     """
 
     steps: list[Step] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict)
     optimizers: tuple[OptimizerSettings, ...] = ()
     missing: str = ""
+    left: float = math.nan
 
     @property
     def parameters(self) -> set[str]:
@@ -79,38 +94,54 @@ class Recording:
         return list({value.device.index for value in self.values.values() if value.device.type == "cuda"})
 
 
+class NotTriedError(Exception):
+    """Why there is no trial."""
+
+
+def reason(error: Exception) -> str:
+    """An error in words."""
+    return str(error) if isinstance(error, NotTriedError) else in_one_line(error)
+
+
 def recording_of(subject: Subject) -> Recording:
     """Record one step on the batch of a subject, which has a loss function; nothing of the model changes."""
     model = subject.model
-    values = copies(model)
-    if values is None:
-        return Recording(missing=too_large())
-    with passes(subject) as batch, recorded(model) as step:
-        taken = step(loss_in(batch))
-    if not hold(taken):
-        return Recording(missing=too_large())
+    try:
+        with torch.inference_mode(False):
+            values = copies(model)
+            with passes(subject) as batch, recorded(model) as step:
+                taken = step(loss_in(batch))
+            room = BYTES - size_of(values.values())
+            hold(taken, room)
+    except Exception as error:  # of whatever kind: a diagnosis does not fail for a trial
+        return Recording(missing=reason(error))
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     adam = OptimizerSettings(torch.optim.Adam, ({"lr": USUAL_RATE, "params": names},))
     return Recording([taken], values, (adam,))
 
 
-def copies(model: nn.Module) -> dict[str, Tensor] | None:
-    """Copies of parameters and buffers, which train as these do; None if they are too large."""
+def copies(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of parameters and buffers, which train as these do."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if size_of(named.values()) > BYTES:
-        return None
+    check_size(named.values(), BYTES)
     return {name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in named.items()}
 
 
-def hold(step: Step) -> bool:
-    """Copy what a step reads, because the caller may change it; returns whether it is small enough."""
-    given = [node for node in step.nodes if node.value is not None]
-    if size_of(node.value for node in given) > BYTES:
-        return False
-    for node in given:
-        assert node.value is not None
-        node.value = node.value.detach().clone().requires_grad_(node.value.requires_grad)
-    return True
+def hold(step: Step, room: int) -> int:
+    """Copy what a step reads, because the caller may change it; returns its size."""
+    given = [(node, node.value) for node in step.nodes if node.value is not None]
+    size = check_size((value for _node, value in given), room)
+    for node, value in given:
+        node.value = value.detach().clone().requires_grad_(value.requires_grad)
+    return size
+
+
+def check_size(tensors: Iterable[Tensor], most: int) -> int:
+    """The size of tensors; an error if they are too large."""
+    size = size_of(tensors)
+    if size > most:
+        raise NotTriedError(_("weights and batches are larger than {size} MiB", size=BYTES >> 20))
+    return size
 
 
 def size_of(tensors: Any) -> int:
@@ -118,19 +149,18 @@ def size_of(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def too_large() -> str:
-    """Why large trainings are not tried."""
-    return _("the weights or the batch are larger than {size} MiB", size=BYTES >> 20)
-
-
 class StepKeeper:
-    """Keeps the latest recorded steps of a training, with what they read, the first weights and the optimizers."""
+    """Keeps the latest recorded steps of a training, with what they read, the first weights and the optimizers.
+
+    Whatever fails, the training goes on.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._steps: deque[Step] = deque(maxlen=STEPS)
-        self._values: dict[str, Tensor] | None = None
+        self._values: dict[str, Tensor] = {}
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
+        self._first: Tensor | None = None  # the first loss that was recorded
         self._open = False  # more optimizers may step
         self._missing = ""
 
@@ -138,25 +168,49 @@ class StepKeeper:
         """A forward pass begins: the last step is over."""
         self._open = False
 
-    def before_step(self, optimizer: torch.optim.Optimizer, take: Callable[[], Step | None]) -> None:
-        """An optimizer is about to step; `take` returns the step that was recorded, or None."""
-        if self._open and id(optimizer) not in self._optimizers:
-            self._optimizers[id(optimizer)] = OptimizerSettings.of(optimizer, self._model)
-        step = None if self._open or self._missing else take()
-        if step is None or not step.losses:
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, take: Callable[[], Step | None], others: Callable[[], set[int]]
+    ) -> None:
+        """An optimizer is about to step.
+
+        Args:
+            optimizer: one of the model's.
+            take: returns the step that was recorded, or None.
+            others: returns the identities of parameters that optimizers of other models move.
+        """
+        if self._missing:
             return
-        self._values = self._values or copies(self._model)
-        if self._values is None or not hold(step):
-            self._missing, self._values = too_large(), None
+        try:
+            if self._open and id(optimizer) not in self._optimizers:
+                self._optimizers[id(optimizer)] = OptimizerSettings.of(optimizer, self._model)
+            step = None if self._open else take()
+            if step is not None and step.losses:
+                self._keep(step, others())
+                settings = OptimizerSettings.of(optimizer, self._model).at_least(self._optimizers.get(id(optimizer)))
+                self._optimizers, self._open = {id(optimizer): settings}, True
+        except Exception as error:  # such as no memory for copies
+            self._missing = reason(error)
             self._steps.clear()
-            return
+            self._values = {}
+
+    def _keep(self, step: Step, others: set[int]) -> None:
+        if any(id(node.value) in others for node in step.nodes if node.op == "constant"):
+            raise NotTriedError(_("another network trains beside it, which the loss reads"))
+        self._values = self._values or copies(self._model)
+        kept = [value for one in self._steps for node in one.nodes if (value := node.value) is not None]
         if len(self._steps) == STEPS:
             self._steps[0].release()
+        hold(step, BYTES - size_of(self._values.values()) - size_of(kept))
         self._steps.append(step)
-        self._optimizers, self._open = {id(optimizer): OptimizerSettings.of(optimizer, self._model)}, True
+        if self._first is None:
+            self._first = torch.stack([value.float() for value in step.values]).sum()
 
     @property
     def recording(self) -> Recording:
         """What was recorded."""
         missing = self._missing or ("" if self._steps else _("no step of an optimizer was recorded"))
-        return Recording(list(self._steps), self._values or {}, tuple(self._optimizers.values()), missing)
+        left = math.nan
+        if self._steps and self._first is not None:
+            last = [step.loss or 0.0 for step in self._steps]
+            left = math.fsum(last) / len(last) / first if (first := float(self._first)) > 0 else math.nan
+        return Recording(list(self._steps), self._values, tuple(self._optimizers.values()), missing, left)

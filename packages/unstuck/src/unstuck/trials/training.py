@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unstuck._torch.hooks import without_optimizer_hooks
 from unstuck._torch.modes import unfollowed
 from unstuck.step import Node, Replay
 from unstuck.trials.edits import Edit, is_stray
@@ -16,7 +17,7 @@ from unstuck.trials.recording import USUAL_RATE, Recording
 
 @unfollowed
 def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf) -> list[float]:
-    """The loss before each of so many steps, and after the last.
+    """The mean loss of the recorded steps at the first weights, and the loss before each of so many steps.
 
     Random numbers of the user stay. Raises what PyTorch raises where the edit does not fit.
 
@@ -37,27 +38,32 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
     if edit.all_train:
         _train_strays(recording, changes, optimizers[0])
     losses: list[Tensor] = []
+
+    def loss_of(number: int) -> Tensor:
+        place = number % len(recording.steps)
+        return torch.stack([x.sum().float() for x in replay.losses(recording.steps[place], changes[place])]).sum()
+
     with (
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=recording.devices),
         torch.inference_mode(False),
         torch.enable_grad(),
+        without_optimizer_hooks(),
     ):
         warnings.simplefilter("ignore")  # the user has seen them
-        torch.manual_seed(0)
-        for number in range(steps + 1):
-            place = number % len(recording.steps)
-            parts = [one.sum().float() for one in replay.losses(recording.steps[place], changes[place])]
-            loss = torch.stack(parts).sum()
-            losses.append(loss.detach())
-            if number == steps or (time.perf_counter() > until and number >= len(recording.steps)):
+        torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed every GPU
+        losses.append(torch.stack([loss_of(number).detach() for number in range(len(recording.steps))]).mean())
+        for number in range(steps):
+            if time.perf_counter() > until:
                 break
+            loss = loss_of(number)
+            losses.append(loss.detach())
             for optimizer in optimizers if edit.clears is not False else ():
                 optimizer.zero_grad()
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in optimizers:
-                _step(optimizer)
+                optimizer.step()
     return torch.stack(losses).tolist()
 
 
@@ -88,18 +94,12 @@ def _train_strays(recording: Recording, changes: list[dict[Node, Any]], optimize
     optimizer.param_groups[0]["params"] += trained.values()
 
 
-def _step(optimizer: torch.optim.Optimizer) -> None:
-    """A step without the hooks that watch the optimizers of this process."""
-    plain = getattr(type(optimizer).step, "__wrapped__", type(optimizer).step)
-    plain(optimizer)
-
-
 def _redraw(values: dict[str, Tensor], recording: Recording) -> None:
     """Fresh weights, of the size that keeps the signal for the activations that are there; biases of 0."""
     functions = {node.function for step in recording.steps for node in step.calls()}
     bends = "relu" if functions & {"relu", "gelu", "silu", "leaky_relu", "elu"} else "tanh"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         for name, value in values.items():
             if not value.requires_grad or name not in recording.parameters:
                 continue

@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 
-from unstuck.findings import POINTS, STANDS, Finding, Severity, Trial, Trials
+from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severity, Trial, Trials
 from unstuck.language import _
-from unstuck.trials.edits import Edit, edits
+from unstuck.trials.edits import EDITS, Edit
 from unstuck.trials.recording import Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
@@ -37,12 +38,14 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     if isinstance(tries, str):
         return tuple(findings), Trials(missing=tries)
     results = [f if f.severity is Severity.NOTE else replace(f, trial=tries.of(f.rule)) for f in findings]
-    before = tries.before
-    left = math.nan if any(loss <= 0 for loss in before) else tries.left(before, before[0])
     proved = [f for f in results if f.trial is not None and f.trial.proved]
-    cause = tries.search() if left > STANDS and not proved else None
+    stood = recording.left > STANDS  # the training itself; False if it is not known
+    cause = tries.search() if stood and tries.own_left > STANDS and not proved else None
     others = [finding for finding in results if finding not in proved]
-    return (*proved, *others), Trials(len(before) - 1, _thinned(before), left, cause)
+    trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left, cause)
+    loud = any(finding.severity is not Severity.NOTE for finding in findings)
+    silent = math.isnan(recording.left) and not loud and tries.own_left > LEARNS  # it may be trained already
+    return (*proved, *others), NONE_TRIED if silent else trials
 
 
 def _missing(recording: Recording) -> str:
@@ -55,11 +58,6 @@ def _missing(recording: Recording) -> str:
     return "" if all(step.losses for step in recording.steps) else _("no loss was seen")
 
 
-def _too_slow(losses: Sequence[float], seconds: float) -> str:
-    """How long a step takes if there were too few of them; else ""."""
-    return _("a step takes {seconds} s", seconds=f"{seconds / len(losses):.2g}") if len(losses) <= FEWEST else ""
-
-
 class Tries:
     """Trials of one recording, each edit once."""
 
@@ -69,14 +67,18 @@ class Tries:
         if reason := _missing(recording):
             return reason
         plain = Edit("", clears=clears)
+        torch.optim.SGD([torch.zeros((), requires_grad=True)])  # what PyTorch imports for the first takes seconds
+        started = time.perf_counter()
         try:
-            train(recording, plain, 1)  # what PyTorch imports for it takes seconds
-            started = time.perf_counter()
             before = train(recording, plain, STEPS, started + OWN_SHARE * seconds)
         except Exception as error:  # a step that cannot run again: of whatever kind
             return _("the step cannot run again ({reason})", reason=in_one_line(error))
-        reason = _too_slow(before, time.perf_counter() - started)
-        return reason or cls(recording, before, clears, started + seconds)
+        if len(before) <= FEWEST:
+            return _("{count} steps do not fit into {seconds} s", count=FEWEST, seconds=f"{OWN_SHARE * seconds:.1f}")
+        tries = cls(recording, before, clears, started + seconds)
+        if recording.left <= STANDS < tries.own_left:
+            return _("trained again, the recorded steps do not learn as the training did")
+        return tries
 
     def __init__(self, recording: Recording, before: list[float], clears: bool, until: float) -> None:
         self.before = before
@@ -85,21 +87,34 @@ class Tries:
         self._until = until
         self._done: dict[str, tuple[float, Trial] | None] = {}
 
+    @property
+    def own_left(self) -> float:
+        """The share of the loss that is left without an edit; nan if it can be below 0, or is not finite at first."""
+        known = math.isfinite(self.before[0]) and not any(loss < 0 for loss in self.before)
+        return self.left(self.before, self.before[0]) if known else math.nan
+
     def of(self, rule: str) -> Trial | None:
         """The best trial of the edits of a rule; None if there is none."""
-        found = [result for edit in edits(self._recording, rule) if (result := self.run(edit)) is not None]
+        found = [result for edit in self._edits(rule) if (result := self.run(edit)) is not None]
         return min(found, key=lambda result: (not result[1].proved, result[0]), default=(0.0, None))[1]
 
     def search(self) -> Trial | None:
-        """The best edit with which it learns, of those that there is time for."""
-        found = [result for edit in edits(self._recording) if (result := self.run(edit)) is not None]
+        """The best edit with which it learns, of those that there is time for; an easier loss is no proof."""
+        edits = (edit for edit in self._edits() if not edit.another_loss)
+        found = [result for edit in edits if (result := self.run(edit)) is not None]
         return min((r for r in found if r[1].proved), key=lambda result: result[0], default=(0.0, None))[1]
+
+    def _edits(self, rule: str | None = None) -> Iterator[Edit]:
+        for rules, maker, searched in EDITS:
+            if searched if rule is None else rule in rules:
+                with suppress(Exception):  # a step in which it does not find its way
+                    yield from maker(self._recording.steps[-1], self._recording)
 
     def left(self, losses: Sequence[float], first: float) -> float:
         """The share of the loss that is left at the end: of the last pass over the recorded steps."""
         last = losses[-max(1, min(len(self._recording.steps), len(losses) // 2)) :]
         mean = math.fsum(last) / len(last) if all(map(math.isfinite, last)) else math.inf
-        return mean / first if first > 0 else math.inf
+        return mean / first if first > 0 else math.inf if mean > 0 else 0.0
 
     def run(self, edit: Edit) -> tuple[float, Trial] | None:
         """What an edit leaves of the loss, and its trial; None if it does not fit, or there is no time."""
@@ -112,13 +127,18 @@ class Tries:
             return None
         clears = self._clears if edit.clears is None else edit.clears
         try:
-            after = train(self._recording, replace(edit, clears=clears), len(self.before) - 1)
+            after = train(self._recording, replace(edit, clears=clears), len(self.before) - 1, self._until)
         except Exception:  # the edit does not fit: whatever PyTorch says
             return None
-        comparable = math.isfinite(self.before[0]) and not any(loss <= 0 for loss in self.before)
-        if not (comparable or edit.another_loss or not math.isfinite(self.before[0])):
+        comparable = not math.isnan(self.own_left)
+        finite = math.isfinite(self.before[0])
+        if (
+            len(after) < len(self.before)
+            or not math.isfinite(after[0])
+            or (finite and not comparable and not edit.another_loss)
+        ):
             return None
-        was = self.left(self.before, self.before[0]) if comparable else math.inf
+        was = self.own_left if comparable else math.inf
         now = self.left(after, self.before[0] if comparable and not edit.another_loss else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
         proved = now <= HELPS and better and was > LEARNT and not any(loss < 0 for loss in after)

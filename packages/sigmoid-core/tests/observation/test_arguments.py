@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from sigmoidcore.observation.batch import check_inputs, check_loss
 from unstuck import Monitor
-from unstuck.observation import check_inputs, check_loss, loss_of, run
+from unstuck.observation.batch import loss_of, run
 
 X = torch.zeros(3, 5)
 MODEL = nn.Linear(4, 2)
