@@ -1,4 +1,4 @@
-"""Writes rules.md, beside this script: a section for each rule, from the docstring of its check and an example here."""
+"""Writes rules.md, beside this script: a section for each rule of rules.toml, and its example as it is diagnosed."""
 
 import inspect
 import re
@@ -101,7 +101,7 @@ def seen(rule: Rule) -> list[str]:
 
 
 def section(rule: Rule) -> str:
-    """The section of a rule: its check's docstring, with the values of the thresholds, its remedy and an example."""
+    """The section of a rule: its text in rules.toml, with the values of the thresholds, its remedy and an example."""
     thresholds = ChainMap(
         vars(inspect.getmodule(rule.check)), vars(standstill)
     )  # those of "nothing is learned" as well

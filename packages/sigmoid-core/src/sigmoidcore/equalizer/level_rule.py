@@ -17,14 +17,14 @@ from unstuck.observation import NONE, backward_pass, bare, transforms_active
 from unstuck.observation.process_group import Ranks
 from unstuck.observation.profile import spread
 
-SIZE, MOVED = math.log(2.5), 2.0
+SIZE_BAND, MEAN_BAND = math.log(2.5), 2.0
 """A core has left its band if the size of z has changed by more than this factor (in logarithms), or the means of its
-neurons by more than MOVED times the size. Smaller changes may be those of learning."""
+neurons by more than MEAN_BAND times the size. Smaller changes may be those of learning."""
 OPEN = 1.0  # the level of a neuron that is saturated, where none is known: its mean relative slope is then 0.8
 FEWEST = 8  # fewer samples do not tell mean and size, however many positions each has
 FIRST = 8  # step from which on levels are remembered: the alarm learns for 30 steps, and a sample comes in time
 AS_LEVEL = 2.0  # after an accident, the profile of z spans at most so many times what it did before
-PAUSE, MOST = 10, 20
+PAUSE, MOST_ACCIDENTS = 10, 20
 """The n-th accident is followed by PAUSE times 2**n steps without another, the last by rest."""
 
 
@@ -70,7 +70,7 @@ class LevelRule(LayerObserver):
     @property
     def rests(self) -> bool:
         """Whether it sets back nothing more."""
-        return self._accidents >= MOST
+        return self._accidents >= MOST_ACCIDENTS
 
     @property
     def waits(self) -> bool:
@@ -127,7 +127,7 @@ class LevelRule(LayerObserver):
                 self._accidents += 1
                 self._pause = step + PAUSE * 2**self._accidents
             if self._returned:
-                self._accidents = MOST
+                self._accidents = MOST_ACCIDENTS
             if sudden and not accidents:
                 warn(
                     f"the gradient has changed suddenly, and {len(undo)} of {len(self._cores)} cores, the first of "
@@ -223,13 +223,13 @@ def _has_left(now: Level, before: Level, trainable: bool) -> bool:
     if not (own and 0 < size < math.inf and 0 < old < math.inf):
         return False
     moved = float((now.mean - before.mean).square().mean().sqrt())
-    return abs(math.log(size / old)) > SIZE or moved > MOVED * old
+    return abs(math.log(size / old)) > SIZE_BAND or moved > MEAN_BAND * old
 
 
 def _is_same(slope: Tensor, shift: Tensor, former_slope: Tensor, former_shift: Tensor, size: Tensor) -> bool:
     """Whether slope and shift are the former ones, within the limits of the band."""
     ratio, moved = slope / former_slope.to(slope), slope * (shift - former_shift.to(shift))
-    return bool((ratio.log().abs().mean() <= SIZE) & (moved.square().mean().sqrt() <= MOVED * size))
+    return bool((ratio.log().abs().mean() <= SIZE_BAND) & (moved.square().mean().sqrt() <= MEAN_BAND * size))
 
 
 def _set(core: SigmoidCore, slope: Tensor, shift: Tensor) -> None:

@@ -16,7 +16,7 @@ from sigmoidcore.observation.graph import Trunk
 STEEPER = 0.5  # a slope is raised only if the mean relative slope of its layer is at least this
 FULL, LEAST = math.log(20), 0.1
 """A difference (of logarithms, beyond the band) that a slope makes up for at once, and the share of a small one."""
-MOST = math.log(2)  # a slope changes at most by this factor (in logarithms) a sample
+LARGEST_CHANGE = math.log(2)  # a slope changes at most by this factor (in logarithms) a sample
 TRIES = 10  # changes of a slope after which the gradient must be nearer to level than before them
 
 
@@ -42,7 +42,7 @@ class ProfileRule:
         if len(trunk.cores) > 1:
             excess = self.excess(logs[trunk.cores])
             difference[trunk.cores[:-1]] = excess[:-1] - excess[1:]
-        change = (difference * (difference / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
+        change = (difference * (difference / FULL).square().clamp(LEAST, 1)).clamp(-LARGEST_CHANGE, LARGEST_CHANGE)
         self._trials = {i: t for i, t in self._trials.items() if change[i] != 0 or t[2] == math.inf}
         moved = []
         for i in (change * enough).nonzero().flatten().tolist():

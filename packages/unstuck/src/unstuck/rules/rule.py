@@ -32,7 +32,7 @@ class Rule:
     id: str
     name: str  # two to five words
     severity: Severity  # of a finding, unless the check decides otherwise
-    # returns its result, or None; its docstring is the rule's section in docs/rules.md
+    # returns its result, or None; docs/rules.toml has the rule's section of docs/rules.md
     check: Callable[[Evidence], Found | None] = field(repr=False)
     remedy: str  # one sentence with the next step for the user, unless the check has a better one
     hidden_by: tuple[str, ...] = ()  # rules that explain this one: it is left out after their error or warning
