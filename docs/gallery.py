@@ -14,7 +14,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -140,7 +140,9 @@ def report(program: Program) -> Report:
         ("`unstuck.diagnose` on the first batch", lambda: first_batch(program, repaired=False)),
         (f"`unstuck.Monitor` over {program.steps} steps", lambda: watched(program)),
     ):
-        for finding in diagnose().findings:
+        for found in diagnose().findings:
+            proved = found.trial is not None and found.trial.proved
+            finding = found if proved else replace(found, trial=None)
             if finding.rule in rules and finding.severity is not Severity.NOTE:
                 return Report(call, finding)
     raise RuntimeError(f"the diagnosis does not name the cause of {program.name!r}: leave it out")
