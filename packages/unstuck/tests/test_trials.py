@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import unstuck
 from unstuck.findings import NONE_TRIED, Finding, Severity
-from unstuck.trials import Recording, recording_of, tried, verdict
+from unstuck.trials import Recording, tried, verdict
 from unstuck.trials.edits import EDITS
 
 pytestmark = pytest.mark.trials
@@ -348,16 +348,31 @@ def test_all_optimizers_of_a_step_train():
     assert monitor.recording.held == {name for name, _ in model.named_parameters()}
 
 
-def test_diagnose_records_one_step_of_the_batch():
-    subject = unstuck.diagnose(network(), *batch(), F.cross_entropy, trials=False).subject
-    recording = recording_of(subject)
-    assert [node.function for node in recording.steps[0].calls()] == [
-        "linear",
-        "tanh",
-        "linear",
-        "cross_entropy",
-        "reshape",
-    ]
+def test_diagnose_calls_the_loss_once_with_trials_or_without():
+    called = []
+
+    def loss(outputs, targets):
+        called.append(None)
+        return F.cross_entropy(outputs, targets)
+
+    for trials in (False, True):
+        unstuck.diagnose(network(nn.Softmax(1)), *batch(), loss, trials=trials)
+    assert len(called) == 2
+
+
+class MadeInForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return nn.functional.linear(self.body(x), nn.Parameter(torch.randn(3, 8)))
+
+
+def test_weights_that_are_made_in_the_forward_are_found_with_trials_or_without():
+    found = [unstuck.diagnose(MadeInForward(), *batch(), F.cross_entropy, trials=trials) for trials in (False, True)]
+    assert "US504" in [finding.rule for finding in found[0].findings]
+    assert {finding.rule for finding in found[0].findings} == {finding.rule for finding in found[1].findings}
 
 
 def test_every_edit_names_known_rules():

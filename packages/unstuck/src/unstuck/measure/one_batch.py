@@ -17,12 +17,16 @@ from unstuck.measure.probe import Probe
 from unstuck.measure.statistics import seen_no_data
 from unstuck.observation.batch import BATCH_NORMS, evaluating, loss_of, run, unchanged
 from unstuck.observation.process_group import Ranks
+from unstuck.step import Step
 from unstuck.step.node import mapped, tensors_in
 from unstuck.wording import listed
 
 
-def measure(subject: Subject, ranks: Ranks) -> Measurement:
-    """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
+def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], object] | None = None) -> Measurement:
+    """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together.
+
+    `take` is called with the recorded step, whose tensors it has to copy.
+    """
     model = subject.model
     check(model, subject.inputs, subject.targets, subject.loss_fn)
     unused = fresh_norms(model)
@@ -40,6 +44,8 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
                     loss.backward()  # type: ignore[no-untyped-call]
                     if not probe.has_gradients:  # no layer has received one
                         probe.parameters.read_gradients()
+                if take is not None:
+                    take(probe.take_step(loss))
                 measurement = probe.conclude()
             except Exception as error:
                 if not subject.training:

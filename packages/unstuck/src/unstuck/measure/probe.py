@@ -156,8 +156,13 @@ class Probe(Observer):
         finally:
             self.forget()
 
-    def take_step(self) -> Step:
-        """The recorded step of the passes so far, to be repeated: `conclude` drops its tensors otherwise."""
+    def take_step(self, loss: Tensor | None = None) -> Step:
+        """The recorded step of the passes so far, to be repeated: `conclude` drops its tensors otherwise.
+
+        `loss` is that of a step without a backward pass.
+        """
+        if loss is not None and not self._recorder.step.losses:
+            self._recorder.take_loss(loss)
         return self._recorder.restart({})
 
     def loss_weights(self, held: Container[int]) -> tuple[Weight, ...]:

@@ -20,12 +20,12 @@ def trial_text(trial: Trial) -> str:
     values = {"edit": trial.edit, "steps": trial.steps, "first": first, "last": last, "before": before, "end": end}
     if trial.proved:
         return _(
-            "Proved by a trial: {edit}, {steps} steps bring the loss from {first} to {last}; as it is, from {before} "
+            "Proved by a trial: {edit}, {steps} steps bring the loss from {first} to {last}; unchanged, from {before} "
             "to {end}.",
             **values,
         )
     return _(
-        "Not proved: in a trial {edit}, {steps} steps bring the loss from {first} to {last}; as it is, from {before} "
+        "Not proved: in a trial {edit}, {steps} steps bring the loss from {first} to {last}; unchanged, from {before} "
         "to {end}.",
         **values,
     )

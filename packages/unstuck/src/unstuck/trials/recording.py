@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from unstuck.language import _
 from unstuck.measure.measurement import Subject
-from unstuck.measure.one_batch import loss_in, passes
-from unstuck.step import Step, recorded
+from unstuck.step import Step
 from unstuck.wording import in_one_line
 
 STEPS = 4
@@ -103,21 +102,18 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, NotTriedError) else in_one_line(error)
 
 
-def recording_of(subject: Subject) -> Recording:
-    """Record one step on the batch of a subject, which has a loss function; nothing of the model changes."""
+def recording_of(subject: Subject, step: Step) -> Recording:
+    """Copies of a step on the batch of a subject, and of its weights, to be trained with Adam."""
     model = subject.model
     try:
         with torch.inference_mode(False):
             values = copies(model)
-            with passes(subject) as batch, recorded(model) as step:
-                taken = step(loss_in(batch))
-            room = BYTES - size_of(values.values())
-            hold(taken, room)
+            hold(step, BYTES - size_of(values.values()))
     except Exception as error:  # of whatever kind: a diagnosis does not fail for a trial
         return Recording(missing=reason(error))
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     adam = OptimizerSettings(torch.optim.Adam, ({"lr": USUAL_RATE, "params": names},))
-    return Recording([taken], values, (adam,))
+    return Recording([step], values, (adam,))
 
 
 def copies(model: nn.Module) -> dict[str, Tensor]:
@@ -127,21 +123,18 @@ def copies(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in named.items()}
 
 
-def hold(step: Step, room: int) -> int:
-    """Copy what a step reads, because the caller may change it; returns its size."""
+def hold(step: Step, room: int) -> None:
+    """Copy what a step reads, because the caller may change it."""
     given = [(node, node.value) for node in step.nodes if node.value is not None]
-    size = check_size((value for _node, value in given), room)
+    check_size((value for _node, value in given), room)
     for node, value in given:
         node.value = value.detach().clone().requires_grad_(value.requires_grad)
-    return size
 
 
-def check_size(tensors: Iterable[Tensor], most: int) -> int:
-    """The size of tensors; an error if they are too large."""
-    size = size_of(tensors)
-    if size > most:
+def check_size(tensors: Iterable[Tensor], most: int) -> None:
+    """Raise an error if tensors are too large."""
+    if size_of(tensors) > most:
         raise NotTriedError(_("weights and batches are larger than {size} MiB", size=BYTES >> 20))
-    return size
 
 
 def size_of(tensors: Any) -> int:
