@@ -211,23 +211,3 @@ def test_an_untraceable_forward_does_not_fail_a_diagnosis():
             return super().forward(x)
 
     assert [f.rule for f in vanishing(Counting())[0].findings if f.severity is not Severity.NOTE] == ["US101"]
-
-
-def test_lstm_cells_get_no_call():
-    class Cells(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.head = nn.LSTMCell(8, 32), nn.Linear(32, 10)
-            with torch.no_grad():
-                self.cell.bias_hh[32:64] -= 3  # forgets
-
-        def forward(self, x):
-            state = None
-            for t in range(x.shape[1]):
-                state = self.cell(x[:, t], state)
-            return self.head(state[0])
-
-    diagnosis = unstuck.diagnose(Cells(), torch.randn(64, 60, 8), torch.randint(10, (64,)), functional.cross_entropy)
-    finding = next(f for f in diagnosis.findings if f.rule == "US103")
-    assert finding.call is None
-    assert finding.remedy.startswith("Start the bias")

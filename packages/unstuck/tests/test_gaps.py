@@ -1,7 +1,6 @@
 """What could not be judged is said, and nothing is called healthy without it."""
 
 import json
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -58,29 +57,6 @@ def test_a_frozen_part_is_named():
     found = unstuck.diagnose(model, X, Y, nn.functional.cross_entropy)
     assert first_line(found).startswith("healthy")
     assert "2 of 4 parameters (frozen)" in str(found)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_dynamically_quantized_model_is_not_called_healthy():
-    model = torch.ao.quantization.quantize_dynamic(small(), {nn.Linear}, dtype=torch.qint8)
-    found = unstuck.diagnose(model, X)
-    assert first_line(found) == "nothing found in 1 layer, but not judged: 2 quantized layers (`0` and `2`) and 1 more"
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_parameters_behind_quantized_layers_are_not_accused():
-    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Embedding(9, 8), *small()), {nn.Linear})
-    found = unstuck.diagnose(model, torch.randint(9, (64,)))
-    assert found.healthy
-    assert first_line(found).startswith("1 note in 2 layers, but not judged: 2 quantized layers (`1` and `3`)")
-
-
-def test_a_scripted_part_is_named():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        part = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
-    found = unstuck.diagnose(nn.Sequential(nn.Linear(8, 8), part, nn.Linear(8, 3)), X)
-    assert "1 module of TorchScript (`1`)" in str(found)
 
 
 @pytest.mark.parametrize(("steps", "healthy"), [(1, False), (2, False), (3, True)])

@@ -43,13 +43,13 @@ def test_layers_are_named_worst_first_with_their_median_gain():
     finding = only(chain(*powers(0.1, 9)))
     assert finding.layers == ("0", "2", "4", "6", "8")
     assert "`0` to `8` (5 of 9 layers)" in finding.message
-    assert "It shrinks everywhere: the median gain of a layer is 0.1." in finding.message
+    assert "The median gain of a layer is 0.1." in finding.message
 
 
 def test_the_layer_before_a_single_bad_segment_is_named_first():
     finding = only(chain(*[1e-7] * 5, 1.0, 1.0))
     assert finding.layers[0] == "8"
-    assert "Most is lost between `8` and `10` (gain 1e-7)" in finding.message
+    assert "The largest change is between `8` and `10` (gain 1e-7)" in finding.message
 
 
 def test_a_thousand_layers_fit_into_one_sentence():
@@ -71,7 +71,6 @@ def test_layers_before_weights_that_start_at_zero_are_healthy_at_the_first_step(
     start = chain(0.0, 0.0, 1.0)
     found = find([with_weight(start, "4.weight", size=0.0, gradient=1.0)])
     assert [(f.rule, f.severity) for f in found] == [("US502", "note")]
-    assert "`4.weight` starts at 0" in found[0].message
 
 
 def test_a_low_rank_adapter_that_starts_at_zero_is_healthy():
@@ -105,13 +104,6 @@ def test_a_head_that_starts_tiny_is_not_a_vanished_gradient():
     assert rules(with_weight(found, "4.weight", size=1e-3)) == []
     assert rules(with_weight(found, "4.weight", size=1e-3, trains=False)) == ["US101"]
     assert rules(with_weight(chain(1e-9, 1e-9, 1.0), "4.weight", size=1e-3)) == ["US101"]
-
-
-def test_a_large_head_for_large_targets_is_not_an_exploding_gradient():
-    found = chain(1e5, 1e5, 1.0)
-    assert rules(found) == ["US102"]
-    assert rules(with_weight(found, "4.weight", size=1e4)) == []
-    assert rules(with_weight(chain(1e9, 1e9, 1.0), "4.weight", size=1e4)) == ["US102"]
 
 
 def scaled_branch(level, **gamma):
@@ -210,23 +202,3 @@ def test_short_sequences_and_padding_are_healthy():
     assert rules(recurrent(*[0.0] * 30, *[1.0] * 30)) == []  # padding in front
     assert rules(recurrent(*[1.0] * 30, *[0.0] * 30)) == []  # and behind
     assert rules(recurrent(*[0.0] * 60)) == []
-
-
-def loop(*gradients):
-    """A layer that is called on its own output."""
-    names = ["cell", *(f"cell@{i}" for i in range(2, len(gradients) + 1))]
-    calls = [
-        linear(name, g, *([i - 1] if i else []), weights=("cell.weight",))
-        for i, (name, g) in enumerate(zip(names, gradients, strict=True))
-    ]
-    return measurement(*calls, linear("head", 1.0, len(calls) - 1))
-
-
-def test_a_cell_in_a_loop_is_a_recurrent_layer():
-    assert rules(loop(*powers(0.5, 60))) == ["US103"]
-    assert rules(loop(*powers(0.5, 12))) == []
-
-
-def test_a_layer_that_is_called_on_many_inputs_is_not_recurrent():
-    calls = [linear(f"cell@{i}", 0.5**i, weights=("cell.weight",)) for i in range(60)]
-    assert rules(measurement(*calls, linear("head", 1.0, *range(60)))) == []

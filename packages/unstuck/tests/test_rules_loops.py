@@ -1,7 +1,5 @@
 """What loops do wrong: schedules, evaluation mode, copies of networks and states that are cut."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -41,36 +39,3 @@ def test_norms_that_are_frozen_in_a_model_that_trains_are_meant():
     model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
     found = monitored(model, lambda m: functional.cross_entropy(m(X), Y), between=lambda step: model[1].train(step < 2))
     assert loud(found) == []
-
-
-class Values(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.values = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-        self.target = copy.deepcopy(self.values)
-
-    def forward(self, x):
-        return self.values(x)
-
-
-def bootstrapped(model):
-    return functional.mse_loss(model(X), model.target(X.roll(1, 0)).detach())
-
-
-def test_a_target_network_that_no_optimizer_moves_is_a_note():
-    model = Values()
-    assert loud(unstuck.diagnose(model, (X,), Y, lambda o, y: bootstrapped(model))) == []
-    assert loud(monitored(model, bootstrapped, list(model.values.parameters()))) == []
-    assert loud(monitored(model, bootstrapped)) == ["US501"]
-
-
-def test_gradients_that_are_emptied_before_the_step_are_named_by_the_remedy():
-    model = nn.Linear(64, 10)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with unstuck.Monitor(model, every=1) as monitor:
-        for _ in range(6):
-            functional.cross_entropy(model(X), Y).backward()
-            optimizer.zero_grad()
-            optimizer.step()
-    (finding,) = (f for f in monitor.diagnosis().findings if f.rule == "US301")
-    assert "not between it and `optimizer.step()`" in finding.remedy

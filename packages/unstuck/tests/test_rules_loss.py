@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -233,7 +232,7 @@ def test_a_bounded_activation_before_logits_is_wrong():
     x, y = torch.randn(64, 8), torch.arange(64) % 4
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     tanh = unstuck.diagnose(nn.Sequential(*model, nn.Tanh()), x, y, functional.cross_entropy)
-    assert [(f.rule, f.remedy) for f in tanh.findings] == [("US601", "Remove `3`: bounded logits are never certain.")]
+    assert [(f.rule, f.remedy) for f in tanh.findings] == [("US601", "Remove `3`: logits may be any real number.")]
 
 
 @pytest.mark.parametrize("last", [nn.LogSoftmax(1), nn.Softmax(1)])
@@ -315,55 +314,7 @@ def test_a_logarithm_of_outputs_that_are_no_probabilities(before, logarithm, exp
     assert [rule for rule in loud(found) if rule == "US601"] == expected
 
 
-@pytest.mark.parametrize(
-    ("estimate", "expected"), [(lambda p: p, ["US601"]), (torch.log, [])], ids=["probabilities", "logarithms"]
-)
-def test_a_divergence_that_is_negative_got_no_logarithms(estimate, expected):
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 6))
-    prior = torch.full((6,), 1 / 6)
-
-    def loss(outputs, y):
-        mean = outputs.softmax(1).mean(0)
-        return functional.cross_entropy(outputs, y) + functional.kl_div(estimate(mean), prior, reduction="sum")
-
-    assert loud(unstuck.diagnose(model, torch.randn(64, 8), torch.arange(64) % 6, loss)) == expected
-
-
-@pytest.mark.parametrize(("size", "expected"), [(100.0, ["US607"]), (1.0, [])])
-def test_a_log_softmax_that_is_certain_and_wrong_is_named(size, expected):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(30, 32), nn.Linear(32, 30), nn.LogSoftmax(-1))
-    with torch.no_grad():
-        model[0].weight.mul_(size)
-    tokens = torch.randint(30, (256,))
-    assert loud(unstuck.diagnose(model, tokens, tokens.roll(1), functional.nll_loss)) == expected
-
-
 def test_ignored_targets_are_no_labels():
     model, ignored = nn.Linear(6, 3), torch.full((64,), -100)
     found = unstuck.diagnose(model, torch.randn(64, 6), ignored, nn.functional.cross_entropy).findings
     assert [f.rule for f in found if f.severity != "note"] == ["US401"]
-
-
-@pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (partial(nn.LSTM, 8, 3), ["US601"]),
-        (partial(nn.GRU, 8, 3), ["US601"]),
-        (partial(nn.RNN, 8, 3), ["US601"]),
-        (partial(nn.LSTM, 8, 12, proj_size=3), []),
-    ],
-    ids=["LSTM", "GRU", "RNN", "projected"],
-)
-def test_states_of_a_recurrent_layer_are_no_logits(make, expected):
-    class Last(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = make(batch_first=True)
-
-        def forward(self, x):
-            return self.body(x)[0][:, -1]
-
-    labels = torch.arange(64) % 3
-    assert loud(unstuck.diagnose(Last(), torch.randn(64, 5, 8), labels, functional.cross_entropy)) == expected

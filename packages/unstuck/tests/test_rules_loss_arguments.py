@@ -95,18 +95,3 @@ def test_a_likelihood_and_a_focal_loss_have_factors_with_gradients():
         return -((torch.ones(64) - chosen.exp()) * chosen).mean()
 
     assert found(likelihood) == found(focal) == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (lambda z: z.exp() / z.exp().sum(1, keepdim=True), ["US601"]),
-        (lambda z: z.relu().add(0.01) / z.relu().add(0.01).sum(1, keepdim=True), ["US601"]),
-        (lambda z: functional.gumbel_softmax(z, dim=1), ["US601"]),
-        (lambda z: z / z.norm(dim=1, keepdim=True), []),
-        (lambda z: 10 * z.exp() / z.exp().sum(1, keepdim=True), []),
-    ],
-    ids=["softmax by hand", "shares", "gumbel", "unit vectors", "scaled"],
-)
-def test_probabilities_are_no_logits_whoever_computes_them(answer, expected):
-    assert found(lambda outputs: functional.cross_entropy(answer(outputs), LABELS % 3), outputs=3) == expected

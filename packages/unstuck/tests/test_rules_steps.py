@@ -1,7 +1,5 @@
 """US303 to US308: trainings whose optimizer does too little, too much, or something else."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -152,19 +150,6 @@ def test_gradients_that_are_never_emptied_are_named(model):
 
     (finding,) = found(model, step)
     assert (finding.rule, finding.layers) == ("US305", ("0.weight", "0.bias", "2.weight", "2.bias"))
-
-
-@pytest.mark.parametrize(("epoch", "expected"), [(1, []), (7, ["US305"])])
-def test_gradients_that_are_emptied_once_an_epoch_are_named(model, epoch, expected):
-    optimizer, numbers = sgd(model, lr=0.001), itertools.count(1)
-
-    def step():
-        if next(numbers) % epoch == 0:
-            optimizer.zero_grad()
-        loss_of(model).backward()
-        optimizer.step()
-
-    assert rules(model, step, times=14) == expected
 
 
 def test_gradients_of_another_loss_may_stay_until_the_step(model):

@@ -14,15 +14,6 @@ from unstuck.measure.measurement import Weight
 from unstuck.rules import find
 
 
-def test_a_loss_that_is_0_from_the_start_is_an_error_and_one_that_falls_to_0_a_note():
-    steps = [replace(chain(0.0, 0.0, 0.0), loss=loss, step=i) for i, loss in enumerate([0.0] * 4)]
-    (finding,) = find(steps)
-    assert (finding.rule, finding.severity) == ("US502", Severity.ERROR)
-    assert "in all 4 measurements" in finding.message
-    (finding,) = find([replace(steps[0], loss=1.0), *steps[1:]])
-    assert (finding.rule, finding.severity) == ("US502", Severity.NOTE)
-
-
 def test_a_layer_without_a_gradient_before_one_with_a_gradient_is_cut_off():
     finding = only(chain(None, 1.0, 1.0))
     assert (finding.rule, finding.severity, finding.layers) == ("US501", "warning", ("0.weight",))
@@ -37,7 +28,7 @@ def test_unused_heads_and_unused_parameters_are_warnings():
     assert only(found).severity is Severity.WARNING
     assert "the loss does not depend on" in only(found).message
     idle = replace(chain(1.0), weights=(Weight("0.weight", (2, 2), gradient=1.0), Weight("idle", (2, 2), used=False)))
-    assert "the forward pass does not use" in only(idle).message
+    assert only(idle).severity is Severity.WARNING
 
 
 class Auxiliary(nn.Module):
@@ -68,7 +59,6 @@ def test_parts_that_may_run_in_training_mode_only_are_a_note(model, training, se
         f for f in unstuck.diagnose(model, torch.randn(64, 8), training=training).findings if f.rule == "US501"
     )
     assert (finding.severity, finding.layers[0]) == (severity, "second.weight")
-    assert ("training=True" in finding.remedy) == (severity == "note")
 
 
 def test_parts_that_no_mode_uses_are_a_warning():
@@ -99,12 +89,9 @@ def test_a_small_matrix_that_the_forward_pass_does_not_use_is_a_note(width, seve
     assert only(replace(chain(1.0), weights=(used, idle))).severity == severity
 
 
-def test_a_zero_table_that_is_added_may_have_no_gradient_and_an_empty_weight_too():
-    zero = {"size": 0.0, "gradient": 0.0}
-    for weight in (Weight("positions", (10, 4), **zero), Weight("0.weight", (10, 0), **zero)):
-        found = chain(1.0, 1.0)
-        others = tuple(w for w in found.weights if w.name != weight.name)
-        assert rules(replace(found, weights=(*others, weight))) == []
+def test_an_empty_weight_may_have_no_gradient():
+    found = chain(1.0, 1.0)
+    assert rules(with_weight(found, "0.weight", shape=(10, 0), size=0.0, gradient=0.0)) == []
 
 
 def experts(*gradients, rows=(4, 4, 4, 4)):
@@ -127,11 +114,6 @@ def test_parts_of_another_name_or_shape_beside_idle_experts_are_warnings():
     both = only(replace(found, weights=(*found.weights, other)))
     assert (both.severity, both.layers) == (Severity.WARNING, ("experts.4.weight",))
     assert rules(replace(found, weights=(*found.weights, replace(other, name="idle", shape=(10, 10))))) == ["US501"]
-
-
-def test_the_gradient_of_an_expert_with_few_rows_has_not_vanished():
-    assert rules(experts(1.0, 1.0, 1.0, 0.7e-4, rows=(50, 50, 27, 1))) == []
-    assert rules(experts(1.0, 1.0, 1.0, 0.7e-4, rows=(32, 32, 32, 32))) == ["US101"]
 
 
 def test_no_gradient_at_all_is_an_error_and_frozen_parameters_are_not_named():
@@ -228,56 +210,3 @@ def test_layers_that_each_forward_pass_makes_anew_are_not_registered(when, expec
             model(torch.randn(64, 8)).square().mean().backward()
             optimizer.step()
     assert ("US504" in loud(monitor.diagnosis())) == expected
-
-
-class Durations(nn.Module):
-    """Two outputs, one of them rounded."""
-
-    def __init__(self, rounding):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
-        self.pitch, self.width = nn.Linear(16, 1), nn.Linear(16, 1)
-        self.rounding = rounding
-
-    def forward(self, x):
-        x = self.body(x)
-        return self.pitch(x), self.rounding(self.width(x).exp())
-
-
-class Rounds(nn.Module):
-    """A rounding."""
-
-    def forward(self, x):
-        return x.round()
-
-
-class Sentence(nn.Module):
-    """Reads a sentence in both directions, and answers by some of the states."""
-
-    def __init__(self, kind, answer):
-        super().__init__()
-        self.answer = answer
-        self.body, self.head = kind(8, 16, num_layers=2, bidirectional=True, batch_first=True), nn.LazyLinear(3)
-
-    def forward(self, x):
-        outputs, states = self.body(x)
-        return self.head(self.answer(outputs, states[0] if isinstance(states, tuple) else states))
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (lambda outputs, states: states[-1], ["body.weight_ih_l1", "body.weight_hh_l1"]),
-        (lambda outputs, states: outputs[:, -1], ["body.weight_hh_l1_reverse"]),
-        (lambda outputs, states: torch.cat([states[-2], states[-1]], 1), []),
-        (lambda outputs, states: outputs.mean(1), []),
-    ],
-    ids=["last state", "last step", "both", "mean"],
-)
-def test_of_two_directions_both_are_used(kind, answer, expected):
-    model, x = Sentence(kind, answer), torch.randn(32, 6, 8)
-    model(x)
-    found = unstuck.diagnose(model, x, torch.arange(32) % 3, nn.functional.cross_entropy).findings
-    named = [layer for f in found if f.rule == "US502" and f.severity is Severity.WARNING for layer in f.layers]
-    assert named == expected

@@ -9,7 +9,6 @@ from torch.nn.utils import parametrizations, prune
 from unstuck_support.layers import activation, linear, measurement, rules, training, with_weight
 
 import unstuck
-from unstuck.measure.measurement import Comparison
 
 FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
@@ -31,36 +30,6 @@ def test_units_that_die_after_a_large_step_are_named_with_this_step_first():
     assert dying(0.95, 0.2, first=0.95) == ["US202"]
     assert dying(0.3, 0.2) == []
     assert dying(0.95, 0.2, usual=0.15) == ["US302", "US202"]
-
-
-@pytest.mark.parametrize(
-    ("update", "decay", "expected"),
-    [(0.03, 0.8, ["US307"]), (0.01, 0.8, []), (0.03, 0.3, [])],
-    ids=["fast", "slow", "less than the gradient"],
-)
-def test_a_decay_that_takes_a_hundredth_of_the_weights_in_a_step(update, decay, expected):
-    steps = training([update] * 12, FALLING)
-    for name in ("0.weight", "2.weight"):
-        steps = [with_weight(m, name, decay=decay) for m in steps]
-    assert rules(*steps) == expected
-
-
-def answered(loss, comparison, first=None):
-    """A recurrent layer that forgets and a softmax that looks at one key, with this loss."""
-    steps = [1e-9] * 10 + [1.0] * 10
-    layers = [linear("0", 1.0, steps=tuple(steps)), activation("1", 1.0, 0), linear("2", 1.0, 1)]
-    layers[1] = replace(layers[1], role="attention", entropy=0.01, sharp=1.0)
-    last = measurement(*layers, comparisons=(comparison,), loss=loss, loss_function=comparison.function)
-    return rules(*([replace(last, loss=first)] if first else []), last)
-
-
-def test_a_network_that_has_learned_may_forget_and_look_at_one_key():
-    classes = Comparison("cross_entropy", 2, (64, 10), (64,), True, 0, 9, varied=True, target_rms=5.0, output_rms=4.0)
-    numbers = Comparison(
-        "mse_loss", 2, (64, 1), (64, 1), False, -2, 2, target_rms=1.0, target_deviation=1.0, output_rms=1.0
-    )
-    assert answered(1.0, classes) == answered(0.2, numbers) == ["US103", "US204"]
-    assert answered(0.4, classes) == answered(0.09, numbers) == answered(0.2, numbers, first=2.1) == []
 
 
 @pytest.mark.parametrize(
@@ -133,18 +102,3 @@ def test_a_logarithm_of_0_is_no_large_step():
     found = descent(model, loss, 0.05, steps=96)
     assert "US401" in found
     assert "US302" not in found
-
-
-@pytest.mark.parametrize(("always", "expected"), [(True, ["US203"]), (False, [])])
-def test_a_batch_of_one_sample_twice_is_chance_if_others_differ(always, expected):
-    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with unstuck.Monitor(model, every=1) as monitor:
-        for step in range(6):
-            x = torch.randn(2, 4)
-            if always or step == 5:
-                x[1] = x[0]
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), torch.tensor([0, 1])).backward()
-            optimizer.step()
-    assert [f.rule for f in monitor.diagnosis().findings if f.severity != "note"] == expected

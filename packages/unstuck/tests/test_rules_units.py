@@ -9,7 +9,6 @@ from unstuck_support.layers import activation, chain, linear, measurement, only,
 from unstuck_support.measurements import changed
 
 import unstuck
-from unstuck.findings import Severity
 from unstuck.measure.measurement import Weight
 from unstuck.rules import find
 
@@ -19,9 +18,7 @@ def test_saturated_neurons_explain_the_gradient_that_vanishes_there():
     shut = changed(found, 1, kind="Tanh", saturated=0.9, relative_slope=0.01, gain=1e-7)
     finding = only(shut)
     assert (finding.rule, finding.layers) == ("US201", ("1",))
-    assert finding.message == (
-        "90 % of the neurons of `1` are saturated (mean relative slope 0.01): they pass almost no gradient back."
-    )
+    assert finding.message == "90 % of the neurons of `1` are saturated: they pass almost no gradient back."
 
 
 def test_saturated_neurons_do_not_explain_a_gradient_that_vanishes_elsewhere():
@@ -39,17 +36,6 @@ def test_a_gate_is_saturated_if_every_neuron_of_it_is():
     shut = {"kind": "Sigmoid", "saturated": 1.0, "gate": True}
     assert rules(changed(chain(1.0, 1.0, 1.0), 1, **shut, rms=0.01)) == ["US201"]
     assert rules(changed(chain(1.0, 1.0, 1.0), 1, **shut, rms=0.99)) == []  # it is open
-
-
-@pytest.mark.parametrize(
-    ("first", "factor", "severity"),
-    [(0.1, 0.8, "note"), (0.8, 0.8, "warning"), (0.1, 0.97, "warning")],
-    ids=["came", "was there", "slow"],
-)
-def test_saturation_that_comes_while_the_loss_falls_is_a_note(first, factor, severity):
-    found = [changed(chain(1.0, 1.0, 1.0), 1, kind="Tanh", saturated=share) for share in (first, *[0.8] * 11)]
-    (finding,) = find([replace(m, loss=2.3 * factor**i, step=i) for i, m in enumerate(found)])
-    assert (finding.rule, finding.severity) == ("US201", severity)
 
 
 def test_a_sigmoid_inside_a_focal_loss_is_no_gate_of_the_network():
@@ -129,21 +115,6 @@ def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
     found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1))
     assert rules(found) == ["US204"]
     assert rules(changed(found, 1, sharp=0.75)) == []
-
-
-def test_sharp_attention_of_a_network_that_has_learned_is_a_note():
-    heads = linear("attention", 1.0, 0, kind="MultiheadAttention", entropy=0.01, sharp=1.0)
-    found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1), loss=0.01, loss_function="cross_entropy")
-    assert only(found).severity is Severity.NOTE
-    assert rules(replace(found, loss=0.5)) == ["US204"]
-    assert rules(replace(found, loss=8.0), replace(found, loss=0.5)) == []
-
-
-def test_a_closed_gate_explains_the_vanishing_gradient_of_the_signal_that_it_multiplies():
-    gate = activation("gate", 1e-9, 0, kind="Sigmoid", saturated=1.0, gate=True, gain=1e-12, rms=1e-13)
-    value = activation("tanh", 1e-13, 1, kind="Tanh", gate=True)
-    found = measurement(linear("g", 1e-21), linear("a", 1e-13), gate, value, linear("head", 1.0, 2, 3))
-    assert rules(found) == ["US201"]
 
 
 def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from unstuck_support.layers import chain, rules, training, with_weight
+from unstuck_support.layers import rules, training, with_weight
 
 from unstuck.measure.measurement import Comparison
 
@@ -44,13 +44,6 @@ def test_rates_are_judged_by_the_loss(updates, losses, expected):
     assert rules(*spoiled(training(updates, losses))) == expected
 
 
-@pytest.mark.parametrize("sign", [{"dead": 0.6}, {"saturated": 0.6}, {"spread": 0.06}, {"gradient": 0.0}])
-def test_a_loss_that_stands_still_is_ruined_only_if_neurons_show_it(sign):
-    converged = training(RUINED, FLAT)
-    assert rules(*converged) == []
-    assert "US302" in rules(*spoiled(converged, **sign))
-
-
 @pytest.mark.parametrize(
     ("first", "grown", "losses", "expected"),
     [
@@ -58,32 +51,15 @@ def test_a_loss_that_stands_still_is_ruined_only_if_neurons_show_it(sign):
         (0.8, 2.0, FLAT, []),
         (0.2, 5.0, FLAT, []),
         (0.8, 5.0, FALLING, []),
-        (0.8, 5.0, [-0.01 * i for i in range(12)], ["US302"]),
-        (0.2, 5.0, [-0.01 * i for i in range(12)], []),
     ],
-    ids=["blown up", "not grown", "slowly", "learns", "with the loss of a policy", "a policy that grows slowly"],
+    ids=["blown up", "not grown", "slowly", "learns"],
 )
 def test_first_steps_that_make_the_weights_much_larger(first, grown, losses, expected):
-    steps = training([first, *[0.01] * 11], losses)
-    for m in steps:
-        assert {w.name for w in m.weights} == {"0.weight", "2.weight"}
-    sized = [
-        with_weight(with_weight(m, "0.weight", size=2.0 * size), "2.weight", size=2.0 * size)
-        for m, size in zip(steps, [1.0, *[grown] * 11], strict=True)
-    ]
-    assert rules(*sized) == expected
-
-
-def test_what_explains_that_nothing_is_learned_is_a_warning():
-    def watched(level, losses):
-        chain_of = chain(level, 1.0, 1.0)
-        weights = tuple(replace(w, update=1e-3, rate=1.0) for w in chain_of.weights)
-        return [replace(chain_of, weights=weights, loss=loss, step=i) for i, loss in enumerate(losses)]
-
-    assert rules(*watched(5e-4, FALLING)) == []
-    assert rules(*watched(5e-4, FLAT)) == ["US101"]
-    assert rules(*watched(5e-4, FLAT)[:1], *watched(0.5, FLAT)[1:]) == ["US101"]
-    assert rules(*watched(5e-2, FLAT)) == []
+    steps = []
+    for i, m in enumerate(training([first, *[0.01] * 11], losses)):
+        size = 2.0 * (grown if i else 1.0)
+        steps.append(with_weight(with_weight(m, "0.weight", size=size), "2.weight", size=size))
+    assert rules(*steps) == expected
 
 
 @pytest.mark.parametrize(
@@ -114,11 +90,6 @@ def test_a_training_that_goes_on_at_a_rate_of_0_changes_nothing(usual, ended, ex
 )
 def test_large_first_steps_are_no_fault_while_the_loss_falls(update, losses, expected):
     assert rules(*training([update] * 3, losses)) == expected
-
-
-@pytest.mark.parametrize(("update", "expected"), [(48.0, ["US302"]), (5.0, [])])
-def test_a_single_step_that_ruins_the_weights_is_named_at_once(update, expected):
-    assert rules(*training([update], [2.3])) == expected
 
 
 def test_a_rate_that_was_lowered_has_not_ruined_anything():

@@ -99,6 +99,6 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def verb(names: Sequence[str], one: str, several: str) -> str:
+def verb(names: Sequence[object], one: str, several: str) -> str:
     """The form of a verb that fits the number of names."""
     return one if len(names) == 1 else several

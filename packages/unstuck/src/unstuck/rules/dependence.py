@@ -3,7 +3,7 @@
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found
+from unstuck.rules.rule import Found, rule
 from unstuck.wording import named
 
 SEPARATE = (
@@ -18,13 +18,12 @@ MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all 
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
 
+@rule("US506", "samples are mixed", remedy=SEPARATE, mistake=True)
 def mixed_samples(evidence: Evidence) -> Found | None:
     """The answer for a sample changes with the company that it is in: training and use are not the same."""
     latest = evidence.latest
     over_samples = [
-        x.name
-        for x in latest.layers
-        if x.softmax_dim == 0 and not x.gate and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
+        x.name for x in latest.layers if x.softmax_dim == 0 and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
     ]
     if over_samples:
         text = _(
@@ -40,24 +39,22 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(first.layer), before=list(first.before), after=list(first.after),
         )  # fmt: skip
         return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
-    if latest.quantized:
-        return None  # their scale is that of the batch
-    depends = latest.dependence
-    if depends is None or not depends.samples:
+    if latest.dependence is None or not latest.dependence.samples:
         return None
     text = _(
         "The output for a sample changes with the other samples of the batch or its place among them, in evaluation "
         "mode, too."
     )
-    if depends.positions is False:
+    if latest.dependence.positions is False:
         return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
     return Found((), 1.0, 0.0, text)
 
 
+@rule("US606", "targets are visible", severity=Severity.ERROR, remedy=MASK, hidden_by=("US506",), mistake=True)
 def visible_targets(evidence: Evidence) -> Found | None:
     """The network copies what it should predict: the loss falls to 0, and the generated text is useless."""
     found = evidence.latest.dependence
-    if found is None or found.later is None:
+    if found is None:
         return None
     if found.shift == 1 and found.later:
         text = _(

@@ -1,7 +1,6 @@
 """The input of the rules: the measurements, and the latest one as a graph of layers."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +13,8 @@ USUAL_ROW_NORM = 0.5
 
 FEWEST_MEASUREMENTS = 3
 """With fewer measurements of a training, its steps and its normalisations are not judged."""
-SMALL_HEAD = 0.1
-"""A head of less than this share of the usual size was started small on purpose, one of more than its inverse large."""
+SMALL_SCALE = 0.1
+"""A head or a scale of less than this share of the usual size was started small on purpose."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +60,6 @@ class Evidence:
     def weights(self) -> dict[str, Weight]:
         """Parameters by name."""
         return {weight.name: weight for weight in self.latest.weights}
-
-    @cached_property
-    def moved_weights(self) -> dict[str, list[Weight]]:
-        """Those of the weights that are still there, by name, in all measurements whose step moved any."""
-        steps = by_name(m for m in self.measurements if any(w.update is not None for w in m.weights))
-        return {name: weights for name, weights in steps.items() if name in self.weights}
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
@@ -141,12 +134,8 @@ class Evidence:
     @cached_property
     def upper_level(self) -> dict[int, float]:
         """Level of each live layer that feeds a sink, by the larger of its two sizes and the smallest sink."""
-        factors = self._row_factors()
-        return {
-            i: factors[i] * max(self._sizes(i)) / reference[0]
-            for i, reference in enumerate(self.references)
-            if self.live[i] and reference and factors[i] < math.inf
-        }
+        known = ((i, reference) for i, reference in enumerate(self.references) if self.live[i] and reference)
+        return {i: max(self._sizes(i)) / smallest for i, (smallest, _) in known}
 
     @cached_property
     def lower_level(self) -> dict[int, float]:
@@ -156,17 +145,19 @@ class Evidence:
 
     @cached_property
     def _own_scales(self) -> tuple[float, ...]:
-        """For each layer: the smallest size of a trained parameter that scales its branch; 1 without any below 1."""
+        """The smallest trained scale of each branch (LayerScale), or the size of a head; 1 unless small."""
         found = []
-        for layer in self.layers:
-            own = (self.weights[name] for name in layer.scaled_by if name in self.weights)
-            sizes = (w.size / math.sqrt(math.prod(w.shape) or 1) for w in own if w.trains and w.gradient)
-            found.append(min([1.0, *filter(math.isfinite, sizes)]))
+        for i, layer in enumerate(self.layers):
+            own = [w for name in layer.scaled_by if (w := self.weights.get(name))]
+            if self.live[i] and not self.feeds_live[i]:
+                own += [w for name in layer.weights if (w := self.weights.get(name)) and len(w.shape) > 1]
+            sizes = [w.size / usual_size(w) for w in own if w.trains and w.gradient and w.size > 0]
+            found.append(min([1.0, *(size for size in sizes if size < SMALL_SCALE)]))
         return tuple(found)
 
     @cached_property
-    def branch_scales(self) -> tuple[float, ...]:
-        """For each layer: the smallest scale of its branch and of those that it reaches."""
+    def scales(self) -> tuple[float, ...]:
+        """For each layer: the smallest scale on its way to the loss."""
         found = list(self._own_scales)
         for i in reversed(range(len(found))):
             found[i] = min([found[i], *(found[c] for c in self.consumers[i])])
@@ -181,36 +172,6 @@ class Evidence:
         return tuple(found)
 
     @cached_property
-    def head_scales(self) -> tuple[tuple[float, float], ...]:
-        """For each layer: the smallest and the largest size, over a usual one, of the trained heads that it feeds.
-
-        Heads whose size is within a factor of `1 / SMALL_HEAD` of the usual one count as 1.
-        """
-        found = [(1.0, 1.0)] * len(self.layers)
-        sinks = set(self.sinks)
-        for i in reversed(range(len(found))):
-            own = [self.weights[name] for name in self.layers[i].weights if i in sinks and name in self.weights]
-            sizes = [w.size / usual_size(w) for w in own if len(w.shape) > 1 and w.trains and w.gradient and w.size > 0]
-            odd = [size for size in sizes if not SMALL_HEAD <= size <= 1 / SMALL_HEAD]
-            after = [found[c] for c in self.consumers[i]]
-            found[i] = min([1.0, *odd, *(low for low, _ in after)]), max([1.0, *odd, *(high for _, high in after)])
-        return tuple(found)
-
-    def _row_factors(self) -> list[float]:
-        """For each layer: how much larger its gradient would be for all rows; an expert of a mixture sees a few."""
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for i, layer in enumerate(self.layers):
-            for pattern in siblings(layer.name) if layer.role == "weights" else ():
-                groups.setdefault((pattern, layer.kind, layer.shape[1:]), []).append(i)
-        found = [1.0] * len(self.layers)
-        for group in groups.values():
-            rows = [(self.layers[i].shape or (1,))[0] for i in group]
-            if len(set(rows)) > 1:
-                for i, count in zip(group, rows, strict=True):
-                    found[i] = max(found[i], math.sqrt(sum(rows) / count) if count else math.inf)
-        return found
-
-    @cached_property
     def zero_initialised(self) -> tuple[Weight, ...]:
         """Weights that are 0 and get a gradient: they block the layers before them for one step only."""
         return tuple(w for w in self.latest.weights if w.trains and is_zero(w) and w.gradient)
@@ -222,8 +183,7 @@ class Evidence:
         for layer in self.layers:
             alike = layer.spread == 0 or (layer.spread is None and self.latest.samples > 1)
             found.append(alike and all(found[source] for source in layer.sources))
-        reads_inputs = any(not layer.sources and not same for layer, same in zip(self.layers, found, strict=True))
-        return tuple(found) if reads_inputs else (False,) * len(found)
+        return tuple(found)
 
     @cached_property
     def _judged(self) -> tuple[bool, ...]:
@@ -236,16 +196,12 @@ class Evidence:
         return tuple(a and not constant for a, constant in zip(judged, self.constant, strict=True))
 
     @cached_property
-    def best_level(self) -> dict[int, float]:
-        """Largest upper level of each judged layer and of all before it: a branch beside a skip connection has its."""
-        found: dict[int, float] = {}
-        best = [0.0] * len(self.layers)
+    def best_level(self) -> tuple[float, ...]:
+        """Largest upper level of each layer and of all before it, which may reach it by a skip connection."""
+        found: list[float] = []
         for i, layer in enumerate(self.layers):
-            own = self.upper_level[i] if self._judged[i] else 0.0
-            best[i] = max([own, *(best[source] for source in layer.sources)])
-            if self._judged[i]:
-                found[i] = best[i]
-        return found
+            found.append(max([self.upper_level.get(i, 0.0), *(found[source] for source in layer.sources)]))
+        return tuple(found)
 
     def from_inputs_on(self, bad: Callable[[int], bool]) -> tuple[int, ...]:
         """Bad live layers that only bad layers precede: no path brings them a sound gradient.
@@ -277,15 +233,6 @@ class Evidence:
                     waiting += self.consumers[c]
 
 
-def by_name(measurements: Iterable[Measurement]) -> dict[str, list[Weight]]:
-    """The weights of several measurements, by name."""
-    found: defaultdict[str, list[Weight]] = defaultdict(list)
-    for measurement in measurements:
-        for weight in measurement.weights:
-            found[weight.name].append(weight)
-    return found
-
-
 def is_zero(weight: Weight) -> bool:
     """Whether all numbers of a weight are 0, if it has any; a bias of 0 is usual and does not count."""
     return weight.size == 0 and 0 not in weight.shape and not weight.name.rpartition(".")[2].startswith("bias")
@@ -293,15 +240,4 @@ def is_zero(weight: Weight) -> bool:
 
 def usual_size(weight: Weight) -> float:
     """L2 norm of a usual initial weight of this shape, at least."""
-    return USUAL_ROW_NORM * math.sqrt(weight.shape[0])
-
-
-def siblings(name: str) -> tuple[str, ...]:
-    """Patterns that the names of similar parts share: the name with one of its numbers replaced.
-
-    Example:
-        >>> siblings("blocks.3.experts.12.up")
-        ('blocks.*.experts.12.up', 'blocks.3.experts.*.up')
-    """
-    parts = name.split(".")
-    return tuple(".".join([*parts[:i], "*", *parts[i + 1 :]]) for i, part in enumerate(parts) if part.isdigit())
+    return USUAL_ROW_NORM * math.sqrt(weight.shape[0] if weight.shape else 1)

@@ -7,7 +7,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Measurement
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from unstuck.rules.units import FEWEST_ROWS
-from unstuck.wording import counted, listed
+from unstuck.wording import counted
 
 
 def gaps(measurements: Sequence[Measurement]) -> tuple[Gap, ...]:
@@ -20,11 +20,6 @@ def _parts(evidence: Evidence) -> Iterator[Gap]:
     """Parts of the model without a gradient, or whose layers cannot be measured."""
     latest = evidence.latest
     frozen = [weight.name for weight in latest.weights if not weight.trains]
-    if latest.quantized:
-        yield Gap(counted(len(latest.quantized), "quantized layer"), listed(latest.quantized), decisive=True)
-    if latest.scripted:
-        modules = counted(len(latest.scripted), "module")
-        yield Gap(_("{modules} of TorchScript", modules=modules), listed(latest.scripted))
     if frozen and len(frozen) == len(latest.weights):
         why = _("all {parameters} are frozen", parameters=counted(len(frozen), "parameter"))
         yield Gap(_("the training"), why, decisive=True)

@@ -7,7 +7,7 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.rules import units
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found
+from unstuck.rules.rule import Found, rule
 from unstuck.wording import named, number, verb
 
 SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
@@ -27,6 +27,7 @@ SHRINK = (
 )
 
 
+@rule("US101", "vanishing gradient", remedy=INITIALISE, hidden_by=("US307", "US401", "US503"), signal=True)
 def vanishing(evidence: Evidence) -> Found | None:
     """Layers near the inputs get almost no gradient: they stay as they were initialised."""
     if not fades(evidence):
@@ -35,22 +36,20 @@ def vanishing(evidence: Evidence) -> Found | None:
     worst = sorted(lost(evidence), key=lambda i: own[i])
     # A branch beside a skip connection may have less than what reaches the inputs.
     first = next((i for i in worst if own[i] >= STEEP * best[i]), worst[0])
-    level = own[first]
-    share = level / (_scales(evidence)[first] or 1.0)
+    share = own[first] / evidence.scales[first]
     place, names = _place(evidence, worst, shrinks=True)
-    size = _("Less than 1e-30") if level < 1e-30 else _("Only {share}", share=number(level))
-    values = {"size": size, "names": evidence.listed(names), "verb": verb(names, "it learns", "they learn")}
-    if share >= VANISHED_LEVEL:
-        text = _("{size} of the gradient reaches {names}: {verb} slowly.", **values) + place
-    else:
-        text = _("{size} of the gradient reaches {names}: {verb} almost nothing.", **values) + place
+    text = _(
+        "Only {share} of the gradient reaches {names}: {verb} almost nothing.",
+        share=number(own[first]), names=evidence.listed(names), verb=verb(names, "it learns", "they learn"),
+    )  # fmt: skip
     severity = Severity.NOTE if share >= VANISHED_LEVEL else Severity.WARNING if share >= GONE_LEVEL else Severity.ERROR
-    return Found(names, level, SMALL_LEVEL if share >= VANISHED_LEVEL else VANISHED_LEVEL, text, severity=severity)
+    return Found(names, own[first], SMALL_LEVEL, text + place, severity=severity)
 
 
+@rule("US102", "exploding gradient", remedy=SHRINK, hidden_by=("US401", "US503"), signal=True)
 def exploding(evidence: Evidence) -> Found | None:
     """A step that suits the last layers is far too large for the first: training diverges or hardly moves."""
-    risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL * evidence.head_scales[i][1])
+    risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL)
     if evidence.latest.differentiated or not risen:
         return None
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
@@ -74,28 +73,22 @@ def _gain(evidence: Evidence, i: int) -> float | None:
 
 def lost(evidence: Evidence) -> tuple[int, ...]:
     """Layers with a vanished gradient that saturated and dead neurons do not explain, in order."""
-    left, scales = units.gradient_left(evidence), _scales(evidence)
-    fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL_LEVEL * scales[i])
-    fallen = tuple(i for i in fallen if not _only_scores(evidence, i, scales))
-    return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL_LEVEL * left[i] * scales[i])
+    left, scales, level = units.gradient_left(evidence), evidence.scales, evidence.upper_level
+    fallen = evidence.from_inputs_on(lambda i: level[i] < SMALL_LEVEL * scales[i])
+    return tuple(i for i in fallen if level[i] < SMALL_LEVEL * left[i] * scales[i] and not _only_scores(evidence, i))
 
 
-def _only_scores(evidence: Evidence, i: int, scales: Sequence[float]) -> bool:
+def _only_scores(evidence: Evidence, i: int) -> bool:
     """Whether only attentions read a layer, and each has values beside it with a sound gradient."""
     readers = evidence.consumers[i] if evidence.gradient(i) > 0 else ()
     for reader in readers:
         # The values are read by the attention, or by what reads the softmax.
         beside = {reader, *evidence.consumers[reader]}
         values = {source for layer in beside for source in evidence.layers[layer].sources} - {i}
-        sound = any(evidence.upper_level.get(v, 0.0) >= SMALL_LEVEL * scales[v] for v in values)
+        sound = any(evidence.upper_level.get(v, 0.0) >= SMALL_LEVEL for v in values)
         if evidence.layers[reader].role != "attention" or not sound:
             return False
     return bool(readers)
-
-
-def _scales(evidence: Evidence) -> tuple[float, ...]:
-    """For each layer: how much smaller its gradient is for a small scale of a branch and a small head, which grow."""
-    return tuple(branch * head for branch, (head, _) in zip(evidence.branch_scales, evidence.head_scales, strict=True))
 
 
 def fades(evidence: Evidence) -> bool:
@@ -111,15 +104,10 @@ def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[st
         return "", names
     usual = median(gain for gain, _ in gains)
     gain, before = min(gains) if shrinks else max(gains)
-    if len(gains) > 2 and STEEP < gain / usual < 1 / STEEP:
-        shrinking = _(" It shrinks everywhere: the median gain of a layer is {gain}.", gain=number(usual))
-        growing = _(" It grows everywhere: the median gain of a layer is {gain}.", gain=number(usual))
-        return shrinking if shrinks else growing, names
+    if STEEP < gain / usual < 1 / STEEP:
+        return _(" The median gain of a layer is {gain}.", gain=number(usual)), names
     first = evidence.layers[before].name
     following = evidence.layers[max(evidence.next_live(before), key=evidence.gradient)].name
-    if len(gains) > 2:
-        names = (first, *(name for name in names if name != first))
+    names = (first, *(name for name in names if name != first))
     values = {"first": named(first), "second": named(following), "gain": number(gain)}
-    if shrinks:
-        return _(" Most is lost between {first} and {second} (gain {gain}).", **values), names
-    return _(" It grows most between {first} and {second} (gain {gain}).", **values), names
+    return _(" The largest change is between {first} and {second} (gain {gain}).", **values), names

@@ -7,19 +7,11 @@ from itertools import zip_longest
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.activations import SOFTMAX, range_of
-from unstuck.measure.calls import (
-    BINARY_LOSSES,
-    CLASS_LOSSES,
-    DIFFERENCES,
-    LOSSES,
-    MULTIPLICATIONS,
-    OVERLAP,
-    REGRESSION_LOSSES,
-)
+from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, OVERLAP, REGRESSION_LOSSES
 from unstuck.measure.measurement import Comparison, Layer
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found
-from unstuck.rules.standstill import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
+from unstuck.rules.rule import Found, rule
+from unstuck.rules.standstill import REGRESSION, loss_of_equal_outputs
 from unstuck.rules.units import LARGE_INPUTS
 from unstuck.wording import named, number
 
@@ -27,26 +19,25 @@ READS_LOGITS = (
     *("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"),
     *("softmax", "log_softmax"),
 )
+AGAIN = {("logsumexp", kind) for kind in SOFTMAX}
+"""The logarithm of a sum of exponentials of these is a second softmax."""
 READS_LOGARITHMS = ("nll_loss", "kl_div", "ctc_loss")
 READS_PROBABILITIES = (OVERLAP, "clamp", "log")
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
-STATES = ("gru", "rnn")
-"""Recurrent layers, beside the LSTM, whose states cannot be as large as logits, or never negative."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
 MASK = 1e6
 """Larger numbers are masks."""
 FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
+LARGE_LOGITS, WORSE_THAN_EQUAL, FAR_OFF = 5.0, 3.0, 10.0
 USUAL_RATE, FEW_STEPS = 1e-3, 50.0
-ROUNDING = 1e-3
-"""A divergence below 0 by less is one of 0."""
 
-SEVERAL_CLASSES = 1.1
-
-BINARY_EACH = "Use binary_cross_entropy_with_logits: each class is a question of yes or no."
-ONE_SIGMOID_EACH = "Use a sigmoid in its place: each class is a question of yes or no."
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
+WITH_GRAPH = (
+    "Give it the outputs with their graph, without detach(), item() or another network in their place; nothing to do "
+    "if the term is for information only."
+)
 RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
 SCALE = "Scale the targets into the range of the outputs, or end with a linear layer."
 STANDARDISE = (
@@ -63,64 +54,27 @@ SMALLER = (
 )
 
 
+@rule("US601", "wrong input to the loss", remedy=REPLACE, mistake=True)
 def wrong_input(evidence: Evidence) -> Found | None:
     """Nothing fails, but the network learns slowly, or the wrong thing."""
     latest = evidence.latest
-    if found := _swapped(latest.comparisons):
-        return found
     calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
-    ends = [i for i, x in enumerate(evidence.layers) if x.role != "attention" and not x.gate]
-    ends = [i for i in ends if not evidence.feeds_weights[i]]
+    ends = [i for i, x in enumerate(evidence.layers) if not x.gate and not evidence.feeds_weights[i]]
     calls += [(evidence.layers[i].read_by, i) for i in ends]
-    for function, position in calls:
-        found = None if position is None else _misread(function or "", evidence.layers[position])
-        if found is not None:
-            return found
-    rules = _constant_term, _probabilities, _negative_divergence, _single_class, _softmax_of_classes
-    return next((found for rule in rules if (found := rule(evidence)) is not None), None)
+    read = (_misread(function or "", evidence.layers[i]) for function, i in calls if i is not None)
+    found = _swapped(latest.comparisons) or next(filter(None, read), None)
+    return found or _constant_term(evidence) or _single_class(evidence)
 
 
 def _constant_term(evidence: Evidence) -> Found | None:
     """A term of the loss that has lost its graph, or reads no output, beside others that have one."""
     if not evidence.latest.constant_terms:
         return None
-    name = evidence.latest.constant_terms[0]
-    if name in LOSSES:
-        text = _("{function} got no argument with a gradient: this term of the loss trains nothing.", function=name)
-    else:
-        text = _("A term of the loss is computed behind {function}(), without a gradient: it trains nothing.",
-                 function=name)  # fmt: skip
-    remedy = _(
-        "Give it the outputs with their graph, without detach(), item() or another network in their place; nothing to "
-        "do if the term is for information only."
+    text = _(
+        "A term of the loss has no gradient after {function}: it trains nothing.",
+        function=evidence.latest.constant_terms[0],
     )
-    return Found((), 1.0, 0.0, text, remedy)
-
-
-def _probabilities(evidence: Evidence) -> Found | None:
-    """Probabilities as logits of a cross-entropy, whoever has computed them."""
-    for term in (term for term in evidence.latest.terms if term.adds_up):
-        text = _(
-            "{function} got numbers that add up to 1 for each sample: it expects logits, and has a softmax of its own.",
-            function=term.function,
-        )
-        names = () if term.reads is None else (evidence.layers[term.reads].name,)
-        return Found(names, 1.0, 0.0, text, _("Give it the logits, from which the probabilities are computed."))
-    return None
-
-
-def _negative_divergence(evidence: Evidence) -> Found | None:
-    """A divergence of distributions, or a negative logarithm of a probability, that is below 0."""
-    for term in evidence.latest.terms:
-        if term.function in ("kl_div", "nll_loss") and term.value < -ROUNDING:
-            text = _(
-                "{function} is {value}, and can be negative only if it got something else than the logarithms of "
-                "probabilities.",
-                function=term.function, value=number(term.value),
-            )  # fmt: skip
-            names = () if term.reads is None else (evidence.layers[term.reads].name,)
-            return Found(names, term.value, -ROUNDING, text, _("Give it `log_softmax(...)` or the log of its input."))
-    return None
+    return Found((), 1.0, 0.0, text, WITH_GRAPH)
 
 
 def _swapped(comparisons: Sequence[Comparison]) -> Found | None:
@@ -141,45 +95,13 @@ def _single_class(evidence: Evidence) -> Found | None:
     return None
 
 
-def _softmax_of_classes(evidence: Evidence) -> Found | None:
-    """A softmax, or the one of a cross-entropy, that is compared with several classes of a sample."""
-    for c in evidence.latest.comparisons:
-        layer = None if c.reads is None else evidence.layers[c.reads]
-        several = c.target_rms**2 * (c.shape[1] if len(c.shape) > 1 else 0)
-        if c.function == "cross_entropy" and not c.classes and (c.low, c.high) == (0, 1) and several > SEVERAL_CLASSES:
-            text = _(
-                "cross_entropy expects targets that add up to 1, and a sample has {count} classes on average.",
-                count=number(several),
-            )  # fmt: skip
-            return Found(_layers(evidence, c), several, SEVERAL_CLASSES, text, BINARY_EACH)
-        if layer is None or layer.softmax_dim is None or (c.low, c.high) != (0, 1):
-            continue
-        several = c.target_rms**2 * layer.shape[layer.softmax_dim]
-        if c.function in REGRESSION | {"binary_cross_entropy"} and several > SEVERAL_CLASSES:
-            text = _(
-                "The outputs of {name}, a softmax, add up to 1, and a sample has {count} classes on average.",
-                name=named(layer.name), count=number(several),
-            )  # fmt: skip
-            return Found((layer.name,), several, SEVERAL_CLASSES, text, ONE_SIGMOID_EACH)
-    return None
-
-
+@rule("US602", "outputs and targets broadcast", severity=Severity.ERROR, remedy=RESHAPE, mistake=True)
 def broadcast(evidence: Evidence) -> Found | None:
     """The loss compares each output with the targets of all samples, and the network learns their mean."""
     for c in evidence.latest.comparisons:
         together = _together(c.shape, c.target_shape)
         grown = math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
-        ranks = {len(c.shape), len(c.target_shape)}
-        regression = c.function in REGRESSION_LOSSES  # a difference may pair all on purpose
-        if regression and math.prod(c.shape) == 1 < math.prod(together) and evidence.latest.samples > 1:
-            text = _(
-                "{function} compares a single output with targets of shape {targets}: the outputs for all other "
-                "samples are not in the loss.",
-                function=c.function, targets=list(c.target_shape),
-            )  # fmt: skip
-            return Found(_layers(evidence, c), math.prod(together), 1.0, text)
-        crossed = regression and ranks == {2} and 1 in c.shape
-        if grown and (crossed or len(ranks) == 2) and c.function not in ("cross_entropy", "nll_loss"):
+        if grown and len(c.shape) != len(c.target_shape) and c.function not in ("cross_entropy", "nll_loss"):
             text = _(
                 "{function} compares outputs of shape {shape} with targets of shape {targets}: broadcasting pairs all "
                 "of them, {together}, so that every output learns the mean.",
@@ -189,6 +111,7 @@ def broadcast(evidence: Evidence) -> Found | None:
     return None
 
 
+@rule("US603", "targets out of reach", remedy=SCALE, mistake=True)
 def out_of_reach(evidence: Evidence) -> Found | None:
     """The last activation cannot return these targets, so the loss pushes it to its end and stays large."""
     for c in evidence.latest.comparisons:
@@ -216,20 +139,21 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     return None
 
 
+@rule("US604", "targets far from the outputs", remedy=STANDARDISE, hidden_by=("US401", "US603"), mistake=True)
 def far_targets(evidence: Evidence) -> Found | None:
     """The network first learns the size of the targets, with large errors and gradients, and slowly the rest."""
     for c in evidence.latest.comparisons:
-        size = c.target_rms
-        far = LARGE_TARGETS <= size < MASK and size > FAR_TARGETS * c.output_rms
+        far = LARGE_TARGETS <= c.target_rms < MASK and c.target_rms > FAR_TARGETS * c.output_rms
         if far and c.function in REGRESSION and not c.classes:
             text = _(
                 "{function} compares outputs of size {outputs} (root mean square) with targets of size {targets}.",
-                function=_by(c), outputs=number(c.output_rms), targets=number(size),
+                function=_by(c), outputs=number(c.output_rms), targets=number(c.target_rms),
             )  # fmt: skip
-            return Found(_layers(evidence, c), size / c.output_rms if c.output_rms else math.inf, FAR_TARGETS, text)
+            return Found(_layers(evidence, c), c.target_rms / (c.output_rms or 1.0), FAR_TARGETS, text)
     return None
 
 
+@rule("US605", "all targets are the same", remedy=CHECK_LABELS, mistake=True)
 def same_targets(evidence: Evidence) -> Found | None:
     """All samples have the same label: the network learns this constant, and the loss becomes 0."""
     every = (c for m in evidence.measurements for c in m.comparisons)
@@ -246,66 +170,61 @@ def same_targets(evidence: Evidence) -> Found | None:
     return Found(_layers(evidence, labels[-1]), count, FEWEST_LABELS, text, severity=Severity.NOTE if few else None)
 
 
+@rule(
+    "US607",
+    "certain and wrong",
+    remedy=SMALLER,
+    hidden_by=("US102", "US203", "US206", "US302", "US305", "US307", "US401", "US601"),
+)
 def certain_and_wrong(evidence: Evidence) -> Found | None:
     """The outputs are large and wrong, so training must first shrink them."""
     latest = evidence.latest
-    times = overshoots(latest)
-    if times is None or (latest.input_rms or 0.0) > LARGE_INPUTS:
+    if latest.loss is None or len(latest.comparisons) != 1 or (latest.input_rms or 0.0) > LARGE_INPUTS:
         return None
-    loss, (comparison,) = latest.loss or 0.0, latest.comparisons
+    (comparison,), guess = latest.comparisons, loss_of_equal_outputs(latest.comparisons[0])
+    # Outputs of no layer are computed, such as similarities over a temperature.
+    if guess is None or comparison.reads is None or not comparison.output_rms > LARGE_LOGITS:
+        return None
+    times = latest.loss / guess
+    if not WORSE_THAN_EQUAL < times < math.inf:
+        return None
     text = _(
         "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",
-        loss=number(loss), guess=number(loss / times), size=number(comparison.output_rms),
+        loss=number(latest.loss), guess=number(guess), size=number(comparison.output_rms),
     )  # fmt: skip
-    soon = times < FAR_OFF and _steps_to_shrink(evidence, comparison) < FEW_STEPS
+    soon = times < FAR_OFF and _steps_to_shrink(evidence, evidence.layers[comparison.reads]) < FEW_STEPS
     severity = Severity.NOTE if soon else None
     return Found(_layers(evidence, comparison), times, WORSE_THAN_EQUAL, text, severity=severity)
 
 
-def _steps_to_shrink(evidence: Evidence, comparison: Comparison) -> float:
+def _steps_to_shrink(evidence: Evidence, head: Layer) -> float:
     """Steps of Adam, each of the usual rate in every weight, that move the outputs by their size; inf: not known."""
-    names = () if comparison.reads is None else evidence.layers[comparison.reads].weights
-    heads = [w for name in names if (w := evidence.weights.get(name)) is not None and len(w.shape) > 1]
-    if len(heads) != 1 or 0 in heads[0].shape:
-        return math.inf
-    rows, inputs = heads[0].shape[0], math.prod(heads[0].shape[1:])
-    return heads[0].size / math.sqrt(rows) / inputs / USUAL_RATE
+    own = (evidence.weights[name] for name in head.weights if name in evidence.weights)
+    steps = (w.size / math.sqrt(w.shape[0]) / math.prod(w.shape[1:]) / USUAL_RATE for w in own if len(w.shape) > 1)
+    return next(steps, math.inf)
 
 
 def _misread(function: str, layer: Layer) -> Found | None:
     """What is wrong with a layer as the input of a loss function."""
     low, high = range_of(layer)
-    weighted, never_negative = layer.role == "weights", low == 0 or layer.plain_kind == "sshaped"
+    weighted, bounded = layer.role == "weights", low == 0 or -math.inf < low < high < math.inf
+    values = {"name": named(layer.name), "function": _("The loss") if function == OVERLAP else function}
     if layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1:
-        text = _("The loss reads {name}, a softmax of a single number: it is always 1.", name=named(layer.name))
+        text = _("The loss reads {name}, a softmax of a single number: it is always 1.", **values)
         return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
-    values = {"name": named(layer.name), "function": function}
-    bounded = -math.inf < low < high < math.inf or layer.plain_kind.removesuffix("cell") in STATES
-    again = function == "logsumexp" and layer.plain_kind in SOFTMAX
-    if again or (function in READS_LOGITS and (never_negative or bounded)):
-        expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
-        if (low, high) == (0, math.inf):
-            remedy = _("Remove {name}: logits may be negative.", **values)
-        elif weighted:
-            remedy = _("Put a linear layer behind {name}: its states are not logits.", **values)
-        elif low < 0:
-            remedy = _("Remove {name}: bounded logits are never certain.", **values)
-    elif function in READS_PROBABILITIES and weighted:
+    if bounded and not weighted and (function in READS_LOGITS or (function, layer.plain_kind) in AGAIN):
+        expected, remedy = _("logits (any real number)"), _("Remove {name}: logits may be any real number.", **values)
+        if (low, high) == (0, 1):
+            remedy = _("Remove {name}: {function} has its own.", **values)
+    elif weighted and function in READS_PROBABILITIES:
         expected, remedy = _("probabilities"), _("Use a sigmoid or a softmax on the output of {name}.", **values)
-        values["function"] = _("The product with the targets") if function == OVERLAP else function
-    elif function in READS_LOGARITHMS and (never_negative or weighted):
-        values |= {"right": "cross_entropy" if function == "nll_loss" else "log_softmax"}
-        expected, remedy = _("log-probabilities"), _("Use {right} on the input of {name}.", **values)
-        if weighted:
-            remedy = _("Use {right} on the output of {name}.", **values)
+    elif function in READS_LOGARITHMS and (bounded or weighted):
+        right = "cross_entropy" if function == "nll_loss" else "log_softmax"
+        expected, remedy = _("log-probabilities"), _("Use {right} on the output of the last linear layer.", right=right)
     else:
         return None
-    source = _("a recurrent layer") if weighted else _("a {kind}", kind=layer.kind.removesuffix("()"))
-    if weighted and not bounded:
-        source = (
-            _("a layer without log_softmax") if function in READS_LOGARITHMS else _("a layer without an activation")
-        )
-    text = _("{function} expects {expected} but reads {name}, {source}.", expected=expected, source=source, **values)
+    kind = layer.kind.removesuffix("()")
+    text = _("{function} expects {expected} but reads {name}, a {kind}.", expected=expected, kind=kind, **values)
     return Found((layer.name,), 1.0, 0.0, text, remedy)
 
 
@@ -324,9 +243,7 @@ def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]
 
 def _by(comparison: Comparison) -> str:
     """The subject of a sentence about a comparison."""
-    if comparison.function in (*MULTIPLICATIONS, OVERLAP):
-        return _("The product in the loss")
-    return _("The difference in the loss") if comparison.function in DIFFERENCES else comparison.function
+    return comparison.function if comparison.function in REGRESSION_LOSSES else _("The loss")
 
 
 def _layers(evidence: Evidence, comparison: Comparison) -> tuple[str, ...]:

@@ -23,20 +23,44 @@ class Found:
     severity: Severity | None = None
 
 
+Check = Callable[[Evidence], Found | None]
+"""Returns what it found, or None; docs/rules.toml has the section of its rule in docs/rules.md."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One thing that can be wrong with a network."""
 
-    # stable code; its first digit is the group: US1 gradient, US2 neurons, US3 updates, US4 numbers, US5 structure, US6
-    # loss
-    id: str
+    id: str  # stable code; its first digit is the group: gradient, neurons, updates, numbers, structure, loss
     name: str  # two to five words
     severity: Severity  # of a finding, unless the check decides otherwise
-    # returns its result, or None; docs/rules.toml has the rule's section of docs/rules.md
-    check: Callable[[Evidence], Found | None] = field(repr=False)
+    check: Check = field(repr=False)
     remedy: str  # one sentence with the next step for the user, unless the check has a better one
     hidden_by: tuple[str, ...] = ()  # rules that explain this one: it is left out after their error or warning
     mistake: bool = False  # it names a mistake in the code: reported before effects of the same severity
     signal: bool = False  # it tells why little would be learned: a note if the loss is small nevertheless
-    stalls: bool = False  # it explains why nothing is learned: its note is a warning then
     explains: tuple[str, ...] = ()  # rules after whose error or warning its note is a warning, too
+
+
+TABLE: dict[str, Rule] = {}
+"""The rules by code, in the order of their import."""
+
+
+def rule(
+    code: str,
+    name: str,
+    *,
+    severity: Severity = Severity.WARNING,
+    remedy: str,
+    hidden_by: tuple[str, ...] = (),
+    mistake: bool = False,
+    signal: bool = False,
+    explains: tuple[str, ...] = (),
+) -> Callable[[Check], Check]:
+    """Make a rule of a check; the arguments are the fields of `Rule`."""
+
+    def add(check: Check) -> Check:
+        TABLE[code] = Rule(code, name, severity, check, remedy, hidden_by, mistake, signal, explains)
+        return check
+
+    return add

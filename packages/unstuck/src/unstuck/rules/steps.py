@@ -1,22 +1,19 @@
 """What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
 
-import math
 from statistics import median
 
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Weight
-from unstuck.measure.parameters import FEW_NUMBERS
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, by_name
-from unstuck.rules.rule import Found
-from unstuck.wording import counted, listed, number
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence
+from unstuck.rules.rule import Found, rule
+from unstuck.wording import counted, listed, number, verb
 
 UNUSED_PASSES = 3
 """Backward passes without a step from which on the training is judged."""
 DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
-STRONG_DECAY, MODERATE_DECAY, FAST_DECAY = 2.0, 0.5, 0.01
-FEWEST_OF_DECAY = 6
+STRONG_DECAY, FEWEST_OF_DECAY = 2.0, 6
 FEW_PARAMETERS = 4
 """Parameters of a loss, at most, if they may be trained; a pretrained network that compares features has more."""
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 20
@@ -34,6 +31,7 @@ ADD_LOSS = "Give the optimizer the parameters of the loss, too: `[*model.paramet
 KEEP = "Make the optimizer once, before the loop over the epochs."
 
 
+@rule("US303", "parameters in no optimizer", remedy=ADD, mistake=True)
 def unheld(evidence: Evidence) -> Found | None:
     """The gradient of these parameters is computed, and nobody uses it: they stay as they were initialised."""
     latest = evidence.latest
@@ -45,22 +43,20 @@ def unheld(evidence: Evidence) -> Found | None:
         )
         return Found((), latest.foreign_steps, 0, text, severity=Severity.ERROR)
     history = _history(evidence)
-    names = [name for name, weights in history.items() if _unheld(weights)]
     if not any(w.rate is not None for weights in history.values() for w in weights):
         return None
+    names = [name for name, weights in history.items() if _unheld(weights)]
     if not names:
         return _unheld_in_loss(evidence)
     text = _(
-        "{names} have a gradient, but no optimizer that makes steps holds them: they do not move.",
-        names=listed(names, tuple(history), "parameter"),
-    )
-    if len(names) == 1:
-        text = _(
-            "{names} has a gradient, but no optimizer that makes steps holds it: it does not move.", names=listed(names)
-        )
+        "{names} {verb} a gradient, but no optimizer that makes steps holds {pronoun}.",
+        names=listed(names, tuple(history), "parameter"), verb=verb(names, "has", "have"),
+        pronoun=verb(names, "it", "them"),
+    )  # fmt: skip
     return Found(tuple(names), len(names), 0, text)
 
 
+@rule("US304", "no optimizer step", severity=Severity.ERROR, remedy=STEP, hidden_by=("US401", "US501"), mistake=True)
 def no_step(evidence: Evidence) -> Found | None:
     """Gradients are computed and no optimizer uses them: nothing is trained."""
     latest = evidence.latest
@@ -70,25 +66,24 @@ def no_step(evidence: Evidence) -> Found | None:
     return Found((), latest.unused, UNUSED_PASSES, text)
 
 
+@rule("US305", "gradients are not cleared", remedy=CLEAR, mistake=True)
 def uncleared(evidence: Evidence) -> Found | None:
     """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation."""
     every = [_uncleared(m) for m in evidence.measurements]
-    found = [names for names in every if names]
-    alive = sum(map(_mostly_alive, evidence.measurements))
-    if len(found) < FEWEST_MEASUREMENTS or not (every[-1] or 2 * len(found) >= alive):
+    if sum(map(bool, every)) < FEWEST_MEASUREMENTS or not every[-1]:
         return None
-    names = found[-1]
     text = _(
         "The gradients of {names} are not emptied between the steps: every step follows the sum of all earlier ones.",
-        names=listed(names, [w.name for w in evidence.latest.weights], "parameter"),
+        names=listed(every[-1], [w.name for w in evidence.latest.weights], "parameter"),
     )
-    return Found(names, len(names), 0, text)
+    return Found(every[-1], len(every[-1]), 0, text)
 
 
+@rule("US306", "gradients are cleared too early", remedy=CLEAR_LATER, mistake=True)
 def discarded(evidence: Evidence) -> Found | None:
     """Backward passes are computed for nothing: their gradients are emptied before the step."""
-    steps = [m for m in evidence.measurements if not m.unused]
-    wasted = min((m.discarded for m in steps[1:] if not m.foreign_steps), default=0)
+    steps = evidence.measurements
+    wasted = min((m.discarded for m in steps[1:]), default=0)
     if len(steps) < FEWEST_MEASUREMENTS or wasted < DISCARDED_PASSES or any(m.foreign_steps for m in steps):
         return None
     text = _(
@@ -98,31 +93,23 @@ def discarded(evidence: Evidence) -> Found | None:
     return Found((), wasted, DISCARDED_PASSES, text)
 
 
+@rule("US307", "weight decay too strong", remedy=LESS_DECAY, hidden_by=("US401", "US502", "US609"), signal=True)
 def strong_decay(evidence: Evidence) -> Found | None:
     """The weights shrink towards 0 faster than the gradient can build them up."""
-    history = {name: weights for name, weights in _history(evidence).items() if len(weights[0].shape) > 1}
-    pulls = {n: median(w.decay or 0.0 for w in weights) for n, weights in history.items() if weights[-1].trains}
-    fast = {n for n in pulls if pulls[n] > MODERATE_DECAY and median(map(_decayed, history[n])) > FAST_DECAY}
-    strong = [n for n, pull in pulls.items() if pull > STRONG_DECAY or n in fast]
-    long = len(evidence.measurements) >= FEWEST_OF_DECAY
-    kept = (n for n in strong if long and history[n][-1].size <= history[n][0].size)
-    found = sorted(kept, key=lambda n: -pulls[n])
-    if not found or 2 * len(found) < len(pulls):
+    history = {name: w for name, w in _history(evidence).items() if len(w[0].shape) > 1 and w[-1].trains}
+    pulls = {name: median(w.decay or 0.0 for w in weights) for name, weights in history.items()}
+    shrinking = (n for n in pulls if pulls[n] > STRONG_DECAY and history[n][-1].size <= history[n][0].size)
+    found = sorted(shrinking, key=lambda n: -pulls[n])
+    if not found or 2 * len(found) < len(pulls) or len(evidence.measurements) < FEWEST_OF_DECAY:
         return None
-    value = pulls[found[0]]
     text = _(
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
-        names=listed(found, tuple(pulls), "weight"), times=number(value),
+        names=listed(found, tuple(pulls), "weight"), times=number(pulls[found[0]]),
     )  # fmt: skip
-    return Found(tuple(found), value, STRONG_DECAY if value > STRONG_DECAY else MODERATE_DECAY, text)
+    return Found(tuple(found), pulls[found[0]], STRONG_DECAY, text)
 
 
-def _decayed(weight: Weight) -> float:
-    """The share of a weight that the decay takes in a step, from its part of the update."""
-    pull = weight.decay or 0.0
-    return (weight.update or 0.0) * pull / math.hypot(1.0, pull)
-
-
+@rule("US308", "optimizer made again", remedy=KEEP)
 def replaced(evidence: Evidence) -> Found | None:
     """A new optimizer has no averages of gradients yet: its first steps are large and noisy, again and again."""
     gone, step = evidence.latest.replaced, evidence.latest.step or 0
@@ -137,8 +124,11 @@ def replaced(evidence: Evidence) -> Found | None:
 
 def _history(evidence: Evidence) -> dict[str, list[Weight]]:
     """The weights in all measurements of steps, by name; empty with fewer than `FEWEST_MEASUREMENTS`."""
-    steps = [m for m in evidence.measurements if m.step is not None and not m.unused]
-    return by_name(steps) if len(steps) >= FEWEST_MEASUREMENTS else {}
+    steps = [m for m in evidence.measurements if m.step is not None]
+    found: dict[str, list[Weight]] = {}
+    for weight in (weight for m in steps for weight in m.weights if len(steps) >= FEWEST_MEASUREMENTS):
+        found.setdefault(weight.name, []).append(weight)
+    return found
 
 
 def _unheld(weights: list[Weight]) -> bool:
@@ -149,12 +139,10 @@ def _unheld(weights: list[Weight]) -> bool:
 
 def _unheld_in_loss(evidence: Evidence) -> Found | None:
     """Parameters of the loss that nobody moves."""
-    history = [{w.name: w for w in m.loss_weights} for m in evidence.measurements]
-    same = (w for w in evidence.latest.loss_weights if all(own.get(w.name, w).size == w.size for own in history))
-    names = tuple(w.name for w in same if w.gradient)
-    matrices = [w for w in evidence.latest.loss_weights if len(w.shape) > 1 and math.prod(w.shape) >= FEW_NUMBERS]
-    untrained = bool(matrices) and all(w.fresh for w in matrices)
-    if not names or not (untrained or len(names) <= FEW_PARAMETERS):
+    history = [{w.name: w.size for w in m.loss_weights} for m in evidence.measurements]
+    fixed = [w for w in evidence.latest.loss_weights if all(own.get(w.name, w.size) == w.size for own in history)]
+    names = tuple(w.name for w in fixed if w.gradient)
+    if not names or (len(names) > FEW_PARAMETERS and not any(w.fresh for w in fixed)):
         return None
     text = _(
         "The loss has parameters that get a gradient, and no optimizer holds them ({names}): they stay as they were "
@@ -164,19 +152,10 @@ def _unheld_in_loss(evidence: Evidence) -> Found | None:
     return Found(names, len(names), 0, text, ADD_LOSS)
 
 
-def _mostly_alive(measurement: Measurement) -> bool:
-    """Whether most layers with weights have a gradient that is not 0, which could have been emptied."""
-    gradients = [bool(layer.gradient) for layer in measurement.weighted]
-    return 2 * sum(gradients) > len(gradients)
-
-
 def _uncleared(measurement: Measurement) -> tuple[str, ...]:
     """Names of the parameters whose gradients were not emptied, if they are most of those that move."""
     moving = [w for w in measurement.weights if w.update is not None or w.uncleared]  # a move by hand has no update
-    # Parameters that are added to a layer or multiply it may get their gradients before the first layer does.
-    # What a custom function hides may, too.
-    weighted = list(measurement.weighted)
-    seen = {name for layer in weighted if layer.gradient is not None for name in layer.weights}
-    judged = [w for w in moving if w.name in seen or not measurement.layers]
-    most = bool(judged) and 2 * sum(w.uncleared for w in judged) >= len(judged)
-    return tuple(w.name for w in moving if w.uncleared) if most else ()
+    # Parameters outside of layers, and what a custom function hides, may get their gradients before the first layer.
+    seen = {name for layer in measurement.weighted if layer.gradient is not None for name in layer.weights}
+    judged = [w.uncleared for w in moving if w.name in seen]
+    return tuple(w.name for w in moving if w.uncleared) if 2 * sum(judged) >= max(1, len(judged)) else ()

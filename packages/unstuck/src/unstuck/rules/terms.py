@@ -3,13 +3,12 @@
 from statistics import fmean
 
 from unstuck.language import _
-from unstuck.measure.calls import DIFFERENCES
 from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found
-from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS
+from unstuck.rules.rule import Found, rule
 from unstuck.wording import number, percent
 
+PATIENT_STEPS, PATIENT_MEASUREMENTS = 100, 10
 EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 
@@ -18,23 +17,24 @@ INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; po
 DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
 
 
+@rule("US609", "a term of the loss is drowned", remedy=BALANCE, hidden_by=("US303", "US401", "US501"))
 def drowned(evidence: Evidence) -> Found | None:
     """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
     if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
-    last = steps[-(len(steps) // 4) :]
-    for term in (t for t in steps[-1].terms if t.reconstructs and t.reads is not None):
-        rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if _alike(t, term) and t.reads == term.reads]
-        if len(rest) < len(steps) or rest[0] < SLIGHT * (steps[0].loss or 0.0):
+    late = len(steps) // 4
+    for term in (t for t in steps[-1].terms if t.reconstructs):
+        rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if _alike(t, term)]
+        if rest[0] < SLIGHT * (steps[0].loss or 0.0):
             continue
-        shares = [share for m in last if (share := _varied(m, term)) is not None]
-        if not shares or max(rest[-len(last) :]) > FADED_REST * rest[0] or fmean(shares) > EQUAL_OUTPUTS:
+        shares = [share for m in steps[-late:] if (share := _varied(m, term)) is not None]
+        if not shares or fmean(shares) > EQUAL_OUTPUTS or max(rest[-late:]) > FADED_REST * rest[0]:
             continue
         text = _(
             "The outputs vary by {share} of what their targets, the inputs, do, and the rest of the loss has fallen to "
             "{rest} of its first value: it drowns {function}.",
-            share=number(fmean(shares)), rest=number(rest[-1] / rest[0]), function=_named(term),
+            share=number(fmean(shares)), rest=number(rest[-1] / rest[0]), function=term.function,
         )  # fmt: skip
         return Found((), fmean(shares), EQUAL_OUTPUTS, text)
     return None
@@ -44,10 +44,11 @@ def _varied(measurement: Measurement, term: LossTerm) -> float | None:
     """The deviation of the outputs over the samples, over that of the targets."""
     pairs = (c for c in measurement.comparisons if (c.function, c.reads) == (term.function, term.reads))
     target = next((c.target_deviation for c in pairs), 0.0)
-    layer = measurement.layers[term.reads or 0]
-    return layer.spread * layer.rms / target if layer.spread is not None and target > 0 else None
+    spread = None if term.reads is None else measurement.layers[term.reads].spread
+    return None if spread is None or not target > 0 else spread * measurement.layers[term.reads or 0].rms / target
 
 
+@rule("US610", "class weights reversed", remedy=INVERT_WEIGHTS, mistake=True)
 def reversed_weights(evidence: Evidence) -> Found | None:
     """The loss counts frequent classes even more: the network answers them always."""
     for term in evidence.latest.terms:
@@ -73,16 +74,12 @@ def reversed_weights(evidence: Evidence) -> Found | None:
     return None
 
 
-def _named(term: LossTerm) -> str:
-    """A term within a sentence."""
-    return _("the squared difference") if term.function in DIFFERENCES else term.function
-
-
 def _alike(term: LossTerm, other: LossTerm) -> bool:
     """Whether two terms are of one kind and have as many classes."""
     return (term.function, len(term.class_counts)) == (other.function, len(other.class_counts))
 
 
+@rule("US309", "gradient of the target", remedy=DETACH, hidden_by=("US401",), mistake=True)
 def not_stopped(evidence: Evidence) -> Found | None:
     """A policy's loss moves what its advantage is computed from, too."""
     if not evidence.latest.moves_value:

@@ -1,20 +1,15 @@
 """The gradient vanishes through time."""
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found
-from unstuck.rules.standstill import learned
+from unstuck.rules.rule import Found, rule
 from unstuck.wording import named, number, same_in
 
 FORGOTTEN_SHARE = 1.2e-7
 """The rounding of float32."""
-CALLS_IN_A_ROW = 8
-"""A layer that reads its own output this often in a row is a recurrent layer written by hand."""
 
 REMEMBER = (
     "Start the bias of an LSTM's forget gate at 1 or more, use orthogonal recurrent weights or shorter sequences, or "
@@ -22,9 +17,11 @@ REMEMBER = (
 )
 
 
+@rule("US103", "gradient vanishes through time", remedy=REMEMBER, hidden_by=("US401",), signal=True)
 def vanishing(evidence: Evidence) -> Found | None:
     """The inputs of the first steps have no influence on the weights: the layer cannot learn long dependences."""
-    shares = ((_remembered(steps), name) for name, steps in _recurrent(evidence))
+    recurrent = [x for x in evidence.layers if x.steps and all(map(math.isfinite, x.steps))]
+    shares = ((_remembered(x.steps or ()), x.name) for x in recurrent)
     found = sorted((share, name) for share, name in shares if share < FORGOTTEN_SHARE)
     if not found:
         return None
@@ -33,31 +30,7 @@ def vanishing(evidence: Evidence) -> Found | None:
         "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
         share=number(value), name=named(names[0]),
     )  # fmt: skip
-    return Found(
-        names, value, FORGOTTEN_SHARE, text + same_in(names), severity=Severity.NOTE if learned(evidence) else None
-    )
-
-
-def _recurrent(evidence: Evidence) -> Iterator[tuple[str, Sequence[float]]]:
-    """Name and gradient sizes, first step to last, of all recurrent layers."""
-    for layer in evidence.layers:
-        if layer.steps is not None and len(layer.steps) > 1 and all(map(math.isfinite, layer.steps)):
-            yield layer.name, layer.steps
-    calls: dict[tuple[str, ...], list[int]] = {}
-    for i, layer in enumerate(evidence.layers):
-        if evidence.live[i] and layer.weights and layer.steps is None:
-            calls.setdefault(layer.weights, []).append(i)
-    for places in calls.values():
-        if len(places) >= CALLS_IN_A_ROW and _in_a_row(evidence, places):
-            yield evidence.layers[places[0]].name, [evidence.gradient(i) for i in places]
-
-
-def _in_a_row(evidence: Evidence, places: Sequence[int]) -> bool:
-    """Whether each call depends on the output of the call before."""
-    calls, behind = set(places), [-1] * len(evidence.layers)  # for each layer: how many calls come before it
-    for i in range(places[0], places[-1] + 1):
-        behind[i] = max((behind[source] for source in evidence.layers[i].sources), default=-1) + (i in calls)
-    return all(behind[b] == behind[a] + 1 for a, b in itertools.pairwise(places))
+    return Found(names, value, FORGOTTEN_SHARE, text + same_in(names))
 
 
 def _remembered(steps: Sequence[float]) -> float:
