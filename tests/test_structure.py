@@ -71,7 +71,7 @@ LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
 HARMLESS = {"importlib.util", "importlib.resources", "importlib.metadata"}
 DOORS = {
     "unstuck/cli/script.py": {"compile", "exec", "importlib.abc", "importlib.machinery"},  # `unstuck SCRIPT` runs it
-    "unstuck/cli/first_module.py": {"importlib.abc", "importlib.machinery"},  # waits until this script imports PyTorch
+    "unstuck/cli/torch_import.py": {"importlib.abc", "importlib.machinery"},  # waits until this script imports PyTorch
     "sigmoidcore/integrations/lightning.py": {"importlib"},  # packages by names that stand in the code
 }
 """What may run what it reads."""

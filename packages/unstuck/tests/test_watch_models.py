@@ -244,7 +244,8 @@ def test_a_training_in_another_thread_is_not_watched_and_the_verdict_says_so(tmp
     path = tmp_path / "train.py"
     path.write_text(dedented(text))
     _, error = watched(capfd, path)
-    assert "no model trained in the main thread, and others are not watched" in error
+    assert "nothing to watch" in error
+    assert "not watched: what runs in other threads than the main one" in error
 
 
 def test_folds_with_one_result_are_reported_once(tmp_path, capfd):

@@ -96,7 +96,7 @@ class Watch:
         self._every = every
         self._traces = trace_nonfinite
         self._trials = trials
-        self._owner = os.getpid(), threading.get_ident()
+        self._owner = os.getpid(), threading.main_thread().ident
         self._classes: Counter[str] = Counter()  # how many models of each
         self._names: list[str] = []
         self._brief: Counter[str] = Counter()  # models that took few steps, by class
@@ -158,7 +158,10 @@ class Watch:
         if self._outermost is not None or not torch.is_grad_enabled():
             return  # a part of the module that runs, or an evaluation
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if tracing or torch.compiler.is_compiling() or self._is_elsewhere():
+        if tracing or torch.compiler.is_compiling():
+            return
+        if self._is_elsewhere():
+            self.problems[_("what runs in other threads than the main one")] = None
             return
         self._outermost = module
         if backward_pass() == NONE:

@@ -41,7 +41,7 @@ class Eager:
             self._holders += 1
             if self._holders == 1:
                 warnings.filters.insert(0, _NO_WARNING)  # type: ignore[attr-defined]
-            if self._holders == 1 and "torch._dynamo" in sys.modules:
+            if (self._holders == 1 or self._ours is None) and "torch._dynamo" in sys.modules:
                 stance = torch.compiler.set_stance("force_eager")
                 if self._is_ours(stance.prev):  # it came back at the end of a `with` that began while we held it
                     stance.__exit__(None, None, None)

@@ -3,6 +3,7 @@
 import builtins
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from unstuck.cli.first_module import FirstModule
+from unstuck.cli.torch_import import TorchImport
 from unstuck.language import _
 from unstuck.language.errors import InputError
 from unstuck.language.terminal import printable, say
@@ -96,16 +97,17 @@ class _Missing(SystemExit):
 
 
 class _Session:
-    """The watch of this process: nothing until its first module, a commentary from then on."""
+    """The watch of this process: nothing until PyTorch is imported, a commentary from then on."""
 
     def __init__(self, make: "Callable[[TextIO | None], Commentary]") -> None:
         self._make = make
+        self._process = os.getpid()
         first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
         self._stream = (sys.stderr or io.StringIO()) if first else None
         self._commentary: Commentary | None = None
         self._problem = ""
         self._folder = None if sys.flags.safe_path else sys.path[0]  # of the script, whose names may be those of ours
-        self._first = FirstModule(self._begin)
+        self._import = TorchImport(self._begin)
 
     def _begin(self) -> None:
         """Make the commentary; whatever fails, the script runs on."""
@@ -114,23 +116,36 @@ class _Session:
         sys.path[:] = [folder for folder in path if folder != self._folder]
         try:
             self._commentary = self._make(self._stream)
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, self._end)
         except Exception as error:
             self._problem = f"{type(error).__name__}: {error}"
         finally:
             sys.path[:] = path
             warnings.filters.remove(SILENCE)  # type: ignore[attr-defined]
 
-    def conclude(self, error: BaseException | None = None) -> bool:
+    def _end(self, number: int, frame: object) -> None:
+        """The process is told to end, and does; before, this one says the verdict, and those forked from it nothing."""
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            if os.getpid() == self._process:
+                self.conclude(trials=False)
+        finally:
+            os.kill(os.getpid(), number)
+
+    def conclude(self, error: BaseException | None = None, *, trials: bool = True) -> bool:
         """Say the verdict, write the files, and return whether `--fail-on` fails."""
-        self._first.remove()
+        self._import.remove()
+        if signal.getsignal(signal.SIGTERM) == self._end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if isinstance(error, _Missing):
             return False
-        failed = self._commentary is not None and self._commentary.conclude(error)
+        failed = self._commentary is not None and self._commentary.conclude(error, trials=trials)
         if self._commentary is None or not self._commentary.models:
-            what = _("unstuck: nothing to watch in this process: no module with parameters ran with gradients")
-            if self._first.elsewhere:
-                what = _("unstuck: no model trained in the main thread, and others are not watched")
-            say(self._stream, what)
+            say(
+                self._stream,
+                _("unstuck: nothing to watch in this process: no module with parameters ran with gradients"),
+            )
         if self._problem:
             say(self._stream, _("not watched: {problem}", problem=printable(self._problem)))
         return failed
