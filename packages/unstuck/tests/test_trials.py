@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -294,6 +295,21 @@ def test_proved_findings_come_first():
     recording = recorded(network(nn.Softmax(1)), F.cross_entropy, *batch())
     findings, _trials = tried([suspected("US101"), suspected("US601")], recording, SECONDS)
     assert [finding.rule for finding in findings] == ["US601", "US101"]
+
+
+def test_an_error_that_is_not_proved_is_a_warning_unless_it_is_arithmetic():
+    still = recorded(network(), lambda o, y: F.cross_entropy(o * 0.0, y), *batch())
+    errors = [replace(suspected(rule), severity=Severity.ERROR) for rule in ("US302", "US401")]
+    findings, _trials = tried(errors, still, SECONDS)
+    assert [(finding.rule, finding.severity) for finding in findings] == [("US401", "error"), ("US302", "warning")]
+
+
+def test_what_is_said_of_the_signals_of_a_network_that_learns_is_a_note():
+    model, (x, y) = network(), batch()
+    learning = recorded(model, F.cross_entropy, x, y, torch.optim.Adam(model.parameters(), 1e-2))
+    findings, trials = tried([suspected("US101"), suspected("US606")], learning, SECONDS)
+    assert trials.left < 0.5
+    assert [(finding.rule, finding.severity) for finding in findings] == [("US606", "warning"), ("US101", "note")]
 
 
 class Own(torch.autograd.Function):

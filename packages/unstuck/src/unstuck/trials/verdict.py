@@ -10,6 +10,7 @@ import torch
 
 from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severity, Trial, Trials
 from unstuck.language import _
+from unstuck.rules import RULES
 from unstuck.trials.edits import EDITS, Edit
 from unstuck.trials.recording import Recording
 from unstuck.trials.training import train
@@ -26,8 +27,17 @@ HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
 without it, or if the loss falls so many times as far; but not if no more than the last share is left without it."""
 
 
+ARITHMETIC = frozenset({"US304", "US401", "US504", "US602"})
+"""Errors that are facts, whether or not an edit learns better."""
+SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
+"""Rules that say that a network cannot learn because of its signals; they are wrong where it learns."""
+
+
 def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> tuple[tuple[Finding, ...], Trials]:
     """The findings with their trials, proved ones first, and what the trials tell beside them.
+
+    Severity follows proof: an error whose trial learns no better is a warning, and what a rule says of the signals of a
+    network that learns is a note.
 
     Args:
         findings: of the rules.
@@ -37,15 +47,27 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     tries = Tries.of_recording(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
     if isinstance(tries, str):
         return tuple(findings), Trials(missing=tries)
-    results = [f if f.severity is Severity.NOTE else replace(f, trial=tries.of(f.rule)) for f in findings]
+    learns = tries.own_left <= LEARNS
+    results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
     stood = recording.left > STANDS  # the training itself; False if it is not known
     cause = tries.search() if stood and tries.own_left > STANDS and not proved else None
-    others = [finding for finding in results if finding not in proved]
+    others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
     trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left, cause)
     loud = any(finding.severity is not Severity.NOTE for finding in findings)
     silent = math.isnan(recording.left) and not loud and tries.own_left > LEARNS  # it may be trained already
     return (*proved, *others), NONE_TRIED if silent else trials
+
+
+def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
+    """A finding with its trial, and the severity that is left of it."""
+    severity = finding.severity
+    if trial is None or not trial.proved:
+        if learns and finding.rule in SIGNALS:
+            severity = Severity.NOTE
+        elif trial is not None and severity is Severity.ERROR and finding.rule not in ARITHMETIC:
+            severity = Severity.WARNING
+    return replace(finding, trial=trial, severity=severity)
 
 
 def _missing(recording: Recording) -> str:
