@@ -8,7 +8,6 @@ import pytest
 
 from unstuck.measure.measurement import Layer, Measurement, Weight
 from unstuck.report.charts import ROWS, SHADES, charts
-from unstuck.report.layers import through_time
 from unstuck.report.svg import TALL, LogAxis, ValueAxis, edges
 
 
@@ -140,12 +139,6 @@ def test_the_history_is_relative_to_the_median_of_each_step_over_the_layers_of_t
         (0, 2): vanished, (1, 2): level, (2, 2): nonfinite, (3, 2): level,
     }  # fmt: skip
     assert [tick.label for tick in drawn.ticks] == ["0", "10", "20"]
-
-
-def test_recurrent_layers_are_sorted_by_the_change_of_their_gradient():
-    steps = {"even": (1.0, 1.1), "odd": (0.0, 1.0), "falls": (1e-6, 1.0)}
-    layers = [linear(name, steps=values) for name, values in steps.items()]
-    assert [layer.name for _, layer in through_time(measured(*layers, linear("plain")))] == ["odd", "falls", "even"]
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3])

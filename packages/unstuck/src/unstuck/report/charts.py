@@ -8,15 +8,13 @@ import numpy as np
 
 from unstuck.findings import Finding
 from unstuck.measure.measurement import BINS, SHUT, Layer, Measurement
-from unstuck.report.layers import findings_by_layer, spread_evenly, through_time, update_of
+from unstuck.report.layers import evenly, findings_by_layer, update_of
 from unstuck.report.svg import BAND, Chart, Floats, Ints, LogAxis, Tick, ValueAxis, band_of, drawable, edges
 
 COLUMNS = 480
 """Layers that are drawn at most, at even distances."""
 STEPS = 64
 """Rows of the heat map over steps."""
-LINES = 6
-"""Recurrent layers that are drawn."""
 SHADES = 8
 """Shades of a share; of a difference, as many in both directions."""
 ROWS = 40
@@ -49,7 +47,6 @@ def charts(
             _outputs("weighted", count, [(at, layer) for at, layer in outputs if layer.role == "weights"]),
             _outputs("activations", count, [(at, layer) for at, layer in outputs if layer.role != "weights"]),
         ],
-        "time": [_through_time(through_time(measurement))],
         "updates": [_bars("updates", count, updates, {})],
     }
     known = {ident: [chart for chart in own if chart is not None] for ident, own in drawn.items()}
@@ -64,7 +61,7 @@ def _bars(ident: str, layers: int, sizes: Sizes, found: dict[str, list[int]]) ->
     lost = [(at, band_of(size)) for at, size in sizes if not drawable(size)]
     known = [(at, size) for at, size in sizes if drawable(size)]
     ends = [of(known, key=lambda pair: pair[1]) for of in (min, max) if known]
-    drawn = sorted({*(known[i] for i in spread_evenly(len(known), COLUMNS)), *ends})
+    drawn = sorted({*evenly(known, COLUMNS), *ends})
     marks = Counter(sorted((band for _at, band in lost), key=list(axis.bands).index))
     facts = {"marks": marks, "found": list(found), "ends": ends, "drawn": len(drawn), "all": len(known)}
     chart = axis.chart(ident, layers, facts)
@@ -82,10 +79,10 @@ def _bars(ident: str, layers: int, sizes: Sizes, found: dict[str, list[int]]) ->
 
 def _history(count: int, found: Places, measurements: Sequence[Measurement]) -> Chart | None:
     """The gradient of every layer over the median of its step, in shades of log10."""
-    chosen = [measurements[i] for i in spread_evenly(len(measurements), STEPS)]
+    chosen = evenly(measurements, STEPS)
     if len(chosen) < 2 or not found:
         return None
-    drawn = [found[i] for i in spread_evenly(len(found), COLUMNS)]
+    drawn = evenly(found, COLUMNS)
     table = np.array([_relative_logs(one, [layer.name for _, layer in drawn]) for one in chosen])
     largest = float(np.abs(table[np.isfinite(table)]).max(initial=0))
     limit = min(max(largest, 0.5), 3.0)
@@ -93,7 +90,7 @@ def _history(count: int, found: Places, measurements: Sequence[Measurement]) -> 
     shades = np.round(np.clip(np.nan_to_num(table, posinf=0, neginf=0) / limit, -1, 1) * SHADES) + SHADES + 1
     levels = np.select([np.isnan(table), table == math.inf, table == -math.inf], [0, last + 1, last + 2], shades)
     steps = [i if one.step is None else one.step for i, one in enumerate(chosen)]
-    ticks = [Tick((i + 0.5) / len(steps), f"{steps[i]:,}") for i in spread_evenly(len(steps), 6)]
+    ticks = [Tick((i + 0.5) / len(steps), f"{steps[i]:,}") for i in evenly(range(len(steps)), 6)]
     facts = {"steps": steps, "measured": len(measurements), "drawn": len(drawn), "all": len(found)}
     facts |= {"times": 10**limit, "largest": 10 ** min(largest, 300)}
     chart = Chart("history", count, max(60, min(280, 16 * len(steps))), ticks, facts)
@@ -115,7 +112,7 @@ def _slopes(count: int, found: Places) -> Chart | None:
     """The histogram of the mean relative slopes of the neurons of every activation."""
     if not found:
         return None
-    drawn = [found[i] for i in spread_evenly(len(found), COLUMNS)]
+    drawn = evenly(found, COLUMNS)
     counts = np.array([layer.slopes for _, layer in drawn], dtype=np.float64).T
     levels = _shades((counts / np.maximum(counts.sum(axis=0), 1))[::-1], 0.5)
     levels[-1] += np.where(levels[-1] > 0, SHADES, 0)  # saturated neurons have another colour
@@ -131,7 +128,7 @@ def _outputs(ident: str, count: int, found: Places) -> Chart | None:
     """Histograms of the outputs of layers on one common axis, logarithmic if a few of them reach very far."""
     if not found:
         return None
-    drawn = [found[i] for i in spread_evenly(len(found), COLUMNS)]
+    drawn = evenly(found, COLUMNS)
     ends = [(layer.low or 0.0, layer.high or 0.0) for _, layer in found]
     low, high = min(0.0, *(low for low, _ in ends)), max(0.0, *(high for _, high in ends))
     usual = float(np.median([max(-low, high) for low, high in ends]))
@@ -156,17 +153,3 @@ def _rows(layer: Layer, axis: ValueAxis) -> Floats:
 def _shades(table: Floats, exponent: float) -> Ints:
     """Shares as shades, small ones raised to be visible; 0 for none."""
     return np.ceil(SHADES * table**exponent - 1e-9).astype(np.int64)
-
-
-def _through_time(found: Places) -> Chart | None:
-    """A line for each recurrent layer."""
-    if not found:
-        return None
-    drawn = [(layer.name, layer.steps or ()) for _, layer in found[:LINES]]
-    axis = LogAxis([size for _, sizes in drawn for size in sizes])
-    lines = [(name, (sizes[0], sizes[-1])) for name, sizes in drawn]
-    chart = axis.chart("time", 1000, {"lines": lines, "all": len(found)})
-    for i, (_name, sizes) in enumerate(drawn):
-        points = (f"{(at + 0.5) / len(sizes) * 1000:.5g} {axis.y(size):.4g}" for at, size in enumerate(sizes))
-        chart.paths[f"line line{i}"] = "M" + "L".join(points)
-    return chart

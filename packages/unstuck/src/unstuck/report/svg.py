@@ -58,15 +58,11 @@ class Chart:
 def edges(at: Sequence[int], width: int) -> tuple[Floats, Floats]:
     """The left and the right ends of columns at these places of `width`, ascending, one or more.
 
-    A column reaches half-way to the next ones, if they are at the usual distance.
+    A column reaches to the next one, if that is at about the usual distance.
     """
-    middles = np.array(at) + 0.5
-    steps = np.diff(middles)
-    usual = float(np.median(steps)) if len(steps) else 1.0
-    near, between = steps <= 2 * usual, (middles[1:] + middles[:-1]) / 2
-    left = [max(middles[0] - usual / 2, 0), *np.where(near, between, middles[1:] - usual / 2)]
-    right = [*np.where(near, between, middles[:-1] + usual / 2), min(middles[-1] + usual / 2, width)]
-    return np.array(left), np.array(right)
+    left, steps = np.array(at, dtype=np.float64), np.diff([*at, width])
+    usual = float(np.median(steps[:-1])) if len(at) > 1 else 1.0
+    return left, left + np.where(steps < 2 * usual, steps, usual)
 
 
 def numbered(layers: int) -> list[Tick]:
