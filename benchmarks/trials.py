@@ -26,6 +26,7 @@ from real_failures import PROGRAMS, RULES, Program
 from unstuck.findings import Severity
 from unstuck.trials import Recording
 from unstuck.trials.edits import EDITS
+from unstuck.trials.recording import NotTriedError
 from unstuck.trials.verdict import Tries, tried
 
 SECONDS = 120.0
@@ -46,9 +47,10 @@ def recorded(program: Program, repaired: bool) -> tuple[unstuck.Diagnosis, Recor
 
 def place_without_rules(recording: Recording, right: set[str]) -> tuple[int | None, list[str]]:
     """The place of the first edit that proves an accepted cause, and the first three edits."""
-    tries = Tries.of_recording(recording, SECONDS)
-    if isinstance(tries, str):
-        return None, [tries]
+    try:
+        tries = Tries(recording, SECONDS)
+    except NotTriedError as error:
+        return None, [str(error)]
     found = []
     for rules, maker, searched in EDITS:
         for edit in maker(recording.steps[-1], recording) if searched else ():

@@ -1,6 +1,6 @@
 """The diagnosis of a network: what was measured, what is wrong, and what to do."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -99,7 +99,7 @@ class Diagnosis(Judgement):
 def judged(
     measurements: Sequence[Measurement],
     subject: Subject | None = None,
-    recording: Callable[[], Recording] | None = None,
+    recording: Recording | None = None,
     seconds: float = 0.0,
 ) -> Diagnosis:
     """The diagnosis of one measurement, or of the measurements of a training, latest last.
@@ -107,11 +107,11 @@ def judged(
     Args:
         measurements: what the rules judge.
         subject: the model and its batch.
-        recording: returns what trials train again; None: nothing is tried.
+        recording: what trials train again; None: nothing is tried.
         seconds: that the trials may take, about.
     """
     history = tuple(measurements) if len(measurements) > 1 else ()
     findings, trials = findings_of(measurements, subject), NONE_TRIED
     if recording is not None and seconds > 0:
-        findings, trials = tried(findings, recording(), seconds)
+        findings, trials = tried(findings, recording, seconds)
     return Diagnosis(measurements[-1], findings, history, subject, gaps(measurements), trials)

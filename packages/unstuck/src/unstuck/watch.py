@@ -116,7 +116,8 @@ class Watch:
     @property
     def has_steps(self) -> bool:
         """Whether a step was recorded, which trials can train again."""
-        return self._trials and any(model.monitor.records for model in self._models)
+        recordings = (model.monitor.recording for model in self._models)
+        return any(recording is not None and recording.steps for recording in recordings)
 
     def verdicts(self, seconds: float = 0.0) -> list[Verdict]:
         """The result for each model so far, in the order in which they began.

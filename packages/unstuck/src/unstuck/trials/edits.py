@@ -398,16 +398,6 @@ def without_dropout(step: Step, recording: Recording) -> Iterator[Edit]:
         yield Edit(_("without dropout"), replacing(nodes, left_out))
 
 
-@proves("US309")
-def with_detached_targets(step: Step, recording: Recording) -> Iterator[Edit]:
-    """Targets without a gradient."""
-    for node in called(step, REGRESSION):
-        if len(node.all_input_nodes) == 2 and all(n.requires_grad for n in node.all_input_nodes):
-            words = _("with the target detached in {call}", call=place(node))
-            change = lambda node, x, y, *args, **kwargs: node.target(x, y.detach(), *args, **kwargs)  # noqa: E731
-            yield Edit(words, replacing([node], change))
-
-
 @proves("US609", searched=False)
 def without_a_term(step: Step, recording: Recording) -> Iterator[Edit]:
     """One of the two last terms of the loss."""
@@ -419,32 +409,12 @@ def without_a_term(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, replacing([node], lambda node, *args, i=i: args[1 - i]), another_loss=True)
 
 
-@proves("US610", searched=False)
-def with_equal_classes(step: Step, recording: Recording) -> Iterator[Edit]:
-    """No weights of classes."""
-    weights = ("weight", "pos_weight")
-    nodes = [n for n in called(step, calls.LOSSES) if any(n.kwargs.get(name) is not None for name in weights)]
-    if nodes:
-        change = lambda node, *args, **kw: node.target(*args, **kw | dict.fromkeys(kw.keys() & weights))  # noqa: E731
-        yield Edit(_("without weights of classes"), replacing(nodes, change), another_loss=True)
-
-
 @proves("US507")
 def with_activations(step: Step, recording: Recording) -> Iterator[Edit]:
     """A ReLU between layers."""
     if hidden := called(step, calls.CONVOLUTIONS | {"linear"})[:-1]:
         change = lambda node, *args, **kwargs: functional.relu(node.target(*args, **kwargs))  # noqa: E731
         yield Edit(_("with a relu after each hidden layer"), replacing(hidden, change))
-
-
-@proves("US506", "US601")
-def over_the_last_dimension(step: Step, recording: Recording) -> Iterator[Edit]:
-    """Softmaxes over the features."""
-    for nodes in grouped(called(step, ("softmax", "log_softmax"))):
-        dim = nodes[0].kwargs.get("dim", nodes[0].args[1] if len(nodes[0].args) > 1 else None)
-        if isinstance(dim, int) and dim % max(1, len(nodes[0].shape)) != len(nodes[0].shape) - 1:
-            change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731
-            yield Edit(_("with {call} over the last dimension", call=place(nodes[0])), replacing(nodes, change))
 
 
 @proves()

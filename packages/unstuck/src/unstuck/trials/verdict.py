@@ -12,7 +12,7 @@ from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severi
 from unstuck.language import _
 from unstuck.rules import RULES
 from unstuck.trials.edits import EDITS, Edit
-from unstuck.trials.recording import Recording
+from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
 
@@ -44,9 +44,10 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
         recording: of the training.
         seconds: that the trials may take, about.
     """
-    tries = Tries.of_recording(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
-    if isinstance(tries, str):
-        return tuple(findings), Trials(missing=tries)
+    try:
+        tries = Tries(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
+    except NotTriedError as error:
+        return tuple(findings), Trials(missing=str(error))
     learns = tries.own_left <= LEARNS
     results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
@@ -70,44 +71,39 @@ def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
     return replace(finding, trial=trial, severity=severity)
 
 
-def _missing(recording: Recording) -> str:
-    """Why the recorded steps cannot be trained again; "" if they can."""
-    if recording.missing:
-        return recording.missing
-    unfollowed = next((reason for step in recording.steps for reason in step.unfollowed), None)
-    if unfollowed is not None:
-        return _("the step has {what}", what=unfollowed)
-    return "" if all(step.losses for step in recording.steps) else _("no loss was seen")
-
-
 class Tries:
-    """Trials of one recording, each edit once."""
+    """Trials of one recording, each edit once.
 
-    @classmethod
-    def of_recording(cls, recording: Recording, seconds: float, *, clears: bool = True) -> "Tries | str":
-        """Train as it was recorded; a text says why that is not possible or tells nothing."""
-        if reason := _missing(recording):
-            return reason
-        plain = Edit("", clears=clears)
+    Args:
+        recording: of the training; it is first trained as it was recorded.
+        seconds: that the trials may take, about.
+        clears: gradients are cleared before every step.
+
+    Raises:
+        NotTriedError: this is not possible, or tells nothing.
+    """
+
+    def __init__(self, recording: Recording, seconds: float, *, clears: bool = True) -> None:
+        if recording.missing:
+            raise NotTriedError(recording.missing)
+        for step in recording.steps:
+            for reason in step.unfollowed:
+                raise NotTriedError(_("the step has {what}", what=reason))
+            if not step.losses:
+                raise NotTriedError(_("no loss was seen"))
         torch.optim.SGD([torch.zeros((), requires_grad=True)])  # what PyTorch imports for the first takes seconds
         started = time.perf_counter()
-        try:
-            before = train(recording, plain, STEPS, started + OWN_SHARE * seconds)
-        except Exception as error:  # a step that cannot run again: of whatever kind
-            return _("the step cannot run again ({reason})", reason=in_one_line(error))
-        if len(before) <= FEWEST:
-            return _("{count} steps do not fit into {seconds} s", count=FEWEST, seconds=f"{OWN_SHARE * seconds:.1f}")
-        tries = cls(recording, before, clears, started + seconds)
-        if recording.left <= STANDS < tries.own_left:
-            return _("trained again, the recorded steps do not learn as the training did")
-        return tries
-
-    def __init__(self, recording: Recording, before: list[float], clears: bool, until: float) -> None:
-        self.before = before
-        self._recording = recording
-        self._clears = clears
-        self._until = until
+        self._recording, self._clears, self._until = recording, clears, started + seconds
         self._done: dict[str, tuple[float, Trial] | None] = {}
+        try:
+            self.before = train(recording, Edit("", clears=clears), STEPS, started + OWN_SHARE * seconds)
+        except Exception as error:  # a step that cannot run again: of whatever kind
+            raise NotTriedError(_("the step cannot run again ({reason})", reason=in_one_line(error))) from error
+        if len(self.before) <= FEWEST:
+            room = f"{OWN_SHARE * seconds:.1f}"
+            raise NotTriedError(_("{count} steps do not fit into {seconds} s", count=FEWEST, seconds=room))
+        if recording.left <= STANDS < self.own_left:
+            raise NotTriedError(_("trained again, the recorded steps do not learn as the training did"))
 
     @property
     def own_left(self) -> float:
@@ -152,16 +148,13 @@ class Tries:
             after = train(self._recording, replace(edit, clears=clears), len(self.before) - 1, self._until)
         except Exception:  # the edit does not fit: whatever PyTorch says
             return None
-        comparable = not math.isnan(self.own_left)
-        finite = math.isfinite(self.before[0])
-        if (
-            len(after) < len(self.before)
-            or not math.isfinite(after[0])
-            or (finite and not comparable and not edit.another_loss)
-        ):
+        comparable = not math.isnan(self.own_left) and not edit.another_loss
+        if len(after) < len(self.before) or not math.isfinite(after[0]):
             return None
-        was = self.own_left if comparable else math.inf
-        now = self.left(after, self.before[0] if comparable and not edit.another_loss else after[0])
+        if not comparable and not edit.another_loss and math.isfinite(self.before[0]):
+            return None
+        was = math.inf if math.isnan(self.own_left) else self.own_left
+        now = self.left(after, self.before[0] if comparable else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
         proved = now <= HELPS and better and was > LEARNT and not any(loss < 0 for loss in after)
         return now, Trial(edit.words, len(after) - 1, _thinned(self.before), _thinned(after), proved)
