@@ -35,9 +35,7 @@ PATIENCE = 10
 WHOLE = 2
 """Steps of an optimizer after which all models of a step have run."""
 MOST = 16
-"""Models that are monitored at a time."""
-BRIEF, OFTEN = 11, 8
-"""A class is not watched any more after so many models of it that took so many steps at most."""
+"""Models of a class that are watched."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,7 @@ class Watch:
         self._trials = trials
         self._owner = os.getpid(), threading.main_thread().ident
         self._classes: Counter[str] = Counter()  # how many models of each
-        self._names: list[str] = []
-        self._brief: Counter[str] = Counter()  # models that took few steps, by class
-        self._trained: WeakSet[nn.Module] = WeakSet()  # whose training is over
-        self._models: list[_Model] = []
-        self._past: list[Verdict] = []
-        self._idle: dict[str, ref[nn.Module]] = {}  # models that no optimizer moved, by name
+        self._models: list[_Model] = []  # in the order in which they began
         self._waiting: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
         self._known: WeakSet[torch.optim.Optimizer] = WeakSet()
         self._doubted: WeakSet[torch.optim.Optimizer] = WeakSet()  # they stepped while their models did not run
@@ -114,9 +107,14 @@ class Watch:
         self._search()
 
     @property
+    def _running(self) -> "list[_Model]":
+        """The models whose training is not known to be over."""
+        return [model for model in self._models if model.result is None]
+
+    @property
     def has_steps(self) -> bool:
         """Whether a step was recorded, which trials can train again."""
-        recordings = (model.monitor.recording for model in self._models)
+        recordings = (model.monitor.recording for model in self._running)
         return any(recording is not None and recording.steps for recording in recordings)
 
     def verdicts(self, seconds: float = 0.0) -> list[Verdict]:
@@ -125,17 +123,16 @@ class Watch:
         Args:
             seconds: that the trials of all models may take, about.
         """
-        present = [model for model in self._models if not self._is_known(model)]
-        measured = sum(bool(model.monitor.measurements) for model in present)
-        verdicts = self._past + [model.verdict(seconds / max(1, measured)) for model in present]
-        return sorted(verdicts, key=lambda verdict: self._names.index(verdict.name))
+        measured = sum(bool(model.monitor.measurements) for model in self._running)
+        share = seconds / max(1, measured)
+        return [model.result or model.verdict(share) for model in self._models if not self._is_known(model)]
 
     def remove(self, error: BaseException | None = None) -> None:
         """Stop watching, at the end or after an error."""
         self._stop_listening()
         self._end_search()
-        for model in self._models:
-            model.beside = not model.kinds and any(other.kinds for other in self._models)
+        for model in self._running:
+            model.beside = not model.kinds and any(other.kinds for other in self._running)
             end = model.monitor.remove if error is None else model.monitor.abort
             end()
 
@@ -186,29 +183,25 @@ class Watch:
     def _find(self, module: nn.Module) -> "_Model | None":
         """The model that a module is a part of, or the wrapper of."""
         own = _identities(module)
-        return next((model for model in self._models if own <= _identities(model.monitor.model)), None) if own else None
+        return next((model for model in self._running if own <= model.parameters), None) if own else None
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """The outermost module of a forward pass is about to run."""
         if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
             return
         kind = _class_of(module)
-        if self._brief[kind] >= OFTEN:
+        if self._classes[kind] >= MOST:
             problem = _(
-                "more models of the class {kind}, after {count} that took few steps each; if they are meant to be one, "
-                "make it before the loop",
-                kind=kind, count=OFTEN,
+                "more than {count} models of the class {kind}; if they are meant to be one, make it before the loop",
+                kind=kind, count=MOST,
             )  # fmt: skip
             self.problems[problem] = None
             return
-        whole, scalers = surroundings(module, collect=any(model.kinds for model in self._models))
-        for model in list(self._models):
-            part = _identities(model.monitor.model) <= _identities(whole)
+        whole, scalers = surroundings(module)
+        for model in self._running:
+            part = model.parameters <= _identities(whole)
             if part or model.is_over:
                 self._retire(model, part=part)
-        if len(self._models) >= MOST:
-            self.problems[_("more than {count} models at a time", count=MOST)] = None
-            return
         scaler = scalers[0] if len(scalers) == 1 else None
         model = _Model(self._name(whole), whole, self._every, self._trials, self._traces, self._on_finding, scaler)
         model.monitor.on_missing = lambda: self._doubt(model)
@@ -216,51 +209,42 @@ class Watch:
         self._models.append(model)
         model.monitor.begin(module, args)
 
-    def _name(self, model: nn.Module) -> str:
-        for name, idle in self._idle.items():
-            if idle() is model:  # its optimizer comes late
-                self._past = [verdict for verdict in self._past if verdict.name != name]
-                return name
-        kind = _class_of(model)
+    def _name(self, module: nn.Module) -> str:
+        for model in self._models:
+            if model.module() is module and not model.kinds:  # its optimizer comes late
+                self._models.remove(model)
+                return model.name
+        kind = _class_of(module)
         self._classes[kind] += 1
-        self._names.append(f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind)
-        return self._names[-1]
+        return f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind
 
     def _is_known(self, model: "_Model") -> bool:
         """Whether a model only runs beside others, and was trained before."""
-        return model.beside and model.monitor.model in self._trained
+        module = model.module()
+        return model.beside and any(other.kinds and other.module() is module is not None for other in self._models)
 
     def _retire(self, model: "_Model", *, beside: bool = False, part: bool = False) -> None:
         """Keep the result of a model, and not the model; of a part of another model only if it was measured."""
         model.beside = beside
-        self._models.remove(model)
-        model.monitor.remove()
-        verdict = replace(model.verdict(), over=True)
+        verdict = model.end()
         if self._is_known(model) or (part and verdict.diagnosis is None):
-            return
-        if model.kinds:
-            self._trained.add(model.monitor.model)
-        self._brief[kind_of(verdict.name)] += model.is_brief
-        if verdict.diagnosis is not None:
-            verdict = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
-        self._past.append(verdict)
+            self._models.remove(model)
 
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
         if self._is_elsewhere():
             return
-        idle = [model for model in self._models if not model.optimizers]
+        idle = [model for model in self._running if not model.optimizers]
         if optimizer in self._known and not idle:
             return
         held = moved(optimizer)
-        for model in self._models:
-            if optimizer not in model.optimizers and not held.isdisjoint(_identities(model.monitor.model)):
+        for model in self._running:
+            if optimizer not in model.optimizers and not held.isdisjoint(model.parameters):
                 model.optimizers.add(optimizer)
                 model.kinds[type(optimizer).__name__] = None
         for model in idle:
             model.waited += not model.optimizers
             if model.waited >= PATIENCE:
-                self._idle[model.name] = ref(model.monitor.model)
-                self._retire(model, beside=any(other.optimizers for other in self._models))
+                self._retire(model, beside=any(other.optimizers for other in self._running))
         if optimizer not in self._known:
             self._settle(optimizer, held)
 
@@ -272,7 +256,7 @@ class Watch:
 
     def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
         """Search until the models of an optimizer are known, or do not come."""
-        strangers = held.difference(*(_identities(model.monitor.model) for model in self._models))
+        strangers = held.difference(*(model.parameters for model in self._running))
         # If another optimizer has its parameters, it may be meant for another model.
         shared = optimizer in self._doubted or any(not held.isdisjoint(moved(other)) for other in self._known)
         self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
@@ -280,7 +264,7 @@ class Watch:
             self._search()
             return
         # Parameters of a class that is not watched any more belong to models that were not looked at.
-        if strangers and max(self._brief.values(), default=0) < OFTEN:
+        if strangers and max(self._classes.values(), default=0) < MOST:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
             problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)
             self.problems[problem] = None
@@ -335,6 +319,8 @@ class _Model:
         self.kinds: dict[str, None] = {}
         self.waited = 0
         self.beside = False  # it runs beside models that train
+        self.module = ref(model)
+        self.result: Verdict | None = None  # when its training is over
         self._widens = every is None
         self._gradients = [gradient_state(p) for p in model.parameters()]
         self._on_finding = on_finding
@@ -356,10 +342,18 @@ class _Model:
         return bool(self.kinds) and not self.optimizers
 
     @property
-    def is_brief(self) -> bool:
-        """Whether its optimizers took few steps."""
-        measurements = self.monitor.measurements if self.kinds else []
-        return bool(measurements) and (measurements[-1].step or 0) + self.monitor.every <= BRIEF
+    def parameters(self) -> set[int]:
+        """The identities of its parameters."""
+        return _identities(self.monitor.model)
+
+    def end(self) -> Verdict:
+        """Its result, without the model, which is not watched any more."""
+        self.monitor.remove()
+        self.result = replace(self.verdict(), over=True)
+        if self.result.diagnosis is not None:
+            self.result = replace(self.result, diagnosis=replace(self.result.diagnosis, subject=None))
+        del self.monitor
+        return self.result
 
     def verdict(self, seconds: float = 0.0) -> Verdict:
         """The result so far, with trials of so many seconds, about."""
