@@ -46,9 +46,7 @@ class Verdict:
     diagnosis: Diagnosis | None  # None: nothing was measured
     optimizers: tuple[str, ...]  # their classes; empty: no optimizer has moved the model
     past: tuple[tuple[int, Finding], ...]  # of earlier measurements, not in the last one, with their steps
-    beside: bool = False  # it runs beside models that train
-    unmoved: bool = False  # and gradients reach its parameters
-    over: bool = False  # its training had ended before that of another model began
+    missing: str = ""  # why nothing was measured
 
 
 class Watch:
@@ -349,9 +347,9 @@ class _Model:
     def end(self) -> Verdict:
         """Its result, without the model, which is not watched any more."""
         self.monitor.remove()
-        self.result = replace(self.verdict(), over=True)
-        if self.result.diagnosis is not None:
-            self.result = replace(self.result, diagnosis=replace(self.result.diagnosis, subject=None))
+        self.result = verdict = self.verdict()
+        if verdict.diagnosis is not None:
+            self.result = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
         del self.monitor
         return self.result
 
@@ -360,10 +358,18 @@ class _Model:
         if self.beside:
             states = [gradient_state(p) for p in self.monitor.model.parameters()]
             reached = any(state not in (None, before) for state, before in zip(states, self._gradients, strict=False))
-            return Verdict(self.name, None, (), (), beside=True, unmoved=reached)
-        diagnosis = self.monitor.diagnosis(seconds) if self.monitor.measurements else None
-        findings = diagnosis.findings if diagnosis is not None else ()
-        now = {finding.rule for finding in findings}
+            missing = _("it ran beside other models")
+            if reached:
+                missing = _(
+                    "gradients reach it, but no optimizer that made a step has its parameters: give them to one, or "
+                    "freeze the model"
+                )
+            return Verdict(self.name, None, (), (), missing)
+        if not self.monitor.measurements:
+            missing = _("no gradient of a backward() came back through its layers before a step")
+            return Verdict(self.name, None, tuple(self.kinds), (), missing)
+        diagnosis = self.monitor.diagnosis(seconds)
+        now = {finding.rule for finding in diagnosis.findings}
         past = tuple(found for rule, found in self._found.items() if rule not in now)
         return Verdict(self.name, diagnosis, tuple(self.kinds), past)
 
