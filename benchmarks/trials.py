@@ -25,7 +25,7 @@ from diagnosis_failures import MEASUREMENTS
 from real_failures import PROGRAMS, RULES, Program
 from unstuck.findings import Severity
 from unstuck.trials import Recording
-from unstuck.trials.edits import EDITS
+from unstuck.trials.edits import edits
 from unstuck.trials.recording import NotTriedError
 from unstuck.trials.verdict import Tries, tried
 
@@ -52,11 +52,10 @@ def place_without_rules(recording: Recording, right: set[str]) -> tuple[int | No
     except NotTriedError as error:
         return None, [str(error)]
     found = []
-    for rules, maker, searched in EDITS:
-        for edit in maker(recording.steps[-1], recording) if searched else ():
-            result = tries.run(edit)
-            if result is not None and result[1].proved:
-                found.append((result[0], edit.words, bool(rules & right)))
+    for edit in edits(recording):
+        result = tries.run(edit) if edit.searched else None
+        if result is not None and result[1].proved:
+            found.append((result[0], edit.words, any(rule in edit.proves for rule in right)))
     found.sort(key=lambda result: result[0])
     return next((i + 1 for i, result in enumerate(found) if result[2]), None), [
         words for _left, words, _right in found[:3]

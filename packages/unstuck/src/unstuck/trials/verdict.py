@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severity, Trial, Trials
 from unstuck.language import _
 from unstuck.rules import RULES
-from unstuck.trials.edits import EDITS, Edit
+from unstuck.trials.edits import Edit, edits
 from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
@@ -113,20 +112,16 @@ class Tries:
 
     def of(self, rule: str) -> Trial | None:
         """The best trial of the edits of a rule; None if there is none."""
-        found = [result for edit in self._edits(rule) if (result := self.run(edit)) is not None]
+        found = self._results(edit for edit in edits(self._recording) if rule in edit.proves)
         return min(found, key=lambda result: (not result[1].proved, result[0]), default=(0.0, None))[1]
 
     def search(self) -> Trial | None:
-        """The best edit with which it learns, of those that there is time for; an easier loss is no proof."""
-        edits = (edit for edit in self._edits() if not edit.another_loss)
-        found = [result for edit in edits if (result := self.run(edit)) is not None]
+        """The best edit with which it learns, of those that there is time for."""
+        found = self._results(e for e in edits(self._recording) if e.searched and not e.another_loss)
         return min((r for r in found if r[1].proved), key=lambda result: result[0], default=(0.0, None))[1]
 
-    def _edits(self, rule: str | None = None) -> Iterator[Edit]:
-        for rules, maker, searched in EDITS:
-            if searched if rule is None else rule in rules:
-                with suppress(Exception):  # a step in which it does not find its way
-                    yield from maker(self._recording.steps[-1], self._recording)
+    def _results(self, some: Iterable[Edit]) -> list[tuple[float, Trial]]:
+        return [result for edit in some if (result := self.run(edit)) is not None]
 
     def left(self, losses: Sequence[float], first: float) -> float:
         """The share of the loss that is left at the end: of the last pass over the recorded steps."""
