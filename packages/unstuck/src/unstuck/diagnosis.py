@@ -80,7 +80,7 @@ class Diagnosis(Judgement):
 
     def fails(self, conditions: Iterable[str]) -> bool:
         """Whether there is a finding of "error", "warning" (includes errors), a rule ("US101") or a group ("US1")."""
-        severities = {"error": ("error",), "warning": ("error", "warning"), "never": ()}
+        severities = {"error": ("error",), "warning": ("error", "warning")}
         return any(
             finding.severity in severities[what] if what in severities else finding.rule.startswith(what)
             for finding in self.findings

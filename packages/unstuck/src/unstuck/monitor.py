@@ -199,25 +199,11 @@ class Monitor:
         if self._nonfinite is not None:
             self._nonfinite.stop()
 
-    def abort(self) -> None:
-        """Stop measuring after an error, in the middle of a step: it is kept if its outputs are not finite."""
-        unfinished = self._watches and self._probe.attached and self._stepped is None
-        self._stepped = None
-        if unfinished and self._history.measurements and self._ranks.count == 1:
-            measurement = self._probe.conclude()
-            unfinished_note = _("the backward pass of the last step: an error ended the training before it")
-            if any(layer.nonfinite for layer in measurement.layers):
-                self._keep(replace(measurement, step=self._step, notes=(*measurement.notes, unfinished_note)))
-        self.remove()
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            self.remove()
-        else:
-            self.abort()
+    def __exit__(self, *error: object) -> None:
+        self.remove()
 
     def _before_forward(self) -> None:
         """A forward pass begins: the last step is over."""

@@ -125,14 +125,13 @@ class Watch:
         share = seconds / max(1, measured)
         return [model.result or model.verdict(share) for model in self._models if not self._is_known(model)]
 
-    def remove(self, error: BaseException | None = None) -> None:
-        """Stop watching, at the end or after an error."""
+    def remove(self) -> None:
+        """Stop watching."""
         self._stop_listening()
         self._end_search()
         for model in self._running:
             model.beside = not model.kinds and any(other.kinds for other in self._running)
-            end = model.monitor.remove if error is None else model.monitor.abort
-            end()
+            model.monitor.remove()
 
     def _search(self) -> None:
         if self._stop_search is None:

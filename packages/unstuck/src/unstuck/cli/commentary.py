@@ -39,9 +39,9 @@ class Commentary:
             self._finding, options.every, trials=options.trials, trace_nonfinite=options.trace_nonfinite
         )
 
-    def conclude(self, error: BaseException | None = None, *, trials: bool = True) -> bool:
+    def conclude(self, *, trials: bool = True) -> bool:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
-        self._watch.remove(error)
+        self._watch.remove()
         verdicts = self._verdicts() if trials else self._watch.verdicts()
         self.models = len(verdicts)
         failed = any(v.diagnosis.fails(self._options.fail_on) for v in verdicts if v.diagnosis is not None)

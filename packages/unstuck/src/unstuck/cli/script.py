@@ -133,14 +133,12 @@ class _Session:
         finally:
             os.kill(os.getpid(), number)
 
-    def conclude(self, error: BaseException | None = None, *, trials: bool = True) -> bool:
+    def conclude(self, *, trials: bool = True) -> bool:
         """Say the verdict, write the files, and return whether `--fail-on` fails."""
         self._import.remove()
         if signal.getsignal(signal.SIGTERM) == self._end:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if isinstance(error, _Missing):
-            return False
-        failed = self._commentary is not None and self._commentary.conclude(error, trials=trials)
+        failed = self._commentary is not None and self._commentary.conclude(trials=trials)
         if self._commentary is None or not self._commentary.models:
             say(
                 self._stream,
@@ -176,13 +174,12 @@ def run(program: Callable[[], Program], make: "Callable[[TextIO | None], Comment
         if os.getpid() != process:  # forked by the script
             raise
         if isinstance(error, SystemExit):
-            failed = session.conclude(error if isinstance(error, _Missing) else None)
-            if failed and error.code in (None, 0):
+            if not isinstance(error, _Missing) and session.conclude() and error.code in (None, 0):
                 return 1
             raise
         trace = _of_the_script(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-        session.conclude(error)
+        session.conclude()
         sys.excepthook = lambda *_: None  # it has been shown
         raise
     return int(session.conclude())

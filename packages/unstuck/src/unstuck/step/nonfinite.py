@@ -17,9 +17,6 @@ from unstuck.step.replay import Replay
 from unstuck.step.step import Step
 from unstuck.wording import named, number
 
-TRIES = 3
-"""Steps that are repeated without a result, after which no other is."""
-
 
 def first_nonfinite(step: Step, values: Mapping[str, Tensor]) -> str | None:
     """The sentence about the first call that made NaN or infinity of finite numbers; None if none did.
@@ -97,7 +94,6 @@ class NonfiniteSearch:
     def __init__(self, model: nn.Module) -> None:
         self.found: str | None = None
         self.found_in: int | None = None
-        self._tries = 0
         self._observer = StepObserver(model)
         self._observer.attach()
 
@@ -117,13 +113,11 @@ class NonfiniteSearch:
         if getattr(optimizer, "found_inf", None) or _all_finite(gradients):
             recorded.release()
             return
-        self._tries += 1
         model = self._observer.model
         sentence = first_nonfinite(recorded, {**dict(model.named_parameters()), **dict(model.named_buffers())})
         if sentence is not None:
             self.found, self.found_in = _("In step {step:,}, {origin}", step=step, origin=sentence), step
-        if sentence is not None or self._tries >= TRIES:
-            self.stop()
+        self.stop()
 
     def after_step(self) -> None:
         """An optimizer has stepped: what it ran itself, in a closure, had other weights."""
