@@ -53,7 +53,7 @@ def place_without_rules(recording: Recording, right: set[str]) -> tuple[int | No
         return None, [str(error)]
     found = []
     for edit in edits(recording):
-        result = tries.run(edit) if edit.searched else None
+        result = None if edit.another_loss else tries.run(edit)
         if result is not None and result[1].proved:
             found.append((result[0], edit.words, any(rule in edit.proves for rule in right)))
     found.sort(key=lambda result: result[0])
@@ -115,7 +115,6 @@ def main() -> None:
                 outcome=result,
                 left=round(trials.left, 3),
                 missing=trials.missing,
-                cause=trials.cause.edit if trials.cause is not None else None,
                 said=[[f.rule, f.severity.value, None if f.trial is None else f.trial.proved] for f in findings],
                 seconds=round(time.perf_counter() - started, 2),
                 **row,

@@ -146,13 +146,13 @@ def test_figures_can_be_walked_through_with_the_keyboard_and_escape_clears(page)
 
 
 def test_a_click_in_a_figure_selects_a_layer_and_a_pointer_shows_it(page):
-    plot = page.locator("#chart-outputs .plot, #chart-weighted .plot").first
+    plot = page.locator("#chart-profile .plot")
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 10.5 / 40, box["y"] + 20)
     assert page.locator("#tip").is_visible()
     assert page.locator("#tip .name").inner_text() == "layers.5.linear"
-    assert "RMS" in page.locator("#tip").inner_text()
+    assert "gradient" in page.locator("#tip").inner_text()
     page.mouse.click(box["x"] + box["width"] * 10.5 / 40, box["y"] + 20)
     assert page.locator("tr.selected").get_attribute("id") == "layer-11"
     page.mouse.move(5, 5)

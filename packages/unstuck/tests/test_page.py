@@ -194,10 +194,10 @@ def test_only_measured_quantities_have_a_figure(write):
         return [s["id"] for s in Tree(write(diagnosis)).all("section")]
 
     plain = replace(diagnoses.broken(), measurement=replace(diagnoses.measurement(), weights=()))
-    assert panels(plain) == ["findings", "profile", "slopes", "outputs", "layers"]
+    assert panels(plain) == ["findings", "profile", "slopes", "layers"]
     whole = replace(diagnoses.broken(), history=diagnoses.trained().history)
     assert panels(whole) == [
-        "findings", "profile", "history", "slopes", "outputs", "updates", "layers", "notes",
+        "findings", "profile", "history", "slopes", "updates", "layers", "notes",
     ]  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def test_every_figure_has_a_summary_in_words(write):
     diagnosis = diagnoses.with_layer(diagnosis, 2, gradient=math.nan)
     tree = Tree(write(diagnosis))
     figures = tree.all(role="img")
-    assert len(figures) == 5
+    assert len(figures) == 3
     assert all(len(figure["aria-label"]) > 20 for figure in figures)
     assert re.fullmatch(
         r"Gradient profile from \S+ \(layer 5, layers.2.linear\) to \S+ \(layer 7, layers.3.linear\); "

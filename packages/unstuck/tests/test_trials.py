@@ -74,7 +74,7 @@ def test_a_healthy_network_learns_its_batch():
             optimizer.step()
     diagnosis = monitor.diagnosis(SECONDS)
     assert diagnosis.healthy
-    assert (diagnosis.trials.steps, diagnosis.trials.cause) == (100, None)
+    assert diagnosis.trials.steps == 100
     assert diagnosis.trials.left < 0.5
     assert "it learns the recorded batches" in str(diagnosis)
 
@@ -159,24 +159,6 @@ def test_a_training_with_trials_is_the_same_bit_for_bit():
                     monitor.diagnosis()
         results.append(nn.utils.parameters_to_vector(model.parameters()))
     assert torch.equal(*results)
-
-
-class Limited(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = nn.Linear(8, 32), nn.Linear(32, 1)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.body(x))).clamp(0.4, 0.401)
-
-
-def test_what_makes_it_learn_is_found_without_a_rule():
-    x = torch.randn(64, 8)
-    recording = recorded(Limited(), F.mse_loss, x, x[:, :1] + 0.5)
-    findings, trials = tried([], recording, SECONDS)
-    assert findings == ()
-    assert trials.cause.edit.startswith("without `clamp` in test_trials.py:")
-    assert trials.left > 0.9
 
 
 CASES = {
@@ -345,7 +327,6 @@ def test_a_loss_below_0_is_not_compared():
     recording = recorded(model, lambda o, y: o.gather(1, y[:, None]).mean(), x, y)
     _findings, trials = tried((), recording, SECONDS)
     assert math.isnan(trials.left)
-    assert trials.cause is None
 
 
 def test_only_a_monitor_with_trials_records():

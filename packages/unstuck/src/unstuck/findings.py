@@ -47,14 +47,12 @@ class Trials:
         steps: number of steps of the training as it was recorded; 0 if there was none.
         losses: its loss after each step, thinned to at most `POINTS`.
         left: the share of the loss that was left; nan if the loss can be below 0.
-        cause: an edit with which it learns, if it does not and no finding is proved.
         missing: why nothing was tried; "" if something was.
     """
 
     steps: int = 0
     losses: tuple[float, ...] = ()
     left: float = 1.0
-    cause: Trial | None = None
     missing: str = ""
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from unstuck.findings import Finding
 from unstuck.language import _
 from unstuck.language.terminal import printable, shortened, text_width, wrapped
 from unstuck.measure.measurement import Layer, Measurement
-from unstuck.report.svg import drawable
 from unstuck.wording import percent, short_number
 
 SHORT, ROWS = 20, 16
@@ -96,6 +95,11 @@ def findings_by_layer(measurement: Measurement, findings: Sequence[Finding]) -> 
         for place in dict.fromkeys(i for name in finding.layers for i in known.get(name, [])):
             found.setdefault(place, []).append(number)
     return found
+
+
+def drawable(size: float | None) -> TypeGuard[float]:
+    """Whether a size has a place on a log axis."""
+    return size is not None and 0 < size < math.inf
 
 
 def evenly(items: Sequence[_T], most: int) -> list[_T]:

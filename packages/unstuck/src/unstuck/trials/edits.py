@@ -45,7 +45,6 @@ class Edit:
         words: it, as in "without `softmax` in `head`".
         changes: calls of a recorded step that are replaced.
         proves: the rules whose findings are proved if it learns with this edit.
-        searched: it is tried if no rule suspects anything; an easier loss is no proof then.
         options: new values in the groups of the optimizers.
         rate: factor of the learning rates.
         adam: Adam at its usual rate is the optimizer.
@@ -58,7 +57,6 @@ class Edit:
     words: str
     changes: Callable[[Step], Changes] = field(default=lambda step: {})
     proves: str = ""
-    searched: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
     rate: float = 1.0
     adam: bool = False
@@ -247,7 +245,7 @@ def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
             words = _("with targets of the shape {shape} in {call}", shape=list(c.outputs.shape), call=where)
             yield Edit(words, with_targets(c, lambda x, y: y.reshape(x.shape)), "US602", another_loss=True)
         if is_floating(c.targets) and c.outputs.shape == c.targets.shape:
-            scaled = {"proves": "US603 US604", "searched": False, "another_loss": True}
+            scaled = {"proves": "US603 US604", "another_loss": True}
             if c.call.function in REGRESSION:
                 words = _("with standardised targets in {call}", call=where)
                 yield Edit(words, with_targets(c, lambda _x, y: standardised(y)), **scaled)  # type: ignore[arg-type]
@@ -288,7 +286,7 @@ def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
     if any(map(is_stray, step.needed())):
         words = _("with the weights that are not the model's in the optimizer")
         yield Edit(words, proves="US303 US504", all_train=True)
-    yield Edit(_("with cleared gradients"), proves="US305", searched=False, clears=True)
+    yield Edit(_("with cleared gradients"), proves="US305", clears=True)
     if any(group.get("weight_decay") for one in recording.optimizers for group in one.groups):
         yield Edit(_("without weight decay"), proves="US307", options={"weight_decay": 0.0})
     for factor in (10, 100):
@@ -310,7 +308,7 @@ def of_the_weights(step: Step, recording: Recording) -> Iterator[Edit]:
 
 
 def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
-    """Units that do not die, arguments inside the domain, other norms, no dropout, more or fewer activations."""
+    """Units that do not die, arguments inside the domain, other norms, no dropout, and more activations."""
     if nodes := called(step, MAY_DIE):
         words = _("with `leaky_relu` for {call}", call=f"`{nodes[0].function}`")
         change = lambda node, x, *args, **kwargs: functional.leaky_relu(x, 0.1)  # noqa: E731
@@ -326,8 +324,6 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
     if hidden := called(step, calls.CONVOLUTIONS | {"linear"})[:-1]:
         change = lambda node, *args, **kwargs: functional.relu(node.target(*args, **kwargs))  # noqa: E731
         yield Edit(_("with a relu after each hidden layer"), replacing(hidden, change), "US507")
-    for nodes in grouped(reversed(called(step, BENDS - {"relu", "gelu", "silu"}))):
-        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, left_out))
 
 
 def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -338,7 +334,7 @@ def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
             term = producer(read, calls.MOVES | calls.MULTIPLICATIONS | QUOTIENTS)
             words = _("without the term {call} of the loss", call=place(term))
             change = replacing([node], lambda node, *args, i=i: args[1 - i])
-            yield Edit(words, change, "US609", searched=False, another_loss=True)
+            yield Edit(words, change, "US609", another_loss=True)
 
 
 EDITS = (

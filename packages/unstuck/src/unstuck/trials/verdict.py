@@ -1,8 +1,8 @@
-"""Which findings a trial proves, whether the training learns at all, and what makes it learn if no rule knows."""
+"""Which findings a trial proves, and whether the training learns at all."""
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -50,10 +50,8 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     learns = tries.own_left <= LEARNS
     results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
-    stood = recording.left > STANDS  # the training itself; False if it is not known
-    cause = tries.search() if stood and tries.own_left > STANDS and not proved else None
     others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
-    trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left, cause)
+    trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left)
     loud = any(finding.severity is not Severity.NOTE for finding in findings)
     silent = math.isnan(recording.left) and not loud and tries.own_left > LEARNS  # it may be trained already
     return (*proved, *others), NONE_TRIED if silent else trials
@@ -112,16 +110,9 @@ class Tries:
 
     def of(self, rule: str) -> Trial | None:
         """The best trial of the edits of a rule; None if there is none."""
-        found = self._results(edit for edit in edits(self._recording) if rule in edit.proves)
+        tried = (self.run(edit) for edit in edits(self._recording) if rule in edit.proves)
+        found = [result for result in tried if result is not None]
         return min(found, key=lambda result: (not result[1].proved, result[0]), default=(0.0, None))[1]
-
-    def search(self) -> Trial | None:
-        """The best edit with which it learns, of those that there is time for."""
-        found = self._results(e for e in edits(self._recording) if e.searched and not e.another_loss)
-        return min((r for r in found if r[1].proved), key=lambda result: result[0], default=(0.0, None))[1]
-
-    def _results(self, some: Iterable[Edit]) -> list[tuple[float, Trial]]:
-        return [result for edit in some if (result := self.run(edit)) is not None]
 
     def left(self, losses: Sequence[float], first: float) -> float:
         """The share of the loss that is left at the end: of the last pass over the recorded steps."""
