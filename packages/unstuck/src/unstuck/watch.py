@@ -32,8 +32,6 @@ CADENCE = ((1, 1), (100, 10), (math.inf, 100))
 """Before which step the distance to the next measurement is how long."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
-WHOLE = 2
-"""Steps of an optimizer after which all models of a step have run."""
 MOST = 16
 """Models of a class that are watched."""
 
@@ -95,9 +93,7 @@ class Watch:
         self._owner = os.getpid(), threading.main_thread().ident
         self._classes: Counter[str] = Counter()  # how many models of each
         self._models: list[_Model] = []  # in the order in which they began
-        self._waiting: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
-        self._known: WeakSet[torch.optim.Optimizer] = WeakSet()
-        self._doubted: WeakSet[torch.optim.Optimizer] = WeakSet()  # they stepped while their models did not run
+        self._steps: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()  # `PATIENCE` at most
         self._outermost: nn.Module | None = None  # of the modules that run
         self._stop_search: Callable[[], None] | None = None
         handle = register_optimizer_step_post_hook(eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer)))
@@ -228,47 +224,42 @@ class Watch:
             self._models.remove(model)
 
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """Search for the models of an optimizer in its first steps; a model that none moves in as many is idle."""
         if self._is_elsewhere():
             return
         idle = [model for model in self._running if not model.optimizers]
-        if optimizer in self._known and not idle:
+        steps = self._steps.get(optimizer, 0)
+        if steps == PATIENCE and not idle:
             return
         held = moved(optimizer)
         for model in self._running:
-            if optimizer not in model.optimizers and not held.isdisjoint(model.parameters):
+            if not held.isdisjoint(model.parameters):
                 model.optimizers.add(optimizer)
                 model.kinds[type(optimizer).__name__] = None
         for model in idle:
             model.waited += not model.optimizers
             if model.waited >= PATIENCE:
                 self._retire(model, beside=any(other.optimizers for other in self._running))
-        if optimizer not in self._known:
+        if steps < PATIENCE:
+            self._search()
+            self._steps[optimizer] = steps + 1
+        if steps + 1 == PATIENCE:
             self._settle(optimizer, held)
 
-    def _doubt(self, model: "_Model") -> None:
-        """Search again: optimizers of a model step, and another model may run in its place."""
-        for optimizer in model.optimizers:
-            self._known.discard(optimizer)
-            self._doubted.add(optimizer)
-
     def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
-        """Search until the models of an optimizer are known, or do not come."""
+        """The models of an optimizer are known, or do not come."""
         strangers = held.difference(*(model.parameters for model in self._running))
-        # If another optimizer has its parameters, it may be meant for another model.
-        shared = optimizer in self._doubted or any(not held.isdisjoint(moved(other)) for other in self._known)
-        self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
-        if self._waiting[optimizer] < (PATIENCE if strangers or shared else WHOLE):
-            self._search()
-            return
         # Parameters of a class that is not watched any more belong to models that were not looked at.
         if strangers and max(self._classes.values(), default=0) < MOST:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
             problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)
             self.problems[problem] = None
-        del self._waiting[optimizer]
-        self._known.add(optimizer)
-        if not self._waiting:
+        if all(steps == PATIENCE for steps in self._steps.values()):
             self._end_search()
+
+    def _doubt(self, model: "_Model") -> None:
+        """Search again: optimizers of a model step, and another model may run in its place."""
+        self._steps.update(dict.fromkeys(model.optimizers, 0))
 
 
 class _Monitor(Monitor):
