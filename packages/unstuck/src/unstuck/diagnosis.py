@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from unstuck.findings import NONE_TRIED
-from unstuck.judgement import Judgement
+from unstuck.findings import NONE_TRIED, Judgement
 from unstuck.language import terminal
 from unstuck.measure.measurement import Layer, Measurement, Subject
 from unstuck.remedies import findings_of

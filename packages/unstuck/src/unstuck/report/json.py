@@ -9,8 +9,7 @@ from typing import Any
 
 import unstuck
 from unstuck.files import write_file
-from unstuck.findings import Finding, Gap, Trials
-from unstuck.judgement import Judgement
+from unstuck.findings import Finding, Gap, Judgement, Trials
 from unstuck.measure.measurement import Measurement
 from unstuck.report.layers import evenly
 from unstuck.values import read, written

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unstuck.files import write_file
-from unstuck.judgement import Judgement
+from unstuck.findings import Judgement
 from unstuck.language import LANGUAGES, _, language
 from unstuck.language.terminal import DEFAULT, printable
 from unstuck.report.charts import charts, numbered
