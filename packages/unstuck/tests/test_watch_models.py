@@ -87,24 +87,6 @@ def test_gradients_that_add_up_beside_updates_by_hand_are_named(tmp_path, capfd)
     assert {m["samples"] for m in measured} == {found["measurement"]["samples"]}, "of one pass each"
 
 
-def test_a_private_wrapper_has_the_name_of_its_module(tmp_path, capfd):
-    script = """
-        class _Wrapper(nn.Module):
-            def __init__(self, inside):
-                super().__init__()
-                self.inside = inside
-            def forward(self, x):
-                return self.inside(x)
-        _Wrapper.__module__ = "of.a.library"
-        for _ in range(3):
-            optimizer.zero_grad()
-            (_Wrapper(model)(inputs) - targets).square().mean().backward()
-            optimizer.step()
-    """
-    _, error = watched(capfd, written(tmp_path, script))
-    assert "unstuck: Sequential, trained by Adam" in error
-
-
 def test_a_training_without_a_step_is_an_error_to_its_end(tmp_path, capfd):
     script = """
         for _ in range(60):

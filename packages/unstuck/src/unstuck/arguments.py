@@ -15,23 +15,11 @@ def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None
     check_model(model)
     if isinstance(inputs, DataLoader):
         raise ValueError("inputs is a DataLoader: give one of its batches, inputs, targets = next(iter(loader))")
-    if any(t.is_meta for t in check_batch(inputs)):
-        raise ValueError("inputs are on the device meta, which has no numbers: give a batch on another device")
+    check_batch(inputs)
     if targets is not None and loss_fn is None:
         raise ValueError("targets is given without loss_fn: give both, or neither for random cotangents")
     if loss_fn is not None:
         _check_loss(loss_fn)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise ValueError(
-                f"'{name}' of the model is on the device meta, which has no numbers: load weights first, with "
-                "load_state_dict(..., assign=True) or to_empty(device=...)"
-            )
-        if tensor.is_inference():
-            raise ValueError(
-                f"'{name}' of the model was made in torch.inference_mode() and cannot have a gradient: make or load "
-                "the model outside of it"
-            )
     _check_call(model, inputs)
 
 

@@ -58,8 +58,8 @@ def diagnose(
     Raises:
         TypeError: not an nn.Module, or its forward does not accept these inputs; `loss_fn` is a class or does not take
             outputs and targets.
-        ValueError: empty inputs; weights or inputs on the device meta; weights from `torch.inference_mode()`; `targets`
-            without `loss_fn`; a loss that is not a scalar. Errors of the model and the loss keep their type.
+        ValueError: empty inputs; `targets` without `loss_fn`; a loss that is not a scalar. Errors of the model and the
+            loss keep their type.
 
     Example:
         >>> import torch

@@ -182,7 +182,7 @@ class Watch:
         """The outermost module of a forward pass is about to run."""
         if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
             return
-        kind = _class_of(module)
+        kind = type(module).__name__
         if self._classes[kind] >= MOST:
             problem = _(
                 "more than {count} models of the class {kind}; if they are meant to be one, make it before the loop",
@@ -207,7 +207,7 @@ class Watch:
             if model.module() is module and not model.kinds:  # its optimizer comes late
                 self._models.remove(model)
                 return model.name
-        kind = _class_of(module)
+        kind = type(module).__name__
         self._classes[kind] += 1
         return f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind
 
@@ -379,18 +379,6 @@ class _Model:
             if finding.rule in new:
                 self._found[finding.rule] = step, finding
                 self._on_finding(self.name, step, finding)
-
-
-def _class_of(model: nn.Module) -> str:
-    """The class that a user knows: that of the only module in a library's private wrapper, such as torchdiffeq's."""
-    while _is_private(model) and len(inside := list(model.children())) == 1:
-        (model,) = inside
-    return type(model).__name__
-
-
-def _is_private(model: nn.Module) -> bool:
-    of_script = type(model).__module__ == "__main__"
-    return type(model).__name__.startswith("_") and not of_script and not any(True for _p in model.parameters(False))
 
 
 def kind_of(name: str) -> str:
