@@ -1,4 +1,4 @@
-"""The charts of a diagnosis: columns over depth, log axes with bands, histograms on one axis."""
+"""The charts of a diagnosis: columns over depth, log axes with bands, shades."""
 
 import math
 import re
