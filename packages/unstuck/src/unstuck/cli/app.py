@@ -7,16 +7,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import NoReturn
 
 from unstuck import __version__
 from unstuck.cli import script
 from unstuck.language import LANGUAGES, VARIABLE
 from unstuck.language.errors import InputError, check_file
 from unstuck.language.terminal import printable
-
-if TYPE_CHECKING:
-    from unstuck.cli.commentary import Commentary
 
 CONDITION = re.compile(r"error|warning|US[1-9](\d\d)?")
 RUN = """run your own training script as it is, and say why its models do not learn"""
@@ -114,14 +111,7 @@ def _script(words: Sequence[str]) -> partial[int]:
     parser.add_argument("script", metavar="SCRIPT", help="your script, which is run")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS).required = False
     options = _parsed(parser, words)
-    program = script.prepared(options.script, options.arguments, module=options.module)
-
-    def commentary(stream: TextIO | None) -> "Commentary":
-        from unstuck.cli.commentary import Commentary
-
-        return Commentary(stream, options)
-
-    return partial(script.run, program, commentary)
+    return partial(script.run, script.prepared(options.script, options.arguments, module=options.module), options)
 
 
 def _report(words: Sequence[str]) -> partial[int]:

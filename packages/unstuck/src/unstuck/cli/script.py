@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.abc import InspectLoader
@@ -13,7 +14,7 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from unstuck.cli.torch_import import TorchImport
 from unstuck.language import _
@@ -99,8 +100,8 @@ class _Missing(SystemExit):
 class _Session:
     """The watch of this process: nothing until PyTorch is imported, a commentary from then on."""
 
-    def __init__(self, make: "Callable[[TextIO | None], Commentary]") -> None:
-        self._make = make
+    def __init__(self, options: Namespace) -> None:
+        self._options = options
         self._process = os.getpid()
         first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
         self._stream = (sys.stderr or io.StringIO()) if first else None
@@ -115,7 +116,9 @@ class _Session:
         path = sys.path[:]
         sys.path[:] = [folder for folder in path if folder != self._folder]
         try:
-            self._commentary = self._make(self._stream)
+            from unstuck.cli.commentary import Commentary  # which imports PyTorch
+
+            self._commentary = Commentary(self._stream, self._options)
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, self._end)
         except Exception as error:
@@ -164,10 +167,10 @@ def _of_the_script(trace: TracebackType | None) -> TracebackType | None:
     return first
 
 
-def run(program: Callable[[], Program], make: "Callable[[TextIO | None], Commentary]") -> int:
+def run(program: Callable[[], Program], options: Namespace) -> int:
     """Run the program; afterwards Python ends as it would without us."""
     process = os.getpid()
-    session = _Session(make)
+    session = _Session(options)
     try:
         exec(*program())  # without a function in between, which PyTorch would format at each `torch.manual_seed`
     except BaseException as error:
