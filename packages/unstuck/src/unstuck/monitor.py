@@ -365,12 +365,8 @@ class Monitor:
             foreign_steps=self._foreign_steps,
             replaced=self._optimizers.replaced,
             loss_weights=self._probe.loss_weights(set().union(*map(moved, self._seen))),
+            origin=None if self._nonfinite is None else self._nonfinite.found,
         )
-        self._keep(measurement)
-
-    def _keep(self, measurement: Measurement) -> None:
-        if self._nonfinite is not None:
-            measurement = replace(measurement, origin=self._nonfinite.found)
         self._history.add(measurement)
         self._start_over()
         for sink in self._sinks:

@@ -154,17 +154,13 @@ class _Session:
 
 def _of_the_script(trace: TracebackType | None) -> TracebackType | None:
     """A traceback without the frames of what watches the script."""
-
-    def next_of(trace: TracebackType | None) -> TracebackType | None:
-        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(WATCHING):
-            trace = trace.tb_next
-        return trace
-
-    first = at = next_of(trace)
-    while at is not None:
-        at.tb_next = next_of(at.tb_next)
-        at = at.tb_next
-    return first
+    frames: list[TracebackType] = []
+    while trace is not None:
+        frames += [] if trace.tb_frame.f_code.co_filename.startswith(WATCHING) else [trace]
+        trace = trace.tb_next
+    for frame, following in zip(frames, [*frames[1:], None], strict=False):
+        frame.tb_next = following
+    return frames[0] if frames else None
 
 
 def run(program: Callable[[], Program], options: Namespace) -> int:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TypeGuard, TypeVar
 
 import numpy as np
@@ -111,21 +110,18 @@ def evenly(items: Sequence[_T], most: int) -> list[_T]:
 def most_telling(measurement: Measurement, findings: Sequence[Finding], most: int) -> list[int]:
     """Positions of at most `most` layers, in order.
 
-    Of more, both ends, the extremes, up to half from the findings, a few of each, and others at even distances.
+    Of more, both ends, the extreme gradients, up to half from the findings, and others at even distances.
     """
     layers, known = measurement.layers, positions(measurement)
     if len(layers) <= most:
         return list(range(len(layers)))
-    named = ([i for name in finding.layers for i in known.get(name, [])][: max(1, most // 5)] for finding in findings)
-    by_rank = dict.fromkeys(i for rank in zip_longest(*named) for i in rank if i is not None)
+    first = (name for finding in findings for name in finding.layers[: max(1, most // 5)])
+    named = dict.fromkeys(i for name in first for i in known.get(name, []))
     sizes = {i: x.gradient for i, x in enumerate(layers) if x.role == "weights" and drawable(x.gradient)}
-    slopes = {i: x.relative_slope for i, x in enumerate(layers) if x.relative_slope is not None}
-    chosen = {0, len(layers) - 1, *list(by_rank)[: most // 2]}
-    chosen |= {pick(of, key=of.__getitem__) for pick, of in ((min, sizes), (max, sizes), (min, slopes)) if of}
-    for pool in (sizes, range(len(layers))):
-        others = [i for i in pool if i not in chosen]
-        chosen |= set(evenly(others, most - len(chosen) + 2)[1:-1])
-    return sorted(chosen)
+    extremes = (pick(sizes, key=sizes.__getitem__) for pick in (min, max) if sizes)
+    chosen = {0, len(layers) - 1, *list(named)[: most // 2], *extremes}
+    others = [i for i in range(len(layers)) if i not in chosen]
+    return sorted(chosen.union(evenly(others, most - len(chosen) + 2)[1:-1]))
 
 
 def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int) -> list[str]:
