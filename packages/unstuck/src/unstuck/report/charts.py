@@ -140,9 +140,8 @@ def _history(count: int, found: Places, measurements: Sequence[Measurement]) -> 
     table = np.array([_relative_logs(one, [layer.name for _, layer in drawn]) for one in chosen])
     largest = float(np.abs(table[np.isfinite(table)]).max(initial=0))
     limit = min(max(largest, 0.5), 3.0)
-    last = 2 * SHADES + 1
-    shades = np.round(np.clip(np.nan_to_num(table, posinf=0, neginf=0) / limit, -1, 1) * SHADES) + SHADES + 1
-    levels = np.select([np.isnan(table), table == math.inf, table == -math.inf], [0, last + 1, last + 2], shades)
+    shades = np.round(np.clip(table / limit, -1, 1) * SHADES) + SHADES + 1
+    levels = np.where(np.isnan(table), 0, shades)
     steps = [i if one.step is None else one.step for i, one in enumerate(chosen)]
     ticks = [Tick((i + 0.5) / len(steps), f"{steps[i]:,}") for i in evenly(range(len(steps)), 6)]
     facts = {"steps": steps, "measured": len(measurements), "drawn": len(drawn), "all": len(found)}
