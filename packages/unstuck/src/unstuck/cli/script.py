@@ -139,14 +139,15 @@ class _Session:
     def conclude(self, *, trials: bool = True) -> bool:
         """Say the verdict, write the files, and return whether `--fail-on` fails."""
         self._import.remove()
-        if signal.getsignal(signal.SIGTERM) == self._end:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        handled = signal.getsignal(signal.SIGTERM) == self._end
+        if handled:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the script is over: it ends the trials
         failed = self._commentary is not None and self._commentary.conclude(trials=trials)
+        if handled:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self._commentary is None or not self._commentary.models:
-            say(
-                self._stream,
-                _("unstuck: nothing to watch in this process: no module with parameters ran with gradients"),
-            )
+            nothing = _("unstuck: nothing to watch in this process: no module with parameters ran with gradients")
+            say(self._stream, nothing)
         if self._problem:
             say(self._stream, _("not watched: {problem}", problem=printable(self._problem)))
         return failed
