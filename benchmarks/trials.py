@@ -25,7 +25,8 @@ from diagnosis_failures import MEASUREMENTS
 from real_failures import PROGRAMS, RULES, Program
 from unstuck.findings import Severity
 from unstuck.trials import Recording
-from unstuck.trials.edits import EDITS
+from unstuck.trials.edits import edits
+from unstuck.trials.recording import NotTriedError
 from unstuck.trials.verdict import Tries, tried
 
 SECONDS = 120.0
@@ -46,15 +47,15 @@ def recorded(program: Program, repaired: bool) -> tuple[unstuck.Diagnosis, Recor
 
 def place_without_rules(recording: Recording, right: set[str]) -> tuple[int | None, list[str]]:
     """The place of the first edit that proves an accepted cause, and the first three edits."""
-    tries = Tries.of_recording(recording, SECONDS)
-    if isinstance(tries, str):
-        return None, [tries]
+    try:
+        tries = Tries(recording, SECONDS)
+    except NotTriedError as error:
+        return None, [str(error)]
     found = []
-    for rules, maker, searched in EDITS:
-        for edit in maker(recording.steps[-1], recording) if searched else ():
-            result = tries.run(edit)
-            if result is not None and result[1].proved:
-                found.append((result[0], edit.words, bool(rules & right)))
+    for edit in edits(recording):
+        result = None if edit.another_loss else tries.run(edit)
+        if result is not None and result[1].proved:
+            found.append((result[0], edit.words, any(rule in edit.proves for rule in right)))
     found.sort(key=lambda result: result[0])
     return next((i + 1 for i, result in enumerate(found) if result[2]), None), [
         words for _left, words, _right in found[:3]
@@ -114,7 +115,6 @@ def main() -> None:
                 outcome=result,
                 left=round(trials.left, 3),
                 missing=trials.missing,
-                cause=trials.cause.edit if trials.cause is not None else None,
                 said=[[f.rule, f.severity.value, None if f.trial is None else f.trial.proved] for f in findings],
                 seconds=round(time.perf_counter() - started, 2),
                 **row,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = Path(__file__).resolve().parents[1] / "packages"
-BUDGETS = {"unstuck": 12_750, "sigmoid-core": 10_400}
+BUDGETS = {"unstuck": 12_200, "sigmoid-core": 10_400}
 """Lines of Python in `src/`; the goal of unstuck is 9,500. To raise one takes a reason in the changelog."""
 FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 PRIVATE = re.compile(
@@ -71,7 +71,7 @@ LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
 HARMLESS = {"importlib.util", "importlib.resources", "importlib.metadata"}
 DOORS = {
     "unstuck/cli/script.py": {"compile", "exec", "importlib.abc", "importlib.machinery"},  # `unstuck SCRIPT` runs it
-    "unstuck/cli/first_module.py": {"importlib.abc", "importlib.machinery"},  # waits until this script imports PyTorch
+    "unstuck/cli/torch_import.py": {"importlib.abc", "importlib.machinery"},  # waits until this script imports PyTorch
     "sigmoidcore/integrations/lightning.py": {"importlib"},  # packages by names that stand in the code
 }
 """What may run what it reads."""

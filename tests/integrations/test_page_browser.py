@@ -66,8 +66,7 @@ def open_page(browser, tmp_path):
 
 @pytest.fixture
 def page(open_page):
-    diagnosis = replace(diagnoses.broken(20), history=diagnoses.trained(20).history)
-    return open_page(diagnoses.with_layer(diagnosis, 8, steps=tuple(0.5**i for i in range(20))))
+    return open_page(replace(diagnoses.broken(20), history=diagnoses.trained(20).history))
 
 
 def names(page):
@@ -87,8 +86,8 @@ def colours(page):
 
 def test_the_page_opens_offline_and_is_not_blank(page):
     assert page.locator("h1").inner_text().lower() == "1 error, 1 warning, 1 note in 40 layers"
-    assert page.locator("section:visible").count() == 9
-    assert page.locator(".chart svg:visible").count() == 7
+    assert page.locator("section:visible").count() == 7
+    assert page.locator(".chart svg:visible").count() == 4
     assert colours(page) > 20
 
 
@@ -103,7 +102,7 @@ def test_a_layer_of_a_finding_is_marked_in_every_figure_and_in_the_table(page):
     link = page.locator("#finding-1 a.layer", has_text="layers.2.linear")
     link.click()
     figures = page.locator("[data-depth]").all()
-    assert len(figures) == 6
+    assert len(figures) == 4
     for figure in figures:
         mark, plot = figure.locator(".at.chosen").bounding_box(), figure.locator(".plot").bounding_box()
         middle = (mark["x"] + mark["width"] / 2 - plot["x"]) / plot["width"]
@@ -146,13 +145,13 @@ def test_figures_can_be_walked_through_with_the_keyboard_and_escape_clears(page)
 
 
 def test_a_click_in_a_figure_selects_a_layer_and_a_pointer_shows_it(page):
-    plot = page.locator("#chart-outputs .plot, #chart-weighted .plot").first
+    plot = page.locator("#chart-profile .plot")
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 10.5 / 40, box["y"] + 20)
     assert page.locator("#tip").is_visible()
     assert page.locator("#tip .name").inner_text() == "layers.5.linear"
-    assert "RMS" in page.locator("#tip").inner_text()
+    assert "gradient" in page.locator("#tip").inner_text()
     page.mouse.click(box["x"] + box["width"] * 10.5 / 40, box["y"] + 20)
     assert page.locator("tr.selected").get_attribute("id") == "layer-11"
     page.mouse.move(5, 5)
@@ -206,7 +205,7 @@ def test_paper_is_always_light_and_without_controls(open_page):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for control in ("nav", "#theme", "#tools", ".copy >> nth=0"):
         assert page.locator(control).is_hidden()
-    assert page.locator(".chart svg:visible").count() == 5
+    assert page.locator(".chart svg:visible").count() == 3
 
 
 def test_a_call_is_copied(open_page):
@@ -256,7 +255,7 @@ def test_a_module_of_any_name_is_shown_by_that_name_and_runs_nothing(open_page, 
 def test_without_javascript_there_are_findings_figures_and_table_and_no_controls(open_page):
     page = open_page(diagnoses.broken(20), java_script_enabled=False)
     assert page.locator(".finding").count() == 3
-    assert page.locator(".chart svg:visible").count() == 5
+    assert page.locator(".chart svg:visible").count() == 3
     assert len(names(page)) == 40
     assert page.locator("button:visible, input:visible, select:visible").count() == 0
     page.locator("#finding-1 a.layer").first.click()

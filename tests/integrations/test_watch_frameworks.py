@@ -102,7 +102,7 @@ if os.environ.get("RANK", "0") == "0":
 """
 
 FRAMEWORKS = {"lightning": LIGHTNING, "transformers": TRAINER, "accelerate": ACCELERATE}
-WATCH = ["-m", "unstuck", "--json", "found.json"]
+WATCH = ["-m", "unstuck", "--no-trials", "--json", "found.json"]
 
 
 def result(folder, *arguments):

@@ -20,8 +20,6 @@ Y = torch.arange(32) % 3
     [
         (lambda x: x, X, TypeError, "model must be a torch.nn.Module, got function: give the model itself"),
         (nn.Linear, X, TypeError, r"model is the class Linear: give an instance, Linear\(...\)"),
-        (mlp(nn.Tanh).to("meta"), X, ValueError, "'0.weight' of the model is on the device meta, .* to_empty"),
-        (mlp(nn.Tanh), X.to("meta"), ValueError, "inputs are on the device meta"),
         (
             mlp(nn.Tanh),
             (X, Y),
@@ -113,13 +111,6 @@ def test_inference_mode_changes_no_number():
     for m in (around, outside):
         assert m.layers == wanted.layers
         assert m.weights == wanted.weights
-
-
-def test_weights_of_inference_mode_are_refused():
-    with torch.inference_mode():
-        model = mlp(nn.Tanh)
-    with pytest.raises(ValueError, match=r"'0.weight' of the model was made in torch.inference_mode\(\)"):
-        unstuck.diagnose(model, X)
 
 
 def detector():
@@ -297,11 +288,3 @@ def test_inputs_with_gradients_and_teachers_are_not_weights_of_the_model():
 
     assert not measured(Forward(forward, fc=nn.Linear(6, 6)), X).notes
     assert not measured(mlp(nn.Tanh), X, Y, lambda outputs, _: nn.Linear(3, 1)(outputs).mean()).notes
-
-
-def test_outputs_near_the_largest_number_have_a_histogram():
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(model.weight, 3e38)
-    layer = unstuck.diagnose(model, torch.linspace(-1, 1, 40)[:, None]).layers[0]
-    assert sum(layer.histogram) == 40
-    assert max(layer.histogram) < 5

@@ -109,7 +109,7 @@ def test_another_text_is_no_diagnosis(text):
 
 @pytest.mark.parametrize(
     ("conditions", "fails"),
-    [(["error"], True), (["warning"], True), (["never"], False), (["US1"], True), (["US101"], True), (["US2"], False)],
+    [(["error"], True), (["warning"], True), (["US1"], True), (["US101"], True), (["US2"], False)],
 )
 def test_conditions_are_severities_rules_or_groups(conditions, fails):
     assert Diagnosis(stack(30, 1e-2), (vanishing("0"),)).fails(conditions) is fails

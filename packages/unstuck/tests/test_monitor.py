@@ -146,22 +146,6 @@ def assert_right_before(measurement, model, batch):
     assert_right(measurement, model, lambda network: loss_of(network, batch))
 
 
-@pytest.mark.parametrize("weight", [math.nan, 1.0])
-def test_a_step_that_an_error_ends_is_kept_if_its_outputs_are_not_finite(model, batch, weight):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    monitor = Monitor(model, every=1)
-    loss_of(model, batch).backward()
-    optimizer.step()
-    with torch.no_grad():
-        model[2].weight[0, 0] = weight
-    model(batch[0])
-    monitor.abort()
-    assert [m.step for m in monitor.measurements] == ([0, 1] if math.isnan(weight) else [0])
-    rules = [finding.rule for finding in monitor.diagnosis().findings]
-    assert ("US401" in rules) is math.isnan(weight)
-    assert "US501" not in rules
-
-
 def test_a_warning_comes_after_ten_steps_without_a_gradient(model, batch):
     optimizer = sgd(model)
 

@@ -194,18 +194,18 @@ def test_only_measured_quantities_have_a_figure(write):
         return [s["id"] for s in Tree(write(diagnosis)).all("section")]
 
     plain = replace(diagnoses.broken(), measurement=replace(diagnoses.measurement(), weights=()))
-    assert panels(plain) == ["findings", "profile", "slopes", "outputs", "layers"]
-    whole = diagnoses.with_layer(replace(diagnoses.broken(), history=diagnoses.trained().history), 0, steps=(1.0, 2.0))
+    assert panels(plain) == ["findings", "profile", "slopes", "layers"]
+    whole = replace(diagnoses.broken(), history=diagnoses.trained().history)
     assert panels(whole) == [
-        "findings", "profile", "history", "slopes", "outputs", "time", "updates", "layers", "notes",
+        "findings", "profile", "history", "slopes", "updates", "layers", "notes",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, math.nan, math.inf, 1e-320, 1e300])
 def test_any_size_of_a_gradient_gives_a_page(write, size):
-    diagnosis = diagnoses.with_layer(diagnoses.trained(3), 0, gradient=size, steps=(size, 1.0, size))
+    diagnosis = diagnoses.with_layer(diagnoses.trained(3), 0, gradient=size)
     history = (*diagnosis.history, diagnosis.measurement)
-    assert Tree(write(replace(diagnosis, history=history))).all(id="chart-time")
+    assert Tree(write(replace(diagnosis, history=history))).all(id="chart-profile")
 
 
 def test_every_figure_has_a_summary_in_words(write):
@@ -213,7 +213,7 @@ def test_every_figure_has_a_summary_in_words(write):
     diagnosis = diagnoses.with_layer(diagnosis, 2, gradient=math.nan)
     tree = Tree(write(diagnosis))
     figures = tree.all(role="img")
-    assert len(figures) == 5
+    assert len(figures) == 3
     assert all(len(figure["aria-label"]) > 20 for figure in figures)
     assert re.fullmatch(
         r"Gradient profile from \S+ \(layer 5, layers.2.linear\) to \S+ \(layer 7, layers.3.linear\); "

@@ -31,7 +31,7 @@ def test_pytorch_has_the_private_part(name):
     value, path = importlib.import_module(first), first
     for part in rest:
         path = f"{path}.{part}"
-        value = getattr(value, part, None) or importlib.import_module(path)
+        value = getattr(value, part) if hasattr(value, part) else importlib.import_module(path)
     assert value is not None
 
 

@@ -26,13 +26,7 @@ def test_results_and_random_streams_are_those_without_it_bit_for_bit(name, tmp_p
 
 
 ORDER = """
-import itertools, os, random, sys, typing
-kinds = [int, float, str, bool, bytes, list, tuple, dict, type(None)]
-
-def remembered():
-    for few in (pair for count in (2, 3) for pair in itertools.permutations(kinds, count)):
-        yield from map(str, (typing.Optional[typing.Union[few]], typing.List[typing.Union[few]]))
-
+import os, random, sys
 print([name for name in ("torch", "numpy", "unstuck.diagnosis") if name in sys.modules])
 os.environ["OMP_NUM_THREADS"] = "2"
 random.seed(0)
@@ -42,7 +36,7 @@ except ImportError as error:
     print(error)
 import torch
 finders = [getattr(finder, "__name__", type(finder).__name__) for finder in sys.meta_path]
-print(torch.get_num_threads(), finders, vars(torch.__loader__), *remembered())
+print(torch.get_num_threads(), finders, vars(torch.__loader__))
 torch.manual_seed(0)
 model = torch.nn.Linear(8, 1)
 optimizer = torch.optim.Adam(model.parameters())
@@ -66,11 +60,11 @@ def test_watch_imports_pytorch_after_the_script_and_leaves_its_import_as_it_was(
 
 
 PLACE = """
-import signal, sys, warnings
+import sys, warnings
 names = sorted(name for name in globals() if name != "__annotations__")
 print(sys.argv, sys.path[0], __name__, __file__, __package__, __spec__ and __spec__.name, names)
 print(__doc__, type(__builtins__), type(__loader__), sys.modules["__main__"].__dict__ is globals())
-print(warnings.formatwarning.__module__, signal.getsignal(signal.SIGTERM))
+print(warnings.formatwarning.__module__)
 """
 
 
@@ -101,12 +95,13 @@ def test_the_script_finds_itself_where_python_would_run_it(tmp_path, place):
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
         "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
         "os._exit(os.fork() and os.wait()[1])",
+        "sys.stderr.close(); sys.exit(3)",
         "this is no Python",
     ],
 )
 def test_a_script_ends_as_without_it_and_the_verdict_follows(tmp_path, end):
     (tmp_path / "training.py").write_text(f"{BEGIN}\ntrain(model, optimizer, 2)\n")
-    trained = "import training" if "SIGINT" in end else ""  # what it imports changes how Python ends
+    trained = "import training" if "kill" in end or "close" in end else ""  # what it imports changes how Python ends
     (tmp_path / "train.py").write_text(f"import os, signal, sys, time\n{trained}\n{end}\n")
     code, output, error = in_process([sys.executable, "train.py"], tmp_path)
     assert code != 0 or "fork" in end
@@ -115,8 +110,10 @@ def test_a_script_ends_as_without_it_and_the_verdict_follows(tmp_path, end):
     else:
         found = processes.finished(["train.py"], command="unstuck")
     assert found[:2] == (code, output)
-    if "SIGTERM" in end or "_exit" in end:
+    if "_exit" in end or "close" in end:
         assert found[2] == error == ""
+    elif "SIGTERM" in end:
+        assert "unstuck: Sequential, trained by Adam\n" in found[2]
     else:
         assert found[2].replace(error, "", 1).lstrip().startswith("unstuck: ")
 
@@ -203,7 +200,7 @@ def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
     assert "earlier: US201 warning, saturated neurons, at step 1, and not in the last measurement" in said
 
 
-@pytest.mark.parametrize(("condition", "code"), [("error", 1), ("US2", 0), ("never", 0)])
+@pytest.mark.parametrize(("condition", "code"), [("error", 1), ("US2", 0)])
 def test_the_exit_code_tells_a_finding_if_it_is_asked_to(tmp_path, condition, code):
     path = written(
         tmp_path, "model = network(20, nn.Sigmoid)\ntrain(model, torch.optim.SGD(model.parameters(), lr=0.1))"

@@ -1,7 +1,7 @@
 """Checks of the arguments of `diagnose`; errors say what to do."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,23 +15,11 @@ def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None
     check_model(model)
     if isinstance(inputs, DataLoader):
         raise ValueError("inputs is a DataLoader: give one of its batches, inputs, targets = next(iter(loader))")
-    if any(t.is_meta for t in check_batch(inputs)):
-        raise ValueError("inputs are on the device meta, which has no numbers: give a batch on another device")
+    check_batch(inputs)
     if targets is not None and loss_fn is None:
         raise ValueError("targets is given without loss_fn: give both, or neither for random cotangents")
     if loss_fn is not None:
         _check_loss(loss_fn)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise ValueError(
-                f"'{name}' of the model is on the device meta, which has no numbers: load weights first, with "
-                "load_state_dict(..., assign=True) or to_empty(device=...)"
-            )
-        if tensor.is_inference():
-            raise ValueError(
-                f"'{name}' of the model was made in torch.inference_mode() and cannot have a gradient: make or load "
-                "the model outside of it"
-            )
     _check_call(model, inputs)
 
 
@@ -41,30 +29,33 @@ def _check_loss(loss_fn: Any) -> None:
         raise TypeError(f"loss_fn is the class {loss_fn.__name__}: give an instance, {loss_fn.__name__}()")
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function of outputs and targets, got {type(loss_fn).__name__}")
-    try:
-        inspect.signature(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn).bind(None, None)
-    except ValueError:  # written in C++
-        return
-    except TypeError as error:
+    if error := _refuses(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn, None, None):
         raise TypeError(
             f"loss_fn does not take outputs and targets ({error}): give a function of both, such as "
             "lambda outputs, targets: loss_fn(outputs)"
-        ) from error
+        )
 
 
 def _check_call(model: nn.Module, inputs: Inputs) -> None:
     """Raise a TypeError if forward does not accept this number of arguments, or these names."""
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
-    try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):  # written in C++, as in TorchScript
-        return
-    try:
-        signature.bind(*((args,) if isinstance(args, Tensor) else args), **kwargs)
-    except TypeError as error:
+    if error := _refuses(model.forward, *((args,) if isinstance(args, Tensor) else args), **kwargs):
         kind = type(inputs).__name__ + (f" of {len(inputs)}" if isinstance(inputs, list | tuple) else "")
         raise TypeError(
             f"the model's forward does not accept these inputs ({error}): inputs is a {kind}; give a tensor for "
             "forward(inputs), a tuple for forward(*inputs), a dict for forward(**inputs), a tuple of one dict for a "
             "forward that takes it whole, and targets as a separate argument: diagnose(model, inputs, targets, loss_fn)"
-        ) from error
+        )
+
+
+def _refuses(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Why a function does not take these arguments; "" if it does, or is written in C++, as in TorchScript."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return ""

@@ -15,7 +15,7 @@ from unstuck.observation.process_group import Ranks
 from unstuck.rules import find
 from unstuck.step import recorded
 from unstuck.step.nonfinite import first_nonfinite
-from unstuck.trials import Recording, recording_of, verdict
+from unstuck.trials import Recording, verdict
 
 
 def diagnose(
@@ -58,8 +58,8 @@ def diagnose(
     Raises:
         TypeError: not an nn.Module, or its forward does not accept these inputs; `loss_fn` is a class or does not take
             outputs and targets.
-        ValueError: empty inputs; weights or inputs on the device meta; weights from `torch.inference_mode()`; `targets`
-            without `loss_fn`; a loss that is not a scalar. Errors of the model and the loss keep their type.
+        ValueError: empty inputs; `targets` without `loss_fn`; a loss that is not a scalar. Errors of the model and the
+            loss keep their type.
 
     Example:
         >>> import torch
@@ -71,14 +71,12 @@ def diagnose(
     """
     names = callers_names(model=model, inputs=inputs, targets=targets, loss_fn=loss_fn)
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
-    recordings: list[Recording] = []
-    tries = trials and loss_fn is not None and ranks.count == 1 and verdict.SECONDS > 0
-    take = (lambda step: recordings.append(recording_of(subject, step))) if tries else None
-    measurement = measure(subject, ranks, take)
+    recording = Recording(model) if trials and loss_fn is not None and ranks.count == 1 else None
+    measurement = measure(subject, ranks, recording.keep if recording is not None else None)
     if trace_nonfinite and any(finding.rule == "US401" for finding in find([measurement])):
         measurement = replace(measurement, origin=_origin(subject))
     measurements = [replace(measurement, dependence=depend(subject, measurement, ranks))]
-    return judged(measurements, subject, recordings.pop if recordings else None, verdict.SECONDS)
+    return judged(measurements, subject, recording, verdict.SECONDS)
 
 
 def _origin(subject: Subject) -> str | None:

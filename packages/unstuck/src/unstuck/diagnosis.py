@@ -1,11 +1,10 @@
 """The diagnosis of a network: what was measured, what is wrong, and what to do."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from unstuck.findings import NONE_TRIED
-from unstuck.judgement import Judgement
+from unstuck.findings import NONE_TRIED, Judgement
 from unstuck.language import terminal
 from unstuck.measure.measurement import Layer, Measurement, Subject
 from unstuck.remedies import findings_of
@@ -80,7 +79,7 @@ class Diagnosis(Judgement):
 
     def fails(self, conditions: Iterable[str]) -> bool:
         """Whether there is a finding of "error", "warning" (includes errors), a rule ("US101") or a group ("US1")."""
-        severities = {"error": ("error",), "warning": ("error", "warning"), "never": ()}
+        severities = {"error": ("error",), "warning": ("error", "warning")}
         return any(
             finding.severity in severities[what] if what in severities else finding.rule.startswith(what)
             for finding in self.findings
@@ -99,7 +98,7 @@ class Diagnosis(Judgement):
 def judged(
     measurements: Sequence[Measurement],
     subject: Subject | None = None,
-    recording: Callable[[], Recording] | None = None,
+    recording: Recording | None = None,
     seconds: float = 0.0,
 ) -> Diagnosis:
     """The diagnosis of one measurement, or of the measurements of a training, latest last.
@@ -107,11 +106,11 @@ def judged(
     Args:
         measurements: what the rules judge.
         subject: the model and its batch.
-        recording: returns what trials train again; None: nothing is tried.
+        recording: what trials train again; None: nothing is tried.
         seconds: that the trials may take, about.
     """
     history = tuple(measurements) if len(measurements) > 1 else ()
     findings, trials = findings_of(measurements, subject), NONE_TRIED
     if recording is not None and seconds > 0:
-        findings, trials = tried(findings, recording(), seconds)
+        findings, trials = tried(findings, recording, seconds)
     return Diagnosis(measurements[-1], findings, history, subject, gaps(measurements), trials)

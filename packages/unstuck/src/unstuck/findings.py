@@ -1,9 +1,10 @@
-"""Findings, and gaps between them: the results of the rules."""
+"""The results of the rules and of the trials, and the measurements that they judge. Data only."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from unstuck.language import _
+from unstuck.measure.measurement import Measurement, Subject
 
 
 class Severity(StrEnum):
@@ -47,14 +48,12 @@ class Trials:
         steps: number of steps of the training as it was recorded; 0 if there was none.
         losses: its loss after each step, thinned to at most `POINTS`.
         left: the share of the loss that was left; nan if the loss can be below 0.
-        cause: an edit with which it learns, if it does not and no finding is proved.
         missing: why nothing was tried; "" if something was.
     """
 
     steps: int = 0
     losses: tuple[float, ...] = ()
     left: float = 1.0
-    cause: Trial | None = None
     missing: str = ""
 
 
@@ -100,3 +99,20 @@ class Gap:
 
     def __str__(self) -> str:
         return _("{what} ({why})", what=self.what, why=self.why)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Judgement:
+    """The data of a `Diagnosis`, which explains them; reports take it."""
+
+    measurement: Measurement
+    findings: tuple[Finding, ...]
+    history: tuple[Measurement, ...] = ()
+    subject: Subject | None = None
+    gaps: tuple[Gap, ...] = ()
+    trials: Trials = NONE_TRIED
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there are neither errors nor warnings in what was judged; `gaps` has the rest."""
+        return all(f.severity is Severity.NOTE for f in self.findings)

@@ -21,7 +21,7 @@ from unstuck.names import callers_names
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
 from unstuck.step.nonfinite import NonfiniteSearch
-from unstuck.trials import Recording, StepKeeper, verdict
+from unstuck.trials import Recording, verdict
 
 SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
@@ -58,6 +58,9 @@ class Monitor:
         scaler: the `torch.amp.GradScaler` of the training, to unscale gradients and to notice skipped steps.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
         sinks: are called with every new `Measurement`.
+
+    Attributes:
+        recording: the steps that trials train again; None if it does not record.
 
     Raises:
         TypeError: the model is not an nn.Module, or a sink is not a function of one argument.
@@ -110,7 +113,8 @@ class Monitor:
         if trace_nonfinite and self._ranks.count > 1:
             raise ValueError("trace_nonfinite works in one process only: the others would wait for the repeated step")
         self._nonfinite = NonfiniteSearch(model) if trace_nonfinite else None
-        self._keeper = StepKeeper(model) if trials and self._ranks.count == 1 and scaler is None else None
+        records = trials and self._ranks.count == 1 and scaler is None
+        self.recording = Recording(model) if records else None
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
@@ -149,25 +153,8 @@ class Monitor:
                 "no step was measured yet: call the model's forward pass, backward() and the optimizer's step(), or "
                 "count_step() if you change the weights by hand"
             )
-        recording = None if self._keeper is None else lambda: self.recording
         time = verdict.SECONDS if seconds is None else seconds
-        return judged(self.measurements, Subject(self.model, names=self._names), recording, time)
-
-    @property
-    def records(self) -> bool:
-        """Whether trials have steps to train again."""
-        return self._keeper is not None and bool(self._keeper.recording.steps)
-
-    @property
-    def recording(self) -> Recording:
-        """The steps that trials train again.
-
-        Raises:
-            ValueError: the Monitor does not record.
-        """
-        if self._keeper is None:
-            raise ValueError("this Monitor does not record: make it with trials=True, in one process, without a scaler")
-        return self._keeper.recording
+        return judged(self.measurements, Subject(self.model, names=self._names), self.recording, time)
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""
@@ -212,30 +199,16 @@ class Monitor:
         if self._nonfinite is not None:
             self._nonfinite.stop()
 
-    def abort(self) -> None:
-        """Stop measuring after an error, in the middle of a step: it is kept if its outputs are not finite."""
-        unfinished = self._watches and self._probe.attached and self._stepped is None
-        self._stepped = None
-        if unfinished and self._history.measurements and self._ranks.count == 1:
-            measurement = self._probe.conclude()
-            unfinished_note = _("the backward pass of the last step: an error ended the training before it")
-            if any(layer.nonfinite for layer in measurement.layers):
-                self._keep(replace(measurement, step=self._step, notes=(*measurement.notes, unfinished_note)))
-        self.remove()
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            self.remove()
-        else:
-            self.abort()
+    def __exit__(self, *error: object) -> None:
+        self.remove()
 
     def _before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
-        if self._keeper is not None:
-            self._keeper.before_forward()
+        if self.recording is not None:
+            self.recording.before_forward()
         if self._stepped is not None:
             self._take()
         elif self._in_step:  # in a closure: its last evaluation counts
@@ -260,9 +233,9 @@ class Monitor:
         self._probe.stop_following()
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
             self._nonfinite.before_step(self._step, optimizer)
-        if self._keeper is not None and optimizer in self._optimizers:
+        if self.recording is not None and optimizer in self._optimizers:
             take = self._probe.take_step if self._probe.attached else lambda: None
-            self._keeper.before_step(optimizer, take, self._of_others)
+            self.recording.before_step(optimizer, take, self._of_others)
         if self._probe.attached and optimizer in self._optimizers:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
@@ -392,12 +365,8 @@ class Monitor:
             foreign_steps=self._foreign_steps,
             replaced=self._optimizers.replaced,
             loss_weights=self._probe.loss_weights(set().union(*map(moved, self._seen))),
+            origin=None if self._nonfinite is None else self._nonfinite.found,
         )
-        self._keep(measurement)
-
-    def _keep(self, measurement: Measurement) -> None:
-        if self._nonfinite is not None:
-            measurement = replace(measurement, origin=self._nonfinite.found)
         self._history.add(measurement)
         self._start_over()
         for sink in self._sinks:

@@ -10,17 +10,13 @@ WRAPPED = (["module"], ["_orig_mod"], ["_forward_module"])
 """Names of the only child of a wrapper: of `DistributedDataParallel`, `torch.compile` and Lightning Fabric."""
 
 
-def surroundings(module: nn.Module, *, collect: bool) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:
+def surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:
     """The largest module that contains this one, without wrappers such as those of DDP, and all gradient scalers.
 
-    A framework may call a part of the model only, and no object leads from a module to the one that contains it. With
-    `collect`, what nobody has any more, such as optimizers, is freed in any case.
+    A framework may call a part of the model only, and no object leads from a module to the one that contains it. What
+    nobody has any more, such as optimizers, is freed before.
     """
-    alone = _is_alone(module)
-    if collect or not alone:
-        gc.collect()  # a model or a scaler that nobody has any more belongs to no training
-    if alone:
-        return _unwrapped(module), ()
+    gc.collect()
     containing: dict[int, list[nn.Module]] = {}
     scalers = []
     for found in gc.get_objects():
@@ -38,25 +34,7 @@ def surroundings(module: nn.Module, *, collect: bool) -> tuple[nn.Module, Sequen
                 around[id(outer)] = outer
                 queue.append(outer)
     models = [m for m in queue if not isinstance(m, nn.ModuleList | nn.ModuleDict)] or queue
-    return _unwrapped(max(models, key=lambda m: sum(1 for _ in m.parameters()))), scalers
-
-
-def _is_alone(module: nn.Module) -> bool:
-    """Whether no module contains this one and no gradient scaler exists: a tenth of the cost of finding them."""
-    kinds = [torch.amp.GradScaler]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    for found in gc.get_referrers(module, *kinds):  # an object refers to its class
-        if issubclass(type(found), torch.amp.GradScaler):
-            return False
-        values = list(found.values()) if isinstance(found, dict) else []
-        children = all(value is None or issubclass(type(value), nn.Module) for value in values)
-        if children and any(value is module for value in values):
-            return False  # it may be the children of a module
-    return True
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while [name for name, _ in module.named_children()] in WRAPPED:
-        module = next(module.children())
-    return module
+    model = max(models, key=lambda m: sum(1 for _ in m.parameters()))
+    while [name for name, _ in model.named_children()] in WRAPPED:
+        model = next(model.children())
+    return model, scalers

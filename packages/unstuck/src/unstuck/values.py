@@ -17,16 +17,13 @@ DIGITS = 6
 
 def written(value: Any) -> Any:
     """A value for JSON: nan and inf become texts, fields with their default are left out."""
-    if isinstance(value, Enum):
-        return value.value
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(float(value))
     if isinstance(value, tuple):
         return [written(item) for item in value]
     if is_dataclass(value):
-        kind: Any = type(value)
-        members = ((name, written(getattr(value, name)), default) for name, default in _defaults(kind).items())
-        return {name: item for name, item, default in members if item != default}
+        members = ((field, written(getattr(value, field.name))) for field in fields(value))
+        return {field.name: item for field, item in members if item != written(field.default)}
     return value
 
 
@@ -34,7 +31,8 @@ def read(hint: Any, value: Any) -> Any:
     """The value of the type `hint` from the result of `written`; a TypeError or ValueError from another's."""
     if value is None:
         return None
-    hint = _without_none(hint)
+    if isinstance(hint, types.UnionType):
+        (hint,) = set(typing.get_args(hint)) - {types.NoneType}
     if hint is float:
         return float(value)
     if typing.get_origin(hint) is tuple:
@@ -46,16 +44,4 @@ def read(hint: Any, value: Any) -> Any:
     return value
 
 
-def _without_none(hint: Any) -> Any:
-    if not isinstance(hint, types.UnionType):
-        return hint
-    (inner,) = set(typing.get_args(hint)) - {types.NoneType}
-    return inner
-
-
 _hints = cache(typing.get_type_hints)
-
-
-@cache
-def _defaults(kind: Any) -> dict[str, Any]:
-    return {field.name: written(field.default) for field in fields(kind)}

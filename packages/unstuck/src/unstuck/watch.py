@@ -32,12 +32,8 @@ CADENCE = ((1, 1), (100, 10), (math.inf, 100))
 """Before which step the distance to the next measurement is how long."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
-WHOLE = 2
-"""Steps of an optimizer after which all models of a step have run."""
 MOST = 16
-"""Models that are monitored at a time."""
-BRIEF, OFTEN = 11, 8
-"""A class is not watched any more after so many models of it that took so many steps at most."""
+"""Models of a class that are watched."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,7 @@ class Verdict:
     diagnosis: Diagnosis | None  # None: nothing was measured
     optimizers: tuple[str, ...]  # their classes; empty: no optimizer has moved the model
     past: tuple[tuple[int, Finding], ...]  # of earlier measurements, not in the last one, with their steps
-    beside: bool = False  # it runs beside models that train
-    unmoved: bool = False  # and gradients reach its parameters
-    over: bool = False  # its training had ended before that of another model began
+    missing: str = ""  # why nothing was measured
 
 
 class Watch:
@@ -96,17 +90,10 @@ class Watch:
         self._every = every
         self._traces = trace_nonfinite
         self._trials = trials
-        self._owner = os.getpid(), threading.get_ident()
+        self._owner = os.getpid(), threading.main_thread().ident
         self._classes: Counter[str] = Counter()  # how many models of each
-        self._names: list[str] = []
-        self._brief: Counter[str] = Counter()  # models that took few steps, by class
-        self._trained: WeakSet[nn.Module] = WeakSet()  # whose training is over
-        self._models: list[_Model] = []
-        self._past: list[Verdict] = []
-        self._idle: dict[str, ref[nn.Module]] = {}  # models that no optimizer moved, by name
-        self._waiting: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
-        self._known: WeakSet[torch.optim.Optimizer] = WeakSet()
-        self._doubted: WeakSet[torch.optim.Optimizer] = WeakSet()  # they stepped while their models did not run
+        self._models: list[_Model] = []  # in the order in which they began
+        self._steps: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()  # `PATIENCE` at most
         self._outermost: nn.Module | None = None  # of the modules that run
         self._stop_search: Callable[[], None] | None = None
         handle = register_optimizer_step_post_hook(eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer)))
@@ -114,9 +101,15 @@ class Watch:
         self._search()
 
     @property
+    def _running(self) -> "list[_Model]":
+        """The models whose training is not known to be over."""
+        return [model for model in self._models if model.result is None]
+
+    @property
     def has_steps(self) -> bool:
         """Whether a step was recorded, which trials can train again."""
-        return self._trials and any(model.monitor.records for model in self._models)
+        recordings = (model.monitor.recording for model in self._running)
+        return any(recording is not None and recording.steps for recording in recordings)
 
     def verdicts(self, seconds: float = 0.0) -> list[Verdict]:
         """The result for each model so far, in the order in which they began.
@@ -124,19 +117,17 @@ class Watch:
         Args:
             seconds: that the trials of all models may take, about.
         """
-        present = [model for model in self._models if not self._is_known(model)]
-        measured = sum(bool(model.monitor.measurements) for model in present)
-        verdicts = self._past + [model.verdict(seconds / max(1, measured)) for model in present]
-        return sorted(verdicts, key=lambda verdict: self._names.index(verdict.name))
+        measured = sum(bool(model.monitor.measurements) for model in self._running)
+        share = seconds / max(1, measured)
+        return [model.result or model.verdict(share) for model in self._models if not self._is_known(model)]
 
-    def remove(self, error: BaseException | None = None) -> None:
-        """Stop watching, at the end or after an error."""
+    def remove(self) -> None:
+        """Stop watching."""
         self._stop_listening()
         self._end_search()
-        for model in self._models:
-            model.beside = not model.kinds and any(other.kinds for other in self._models)
-            end = model.monitor.remove if error is None else model.monitor.abort
-            end()
+        for model in self._running:
+            model.beside = not model.kinds and any(other.kinds for other in self._running)
+            model.monitor.remove()
 
     def _search(self) -> None:
         if self._stop_search is None:
@@ -158,7 +149,10 @@ class Watch:
         if self._outermost is not None or not torch.is_grad_enabled():
             return  # a part of the module that runs, or an evaluation
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if tracing or torch.compiler.is_compiling() or self._is_elsewhere():
+        if tracing or torch.compiler.is_compiling():
+            return
+        if self._is_elsewhere():
+            self.problems[_("what runs in other threads than the main one")] = None
             return
         self._outermost = module
         if backward_pass() == NONE:
@@ -182,29 +176,25 @@ class Watch:
     def _find(self, module: nn.Module) -> "_Model | None":
         """The model that a module is a part of, or the wrapper of."""
         own = _identities(module)
-        return next((model for model in self._models if own <= _identities(model.monitor.model)), None) if own else None
+        return next((model for model in self._running if own <= model.parameters), None) if own else None
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """The outermost module of a forward pass is about to run."""
         if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
             return
-        kind = _class_of(module)
-        if self._brief[kind] >= OFTEN:
+        kind = type(module).__name__
+        if self._classes[kind] >= MOST:
             problem = _(
-                "more models of the class {kind}, after {count} that took few steps each; if they are meant to be one, "
-                "make it before the loop",
-                kind=kind, count=OFTEN,
+                "more than {count} models of the class {kind}; if they are meant to be one, make it before the loop",
+                kind=kind, count=MOST,
             )  # fmt: skip
             self.problems[problem] = None
             return
-        whole, scalers = surroundings(module, collect=any(model.kinds for model in self._models))
-        for model in list(self._models):
-            part = _identities(model.monitor.model) <= _identities(whole)
+        whole, scalers = surroundings(module)
+        for model in self._running:
+            part = model.parameters <= _identities(whole)
             if part or model.is_over:
                 self._retire(model, part=part)
-        if len(self._models) >= MOST:
-            self.problems[_("more than {count} models at a time", count=MOST)] = None
-            return
         scaler = scalers[0] if len(scalers) == 1 else None
         model = _Model(self._name(whole), whole, self._every, self._trials, self._traces, self._on_finding, scaler)
         model.monitor.on_missing = lambda: self._doubt(model)
@@ -212,78 +202,64 @@ class Watch:
         self._models.append(model)
         model.monitor.begin(module, args)
 
-    def _name(self, model: nn.Module) -> str:
-        for name, idle in self._idle.items():
-            if idle() is model:  # its optimizer comes late
-                self._past = [verdict for verdict in self._past if verdict.name != name]
-                return name
-        kind = _class_of(model)
+    def _name(self, module: nn.Module) -> str:
+        for model in self._models:
+            if model.module() is module and not model.kinds:  # its optimizer comes late
+                self._models.remove(model)
+                return model.name
+        kind = type(module).__name__
         self._classes[kind] += 1
-        self._names.append(f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind)
-        return self._names[-1]
+        return f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind
 
     def _is_known(self, model: "_Model") -> bool:
         """Whether a model only runs beside others, and was trained before."""
-        return model.beside and model.monitor.model in self._trained
+        module = model.module()
+        return model.beside and any(other.kinds and other.module() is module is not None for other in self._models)
 
     def _retire(self, model: "_Model", *, beside: bool = False, part: bool = False) -> None:
         """Keep the result of a model, and not the model; of a part of another model only if it was measured."""
         model.beside = beside
-        self._models.remove(model)
-        model.monitor.remove()
-        verdict = replace(model.verdict(), over=True)
+        verdict = model.end()
         if self._is_known(model) or (part and verdict.diagnosis is None):
-            return
-        if model.kinds:
-            self._trained.add(model.monitor.model)
-        self._brief[kind_of(verdict.name)] += model.is_brief
-        if verdict.diagnosis is not None:
-            verdict = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
-        self._past.append(verdict)
+            self._models.remove(model)
 
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """Search for the models of an optimizer in its first steps; a model that none moves in as many is idle."""
         if self._is_elsewhere():
             return
-        idle = [model for model in self._models if not model.optimizers]
-        if optimizer in self._known and not idle:
+        idle = [model for model in self._running if not model.optimizers]
+        steps = self._steps.get(optimizer, 0)
+        if steps == PATIENCE and not idle:
             return
         held = moved(optimizer)
-        for model in self._models:
-            if optimizer not in model.optimizers and not held.isdisjoint(_identities(model.monitor.model)):
+        for model in self._running:
+            if not held.isdisjoint(model.parameters):
                 model.optimizers.add(optimizer)
                 model.kinds[type(optimizer).__name__] = None
         for model in idle:
             model.waited += not model.optimizers
             if model.waited >= PATIENCE:
-                self._idle[model.name] = ref(model.monitor.model)
-                self._retire(model, beside=any(other.optimizers for other in self._models))
-        if optimizer not in self._known:
+                self._retire(model, beside=any(other.optimizers for other in self._running))
+        if steps < PATIENCE:
+            self._search()
+            self._steps[optimizer] = steps + 1
+        if steps + 1 == PATIENCE:
             self._settle(optimizer, held)
 
-    def _doubt(self, model: "_Model") -> None:
-        """Search again: optimizers of a model step, and another model may run in its place."""
-        for optimizer in model.optimizers:
-            self._known.discard(optimizer)
-            self._doubted.add(optimizer)
-
     def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
-        """Search until the models of an optimizer are known, or do not come."""
-        strangers = held.difference(*(_identities(model.monitor.model) for model in self._models))
-        # If another optimizer has its parameters, it may be meant for another model.
-        shared = optimizer in self._doubted or any(not held.isdisjoint(moved(other)) for other in self._known)
-        self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
-        if self._waiting[optimizer] < (PATIENCE if strangers or shared else WHOLE):
-            self._search()
-            return
+        """The models of an optimizer are known, or do not come."""
+        strangers = held.difference(*(model.parameters for model in self._running))
         # Parameters of a class that is not watched any more belong to models that were not looked at.
-        if strangers and max(self._brief.values(), default=0) < OFTEN:
+        if strangers and max(self._classes.values(), default=0) < MOST:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
             problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)
             self.problems[problem] = None
-        del self._waiting[optimizer]
-        self._known.add(optimizer)
-        if not self._waiting:
+        if all(steps == PATIENCE for steps in self._steps.values()):
             self._end_search()
+
+    def _doubt(self, model: "_Model") -> None:
+        """Search again: optimizers of a model step, and another model may run in its place."""
+        self._steps.update(dict.fromkeys(model.optimizers, 0))
 
 
 class _Monitor(Monitor):
@@ -331,6 +307,8 @@ class _Model:
         self.kinds: dict[str, None] = {}
         self.waited = 0
         self.beside = False  # it runs beside models that train
+        self.module = ref(model)
+        self.result: Verdict | None = None  # when its training is over
         self._widens = every is None
         self._gradients = [gradient_state(p) for p in model.parameters()]
         self._on_finding = on_finding
@@ -352,20 +330,36 @@ class _Model:
         return bool(self.kinds) and not self.optimizers
 
     @property
-    def is_brief(self) -> bool:
-        """Whether its optimizers took few steps."""
-        measurements = self.monitor.measurements if self.kinds else []
-        return bool(measurements) and (measurements[-1].step or 0) + self.monitor.every <= BRIEF
+    def parameters(self) -> set[int]:
+        """The identities of its parameters."""
+        return _identities(self.monitor.model)
+
+    def end(self) -> Verdict:
+        """Its result, without the model, which is not watched any more."""
+        self.monitor.remove()
+        self.result = verdict = self.verdict()
+        if verdict.diagnosis is not None:
+            self.result = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
+        del self.monitor
+        return self.result
 
     def verdict(self, seconds: float = 0.0) -> Verdict:
         """The result so far, with trials of so many seconds, about."""
         if self.beside:
             states = [gradient_state(p) for p in self.monitor.model.parameters()]
             reached = any(state not in (None, before) for state, before in zip(states, self._gradients, strict=False))
-            return Verdict(self.name, None, (), (), beside=True, unmoved=reached)
-        diagnosis = self.monitor.diagnosis(seconds) if self.monitor.measurements else None
-        findings = diagnosis.findings if diagnosis is not None else ()
-        now = {finding.rule for finding in findings}
+            missing = _("it ran beside other models")
+            if reached:
+                missing = _(
+                    "gradients reach it, but no optimizer that made a step has its parameters: give them to one, or "
+                    "freeze the model"
+                )
+            return Verdict(self.name, None, (), (), missing)
+        if not self.monitor.measurements:
+            missing = _("no gradient of a backward() came back through its layers before a step")
+            return Verdict(self.name, None, tuple(self.kinds), (), missing)
+        diagnosis = self.monitor.diagnosis(seconds)
+        now = {finding.rule for finding in diagnosis.findings}
         past = tuple(found for rule, found in self._found.items() if rule not in now)
         return Verdict(self.name, diagnosis, tuple(self.kinds), past)
 
@@ -385,18 +379,6 @@ class _Model:
             if finding.rule in new:
                 self._found[finding.rule] = step, finding
                 self._on_finding(self.name, step, finding)
-
-
-def _class_of(model: nn.Module) -> str:
-    """The class that a user knows: that of the only module in a library's private wrapper, such as torchdiffeq's."""
-    while _is_private(model) and len(inside := list(model.children())) == 1:
-        (model,) = inside
-    return type(model).__name__
-
-
-def _is_private(model: nn.Module) -> bool:
-    of_script = type(model).__module__ == "__main__"
-    return type(model).__name__.startswith("_") and not of_script and not any(True for _p in model.parameters(False))
 
 
 def kind_of(name: str) -> str:

@@ -30,7 +30,7 @@ def measurement(depth=20, decay=3.0, seed=0, step=None, name="layers.{}.linear")
             Layer(
                 weight, weight, "Linear", "weights", (2 * i - 1,) if i else (), (f"{weight}.weight", f"{weight}.bias"),
                 shape=(64, 200), gradient=gradient, gain=1 / decay, rms=float(inside.std()), spread=0.9,
-                rows=64, histogram=counts(inside, -12, 12), low=-12.0, high=12.0,
+                rows=64,
             )
         )  # fmt: skip
         outside = 1 / (1 + np.exp(-inside))
@@ -40,7 +40,6 @@ def measurement(depth=20, decay=3.0, seed=0, step=None, name="layers.{}.linear")
                 shape=(64, 200), gradient=gradient * decay**0.5, gain=decay**-0.5, rms=float(outside.std()),
                 spread=0.5, rows=64, neurons=200, relative_slope=float(slope.mean()),
                 saturated=float((slope < 0.05).mean()), slopes=counts(slope, 0, 1),
-                histogram=counts(outside, 0, 1), low=0.0, high=1.0,
             )
         )  # fmt: skip
         update = float(np.exp(random.normal(-7, 0.7)))

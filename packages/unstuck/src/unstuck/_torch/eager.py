@@ -5,7 +5,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -24,13 +24,13 @@ class Eager:
     """Counts who needs compiled code to run uncompiled, and gives the compiler its stance back when nobody does.
 
     The stance is PyTorch's own and holds for the process: what is compiled stays in its cache, and is not compiled
-    again. A stance that the user sets in the meantime is the user's, and is left alone.
+    again.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # whoever holds it may be collected, and so release, while another holds
         self._holders = 0
-        self._ours: Any = None
+        self._stance: Any = None
 
     def hold(self) -> None:
         """Run everything uncompiled from here on.
@@ -41,28 +41,19 @@ class Eager:
             self._holders += 1
             if self._holders == 1:
                 warnings.filters.insert(0, _NO_WARNING)  # type: ignore[attr-defined]
-            if self._holders == 1 and "torch._dynamo" in sys.modules:
-                stance = torch.compiler.set_stance("force_eager")
-                if self._is_ours(stance.prev):  # it came back at the end of a `with` that began while we held it
-                    stance.__exit__(None, None, None)
-                else:
-                    self._ours = stance
+            if self._stance is None and "torch._dynamo" in sys.modules:
+                self._stance = torch.compiler.set_stance("force_eager")
 
     def release(self) -> None:
         """Take one `hold` back."""
         with self._lock:
             self._holders -= 1
-            if self._holders == 0 and _NO_WARNING in warnings.filters:
-                warnings.filters.remove(_NO_WARNING)  # type: ignore[attr-defined]
-            if self._holders == 0 and self._ours is not None:
-                now = torch.compiler.set_stance("force_eager")
-                now.__exit__(None, None, None)
-                if self._is_ours(now.prev):
-                    self._ours.__exit__(None, None, None)
-                    self._ours = None
-
-    def _is_ours(self, stance: Any) -> bool:
-        return self._ours is not None and stance is self._ours.stance
+            if self._holders == 0:
+                with suppress(ValueError):  # the user has cleared the filters
+                    warnings.filters.remove(_NO_WARNING)  # type: ignore[attr-defined]
+                if self._stance is not None:
+                    self._stance.__exit__(None, None, None)
+                    self._stance = None
 
 
 _EAGER = Eager()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import NoReturn
 
 from unstuck import __version__
 from unstuck.cli import script
@@ -15,10 +15,7 @@ from unstuck.language import LANGUAGES, VARIABLE
 from unstuck.language.errors import InputError, check_file
 from unstuck.language.terminal import printable
 
-if TYPE_CHECKING:
-    from unstuck.cli.commentary import Commentary
-
-CONDITION = re.compile(r"error|warning|never|US[1-9](\d\d)?")
+CONDITION = re.compile(r"error|warning|US[1-9](\d\d)?")
 RUN = """run your own training script as it is, and say why its models do not learn"""
 EPILOG = """unstuck report FILE.json shows a diagnosis that --json has written; see unstuck report --help."""
 
@@ -34,18 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fails is its own.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    before = os.environ.get(VARIABLE)
     try:
-        try:
-            start = _report(words[1:]) if words[:1] == ["report"] else _script(words)
-        except InputError as error:
-            print(f"unstuck: {printable(str(error))}", file=sys.stderr)
-            return 2
-        return start()  # without a handler around it: the script ends as it does alone
-    finally:  # --lang is for this command and the processes that it starts
-        os.environ.pop(VARIABLE, None)
-        if before is not None:
-            os.environ[VARIABLE] = before
+        start = _report(words[1:]) if words[:1] == ["report"] else _script(words)
+    except InputError as error:
+        print(f"unstuck: {printable(str(error))}", file=sys.stderr)
+        return 2
+    return start()  # without a handler around it: the script ends as it does alone
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,7 +71,7 @@ def _file(name: str) -> Path:
 def _condition(text: str) -> str:
     if not CONDITION.fullmatch(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not error, warning, never, a rule such as US101, or a group of rules such as US1"
+            f"{text!r} is not error, warning, a rule such as US101, or a group such as US1"
         )
     return text
 
@@ -94,9 +85,7 @@ def _positive(text: str) -> int:
 def _parsed(parser: _Parser, words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.lang is not None:
-        os.environ[VARIABLE] = options.lang
-    if "never" in options.fail_on and len(options.fail_on) > 1:
-        parser.error("argument --fail-on: never excludes other values")
+        os.environ[VARIABLE] = options.lang  # also for the processes that the script starts
     return options
 
 
@@ -122,14 +111,7 @@ def _script(words: Sequence[str]) -> partial[int]:
     parser.add_argument("script", metavar="SCRIPT", help="your script, which is run")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS).required = False
     options = _parsed(parser, words)
-    program = script.prepared(options.script, options.arguments, module=options.module)
-
-    def commentary(stream: TextIO | None) -> "Commentary":
-        from unstuck.cli.commentary import Commentary
-
-        return Commentary(stream, options)
-
-    return partial(script.run, program, commentary)
+    return partial(script.run, script.prepared(options.script, options.arguments, module=options.module), options)
 
 
 def _report(words: Sequence[str]) -> partial[int]:

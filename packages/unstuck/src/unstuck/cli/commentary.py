@@ -2,7 +2,7 @@
 
 import time
 from argparse import Namespace
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from typing import TextIO
 
 from unstuck.findings import Finding
@@ -39,28 +39,32 @@ class Commentary:
             self._finding, options.every, trials=options.trials, trace_nonfinite=options.trace_nonfinite
         )
 
-    def conclude(self, error: BaseException | None = None) -> bool:
+    def conclude(self, *, trials: bool = True) -> bool:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
-        self._watch.remove(error)
-        verdicts = self._verdicts()
+        self._watch.remove()
+        verdicts = self._verdicts() if trials else self._watch.verdicts()
         self.models = len(verdicts)
         failed = any(v.diagnosis.fails(self._options.fail_on) for v in verdicts if v.diagnosis is not None)
         if self._stream is None:
             return failed
-        columns = width(self._stream)
         groups: dict[Hashable, list[Verdict]] = {}
         for verdict in verdicts:
             groups.setdefault(_result(verdict), []).append(verdict)
         for first, *others in groups.values():
-            say(self._stream, *_lines(first, columns))
+            say(self._stream, *_lines(first, width(self._stream)))
             if others:
-                same = _("the same result: {names}", names=_(", ").join(verdict.name for verdict in others))
-                if first.over and first.diagnosis is not None:
-                    same += _("; if they are meant to be one model, make it before the loop")
-                say(self._stream, *wrapped(same, columns, "", "  "))
+                self._say(_("the same result: {names}", names=_(", ").join(verdict.name for verdict in others)))
         for problem in self._watch.problems:
-            say(self._stream, *wrapped(_("not watched: {problem}", problem=problem), columns, "", "  "))
-        return not self._write(verdicts) or failed
+            self._say(_("not watched: {problem}", problem=problem))
+        try:
+            self._write(verdicts)
+        except InputError as error:
+            say(self._stream, printable(f"unstuck: {error}"))
+            return True
+        return failed
+
+    def _say(self, text: str) -> None:
+        say(self._stream, *wrapped(text, width(self._stream), "", "  "))
 
     def _verdicts(self) -> list[Verdict]:
         """The verdicts, with trials if there is time; Ctrl-C ends these."""
@@ -76,32 +80,26 @@ class Commentary:
             return without
 
     def _finding(self, name: str, step: int, finding: Finding) -> None:
-        columns = width(self._stream)
         head = _("unstuck: {name}, step {step:,}", name=name, step=step)
         other = self._said.setdefault((kind_of(name), finding.rule), name)
         if other != name:
-            again = _("{head}: {finding}, as in {other}", head=head, finding=title(finding), other=other)
-            say(self._stream, *wrapped(again, columns, "", "  "))
+            self._say(_("{head}: {finding}, as in {other}", head=head, finding=title(finding), other=other))
         else:
-            say(self._stream, *wrapped(head, columns), *finding_lines(finding, columns))
+            self._say(head)
+            say(self._stream, *finding_lines(finding, width(self._stream)))
 
-    def _write(self, verdicts: Sequence[Verdict]) -> bool:
-        """Write the worst diagnosis, and those of other models beside it; returns whether that succeeded."""
+    def _write(self, verdicts: list[Verdict]) -> None:
+        """Write the worst diagnosis, and those of other models beside it."""
         measured = [(v.name, v.diagnosis) for v in verdicts if v.diagnosis is not None]
         measured.sort(key=lambda pair: [pair[1].fails([what]) for what in ("error", "warning")], reverse=True)
-        try:
-            for i, (name, diagnosis) in enumerate(measured):
-                for path, write in ((self._options.html, diagnosis.to_html), (self._options.json, diagnosis.to_json)):
-                    if path is not None:
-                        path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
-                        with InputError.replacing("cannot write {path}: {error}", OSError, path=path):
-                            check_file(path)
-                            write(path)
-                        say(self._stream, printable(_("written: {path}", path=path)))
-        except InputError as error:
-            say(self._stream, printable(f"unstuck: {error}"))
-            return False
-        return True
+        for i, (name, diagnosis) in enumerate(measured):
+            for path, write in ((self._options.html, diagnosis.to_html), (self._options.json, diagnosis.to_json)):
+                if path is not None:
+                    path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
+                    with InputError.replacing("cannot write {path}: {error}", OSError, path=path):
+                        check_file(path)
+                        write(path)
+                    say(self._stream, printable(_("written: {path}", path=path)))
 
 
 def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
@@ -111,39 +109,21 @@ def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
         by = _("trained by {optimizers}", optimizers=_(" and ").join(verdict.optimizers))
     yield from ("", *wrapped(_("unstuck: {name}, {by}", name=verdict.name, by=by), columns), "")
     if verdict.diagnosis is None:
-        ran = _("no gradient of a backward() came back through its layers before a step")
-        if verdict.unmoved:
-            ran = _(
-                "gradients reach it, but no optimizer that made a step has its parameters: give them to one, or freeze "
-                "the model"
-            )
-        elif verdict.beside:
-            ran = _("it ran beside other models")
-        yield from wrapped(_("nothing was measured: {reason}", reason=ran), columns, "", "  ")
+        yield from wrapped(_("nothing was measured: {reason}", reason=verdict.missing), columns, "", "  ")
         return
     yield from (*to_text(verdict.diagnosis, columns).splitlines(), "")
-    for line in _past(verdict):
-        yield from wrapped(line, columns, "", "  ")
+    for step, finding in verdict.past:
+        severity, name = _(finding.severity.value), _(finding.name)
+        values = {"rule": finding.rule, "severity": severity, "name": name, "step": step}
+        past = _("earlier: {rule} {severity}, {name}, at step {step:,}, and not in the last measurement", **values)
+        yield from wrapped(past, columns, "", "  ")
 
 
 def _result(verdict: Verdict) -> Hashable:
     """What two models of a class must share, so that the result of one is enough to read."""
-    found = verdict.diagnosis.findings if verdict.diagnosis is not None else None
-    rules = None if found is None else frozenset((finding.rule, finding.severity) for finding in found)
     past = frozenset(finding.rule for _step, finding in verdict.past)
-    weights = verdict.diagnosis.measurement.weights if verdict.diagnosis is not None else ()
-    shapes = tuple((weight.name, weight.shape) for weight in weights)
-    return kind_of(verdict.name), shapes, verdict.optimizers, verdict.beside, verdict.unmoved, rules, past
-
-
-def _past(verdict: Verdict) -> list[str]:
-    return [
-        _(
-            "earlier: {rule} {severity}, {name}, at step {step:,}, and not in the last measurement",
-            rule=finding.rule,
-            severity=_(finding.severity.value),
-            name=_(finding.name),
-            step=step,
-        )
-        for step, finding in verdict.past
-    ]
+    shared = kind_of(verdict.name), verdict.optimizers, verdict.missing, past
+    if verdict.diagnosis is None:
+        return shared
+    rules = frozenset((finding.rule, finding.severity) for finding in verdict.diagnosis.findings)
+    return *shared, rules, tuple((weight.name, weight.shape) for weight in verdict.diagnosis.measurement.weights)

@@ -3,8 +3,10 @@
 import builtins
 import io
 import os
+import signal
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.abc import InspectLoader
@@ -12,9 +14,9 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from unstuck.cli.first_module import FirstModule
+from unstuck.cli.torch_import import TorchImport
 from unstuck.language import _
 from unstuck.language.errors import InputError
 from unstuck.language.terminal import printable, say
@@ -96,16 +98,17 @@ class _Missing(SystemExit):
 
 
 class _Session:
-    """The watch of this process: nothing until its first module, a commentary from then on."""
+    """The watch of this process: nothing until PyTorch is imported, a commentary from then on."""
 
-    def __init__(self, make: "Callable[[TextIO | None], Commentary]") -> None:
-        self._make = make
+    def __init__(self, options: Namespace) -> None:
+        self._options = options
+        self._process = os.getpid()
         first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
         self._stream = (sys.stderr or io.StringIO()) if first else None
         self._commentary: Commentary | None = None
         self._problem = ""
         self._folder = None if sys.flags.safe_path else sys.path[0]  # of the script, whose names may be those of ours
-        self._first = FirstModule(self._begin)
+        self._import = TorchImport(self._begin)
 
     def _begin(self) -> None:
         """Make the commentary; whatever fails, the script runs on."""
@@ -113,24 +116,38 @@ class _Session:
         path = sys.path[:]
         sys.path[:] = [folder for folder in path if folder != self._folder]
         try:
-            self._commentary = self._make(self._stream)
+            from unstuck.cli.commentary import Commentary  # which imports PyTorch
+
+            self._commentary = Commentary(self._stream, self._options)
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, self._end)
         except Exception as error:
             self._problem = f"{type(error).__name__}: {error}"
         finally:
             sys.path[:] = path
             warnings.filters.remove(SILENCE)  # type: ignore[attr-defined]
 
-    def conclude(self, error: BaseException | None = None) -> bool:
+    def _end(self, number: int, frame: object) -> None:
+        """The process is told to end, and does; before, this one says the verdict, and those forked from it nothing."""
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            if os.getpid() == self._process:
+                self.conclude(trials=False)
+        finally:
+            os.kill(os.getpid(), number)
+
+    def conclude(self, *, trials: bool = True) -> bool:
         """Say the verdict, write the files, and return whether `--fail-on` fails."""
-        self._first.remove()
-        if isinstance(error, _Missing):
-            return False
-        failed = self._commentary is not None and self._commentary.conclude(error)
+        self._import.remove()
+        handled = signal.getsignal(signal.SIGTERM) == self._end
+        if handled:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the script is over: it ends the trials
+        failed = self._commentary is not None and self._commentary.conclude(trials=trials)
+        if handled:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self._commentary is None or not self._commentary.models:
-            what = _("unstuck: nothing to watch in this process: no module with parameters ran with gradients")
-            if self._first.elsewhere:
-                what = _("unstuck: no model trained in the main thread, and others are not watched")
-            say(self._stream, what)
+            nothing = _("unstuck: nothing to watch in this process: no module with parameters ran with gradients")
+            say(self._stream, nothing)
         if self._problem:
             say(self._stream, _("not watched: {problem}", problem=printable(self._problem)))
         return failed
@@ -138,36 +155,31 @@ class _Session:
 
 def _of_the_script(trace: TracebackType | None) -> TracebackType | None:
     """A traceback without the frames of what watches the script."""
-
-    def next_of(trace: TracebackType | None) -> TracebackType | None:
-        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(WATCHING):
-            trace = trace.tb_next
-        return trace
-
-    first = at = next_of(trace)
-    while at is not None:
-        at.tb_next = next_of(at.tb_next)
-        at = at.tb_next
-    return first
+    frames: list[TracebackType] = []
+    while trace is not None:
+        frames += [] if trace.tb_frame.f_code.co_filename.startswith(WATCHING) else [trace]
+        trace = trace.tb_next
+    for frame, following in zip(frames, [*frames[1:], None], strict=False):
+        frame.tb_next = following
+    return frames[0] if frames else None
 
 
-def run(program: Callable[[], Program], make: "Callable[[TextIO | None], Commentary]") -> int:
+def run(program: Callable[[], Program], options: Namespace) -> int:
     """Run the program; afterwards Python ends as it would without us."""
     process = os.getpid()
-    session = _Session(make)
+    session = _Session(options)
     try:
         exec(*program())  # without a function in between, which PyTorch would format at each `torch.manual_seed`
     except BaseException as error:
         if os.getpid() != process:  # forked by the script
             raise
         if isinstance(error, SystemExit):
-            failed = session.conclude(error if isinstance(error, _Missing) else None)
-            if failed and error.code in (None, 0):
+            if not isinstance(error, _Missing) and session.conclude() and error.code in (None, 0):
                 return 1
             raise
         trace = _of_the_script(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-        session.conclude(error)
+        session.conclude()
         sys.excepthook = lambda *_: None  # it has been shown
         raise
     return int(session.conclude())

@@ -20,7 +20,7 @@ PARTS = re.compile(f"[{WIDE}\uff08]?[^{WIDE}{CLOSING}\uff08]*[{CLOSING}]*")
 def width(stream: TextIO | None = None) -> int:
     """Columns of a stream, by default standard output: those of the terminal within limits, or 80."""
     stream = stream or sys.stdout
-    if stream is None or not stream.isatty():
+    if stream is None or getattr(stream, "closed", False) or not stream.isatty():
         return DEFAULT
     return max(NARROWEST, min(WIDEST, shutil.get_terminal_size((DEFAULT, 24)).columns))
 

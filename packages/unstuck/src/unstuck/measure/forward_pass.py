@@ -12,7 +12,7 @@ from torch.autograd.graph import Node as GraphNode
 
 from unstuck._torch import autograd
 from unstuck._torch.autograd import NONE, backward_pass, bare, gradient_state, keeps_graph
-from unstuck._torch.modes import hidden_from_modes, unfollowed, without_gradients
+from unstuck._torch.modes import hidden_from_modes, unfollowed
 from unstuck.extensions import is_ours
 from unstuck.language import _
 from unstuck.measure import calls, losses, statistics
@@ -354,7 +354,7 @@ class ForwardPass:
             self.compared[kind] = Compared.of(outputs, targets)
 
     @hidden_from_modes
-    @without_gradients
+    @torch.no_grad()
     def take_batch_norm(self, node: Node) -> None:
         """Take how far running statistics are from those of the batch."""
         given = calls.given(node, *_BATCH_NORM)
@@ -404,7 +404,7 @@ class ForwardPass:
             self.ends_at.append((node, loss.detach().reshape(()) if loss.numel() == 1 else None))
 
     @hidden_from_modes
-    @without_gradients
+    @torch.no_grad()
     def _measure(
         self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]
     ) -> None:
@@ -538,7 +538,7 @@ class LayerGradient:
         self.sums.steps = self.sums.step_samples = None
 
     @unfollowed
-    @without_gradients
+    @torch.no_grad()
     def add(self, place: int, gradient: Tensor, samples: int) -> None:
         """Take the gradient of an output, or of the input if the place is `INPUT`."""
         gradient, before = bare(gradient), self._gradients.pop(place, None)

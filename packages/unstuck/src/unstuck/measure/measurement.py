@@ -66,9 +66,6 @@ class Layer:
     entropy: float | None = None
     sharp: float | None = None  # fraction of heads whose mean relative entropy is below `SHUT`
     steps: tuple[float, ...] | None = None  # gradient size at the input of the time steps, at most `STEPS`
-    histogram: tuple[int, ...] | None = None  # of finite numbers of the output, `BINS` bins from `low` to `high`
-    low: float | None = None  # smallest number in the histogram; a large output is thinned evenly for it
-    high: float | None = None  # largest number in the histogram
     function: str = ""  # the function of which a layer of another package is a kind, as its class says
 
     @property

@@ -5,7 +5,7 @@ They stay on the tensor's device as 0-dim tensors and short vectors until all of
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -21,8 +21,6 @@ CHUNK = 2**10
 """Of more numbers, so many at a time are summed in float32, and their sums in float64."""
 SAFE = 1e-15, 1e15
 """Sizes whose squares float32 holds, with room for those of single numbers."""
-KEPT = 200
-"""Numbers of one layer that are kept for its histogram."""
 _HALF = (torch.float16, torch.bfloat16)
 
 Number = Tensor | float
@@ -56,12 +54,10 @@ class Sums:
     calls: float = 0.0  # of `heads`
     steps: Tensor | None = None  # by time step, sum of the squares of the derivative by the input
     step_samples: Tensor | None = None  # by time step
-    # not sums
-    sample: list[Tensor] = field(default_factory=list)  # numbers for the histogram
 
     def add(self, other: "Sums") -> None:
         """Join another pass of the same layer."""
-        for name in (*SCALARS, "sample"):
+        for name in SCALARS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in VECTORS:
             vectors = [v for v in (getattr(self, name), getattr(other, name)) if v is not None]
@@ -71,7 +67,7 @@ class Sums:
 
 VECTORS = ("slopes", "heads", "steps", "step_samples")
 """Fields of `Sums` with a vector."""
-SCALARS = tuple(f.name for f in fields(Sums) if f.name not in (*VECTORS, "sample"))
+SCALARS = tuple(f.name for f in fields(Sums) if f.name not in VECTORS)
 """Fields of `Sums` with a number that is added."""
 
 
@@ -188,17 +184,12 @@ def add_sample(stack: Tensor, owners: list[Sums]) -> None:
     """Add the statistics across samples of a part of the outputs, [layers, samples, numbers]."""
     stack = stack.float() if stack.dtype in _HALF else stack
     samples = stack.shape[1]
-    flat = stack.flatten(1)
-    count = flat.shape[1]
-    some = flat[:, :: max(1, -(-count // KEPT))].clone().unbind()
-    for sums, numbers in zip(owners, some, strict=True):
-        sums.sample.append(numbers)
     if samples > 1:
         # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
         apart = stack - stack[:, :1]
         both = zip(owners, _squares(apart.flatten(1)), _squares(apart.mean(1)), strict=True)
         for sums, squares, of_mean in both:
-            sums.several, sums.deviations = float(count), squares - of_mean * samples
+            sums.several, sums.deviations = float(stack[0].numel()), squares - of_mean * samples
 
 
 def add_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils.rnn import pad_sequence
 
 from unstuck._torch.modes import unfollowed
 from unstuck.language import _
@@ -204,7 +203,6 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
         if steps.size:
             facts[i]["steps"] = np.sqrt(steps / np.maximum(samples[i], 1))
     _add_neurons(facts, _vectors(sums, "slopes", totals))
-    _add_histograms(facts, sums, totals)
     return facts
 
 
@@ -245,24 +243,6 @@ def _add_neurons(facts: list[dict[str, Any]], slopes: list[tuple[int, Array]]) -
         facts[i].update(neurons=sums.size, relative_slope=mean, saturated=saturated, dead=dead, slopes=tuple(histogram))
 
 
-def _add_histograms(facts: list[dict[str, Any]], sums: Sequence[Sums], totals: Totals) -> None:
-    """Add the histograms of the outputs, over the range of all ranks."""
-    # At least one number each: the maximum of none is an error.
-    samples = _alike([torch.cat(s.sample) if s.sample else torch.full((1,), math.nan) for s in sums])
-    values = pad_sequence(samples, batch_first=True, padding_value=math.nan).cpu().double().numpy()  # sums may overflow
-    values = np.where(np.isfinite(values), values, np.nan)
-    most = np.fmax.reduce(values, axis=1, initial=-math.inf)
-    least = np.fmax.reduce(-values, axis=1, initial=-math.inf)
-    most, least = totals(np.stack([most, least]), "MAX").astype(values.dtype)
-    width = most + least
-    width = np.where(width > 0, width, 1)
-    counts = _histograms((values + least[:, None]) / width[:, None], np.arange(len(values))[:, None], len(values))
-    counts = totals(counts).astype(int)
-    for fact, low, high, histogram in zip(facts, (-least).tolist(), most.tolist(), counts.tolist(), strict=True):
-        if math.isfinite(low):
-            fact.update(low=low, high=high, histogram=tuple(histogram))
-
-
 def _histograms(values: NDArray[Any], layer: NDArray[Any], layers: int) -> NDArray[Any]:
     """Histograms [layers, BINS] over [0, 1] of the values of each layer; nan is not counted."""
     places = np.minimum(np.maximum(values * BINS, 0), BINS - 1)
@@ -280,8 +260,8 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
             count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
             places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
             fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
-        for name in fact.keys() & {"rms", "low", "high"}:
-            fact[name] *= call.scale
+        if "rms" in fact:
+            fact["rms"] *= call.scale
         for name in list(_meaningless(call, fact)):
             fact.pop(name, None)
         sources = tuple(bits(call.sources))

@@ -9,10 +9,9 @@ from typing import Any
 
 import unstuck
 from unstuck.files import write_file
-from unstuck.findings import Finding, Gap, Trials
-from unstuck.judgement import Judgement
+from unstuck.findings import Finding, Gap, Judgement, Trials
 from unstuck.measure.measurement import Measurement
-from unstuck.report.layers import spread_evenly
+from unstuck.report.layers import evenly
 from unstuck.values import read, written
 
 FORMAT = 1
@@ -25,14 +24,14 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
     """One line of strict JSON, the same for the same diagnosis, without its `subject`; also written to `path`."""
     measurement = judgement.measurement
     earlier = [one for one in judgement.history if one is not measurement]
-    kept = spread_evenly(len(earlier), EARLIER // max(1, len(measurement.layers)))
+    kept = evenly(earlier, EARLIER // max(1, len(measurement.layers)))
     members = {
         "format": FORMAT,
         "version": unstuck.__version__,
         "healthy": judgement.healthy,
         "findings": [written(one) for one in judgement.findings],
         "measurement": written(measurement),
-        "earlier": [written(earlier[i]) for i in kept],
+        "earlier": [written(one) for one in kept],
         "gaps": [written(one) for one in judgement.gaps],
         "trials": written(judgement.trials),
     }

@@ -1,9 +1,9 @@
 """The layers of a measurement: as a table, the most telling of many, and as lines of text with bars on a log axis."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from unstuck.findings import Finding
 from unstuck.language import _
 from unstuck.language.terminal import printable, shortened, text_width, wrapped
 from unstuck.measure.measurement import Layer, Measurement
-from unstuck.report.svg import drawable
 from unstuck.wording import percent, short_number
 
 SHORT, ROWS = 20, 16
@@ -21,6 +20,9 @@ ALIKE = 0.1
 BARS = (10, 24)
 """Fewest and most columns of bars."""
 NAME_WIDTH, KIND_WIDTH, RULE_WIDTH = 20, 14, 6
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -94,79 +96,70 @@ def findings_by_layer(measurement: Measurement, findings: Sequence[Finding]) -> 
     return found
 
 
+def drawable(size: float | None) -> TypeGuard[float]:
+    """Whether a size has a place on a log axis."""
+    return size is not None and 0 < size < math.inf
+
+
+def evenly(items: Sequence[_T], most: int) -> list[_T]:
+    """Up to `most` of the items, at even distances, with both ends."""
+    places = np.linspace(0, len(items) - 1, min(len(items), most)).tolist()
+    return [items[i] for i in sorted(set(map(round, places)))]
+
+
 def most_telling(measurement: Measurement, findings: Sequence[Finding], most: int) -> list[int]:
     """Positions of at most `most` layers, in order.
 
-    Of more, both ends, the extremes, up to half from the findings, a few of each, and others at even distances.
+    Of more, both ends, the extreme gradients, up to half from the findings, and others at even distances.
     """
     layers, known = measurement.layers, positions(measurement)
     if len(layers) <= most:
         return list(range(len(layers)))
-    named = ([i for name in finding.layers for i in known.get(name, [])][: max(1, most // 5)] for finding in findings)
-    by_rank = dict.fromkeys(i for rank in zip_longest(*named) for i in rank if i is not None)
+    first = (name for finding in findings for name in finding.layers[: max(1, most // 5)])
+    named = dict.fromkeys(i for name in first for i in known.get(name, []))
     sizes = {i: x.gradient for i, x in enumerate(layers) if x.role == "weights" and drawable(x.gradient)}
-    chosen = {0, len(layers) - 1, *list(by_rank)[: most // 2]}
-    slopes = {i: x.relative_slope for i, x in enumerate(layers) if x.relative_slope is not None}
-    chosen |= {pick(of, key=of.__getitem__) for pick, of in ((min, sizes), (max, sizes), (min, slopes)) if of}
-    for pool in (sizes, range(len(layers))):
-        others = [i for i in pool if i not in chosen]
-        count = min(len(others), most - len(chosen))
-        chosen |= {others[round(k)] for k in np.linspace(0, len(others) - 1, count + 2)[1:-1]}
-    return sorted(chosen)
-
-
-def through_time(measurement: Measurement) -> list[tuple[int, Layer]]:
-    """Recurrent layers with their positions, those whose gradient changes most through time first."""
-
-    def change(steps: Sequence[float]) -> float:
-        return max(steps) / min(steps) if all(map(drawable, steps)) else math.inf
-
-    found = [(at, layer) for at, layer in enumerate(measurement.layers) if layer.steps]
-    return sorted(found, key=lambda pair: -change(pair[1].steps or ()))
+    extremes = (pick(sizes, key=sizes.__getitem__) for pick in (min, max) if sizes)
+    chosen = {0, len(layers) - 1, *list(named)[: most // 2], *extremes}
+    others = [i for i in range(len(layers)) if i not in chosen]
+    return sorted(chosen.union(evenly(others, most - len(chosen) + 2)[1:-1]))
 
 
 def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int) -> list[str]:
     """Lines of at most `width` columns: a heading, then a row for each shown layer in the order in which they ran."""
     layers = measurement.layers
-    chosen = list(range(len(layers))) if len(layers) <= SHORT else most_telling(measurement, findings, ROWS)
+    chosen = most_telling(measurement, findings, SHORT if len(layers) <= SHORT else ROWS)
     shown = [layers[i] for i in chosen]
-    name, kind, bar = _("layer"), _("kind"), ""
-    table = {"#": [f"{i + 1:,}" for i in chosen]} if len(shown) < len(layers) else {}
-    table[name] = [printable(layer.name) or _("(the model)") for layer in shown]
-    table[kind] = [shortened(printable(layer.kind), KIND_WIDTH) for layer in shown]
-    optional = [kind]  # the last ones are left out first
-    for column in number_columns(measurement):
-        values = [value for value in map(column.value, shown) if value is not None]
-        if column.key == "gradient":
-            table[column.head] = [column.cell(layer) or "-" for layer in shown]
-            if any(map(drawable, values)):
-                table[bar] = [" " * BARS[0]] * len(shown)
-                optional.append(bar)
-        elif any(map(column.notable, values)):
-            table[column.head] = [column.cell(layer, 2) or "-" for layer in shown]
-            optional.append(column.head)
-    found = findings_by_layer(measurement, findings)
-    rules = [list(dict.fromkeys(findings[n].rule for n in found.get(i, ()))) for i in chosen]
-    if any(rules):
-        table[_("found")] = [_marks(of) for of in rules]
-
-    longest = max(map(text_width, [name, *table[name]]))
-    while optional and width - _taken(table, name) < min(longest, NAME_WIDTH):
-        table.pop(optional.pop(), None)
-    room = width - _taken(table, name)
-    table[name] = [shortened(each, room) for each in table[name]]
-    if bar in table:
-        free = room - max(map(text_width, [name, *table[name]]))
-        table[bar] = _bars(shown, layers, min(BARS[1], BARS[0] + free))
     part = ""
     if len(shown) < len(layers):
         part = _(", {count} of {all} layers", count=len(shown), all=f"{len(layers):,}")
     what = _("layers, input to loss{part}:", part=part)
     if measurement.profile.names:
         what = _("gradient profile, input to loss{part}:", part=part)
-    to_the_right = (head not in (name, kind, bar, _("found")) for head in table)
-    lines = _joined([[head, *texts] for head, texts in table.items()], to_the_right)
-    return [*wrapped(what, width), *lines]
+
+    found = findings_by_layer(measurement, findings)
+    marks = [_marks([findings[n].rule for n in found.get(i, ())]) for i in chosen]
+    gradient, *others = number_columns(measurement)
+    names = [_("layer"), *(printable(layer.name) or _("(the model)") for layer in shown)]
+    kinds = _padded([_("kind"), *(shortened(printable(layer.kind), KIND_WIDTH) for layer in shown)])
+    places = [_padded(["#", *(f"{i + 1:,}" for i in chosen)], right=True)] if part else []
+    sizes = _padded([gradient.head, *(gradient.cell(layer) or "-" for layer in shown)], right=True)
+    rules = [_padded([_("found"), *marks])] if any(marks) else []
+    bars = [_bars(shown, layers, BARS[0])] if any(drawable(layer.gradient) for layer in shown) else []
+    optional = [kinds, *bars]  # the last ones are left out first
+    for column in others:
+        if any(column.notable(value) for value in map(column.value, shown) if value is not None):
+            optional.append(_padded([column.head, *(column.cell(layer, 2) or "-" for layer in shown)], right=True))
+
+    def room() -> int:
+        return width - 2 - sum(2 + text_width(column[0]) for column in (*places, sizes, *optional, *rules))
+
+    while optional and room() < min(max(map(text_width, names)), NAME_WIDTH):
+        optional.pop()
+    names = _padded([shortened(name, room()) for name in names])
+    if bars and len(optional) > 1:
+        optional[1] = _bars(shown, layers, min(BARS[1], BARS[0] + room() - text_width(names[0])))
+    table = zip(*places, names, *optional[:1], sizes, *optional[1:], *rules, strict=True)
+    return [*wrapped(what, width), *(("  " + "  ".join(row)).rstrip() for row in table)]
 
 
 def _marks(rules: Sequence[str]) -> str:
@@ -174,30 +167,16 @@ def _marks(rules: Sequence[str]) -> str:
     return " ".join([*marks, *([f"+{len(rules) - 2}"] if len(rules) > 2 else [])])
 
 
-def _taken(table: dict[str, list[str]], name: str) -> int:
-    """Columns of all but the names."""
-    return 2 + sum(2 + max(map(text_width, [head, *texts])) for head, texts in table.items() if head != name)
+def _padded(texts: Sequence[str], right: bool = False) -> list[str]:
+    """Texts of one width, aligned to the left or to the right."""
+    gaps = [" " * (max(map(text_width, texts)) - text_width(text)) for text in texts]
+    return [gap + text if right else text + gap for text, gap in zip(texts, gaps, strict=True)]
 
 
-def _joined(table: Iterable[Sequence[str]], to_the_right: Iterable[bool]) -> list[str]:
-    """Lines of a table that is given by its columns, each aligned to the right or to the left."""
-    padded = []
-    for texts, right in zip(table, to_the_right, strict=True):
-        gaps = [" " * (max(map(text_width, texts)) - text_width(text)) for text in texts]
-        padded.append([gap + text if right else text + gap for text, gap in zip(texts, gaps, strict=True)])
-    return [("  " + "  ".join(row)).rstrip() for row in zip(*padded, strict=True)]
-
-
-def _bars(shown: Iterable[Layer], layers: Iterable[Layer], width: int) -> list[str]:
-    """A bar for each row, on one log axis of at least one decade for all layers."""
+def _bars(shown: Sequence[Layer], layers: Sequence[Layer], width: int) -> list[str]:
+    """A column of bars, on one log axis of at least one decade for all layers."""
     logs = [math.log10(size) for layer in layers if drawable(size := layer.gradient)]
-    high = max(logs, default=0.0)
-    scale = (8 * width - 1) / (high - (low := min([high - 1, *logs])))
+    scale = (8 * width - 1) / (max(logs) - (low := min([max(logs) - 1, *logs])))
     sizes = [layer.gradient for layer in shown]
     eighths = [round(1 + scale * (math.log10(size) - low)) if drawable(size) else 0 for size in sizes]
-    return [("█" * (count // 8) + " ▏▎▍▌▋▊▉"[count % 8]).rstrip() for count in eighths]
-
-
-def spread_evenly(count: int, most: int) -> list[int]:
-    """Up to `most` of the numbers 0 to count - 1, evenly spaced, with both ends."""
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most)).tolist()})
+    return [" " * width, *(f"{'█' * (n // 8)}{' ▏▎▍▌▋▊▉'[n % 8]}".rstrip().ljust(width) for n in eighths)]

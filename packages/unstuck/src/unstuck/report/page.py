@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from unstuck.files import write_file
-from unstuck.judgement import Judgement
+from unstuck.findings import Judgement
 from unstuck.language import LANGUAGES, _, language
 from unstuck.language.terminal import DEFAULT, printable
-from unstuck.report.charts import charts
+from unstuck.report.charts import charts, numbered
 from unstuck.report.layers import findings_by_layer, layer_rows, most_telling, number_columns, positions
-from unstuck.report.svg import numbered
 from unstuck.report.text import head, title, verdict
 from unstuck.report.trials import HEIGHT, WIDTH, curves, trial_text, trials_lines
-from unstuck.wording import counted, percent, short_number
+from unstuck.wording import counted, short_number
 
 FIRST = 100
 """Rows of a page of the table; without its script, the page shows the most telling ones."""
@@ -70,7 +69,7 @@ def _rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    templates.filters |= {"layer_name": _name, "short": short_number, "percent": percent}
+    templates.filters |= {"layer_name": _name, "short": short_number}
     templates.filters["quoted"] = re.compile("`([^`]+)`").split
     templates.globals |= {"_": _, "language": language(), "title": title, "counted": counted}
     templates.globals |= {"trial_text": trial_text, "trials_lines": trials_lines}

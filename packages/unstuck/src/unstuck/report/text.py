@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from unstuck.findings import Finding, Severity
-from unstuck.judgement import Judgement
+from unstuck.findings import Finding, Judgement, Severity
 from unstuck.language import _
 from unstuck.language.terminal import DEFAULT, printable, shortened, wrapped
 from unstuck.report.layers import layer_rows

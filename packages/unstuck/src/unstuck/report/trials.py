@@ -15,20 +15,12 @@ TINY, MOST = 1e-30, 1.25
 
 def trial_text(trial: Trial) -> str:
     """What a trial gave, in a sentence."""
-    first, last = ends(trial.after)
-    before, end = ends(trial.before)
-    values = {"edit": trial.edit, "steps": trial.steps, "first": first, "last": last, "before": before, "end": end}
-    if trial.proved:
-        return _(
-            "Proved by a trial: {edit}, {steps} steps bring the loss from {first} to {last}; unchanged, from {before} "
-            "to {end}.",
-            **values,
-        )
-    return _(
-        "Not proved: in a trial {edit}, {steps} steps bring the loss from {first} to {last}; unchanged, from {before} "
-        "to {end}.",
-        **values,
-    )
+    (first, last), (before, end) = ends(trial.after), ends(trial.before)
+    told = _(
+        "{edit}, {steps} steps bring the loss from {first} to {last}; unchanged, from {before} to {end}.",
+        edit=trial.edit, steps=trial.steps, first=first, last=last, before=before, end=end,
+    )  # fmt: skip
+    return _("Proved by a trial: {told}", told=told) if trial.proved else _("Not proved: in a trial {told}", told=told)
 
 
 def trials_lines(trials: Trials) -> Iterator[str]:
@@ -37,19 +29,17 @@ def trials_lines(trials: Trials) -> Iterator[str]:
         yield _("not tried: {reason}", reason=trials.missing)
     if not trials.steps:
         return
-    first, last = ends(trials.losses)
-    values = {"steps": trials.steps, "first": first, "last": last}
     if math.isnan(trials.left):
-        yield _("{steps} steps on the recorded batches bring the loss from {first} to {last}", **values)
+        result = _("on the recorded batches")
     elif trials.left <= LEARNS:
-        yield _("it learns the recorded batches: {steps} steps bring the loss from {first} to {last}", **values)
+        result = _("it learns the recorded batches")
     elif trials.left <= STANDS:
-        yield _("it learns the recorded batches slowly: {steps} steps bring the loss from {first} to {last}", **values)
+        result = _("it learns the recorded batches slowly")
     else:
-        yield _("it does not learn the recorded batches: {steps} steps bring the loss from {first} to {last}", **values)
-    if trials.cause is not None:
-        values = {"edit": trials.cause.edit, "last": ends(trials.cause.after)[1]}
-        yield _("no rule names a cause, but {edit} it learns: the loss falls to {last}", **values)
+        result = _("it does not learn the recorded batches")
+    first, last = ends(trials.losses)
+    values = {"result": result, "steps": trials.steps, "first": first, "last": last}
+    yield _("{result}: {steps} steps bring the loss from {first} to {last}", **values)
 
 
 def ends(losses: Sequence[float]) -> tuple[str, str]:

@@ -17,9 +17,6 @@ from unstuck.step.replay import Replay
 from unstuck.step.step import Step
 from unstuck.wording import named, number
 
-TRIES = 3
-"""Steps that are repeated without a result, after which no other is."""
-
 
 def first_nonfinite(step: Step, values: Mapping[str, Tensor]) -> str | None:
     """The sentence about the first call that made NaN or infinity of finite numbers; None if none did.
@@ -51,39 +48,40 @@ class _Search:
 
     def look(self, node: Node, args: tuple[Any, ...], result: Any) -> None:
         """Look at the result of a call, and wait for its gradient."""
-        read = [t for t in tensors_in(args) if t.is_floating_point() and t.layout is torch.strided]
-        made = [t for t in tensors_in((result,)) if t.is_floating_point() and t.layout is torch.strided]
-        given = (x for x in args if isinstance(x, float))
-        finite = all(map(_is_finite, read)) and all(map(math.isfinite, given))
+        read, made = _numbers(args), _numbers((result,))
+        finite = all(map(_is_finite, read)) and all(math.isfinite(x) for x in args if isinstance(x, float))
         bad = [t for t in made if not _is_finite(t)]
-        if finite and bad and read and node.function != "empty" and self.found is None:
-            self.found = self._sentence(node, bad[0], [*map(_described, read)], backward=False)
-        elif not finite and made and not bad and not node.function.endswith("_like"):
-            self.found = None
-        values = [*map(_described, read)] if finite and not bad else []
-        moving = [t for t in read if t.requires_grad and t.grad_fn is not None]
-        if len(made) == 1 and made[0].requires_grad and values and not any(t is made[0] for t in read):
+        if not finite:
+            if made and not bad and not node.function.endswith("_like"):
+                self.found = None
+        elif bad and read and node.function != "empty":
+            self.found = self.found or _sentence(node, bad[0], [*map(_described, read)], backward=False)
+        elif not bad and read and len(made) == 1 and made[0].requires_grad and not any(t is made[0] for t in read):
+            values = [*map(_described, read)]
             made[0].register_hook(lambda g: self._gradients.__setitem__(id(node), _is_finite(g)))  # type: ignore[no-untyped-call]
-            for tensor in moving:
+            for tensor in (t for t in read if t.requires_grad and t.grad_fn is not None):
                 tensor.register_hook(lambda g: self._look_back(node, g, values))  # type: ignore[no-untyped-call]
 
     def _look_back(self, node: Node, gradient: Tensor, values: list[str]) -> None:
         if self.found is None and self._gradients.get(id(node)) and not _is_finite(gradient):
-            self.found = self._sentence(node, gradient, values, backward=True)
+            self.found = _sentence(node, gradient, values, backward=True)
 
-    def _sentence(self, node: Node, bad: Tensor, values: list[str], *, backward: bool) -> str:
-        kind = "NaN" if bool(bad.isnan().any()) else _("infinity")
-        if backward:
-            place = _("the backward pass of `{call}`", call=node.function)
-        elif node.module is not None:
-            place = _("`{call}` in {module}", call=node.function, module=named(node.module))
-        else:
-            place = _("`{call}` in the loss", call=node.function)
-        file, line = node.place
-        text = ", ".join(filter(None, (f"{Path(file).name}:{line}", linecache.getline(file, line).strip())))
-        at = f" ({text})" if file else ""
-        return _("{place} made the first {kind}{at}, from {values}.",
-                 place=place, kind=kind, at=at, values="; ".join(values))  # fmt: skip
+
+def _sentence(node: Node, bad: Tensor, values: list[str], *, backward: bool) -> str:
+    """The call in words, with its line, and what it read."""
+    kind = "NaN" if bool(bad.isnan().any()) else _("infinity")
+    if backward:
+        place = _("the backward pass of `{call}`", call=node.function)
+    elif node.module is not None:
+        place = _("`{call}` in {module}", call=node.function, module=named(node.module))
+    else:
+        place = _("`{call}` in the loss", call=node.function)
+    file, line = node.place
+    text = ", ".join(filter(None, (f"{Path(file).name}:{line}", linecache.getline(file, line).strip())))
+    at = f" ({text})" if file else ""
+    return _(
+        "{place} made the first {kind}{at}, from {values}.", place=place, kind=kind, at=at, values="; ".join(values)
+    )
 
 
 class NonfiniteSearch:
@@ -97,7 +95,6 @@ class NonfiniteSearch:
     def __init__(self, model: nn.Module) -> None:
         self.found: str | None = None
         self.found_in: int | None = None
-        self._tries = 0
         self._observer = StepObserver(model)
         self._observer.attach()
 
@@ -106,24 +103,19 @@ class NonfiniteSearch:
         self._observer.begin(module, args)
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer is about to step."""
-        if not self._observer.attached:
-            return
-        recorded = self._observer.take()
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # A gradient scaler makes the steps of some optimizers, and has them skip those with overflows.
+        """An optimizer is about to step; a gradient scaler may have it skip a step with overflows."""
+        recorded = self._observer.take() if self._observer.attached else None
         if recorded is None:
             return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if getattr(optimizer, "found_inf", None) or _all_finite(gradients):
             recorded.release()
             return
-        self._tries += 1
         model = self._observer.model
         sentence = first_nonfinite(recorded, {**dict(model.named_parameters()), **dict(model.named_buffers())})
         if sentence is not None:
             self.found, self.found_in = _("In step {step:,}, {origin}", step=step, origin=sentence), step
-        if sentence is not None or self._tries >= TRIES:
-            self.stop()
+        self.stop()
 
     def after_step(self) -> None:
         """An optimizer has stepped: what it ran itself, in a closure, had other weights."""
@@ -138,6 +130,11 @@ def _all_finite(gradients: list[Tensor]) -> bool:
     """Whether all numbers are finite; their norm may not be, because it overflows."""
     dense = [g.coalesce().values() if g.is_sparse else g.detach() for g in gradients]
     return bool(get_total_norm(dense).isfinite()) or all(bool(g.isfinite().all()) for g in dense)
+
+
+def _numbers(values: tuple[Any, ...]) -> list[Tensor]:
+    """The floating-point tensors in values."""
+    return [t for t in tensors_in(values) if t.is_floating_point() and t.layout is torch.strided]
 
 
 def _is_finite(tensor: Tensor) -> bool:

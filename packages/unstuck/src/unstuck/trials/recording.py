@@ -1,23 +1,23 @@
-"""What a training needs to run again: its last steps, the weights that it began with, and its optimizer."""
+"""What a training needs to run again: its last steps, the weights that it began with, and its optimizers."""
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unstuck.language import _
-from unstuck.measure.measurement import Subject
 from unstuck.step import Step
 from unstuck.wording import in_one_line
 
 STEPS = 4
 """Recorded steps that are kept, the latest: a trial cannot merely learn one batch by heart."""
 BYTES = 2**28
-"""Largest size of the weights, and of what each step reads, together; larger trainings are not tried."""
+"""Largest size of the weights and of what the steps read, together; larger trainings are not tried."""
 USUAL_RATE = 1e-3
 """Learning rate of Adam where no optimizer is known."""
 
@@ -27,15 +27,15 @@ class OptimizerSettings:
     """The class of an optimizer and the options of its groups; parameters are named."""
 
     kind: type[torch.optim.Optimizer]
-    groups: tuple[Mapping[str, Any], ...] = ()
+    groups: tuple[Mapping[str, Any], ...]
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, model: nn.Module) -> "OptimizerSettings":
         """Read an optimizer; parameters of other models are left out."""
-        names, groups = {id(p): name for name, p in model.named_parameters()}, []
-        for group in optimizer.param_groups:
-            own = [names[id(p)] for p in group["params"] if id(p) in names]
-            groups.append({**group, "params": own})
+        names = {id(p): name for name, p in model.named_parameters()}
+        groups = (
+            {**g, "params": [names[id(p)] for p in g["params"] if id(p) in names]} for g in optimizer.param_groups
+        )
         return cls(type(optimizer), tuple(group for group in groups if group["params"]))
 
     def build(self, values: Mapping[str, Tensor], change: Callable[[dict[str, Any]], None]) -> torch.optim.Optimizer:
@@ -44,10 +44,7 @@ class OptimizerSettings:
         for group in groups:
             change(group)
         make: Callable[..., torch.optim.Optimizer] = self.kind
-        try:
-            return make(groups)
-        except TypeError:  # it asks for a rate
-            return make(groups, lr=groups[0]["lr"])
+        return make(groups, **{name: groups[0][name] for name in ("lr",) if name in groups[0]})  # some ask for a rate
 
     def at_least(self, other: "OptimizerSettings | None") -> "OptimizerSettings":
         """With the larger rate of each group: a schedule may have ended at 0, or begun there."""
@@ -55,26 +52,49 @@ class OptimizerSettings:
             return self
         pairs = zip(self.groups, other.groups, strict=True)
         groups = ({**a, "lr": max(float(a["lr"]), float(b["lr"]))} if "lr" in a and "lr" in b else a for a, b in pairs)
-        return OptimizerSettings(self.kind, tuple(groups))
+        return replace(self, groups=tuple(groups))
 
 
-@dataclass
+class NotTriedError(Exception):
+    """Why there is no trial."""
+
+
 class Recording:
-    """Recorded steps of a training, oldest first.
+    """The latest recorded steps of a training, with what they read, the first weights and the optimizers.
+
+    Whatever fails, the training goes on.
 
     Attributes:
-        steps: with copies of what they read.
-        values: parameters and buffers by name, as they were when the recording began.
-        optimizers: of the training.
-        missing: why it cannot be tried; "" if it can.
-        left: the share of the first loss that the training itself left; nan: not known.
+        steps: oldest first.
+        values: parameters and buffers by name, as they were at the first recorded step.
     """
 
-    steps: list[Step] = field(default_factory=list)
-    values: dict[str, Tensor] = field(default_factory=dict)
-    optimizers: tuple[OptimizerSettings, ...] = ()
-    missing: str = ""
-    left: float = math.nan
+    def __init__(self, model: nn.Module) -> None:
+        self.steps: deque[Step] = deque(maxlen=STEPS)
+        self.values: dict[str, Tensor] = {}
+        self._model = model
+        self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
+        self._first: Tensor | None = None  # the first loss that was recorded
+        self._open = False  # more optimizers may step
+        self._failed = ""
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot be tried; "" if it can."""
+        return self._failed or ("" if self.steps else _("no step of an optimizer was recorded"))
+
+    @property
+    def optimizers(self) -> tuple[OptimizerSettings, ...]:
+        """Those of the last step; Adam if none is known."""
+        names = [name for name, parameter in self._model.named_parameters() if parameter.requires_grad]
+        adam = OptimizerSettings(torch.optim.Adam, ({"lr": USUAL_RATE, "params": names},))
+        return tuple(self._optimizers.values()) or (adam,)
+
+    @property
+    def left(self) -> float:
+        """The share of the first loss that the training itself left; nan: not known."""
+        first = float(self._first) if self._first is not None and self._optimizers and self.steps else 0.0
+        return math.fsum(step.loss or 0.0 for step in self.steps) / len(self.steps) / first if first > 0 else math.nan
 
     @property
     def parameters(self) -> set[str]:
@@ -92,71 +112,6 @@ class Recording:
         """The GPUs on which random numbers may be drawn."""
         return list({value.device.index for value in self.values.values() if value.device.type == "cuda"})
 
-
-class NotTriedError(Exception):
-    """Why there is no trial."""
-
-
-def reason(error: Exception) -> str:
-    """An error in words."""
-    return str(error) if isinstance(error, NotTriedError) else in_one_line(error)
-
-
-def recording_of(subject: Subject, step: Step) -> Recording:
-    """Copies of a step on the batch of a subject, and of its weights, to be trained with Adam."""
-    model = subject.model
-    try:
-        with torch.inference_mode(False):
-            values = copies(model)
-            hold(step, BYTES - size_of(values.values()))
-    except Exception as error:  # of whatever kind: a diagnosis does not fail for a trial
-        return Recording(missing=reason(error))
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    adam = OptimizerSettings(torch.optim.Adam, ({"lr": USUAL_RATE, "params": names},))
-    return Recording([step], values, (adam,))
-
-
-def copies(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of parameters and buffers, which train as these do."""
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    check_size(named.values(), BYTES)
-    return {name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in named.items()}
-
-
-def hold(step: Step, room: int) -> None:
-    """Copy what a step reads, because the caller may change it."""
-    given = [(node, node.value) for node in step.nodes if node.value is not None]
-    check_size((value for _node, value in given), room)
-    for node, value in given:
-        node.value = value.detach().clone().requires_grad_(value.requires_grad)
-
-
-def check_size(tensors: Iterable[Tensor], most: int) -> None:
-    """Raise an error if tensors are too large."""
-    if size_of(tensors) > most:
-        raise NotTriedError(_("weights and batches are larger than {size} MiB", size=BYTES >> 20))
-
-
-def size_of(tensors: Any) -> int:
-    """Bytes of tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-class StepKeeper:
-    """Keeps the latest recorded steps of a training, with what they read, the first weights and the optimizers.
-
-    Whatever fails, the training goes on.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._steps: deque[Step] = deque(maxlen=STEPS)
-        self._values: dict[str, Tensor] = {}
-        self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
-        self._first: Tensor | None = None  # the first loss that was recorded
-        self._open = False  # more optimizers may step
-        self._missing = ""
-
     def before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
         self._open = False
@@ -171,39 +126,46 @@ class StepKeeper:
             take: returns the step that was recorded, or None.
             others: returns the identities of parameters that optimizers of other models move.
         """
-        if self._missing:
-            return
-        try:
-            if self._open and id(optimizer) not in self._optimizers:
+        with self._failing():
+            before = self._optimizers.get(id(optimizer))
+            if self._open and before is None:
                 self._optimizers[id(optimizer)] = OptimizerSettings.of(optimizer, self._model)
-            step = None if self._open else take()
+            step = None if self._open or self._failed else take()
             if step is not None and step.losses:
-                self._keep(step, others())
-                settings = OptimizerSettings.of(optimizer, self._model).at_least(self._optimizers.get(id(optimizer)))
+                moved = others()
+                if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
+                    raise NotTriedError(_("another network trains beside it, which the loss reads"))
+                self.keep(step)
+                settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
                 self._optimizers, self._open = {id(optimizer): settings}, True
-        except Exception as error:  # such as no memory for copies
-            self._missing = reason(error)
-            self._steps.clear()
-            self._values = {}
 
-    def _keep(self, step: Step, others: set[int]) -> None:
-        if any(id(node.value) in others for node in step.nodes if node.op == "constant"):
-            raise NotTriedError(_("another network trains beside it, which the loss reads"))
-        self._values = self._values or copies(self._model)
-        kept = [value for one in self._steps for node in one.nodes if (value := node.value) is not None]
-        if len(self._steps) == STEPS:
-            self._steps[0].release()
-        hold(step, BYTES - size_of(self._values.values()) - size_of(kept))
-        self._steps.append(step)
-        if self._first is None:
-            self._first = torch.stack([value.float() for value in step.values]).sum()
+    def keep(self, step: Step) -> None:
+        """Keep a step with copies of what it reads, because the caller may change it."""
+        with self._failing(), torch.inference_mode(False):
+            if len(self.steps) == STEPS:
+                self.steps[0].release()
+            model = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+            read = [node.value for one in (*self.steps, step) for node in one.nodes if node.value is not None]
+            if sum(tensor.nbytes for tensor in (*model.values(), *read)) > BYTES:
+                raise NotTriedError(_("weights and batches are larger than {size} MiB", size=BYTES >> 20))
+            self.values = self.values or {name: copy(value) for name, value in model.items()}
+            for node in step.nodes:
+                node.value = None if node.value is None else copy(node.value)
+            self.steps.append(step)
+            if self._first is None and step.values:
+                self._first = torch.stack([value.float() for value in step.values]).sum()
 
-    @property
-    def recording(self) -> Recording:
-        """What was recorded."""
-        missing = self._missing or ("" if self._steps else _("no step of an optimizer was recorded"))
-        left = math.nan
-        if self._steps and self._first is not None:
-            last = [step.loss or 0.0 for step in self._steps]
-            left = math.fsum(last) / len(last) / first if (first := float(self._first)) > 0 else math.nan
-        return Recording(list(self._steps), self._values, tuple(self._optimizers.values()), missing, left)
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Whatever fails inside is why there is no trial, such as no memory for copies."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = str(error) if isinstance(error, NotTriedError) else in_one_line(error)
+            self.steps.clear()
+            self.values = {}
+
+
+def copy(value: Tensor) -> Tensor:
+    """A copy that trains if the tensor does."""
+    return value.detach().clone().requires_grad_(value.requires_grad)

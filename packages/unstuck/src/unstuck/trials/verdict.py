@@ -1,17 +1,17 @@
-"""Which findings a trial proves, whether the training learns at all, and what makes it learn if no rule knows."""
+"""Which findings a trial proves, and whether the training learns at all."""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severity, Trial, Trials
 from unstuck.language import _
-from unstuck.trials.edits import EDITS, Edit
-from unstuck.trials.recording import Recording
+from unstuck.rules import RULES
+from unstuck.trials.edits import Edit, edits
+from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
 
@@ -26,66 +26,81 @@ HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
 without it, or if the loss falls so many times as far; but not if no more than the last share is left without it."""
 
 
+ARITHMETIC = frozenset({"US304", "US401", "US504", "US602"})
+"""Errors that are facts, whether or not an edit learns better."""
+SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
+"""Rules that say that a network cannot learn because of its signals; they are wrong where it learns."""
+
+
 def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> tuple[tuple[Finding, ...], Trials]:
     """The findings with their trials, proved ones first, and what the trials tell beside them.
+
+    Severity follows proof: an error whose trial learns no better is a warning, and what a rule says of the signals of a
+    network that learns is a note.
 
     Args:
         findings: of the rules.
         recording: of the training.
         seconds: that the trials may take, about.
     """
-    tries = Tries.of_recording(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
-    if isinstance(tries, str):
-        return tuple(findings), Trials(missing=tries)
-    results = [f if f.severity is Severity.NOTE else replace(f, trial=tries.of(f.rule)) for f in findings]
+    try:
+        tries = Tries(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
+    except NotTriedError as error:
+        return tuple(findings), Trials(missing=str(error))
+    learns = tries.own_left <= LEARNS
+    results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
-    stood = recording.left > STANDS  # the training itself; False if it is not known
-    cause = tries.search() if stood and tries.own_left > STANDS and not proved else None
-    others = [finding for finding in results if finding not in proved]
-    trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left, cause)
+    others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
+    trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left)
     loud = any(finding.severity is not Severity.NOTE for finding in findings)
     silent = math.isnan(recording.left) and not loud and tries.own_left > LEARNS  # it may be trained already
     return (*proved, *others), NONE_TRIED if silent else trials
 
 
-def _missing(recording: Recording) -> str:
-    """Why the recorded steps cannot be trained again; "" if they can."""
-    if recording.missing:
-        return recording.missing
-    unfollowed = next((reason for step in recording.steps for reason in step.unfollowed), None)
-    if unfollowed is not None:
-        return _("the step has {what}", what=unfollowed)
-    return "" if all(step.losses for step in recording.steps) else _("no loss was seen")
+def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
+    """A finding with its trial, and the severity that is left of it."""
+    severity = finding.severity
+    if trial is None or not trial.proved:
+        if learns and finding.rule in SIGNALS:
+            severity = Severity.NOTE
+        elif trial is not None and severity is Severity.ERROR and finding.rule not in ARITHMETIC:
+            severity = Severity.WARNING
+    return replace(finding, trial=trial, severity=severity)
 
 
 class Tries:
-    """Trials of one recording, each edit once."""
+    """Trials of one recording, each edit once.
 
-    @classmethod
-    def of_recording(cls, recording: Recording, seconds: float, *, clears: bool = True) -> "Tries | str":
-        """Train as it was recorded; a text says why that is not possible or tells nothing."""
-        if reason := _missing(recording):
-            return reason
-        plain = Edit("", clears=clears)
+    Args:
+        recording: of the training; it is first trained as it was recorded.
+        seconds: that the trials may take, about.
+        clears: gradients are cleared before every step.
+
+    Raises:
+        NotTriedError: this is not possible, or tells nothing.
+    """
+
+    def __init__(self, recording: Recording, seconds: float, *, clears: bool = True) -> None:
+        if recording.missing:
+            raise NotTriedError(recording.missing)
+        for step in recording.steps:
+            for reason in step.unfollowed:
+                raise NotTriedError(_("the step has {what}", what=reason))
+            if not step.losses:
+                raise NotTriedError(_("no loss was seen"))
         torch.optim.SGD([torch.zeros((), requires_grad=True)])  # what PyTorch imports for the first takes seconds
         started = time.perf_counter()
-        try:
-            before = train(recording, plain, STEPS, started + OWN_SHARE * seconds)
-        except Exception as error:  # a step that cannot run again: of whatever kind
-            return _("the step cannot run again ({reason})", reason=in_one_line(error))
-        if len(before) <= FEWEST:
-            return _("{count} steps do not fit into {seconds} s", count=FEWEST, seconds=f"{OWN_SHARE * seconds:.1f}")
-        tries = cls(recording, before, clears, started + seconds)
-        if recording.left <= STANDS < tries.own_left:
-            return _("trained again, the recorded steps do not learn as the training did")
-        return tries
-
-    def __init__(self, recording: Recording, before: list[float], clears: bool, until: float) -> None:
-        self.before = before
-        self._recording = recording
-        self._clears = clears
-        self._until = until
+        self._recording, self._clears, self._until = recording, clears, started + seconds
         self._done: dict[str, tuple[float, Trial] | None] = {}
+        try:
+            self.before = train(recording, Edit("", clears=clears), STEPS, started + OWN_SHARE * seconds)
+        except Exception as error:  # a step that cannot run again: of whatever kind
+            raise NotTriedError(_("the step cannot run again ({reason})", reason=in_one_line(error))) from error
+        if len(self.before) <= FEWEST:
+            room = f"{OWN_SHARE * seconds:.1f}"
+            raise NotTriedError(_("{count} steps do not fit into {seconds} s", count=FEWEST, seconds=room))
+        if recording.left <= STANDS < self.own_left:
+            raise NotTriedError(_("trained again, the recorded steps do not learn as the training did"))
 
     @property
     def own_left(self) -> float:
@@ -95,20 +110,9 @@ class Tries:
 
     def of(self, rule: str) -> Trial | None:
         """The best trial of the edits of a rule; None if there is none."""
-        found = [result for edit in self._edits(rule) if (result := self.run(edit)) is not None]
+        tried = (self.run(edit) for edit in edits(self._recording) if rule in edit.proves)
+        found = [result for result in tried if result is not None]
         return min(found, key=lambda result: (not result[1].proved, result[0]), default=(0.0, None))[1]
-
-    def search(self) -> Trial | None:
-        """The best edit with which it learns, of those that there is time for; an easier loss is no proof."""
-        edits = (edit for edit in self._edits() if not edit.another_loss)
-        found = [result for edit in edits if (result := self.run(edit)) is not None]
-        return min((r for r in found if r[1].proved), key=lambda result: result[0], default=(0.0, None))[1]
-
-    def _edits(self, rule: str | None = None) -> Iterator[Edit]:
-        for rules, maker, searched in EDITS:
-            if searched if rule is None else rule in rules:
-                with suppress(Exception):  # a step in which it does not find its way
-                    yield from maker(self._recording.steps[-1], self._recording)
 
     def left(self, losses: Sequence[float], first: float) -> float:
         """The share of the loss that is left at the end: of the last pass over the recorded steps."""
@@ -130,16 +134,13 @@ class Tries:
             after = train(self._recording, replace(edit, clears=clears), len(self.before) - 1, self._until)
         except Exception:  # the edit does not fit: whatever PyTorch says
             return None
-        comparable = not math.isnan(self.own_left)
-        finite = math.isfinite(self.before[0])
-        if (
-            len(after) < len(self.before)
-            or not math.isfinite(after[0])
-            or (finite and not comparable and not edit.another_loss)
-        ):
+        comparable = not math.isnan(self.own_left) and not edit.another_loss
+        if len(after) < len(self.before) or not math.isfinite(after[0]):
             return None
-        was = self.own_left if comparable else math.inf
-        now = self.left(after, self.before[0] if comparable and not edit.another_loss else after[0])
+        if not comparable and not edit.another_loss and math.isfinite(self.before[0]):
+            return None
+        was = math.inf if math.isnan(self.own_left) else self.own_left
+        now = self.left(after, self.before[0] if comparable else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
         proved = now <= HELPS and better and was > LEARNT and not any(loss < 0 for loss in after)
         return now, Trial(edit.words, len(after) - 1, _thinned(self.before), _thinned(after), proved)
