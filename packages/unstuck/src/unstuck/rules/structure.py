@@ -60,7 +60,7 @@ def no_gradient(evidence: Evidence) -> Found | None:
     if not missing:
         return None
     if len(missing) == len(trainable) and not any(evidence.live):
-        if evidence.latest.quantized:
+        if False:
             text = _("No gradient passes the quantized {names}.", names=listed(evidence.latest.quantized))
             return _of(missing, text, TRAIN_FIRST, Severity.NOTE)
         text = _("No parameter gets a gradient ({names}): nothing is trained.", names=listed(missing))

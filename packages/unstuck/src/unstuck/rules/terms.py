@@ -15,6 +15,7 @@ REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
+STOP = "Call `detach()` on the output that is predicted."
 DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
 
 
@@ -84,7 +85,15 @@ def _alike(term: LossTerm, other: LossTerm) -> bool:
 
 
 def not_stopped(evidence: Evidence) -> Found | None:
-    """A policy's loss moves what its advantage is computed from, too."""
+    """A loss moves its target, too: what an advantage is computed from, or what a prediction is compared with."""
+    found = evidence.latest.dependence
+    if found is not None and found.predicted:
+        text = _(
+            "{function} compares a prediction with an output of the same layers, and both have gradients: it becomes "
+            "small if all outputs become one.",
+            function=found.predicted,
+        )  # fmt: skip
+        return Found((), 1.0, 0.0, text, STOP)
     if not evidence.latest.moves_value:
         return None
     text = _(

@@ -11,10 +11,12 @@ from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual
 from unstuck.rules.rule import Found
 from unstuck.rules.standstill import UNLEARNED_LOSS, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
-from unstuck.wording import listed, named, number, verb
+from unstuck.wording import listed, named, number, percent, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
+ROUNDED_SHARE = 0.5
+"""Of the numbers of a weight, in a typical step."""
 FADED_RATE, FELT_RATE = 0.01, 1e-5
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
@@ -26,11 +28,16 @@ KEEP_GRADIENTS = (
     "Call `optimizer.zero_grad()` before `loss.backward()`, not between it and `optimizer.step()`: with these rates "
     "and gradients, a step changes something."
 )
+KEEP_WIDE = (
+    "Keep the weights in float32 and compute in half precision under torch.autocast, or raise the learning rate."
+)
 SLOWER = "Lower the learning rate and warm it up."
 
 
 def too_small(evidence: Evidence) -> Found | None:
     """The weights stand still: steps of this size are rounded away, or end before anything is learned."""
+    if (found := _rounded(evidence)) is not None:
+        return found
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
     found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
@@ -52,6 +59,23 @@ def too_small(evidence: Evidence) -> Found | None:
             if min(_largest_rates(evidence)) > FELT_RATE:
                 return Found(tuple(found), 0.0, ROUNDED_AWAY, text, KEEP_GRADIENTS)
     return Found(tuple(found), largest[found[0]], ROUNDED_AWAY, text)
+
+
+def _rounded(evidence: Evidence) -> Found | None:
+    """Steps that half precision takes away, of most numbers of most weights."""
+    shares = {}
+    for name, weights in evidence.moved_weights.items():
+        still = [w.still for w in weights if w.still is not None]
+        if len(still) >= FEWEST_MEASUREMENTS and len(weights[-1].shape) > 1:
+            shares[name] = median(still)
+    found = sorted((name for name, share in shares.items() if share > ROUNDED_SHARE), key=lambda name: -shares[name])
+    if not found or 2 * len(found) < len(shares):
+        return None
+    text = _(
+        "A step leaves {share} % of the numbers of {names} as they are: half precision rounds it away.",
+        share=percent(shares[found[0]]), names=listed(found, tuple(shares), "weight"),
+    )  # fmt: skip
+    return Found(tuple(found), shares[found[0]], ROUNDED_SHARE, text, KEEP_WIDE)
 
 
 def too_large(evidence: Evidence) -> Found | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unstuck.language import _
 from unstuck.measure.measurement import Subject
-from unstuck.step import Step
+from unstuck.step import Step, state
 from unstuck.wording import in_one_line
 
 STEPS = 4
@@ -118,7 +118,7 @@ def recording_of(subject: Subject, step: Step) -> Recording:
 
 def copies(model: nn.Module) -> dict[str, Tensor]:
     """Copies of parameters and buffers, which train as these do."""
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    named = state(model)
     check_size(named.values(), BYTES)
     return {name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in named.items()}
 
