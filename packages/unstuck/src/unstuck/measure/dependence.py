@@ -373,8 +373,9 @@ def _padded(again: _Again, ids: Tensor) -> Tensor | None:
     same = (n.value for n in again.given if n.shape == ids.shape and n.value is not None)
     masks = [m.bool() for m in same if m.unique().tolist() in ([0, 1], [False, True])]
     last, ends = _ends(ids)
-    apart = len(ends.sum(1).unique()) > 1 and not bool(((ids == last) & ~ends)[:, 1:].any())
-    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if apart and int(ends.sum(1).max()) > 1 else [])
+    lengths, elsewhere = ends.sum(1), ((ids == last) & ~ends)[:, 1:].any()  # a text may begin with it
+    long = int(lengths.max()) > (1 if len(lengths.unique()) > 1 else 2)
+    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if long and not elsewhere else [])
     for padded in found:
         if len(ids[padded].unique()) == 1 < len(ids[~padded].unique()) and float(padded.float().mean()) > FEWEST_PADDED:
             return padded
@@ -427,25 +428,32 @@ def _varies(node: Node) -> bool:
 
 
 def _unused(step: Step) -> Iterator[str]:
-    """Calls whose result, one number with a gradient, the model returns and the loss does not take."""
+    """Calls of the model whose result, one number with a gradient, nothing reads and the loss does not take."""
     needed = set(step.needed())
-    for node in dict.fromkeys(step.outputs):
-        if node.requires_grad and node.shape == () and node not in needed:
-            yield node.function if not node.module else f"{node.function} in {node.module}"
+    for node in step.calls():
+        if (
+            node.module is not None
+            and node.requires_grad
+            and node.shape == ()
+            and not node.users
+            and node not in needed
+        ):
+            yield f"{node.function} in {node.module}" if node.module else node.function
 
 
 def _predicted(step: Step) -> str | None:
-    """The function that compares a prediction of an output with another output, if both have gradients.
+    """The function that compares outputs with targets that have a gradient, too; "" of none.
 
-    The layers of the one are those of the other, and at least one more with weights.
+    Of a regression, the weights of the one are those of the other and at least one more, as of a prediction, or others
+    of the same shapes, as of a teacher.
     """
-    for node in step.calls("mse_loss", "cosine_similarity", "smooth_l1_loss", "l1_loss"):
+    for node in step.calls("cross_entropy", "mse_loss", "cosine_similarity", "smooth_l1_loss", "l1_loss"):
         pair = [read for read in node.reads if read.requires_grad][:2]
         if node.module is not None or len(pair) < 2:
             continue
-        needed = [step.needed([read]) for read in pair]
-        weights = [{n.target for n in own if n.op == "parameter"} for own in needed]
-        data = [{n for n in own if n.op in ("input", "constant")} for own in needed]
-        if weights[0] and weights[1] and (weights[0] < weights[1] or weights[1] < weights[0]) and data[0] != data[1]:
+        own = [{n for n in step.needed([read]) if n.op == "parameter"} for read in pair]
+        shapes = [sorted(n.shape for n in weights) for weights in own]
+        apart = not own[0] & own[1] and shapes[0] == shapes[1]
+        if node.function == "cross_entropy" or (own[0] and own[1] and (own[0] < own[1] or own[1] < own[0] or apart)):
             return node.function
     return None

@@ -15,7 +15,7 @@ REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
-STOP = "Call `detach()` on the output that is predicted."
+STOP = "Call `detach()` on the targets, or compute them under `torch.no_grad()`."
 DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
 
 
@@ -89,8 +89,8 @@ def not_stopped(evidence: Evidence) -> Found | None:
     found = evidence.latest.dependence
     if found is not None and found.predicted:
         text = _(
-            "{function} compares a prediction with an output of the same layers, and both have gradients: it becomes "
-            "small if all outputs become one.",
+            "{function} compares outputs with targets that the network computes, and both have gradients: the targets "
+            "move towards the outputs, or all become one.",
             function=found.predicted,
         )  # fmt: skip
         return Found((), 1.0, 0.0, text, STOP)

@@ -1,6 +1,7 @@
 """The optimizer's steps are too small or too large for the weights."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import fmean, median
 
 from unstuck.findings import Severity
@@ -9,7 +10,7 @@ from unstuck.measure.measurement import Layer
 from unstuck.rules import gradient, numbers
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found
-from unstuck.rules.standstill import UNLEARNED_LOSS, fitted, unlearned
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS, UNLEARNED_LOSS, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -31,6 +32,7 @@ KEEP_GRADIENTS = (
 KEEP_WIDE = (
     "Keep the weights in float32 and compute in half precision under torch.autocast, or raise the learning rate."
 )
+WARM_SHORTER = "Let the warm-up end after a twentieth of the steps; nothing to do if the training goes on."
 SLOWER = "Lower the learning rate and warm it up."
 
 
@@ -45,7 +47,7 @@ def too_small(evidence: Evidence) -> Found | None:
         vanished = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
         found = [name for name in found if name not in vanished]
     if not found:
-        return _ended(evidence, updates) or _too_slow(evidence, updates)
+        return _ended(evidence, updates) or _too_slow(evidence, updates) or _warming(evidence, updates)
     value = max(largest[name] for name in found)
     values = {"names": listed(found, tuple(largest), "weight"), "verb": verb(found, "stands", "stand")}
     text = _(
@@ -211,6 +213,20 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
         share=number(share),
     )
     return Found(tuple(updates), share, FADED_RATE, text)
+
+
+def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """A warm-up that takes the whole training."""
+    rates = _largest_rates(evidence)
+    rises = len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates)) and rates[0] < rates[-1] / 4
+    if not updates or not rises:
+        return None
+    text = _("The learning rate still rises, from {first} to {last}: the warm-up has taken all steps so far.",
+             first=number(rates[0]), last=number(rates[-1]))  # fmt: skip
+    slow = evidence.latest.loss is not None and evidence.latest.loss > UNLEARNED_LOSS * (
+        evidence.measurements[0].loss or 0
+    )
+    return Found(tuple(updates), rates[-1] / rates[0], 4.0, text, WARM_SHORTER, None if slow else Severity.NOTE)
 
 
 def _falling(evidence: Evidence) -> bool:
