@@ -22,10 +22,6 @@ FEW_NUMBERS = 64
 """A frozen weight with fewer numbers may look like any."""
 
 
-MOST_ROWS = 256
-"""Rows and columns that are looked at."""
-
-
 class Parameters:
     """Reads the parameters of a model, by name, around one step."""
 
@@ -225,22 +221,13 @@ class _Parts:
 @unfollowed
 @torch.no_grad()
 def is_fresh(weight: Tensor) -> bool:
-    """Whether numbers are as they were drawn: uniform or normal, of mean 0, without a direction of their own.
-
-    The largest singular value of independent numbers is near the sum of the roots of both sizes, and that of trained
-    weights is larger.
-    """
+    """Whether numbers are uniform in the bounds of PyTorch's default initialisation, 1 / sqrt(inputs)."""
     if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
         return False
-    x = weight.flatten(1)[:MOST_ROWS, :MOST_ROWS].float().cpu()
-    size, count = float(x.square().mean().sqrt()), x.numel()
-    if not 0 < size < math.inf:
-        return False
-    x = x / size
-    tail, noise = float(x.pow(4).mean()), 5 / math.sqrt(count)
-    drawn = abs(tail - 1.8) < 0.1 + noise or abs(tail - 3) < 0.1 + 2 * noise
-    straight = float(torch.linalg.matrix_norm(x, 2)) < 1.1 * sum(math.sqrt(n) for n in x.shape) + 0.5
-    return drawn and straight and abs(float(x.mean())) < noise
+    bound = weight[0].numel() ** -0.5
+    largest, size = float(weight.abs().max()) / bound, float(weight.float().square().mean().sqrt()) / bound
+    tolerance = max(0.1, 3.5 * math.sqrt(0.2 / weight.numel()))  # standard errors of the size of few numbers
+    return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:

@@ -38,8 +38,8 @@ SLOWER = "Lower the learning rate and warm it up."
 
 def too_small(evidence: Evidence) -> Found | None:
     """The weights stand still: steps of this size are rounded away, or end before anything is learned."""
-    if (found := _rounded(evidence)) is not None:
-        return found
+    if (rounded := _rounded(evidence)) is not None:
+        return rounded
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
     found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
