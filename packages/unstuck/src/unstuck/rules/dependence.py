@@ -143,12 +143,6 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
-    if found.unused:
-        text = _(
-            "The model returns a number with a gradient, and the loss does not take it: {names}.",
-            names=listed(found.unused),
-        )
-        return Found((), len(found.unused), 0, text, ADD_TERM)
     for effect in found.effects:
         if effect.targets or effect.moves:
             continue
@@ -158,6 +152,12 @@ def without_effect(evidence: Evidence) -> Found | None:
             shape=list(effect.shape), reader=_reader(effect),
         )  # fmt: skip
         return Found((), 0.0, 0.0, text)
+    if found.unused:
+        text = _(
+            "The model computes a number with a gradient, and the loss does not take it: {names}.",
+            names=listed(found.unused),
+        )
+        return Found((), len(found.unused), 0, text, ADD_TERM, Severity.NOTE)
     return None
 
 

@@ -28,7 +28,7 @@ class Rule:
     """One thing that can be wrong with a network."""
 
     # stable code; its first digit is the group: US1 gradient, US2 neurons, US3 updates, US4 numbers, US5 structure, US6
-    # loss
+    # loss, US7 what depends on what
     id: str
     name: str  # two to five words
     severity: Severity  # of a finding, unless the check decides otherwise

@@ -75,13 +75,13 @@ RULES: tuple[Rule, ...] = (
     Rule("US607", "certain and wrong", WARNING, loss.certain_and_wrong, loss.SMALLER,
          ("US102", "US203", "US206", "US302", "US305", "US307", "US401", "US601")),
     Rule("US609", "a term of the loss is drowned", WARNING, terms.drowned, terms.BALANCE, ("US303", "US401", "US501")),
+    Rule("US610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT_WEIGHTS, mistake=True),
     Rule("US701", "labels at the wrong place", ERROR, dependence.misplaced_labels, dependence.SHIFT_ONCE, mistake=True),
     Rule("US702", "padding counts", WARNING, dependence.padding, dependence.MASK_PADDING, ("US401",), mistake=True),
     Rule("US703", "an input without effect", WARNING, dependence.without_effect, dependence.USE, ("US401",),
          mistake=True),
     Rule("US704", "unrelated to the samples", WARNING, dependence.unrelated, dependence.CHECK_PAIRS, ("US301", "US401"),
          signal=True),
-    Rule("US610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT_WEIGHTS, mistake=True),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 

@@ -16,6 +16,8 @@ from unstuck.wording import listed, named, number, percent, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
+LONG_WARM_UP = 4.0
+"""How much larger the rate has become, if it rises all the time."""
 ROUNDED_SHARE = 0.5
 """Of the numbers of a weight, in a typical step."""
 FADED_RATE, FELT_RATE = 0.01, 1e-5
@@ -217,16 +219,17 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
 
 def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """A warm-up that takes the whole training."""
-    rates = _largest_rates(evidence)
-    rises = len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates)) and rates[0] < rates[-1] / 4
-    if not updates or not rises:
+    rates, (loss, first) = _largest_rates(evidence), (evidence.latest.loss, evidence.measurements[0].loss)
+    rises = len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates))
+    if not updates or not rises or rates[-1] < LONG_WARM_UP * rates[0]:
         return None
-    text = _("The learning rate still rises, from {first} to {last}: the warm-up has taken all steps so far.",
-             first=number(rates[0]), last=number(rates[-1]))  # fmt: skip
-    slow = evidence.latest.loss is not None and evidence.latest.loss > UNLEARNED_LOSS * (
-        evidence.measurements[0].loss or 0
-    )
-    return Found(tuple(updates), rates[-1] / rates[0], 4.0, text, WARM_SHORTER, None if slow else Severity.NOTE)
+    text = _(
+        "The learning rate still rises, from {first} to {last}: the warm-up has taken all steps so far.",
+        first=number(rates[0]), last=number(rates[-1]),
+    )  # fmt: skip
+    slow = loss is not None and first is not None and loss > UNLEARNED_LOSS * first
+    severity = None if slow else Severity.NOTE
+    return Found(tuple(updates), rates[-1] / rates[0], LONG_WARM_UP, text, WARM_SHORTER, severity)
 
 
 def _falling(evidence: Evidence) -> bool:
