@@ -15,6 +15,7 @@ GROUPS = {
     "US4": "Numbers",
     "US5": "Structure",
     "US6": "The loss",
+    "US7": "What depends on what",
 }
 
 HEAD = """# What a diagnosis can find

@@ -49,12 +49,14 @@ class Trials:
         losses: its loss after each step, thinned to at most `POINTS`.
         left: the share of the loss that was left; nan if the loss can be below 0.
         missing: why nothing was tried; "" if something was.
+        cause: an edit with which it learns, if it does not and no finding is proved.
     """
 
     steps: int = 0
     losses: tuple[float, ...] = ()
     left: float = 1.0
     missing: str = ""
+    cause: Trial | None = None
 
 
 NONE_TRIED = Trials()

@@ -13,6 +13,7 @@ from unstuck._torch.grad_scaler import stepped
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.language import _
 from unstuck.language.warning import warn
+from unstuck.measure.dependence import depend
 from unstuck.measure.history import History
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates, moved
@@ -20,6 +21,7 @@ from unstuck.measure.probe import Probe
 from unstuck.names import callers_names
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
+from unstuck.step import state
 from unstuck.step.nonfinite import NonfiniteSearch
 from unstuck.trials import Recording, verdict
 
@@ -27,6 +29,8 @@ SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
 PATIENCE = 10
 """Skipped steps in a row after which one is measured all the same."""
+FEWEST_TRAINED = 10
+"""Steps after which an input has an effect, although weights may start at 0."""
 FEWEST_PASSES = 3
 """Forward and backward passes without a step that are a training; fewer are tries."""
 
@@ -153,8 +157,12 @@ class Monitor:
                 "no step was measured yet: call the model's forward pass, backward() and the optimizer's step(), or "
                 "count_step() if you change the weights by hand"
             )
-        time = verdict.SECONDS if seconds is None else seconds
-        return judged(self.measurements, Subject(self.model, names=self._names), self.recording, time)
+        measurements, time = list(self.measurements), verdict.SECONDS if seconds is None else seconds
+        if self.recording is not None and self.recording.steps:
+            trained = (measurements[-1].step or 0) >= FEWEST_TRAINED
+            found = depend(self.recording.steps[-1], state(self.model), trained)
+            measurements[-1] = replace(measurements[-1], dependence=found)
+        return judged(measurements, Subject(self.model, names=self._names), self.recording, time)
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""

@@ -83,17 +83,6 @@ def clamps_probabilities(node: Node) -> bool:
     return node.function in CLAMPS and isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
 
 
-def is_disjoint(node: Node) -> bool:
-    """Whether a call is a convolution that reads each position once: its stride is its kernel, which is not 1."""
-    if node.function not in CONVOLUTIONS:
-        return False
-    arguments = given(node, "input", "weight", "bias", "stride")
-    stride, weight = arguments.get("stride"), arguments.get("weight")
-    kernel = weight.shape[2:] if isinstance(weight, Node) else ()
-    strides = (stride,) * len(kernel) if isinstance(stride, int) else stride
-    return isinstance(strides, tuple) and max(kernel, default=1) > 1 and strides == kernel
-
-
 def dropped(node: Node) -> float:
     """The share that a call of dropout, or of attention, drops."""
     if node.function == DOT_PRODUCT:

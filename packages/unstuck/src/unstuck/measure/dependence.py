@@ -1,221 +1,167 @@
-"""Which inputs an output depends on: a few samples once more, forward only, with other samples or positions changed."""
+"""What the outputs and the loss of a recorded step depend on: some of its inputs change, and the step runs again."""
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unstuck.measure.measurement import Dependence, Measurement, Subject
-from unstuck.measure.one_batch import own_buffers
-from unstuck.observation.batch import BATCH_NORMS, loss_of, run, unchanged
-from unstuck.observation.process_group import Ranks
-from unstuck.step.node import mapped, tensors_in
+from unstuck._torch.modes import unfollowed
+from unstuck.measure.again import EQUAL, FEWEST, MIXED, Again, by_position, differ, kinds, rolled, with_others_in
+from unstuck.measure.measurement import Dependence, Effect
+from unstuck.measure.tokens import of_tokens
+from unstuck.step import Node, Step
 
-MOST_LAYERS = 300
-"""In deeper networks, a few more forward passes take too long."""
-FEWEST = 3
-"""Samples and positions that a comparison needs."""
-EQUAL, LEAK, MIXED = 1e-4, 1e-3, 3e-3
-"""Outputs that differ by less of their size are equal; the same beside later tokens, which the largest of all keys may
-round in another way; the same beside other samples, which may tell an iteration when to stop."""
-
-Change = Callable[[Tensor], Tensor]
+MOST_CALLS = 3000
+"""In longer steps, a few more forward passes take too long."""
 
 
-@torch.no_grad()
-def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependence | None:
-    """What the outputs depend on; None if the model does not run on a part of the batch, or normalises by the batch."""
-    model, samples = subject.model, measurement.samples
-    by_batch = any(isinstance(m, BATCH_NORMS) and m.running_mean is None for m in model.modules())
-    if ranks.count > 1 or samples < FEWEST or len(measurement.layers) > MOST_LAYERS or by_batch:
+@unfollowed
+def depend(step: Step, values: Mapping[str, Tensor], trained: bool = False) -> Dependence | None:
+    """What the outputs and the loss depend on; None if the step cannot run again.
+
+    Args:
+        step: a recorded step.
+        values: parameters and buffers, by name.
+        trained: whether they were trained: an input whose weights start at 0 has no effect before.
+    """
+    again, found = Again(step, values), dict[str, Any]()
+    if step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
         return None
-    # A model may raise anything for a part of its batch.
-    with unchanged(model, subject.inputs), own_buffers(model), _own_choices(), suppress(Exception):
-        model.eval()
-        return _judged(_Outputs(subject, samples))
-    return None
+    for question in (_of_samples, of_tokens, _without_running, *([_of_effects] if trained else [])):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), suppress(Exception):  # a call may raise anything
+            found |= question(again)
+    return Dependence(**found)
 
 
-@dataclass
-class _Outputs:
-    """The outputs of a model for some samples of a batch."""
+def _of_samples(again: Again) -> dict[str, Any]:
+    """What the other samples matter to the outputs of a sample."""
+    mixed = _mixed(again)
+    return {"samples": mixed, "positions": _positions(again) if mixed else None}
 
-    subject: Subject
-    samples: int
-    drawn: bool = False  # the model has drawn random numbers
 
-    @cached_property
-    def sequences(self) -> Tensor | None:
-        """The inputs with positions: tokens [samples, positions] or [samples, positions, features].
+def _mixed(again: Again) -> bool | None:
+    """Whether a sample's output depends on the other samples or on its place among them; None if it is unknown."""
+    if _is_graph(again):
+        return None
+    last = again.samples - 1
 
-        Of several it is the one that holds the targets, else the first.
-        """
-        own = [x for x in tensors_in(self.subject.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
-        known = [x for x in own if x.dim() == 2 + x.is_floating_point() and x.shape[1] >= FEWEST]
-        return next((x for x in known if _shift(x, self.subject.targets) is not None), known[0] if known else None)
+    def with_one_other(x: Tensor) -> Tensor:
+        return torch.cat([x[:1].expand(last, *x.shape[1:]), x[last:]])
 
-    def of(self, rows: Sequence[int], change: Change | None = None) -> Tensor | None:
-        """The first output, [rows or a multiple, ...]; `change` is applied to the sequences."""
-        sequences = self.sequences
-        torch.manual_seed(0)
-        random.seed(0)
-
-        def taken(tensor: Tensor) -> Tensor:
-            own = tensor.dim() > 0 and len(tensor) == self.samples
-            part = tensor[list(rows)] if own else tensor
-            return change(part) if change is not None and tensor is sequences else part
-
-        inputs = self.subject.inputs
-        inputs = mapped(dict(inputs) if isinstance(inputs, Mapping) else inputs, Tensor, taken)
-        before = torch.get_rng_state()
-        outputs = run(self.subject.model, inputs)
-        self.drawn |= not torch.equal(before, torch.get_rng_state())
-        return next((x for x in _floating(outputs) if len(x) % len(rows) == 0), None)
-
-    def compared(self, sequences: Tensor, donor: int, place: int) -> bool:
-        """Whether the loss compares the output at a position with the target at it, and not with a neighbour's.
-
-        If a target of sample 0 becomes that of the donor, the gradient of the loss changes most at its output.
-        """
-        targets, wanted = self.subject.targets, _wanted(sequences, self.subject.targets)
-        assert wanted is not None
-        others = wanted.reshape(sequences.shape).clone()
-        others[0, place] = others[donor, place]
-        both = targets, mapped(targets, Tensor, lambda t: others.reshape(t.shape) if t is wanted else t)
-        # The model may be frozen, and its loss may raise anything.
-        with torch.enable_grad(), suppress(Exception):
-            outputs = run(self.subject.model, self.subject.inputs)
-            losses = [loss_of(outputs, given, self.subject.loss_fn) for given in both]
-            one, other = (torch.autograd.grad(x, _floating(outputs)[0], retain_graph=True)[0] for x in losses)
-            change = _by_position(other - one, self.samples, sequences.shape[1])
-            return change is not None and int(change[0].flatten(1).abs().sum(1).argmax()) == place
+    others = again.run(again.outputs, dict.fromkeys(again.read, with_one_other))
+    if any(_depends(a, b, again.samples) for a, b in zip(again.before, others, strict=True)):
+        return True
+    if again.draws:
         return False
-
-
-@contextmanager
-def _own_choices() -> Iterator[None]:
-    """Restore the random numbers of Python, which `_Outputs.of` starts anew."""
-    before = random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(before)
-
-
-def _floating(outputs: Any) -> list[Tensor]:
-    return [x for x in tensors_in(outputs) if x.is_floating_point() and x.dim()]
-
-
-def _judged(outputs: _Outputs) -> Dependence:
-    """All comparisons, each only if it can tell something."""
-    sequences = outputs.sequences
-    found = None if sequences is None else _donor(sequences)
-    one, place = found or (1, 1)
-    three = outputs.of([one, one, 0])
-    mixed = None if three is None else _mixed(outputs, three, one)
-    if three is None or mixed is None or sequences is None:
-        return Dependence(mixed)
-    length = sequences.shape[1]
-    places = _by_position(three, 3, length)
-
-    def changed(seen: slice, part: slice, tolerated: float = EQUAL) -> bool | None:
-        """Whether outputs of the last sequence change if a part of it becomes that of the first one."""
-        now = outputs.of([one, one, 0], _with_others_in(part))
-        now = None if now is None else _by_position(now, 3, length)
-        return None if now is None or places is None else not _equal(now[-1, seen], places[-1, seen], tolerated)
-
-    shift = _shift(sequences, outputs.subject.targets)
-    known = shift is not None and places is not None and found is not None
-    later = changed(slice(length // 2), slice(length // 2, length), LEAK) if known else None
-    here = slice(place, place + 1)
-    copies = shift == 0 and later is False and changed(here, here) and outputs.compared(sequences, one, place)
-    ends = (slice(1), slice(1, length)), (slice(length - 1, length), slice(length - 1))  # a causal one looks back only
-    return Dependence(
-        mixed,
-        positions=changed(*ends[0]) or changed(*ends[1]) if mixed and places is not None else None,
-        later=later,
-        shift=shift,
-        copies=bool(copies),
+    others = again.run(again.outputs, dict.fromkeys(again.read, rolled))
+    return any(
+        all(differ(first, second, MIXED) for first, second in zip(_by_sample(a, again.samples), moved, strict=True))
+        for a, b in zip(again.before, others, strict=True)
+        if (moved := [x.roll(-1, 0) for x in _by_sample(b, again.samples)])
     )
 
 
-def _mixed(outputs: _Outputs, three: Tensor, one: int) -> bool | None:
-    """Whether a sample's output depends on the other samples or on its place among them; None if it is unknown."""
-    two = 1 if one == 2 else 2
-    # The last one is compared: it may depend on earlier ones only.
-    four = outputs.of([two, two, two, 0])
-    if four is None or len(three) * 4 != len(four) * 3 or three.shape[1:] != four.shape[1:]:
+def _depends(before: Tensor, after: Tensor, samples: int) -> bool:
+    """Whether the output of the last sample has changed, in whichever order the rows of a sample stand."""
+    pairs = zip(_by_sample(before, samples), _by_sample(after, samples), strict=True)
+    return all(differ(one[-1], other[-1], MIXED) for one, other in pairs)
+
+
+def _by_sample(outputs: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Outputs [samples, rows, ...]: if all of a sample stand together, and if each view has those of all samples."""
+    shape = outputs.shape[1:]
+    return outputs.reshape(samples, -1, *shape), outputs.reshape(-1, samples, *shape).transpose(0, 1)
+
+
+def _is_graph(again: Again) -> bool:
+    """Whether samples are the nodes of a graph: something has all pairs of them, or the numbers of neighbours."""
+    needed = [n for n in again.step.needed(again.outputs) if n.op in ("input", "constant", "buffer")]
+    others = (n.value for n in needed if n.value is not None and n not in again.given)
+    links = (x for x in others if x.numel() > 1 and not x.is_floating_point() and x.dtype != torch.bool)
+    pairs = any(n.shape.count(again.samples) > 1 for n in needed)
+    return pairs or any(again.samples / 2 <= int(x.max()) < again.samples and int(x.min()) >= 0 for x in links)
+
+
+def _positions(again: Again) -> bool | None:
+    """Whether the output at the first or the last position depends on others; None without positions."""
+    own = (n for n in again.read if len(n.shape) > 1 and n.shape[1] >= FEWEST)
+    sequences = next((n for n in own if n.dtype is not None and len(n.shape) == 2 + n.dtype.is_floating_point), None)
+    if sequences is None:
         return None
-    if _same((three, 3, 2), (four, 4, 3), MIXED):
+    length = sequences.shape[1]
+    known = [by_position(x, again.samples, length) for x in again.before]
+    if all(x is None for x in known):
+        return None
+    for seen, part in ((0, slice(1, length)), (length - 1, slice(length - 1))):  # a causal one looks back only
+        after = again.run(again.outputs, {sequences: lambda x, part=part: with_others_in(x, part)})  # type: ignore[misc]
+        for one, new in zip(known, after, strict=True):
+            other = by_position(new, again.samples, length)
+            if one is not None and other is not None and differ(one[:, seen], other[:, seen], EQUAL):
+                return True
+    return False
+
+
+def _of_effects(again: Again) -> dict[str, Any]:
+    """What inputs and targets matter to the loss."""
+    return {"effects": tuple(_effects(again))}
+
+
+def _effects(again: Again) -> Iterator[Effect]:
+    """What the loss becomes if one input, or the targets, are those of other samples."""
+    losses = again.step.losses
+    before = sum(float(x.sum()) for x in again.run(losses))
+    read = set(again.read)
+    targets = [n for n in again.given if n not in read and n in set(again.step.needed(losses))]
+    several = [node for node in again.given if _varies(node)]
+    for nodes in [*([node] for node in several if node in read), [node for node in several if node in targets]]:
+        if not nodes or len(several) < 2:
+            continue
+        after = sum(float(x.sum()) for x in again.run(losses, dict.fromkeys(nodes, rolled)))
+        outputs = again.run(again.outputs, dict.fromkeys(nodes, rolled))
+        moved = any(differ(a, b, 0.0) for a, b in zip(again.before, outputs, strict=True))
+        first = next(user for user in nodes[0].users)
+        yield Effect(nodes[0].shape, first.function, first.module, nodes[0] in targets, moved, before, after)
+
+
+def _varies(node: Node) -> bool:
+    """Whether samples differ, and the numbers are no mask."""
+    value = node.value
+    if value is None or value.dtype == torch.bool:
         return False
-    repeated = outputs.of([two, two, two, 0])
-    if repeated is None or not _equal(four, repeated):
-        return None  # the model keeps a state or a generator
-    again = outputs.of([one, one, one, 0])  # as many random numbers, if the model draws some
-    if again is not None and not _same((again, 4, 3), (four, 4, 3), MIXED):
-        return True
-    first = None if outputs.drawn else outputs.of([0, one, one])
-    return first is not None and not _same((first, 3, 0), (three, 3, 2), MIXED)
+    mask = not value.is_floating_point() and value.dim() > 1 and kinds(value) <= {0, 1}
+    return not mask and bool((value != value[:1]).any())
 
 
-def _same(one: tuple[Tensor, int, int], other: tuple[Tensor, int, int], tolerated: float) -> bool:
-    """Whether the outputs of a sample, by the number of samples and its index, are equal: in one of the two orders."""
-    return any(_equal(*pair, tolerated) for pair in zip(_of_sample(*one), _of_sample(*other), strict=True))
+def _without_running(again: Again) -> dict[str, Any]:
+    """What the calls tell as they are."""
+    step = again.step
+    return {"unread": tuple(step.unread), "unused": tuple(_unused(step)), "predicted": _predicted(step)}
 
 
-def _of_sample(outputs: Tensor, samples: int, index: int) -> tuple[Tensor, Tensor]:
-    """Its outputs if all of a sample stand together, and if each view or time step has those of all samples."""
-    rows = len(outputs) // samples
-    return outputs[index * rows : (index + 1) * rows], outputs[index::samples]
+def _unused(step: Step) -> Iterator[str]:
+    """Calls of the model whose result, one number with a gradient, nothing reads and the loss does not take."""
+    needed = set(step.needed())
+    numbers = (n for n in step.calls() if n.module is not None and n.requires_grad and n.shape == ())
+    for node in numbers:
+        if not node.users and node not in needed:
+            yield f"{node.function} in {node.module}" if node.module else node.function
 
 
-def _donor(sequences: Tensor) -> tuple[int, int] | None:
-    """The first sample whose second half is not that of sample 0, and where they differ; None if all are alike."""
-    half = sequences.shape[1] // 2
-    different = (sequences != sequences[0]).reshape(*sequences.shape[:2], -1).any(2)[:, half:].nonzero()
-    return (int(different[0, 0]), half + int(different[0, 1])) if len(different) else None
+def _predicted(step: Step) -> str | None:
+    """The function that compares outputs with targets that have a gradient, too; None without any.
 
-
-def _equal(one: Tensor, other: Tensor, tolerated: float = EQUAL) -> bool:
-    """Whether outputs are equal up to rounding; those that are not finite tell nothing."""
-    return not bool((one - other).abs().max() > tolerated * one.abs().max())
-
-
-def _by_position(outputs: Tensor, rows: int, length: int) -> Tensor | None:
-    """Outputs as [rows, positions, ...]; None if they have no positions."""
-    if len(outputs) == rows * length:
-        return outputs.reshape(rows, length, *outputs.shape[1:])
-    dim = next((i for i in (1, 2) if outputs.dim() > i and outputs.shape[i] == length), None)
-    return None if dim is None or len(outputs) != rows else outputs.movedim(dim, 1)
-
-
-def _with_others_in(part: slice) -> Change:
-    """A part of the last sequence becomes that of the first one."""
-
-    def change(sequences: Tensor) -> Tensor:
-        sequences = sequences.clone()
-        sequences[-1, part] = sequences[0, part]
-        return sequences
-
-    return change
-
-
-def _wanted(sequences: Tensor, targets: Any) -> Tensor | None:
-    """The targets that are whole numbers, one for each token."""
-    found = (t for t in tensors_in(targets) if t.numel() == sequences.numel() and not t.is_floating_point())
-    return None if sequences.is_floating_point() else next(found, None)
-
-
-def _shift(sequences: Tensor, targets: Any) -> int | None:
-    """How many positions later in the sequences of tokens the targets are, 0 or 1; None if they are not."""
-    wanted = _wanted(sequences, targets)
-    if wanted is None:
-        return None
-    wanted = wanted.reshape(sequences.shape)
-    equal = [bool((wanted[:, : wanted.shape[1] - shift] == sequences[:, shift:]).all()) for shift in (0, 1)]
-    return equal.index(True) if any(equal) else None
+    Of a regression, the weights of the one are those of the other and at least one more, as of a prediction, or others
+    of the same shapes, as of a teacher.
+    """
+    for node in step.calls("cross_entropy", "mse_loss", "cosine_similarity", "smooth_l1_loss", "l1_loss"):
+        pair = [read for read in node.reads if read.requires_grad][:2]
+        if node.module is not None or len(pair) < 2:
+            continue
+        own = [{n for n in step.needed([read]) if n.op == "parameter"} for read in pair]
+        shapes = [sorted(n.shape for n in weights) for weights in own]
+        apart = not own[0] & own[1] and shapes[0] == shapes[1]
+        if node.function == "cross_entropy" or (own[0] and own[1] and (own[0] < own[1] or own[1] < own[0] or apart)):
+            return node.function
+    return None

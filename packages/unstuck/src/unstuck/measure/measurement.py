@@ -40,7 +40,6 @@ class Layer:
     read_by: str = ""  # a softmax, log_softmax or logsumexp that reads its output, moved or reshaped at most
     in_loss: bool = False  # the loss reads its output, moved or reshaped at most
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
-    disjoint: bool = False  # a convolution that reads each position once: its stride is its kernel, larger than 1
     shape: tuple[int, ...] = ()  # of the output, samples included
     softmax_dim: int | None = None  # the dimension over which a softmax normalises that is no attention
     dtype: str = "float32"  # of the output
@@ -85,6 +84,7 @@ class Weight:
     size: float = math.nan  # its L2 norm
     gradient: float | None = None  # L2 norm of `.grad`, of all micro-batches and ranks, unscaled, unclipped
     update: float | None = None  # size of the last step's change over its size before; None: no step, or its size was 0
+    still: float | None = None  # share of numbers of half precision with a gradient that the step left as they were
     rate: float | None = None  # learning rate in the last step; None: no optimizer that made a step holds it
     # size of the weight decay in the last step over that of the gradient, or over the rest of the change if the decay
     # is decoupled from the gradient. None: without a decay.
@@ -145,20 +145,43 @@ class LossTerm:
     value: float = math.nan  # what it returns, or the mean square; the mean over several calls
     part: float = math.nan  # what it adds to the loss: the value times the factor that it gets
     reconstructs: bool = False  # its targets are the model's inputs
-    adds_up: bool = False  # the numbers that a cross-entropy takes for the logits of a sample are probabilities
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class
 
 
 @dataclass(frozen=True)
+class Effect:
+    """What an input of the step, or its targets, matter to the loss, after some training."""
+
+    shape: tuple[int, ...]
+    reader: str  # the function that reads it first
+    module: str | None = None  # in which it runs; None: the loss
+    targets: bool = False  # the loss reads it, and the outputs do not depend on it
+    moves: bool = True  # the outputs change if it is that of other samples
+    loss: float = math.nan
+    loss_of_others: float = math.nan  # the loss if it is that of other samples
+
+
+@dataclass(frozen=True)
 class Dependence:
-    """What outputs depend on: of a few samples, in evaluation mode. None: it was not, or cannot be, found out."""
+    """What outputs depend on: of one recorded step. None: it was not, or cannot be, found out."""
 
     samples: bool | None = None  # the output of a sample depends on the other samples of its batch or its place there
     positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
     later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
-    shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
+    shift: int | None = None  # the labels are the tokens of the input this many positions later, from 0 to 2
     copies: bool = False  # the loss compares the output at a position with the token there, on which it depends
+    ignored: float | None = None  # share of the labels that are ignored
+    visible: float | None = None  # share of the labels that are the tokens at their positions, which the model sees
+    order: bool | None = None  # outputs depend on the order of earlier tokens
+    endless: bool | None = None  # rows end with one token that is never a label, behind others that differ
+    padded_labels: float | None = None  # share of the labels that count and are of a padded position
+    padding: bool | None = None  # outputs depend on padded tokens
+    documents: bool | None = None  # outputs depend on other documents of a packed row
+    unread: tuple[str, ...] = ()  # inputs of the model that no call reads
+    unused: tuple[str, ...] = ()  # calls whose result the model returns, one number with a gradient, and no loss takes
+    predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
+    effects: tuple[Effect, ...] = ()  # of a training
 
 
 @dataclass(frozen=True)
@@ -196,10 +219,8 @@ class Measurement:
     # keeps them in a list, a dict or as a plain tensor
     strays: tuple[str, ...] = ()
     swaps: tuple[Swap, ...] = ()  # views that swap the sizes of dimensions
-    dependence: Dependence | None = None  # which inputs the outputs depend on; of `diagnose` only
+    dependence: Dependence | None = None  # which inputs the outputs depend on
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
-    quantized: tuple[str, ...] = ()  # modules with quantized weights, which are no parameters and do not train
-    scripted: tuple[str, ...] = ()  # modules of TorchScript, whose layers are not measured
     origin: str | None = None  # the operation that made the first NaN or infinity; of `diagnose(trace_nonfinite=True)`
 
     @property

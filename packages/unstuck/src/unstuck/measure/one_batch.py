@@ -22,10 +22,10 @@ from unstuck.step.node import mapped, tensors_in
 from unstuck.wording import listed
 
 
-def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], object] | None = None) -> Measurement:
+def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], bool]) -> Measurement:
     """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together.
 
-    `take` is called with the recorded step, whose tensors it has to copy.
+    `take` is called with the recorded step, and returns whether it has copied its tensors, to keep it.
     """
     model = subject.model
     check(model, subject.inputs, subject.targets, subject.loss_fn)
@@ -44,9 +44,11 @@ def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], object] | Non
                     loss.backward()  # type: ignore[no-untyped-call]
                     if not probe.has_gradients:  # no layer has received one
                         probe.parameters.read_gradients()
-                if take is not None:
-                    take(probe.take_step(loss))
+                step = probe.take_step(loss)
+                kept = take(step)
                 measurement = probe.conclude()
+                if not kept:
+                    step.release()
             except Exception as error:
                 if not subject.training:
                     error.add_note("the model ran in evaluation mode; training=True runs it as in training")

@@ -33,6 +33,7 @@ class Parameters:
         self._rows_differ: set[str] = set()
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
+        self._still: dict[str, float] = {}
         self._groups: dict[str, StepGroup] = {}
         self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass
         self._uncleared = {name for name, p in self.named.items() if p.grad is not None}
@@ -119,6 +120,10 @@ class Parameters:
         now = {name: _local(self.named[name]) for name in self._before if id(self.named[name]) in moving}
         changes = {name: self._before.pop(name) for name in now}
         foreach.subtract(list(changes.values()), list(now.values()))
+        for name, change in changes.items():
+            grad = self.named[name].grad
+            if change.dtype in (torch.bfloat16, torch.float16) and grad is not None:
+                self._still[name] = float((change[_local(grad) != 0] == 0).float().mean().nan_to_num())
         self._moves |= _sizes(changes)
 
     @unfollowed
@@ -140,6 +145,7 @@ class Parameters:
                 size=sizes[name].norm,
                 gradient=gradients[name].norm / scale if name in gradients else None,
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
+                still=self._still.get(name),
                 rate=self._groups[name].rate if name in self._groups else None,
                 decay=self._decay(name, sizes, gradients, updates),
                 uncleared=name in self._uncleared and name in moved,

@@ -21,12 +21,11 @@ from unstuck.measure.measurement import Measurement, Weight
 from unstuck.measure.parameters import Parameters, is_fresh, sizes_of
 from unstuck.measure.running_module import RunningModule
 from unstuck.measure.summary import summarize
-from unstuck.measure.unseen import Unseen, unseen
 from unstuck.observation.batch import MOST_DEPTH
 from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import Node
-from unstuck.step.recorder import Recorder
+from unstuck.step.recorder import Recorder, inputs_of
 from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
@@ -62,7 +61,6 @@ class Probe(Observer):
         self._most = most
         self._ranks = ranks
         self._begins = begins
-        self._unseen = Unseen()
         self._stack: list[RunningModule] = []
         self._recorder = _Recorder()
         weakref.finalize(self, self._recorder.stop)
@@ -152,7 +150,7 @@ class Probe(Observer):
             self._made = {name: made for r in counted for name, made in r.unplaced.items()}
             self._replacing = {name: came for r in counted for name, came in r.replacing.items()}
             strays = (*found.strays, *(name for name in gone if name in self._made or name in self._replacing))
-            return replace(found, strays=strays, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
+            return replace(found, strays=strays)
         finally:
             self.forget()
 
@@ -225,7 +223,7 @@ class Probe(Observer):
                 except Exception as error:
                     self._running.note_bug(running.name or type(layer).__name__, error)
             if not self._stack:
-                self._end_pass()
+                self._end_pass(output, inputs_of(layer, args, kwargs))
                 if output is None:  # it has raised an error
                     self.stop_following()
 
@@ -286,12 +284,12 @@ class Probe(Observer):
         self._recorder.active = [last]
         self._recorder.begin(args)
 
-    def _end_pass(self) -> None:
+    def _end_pass(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
         """A forward pass is over; its outputs are followed until the gradient comes back."""
         self._stack.clear()
         running, self._running = self._running, None
         if running is not None:
-            self._recorder.end()
+            self._recorder.end(outputs, inputs)
             if running not in self._followed:
                 self._followed = [*self._followed, running][-FOLLOWED:]
         self._recorder.active = self._followed
@@ -300,7 +298,6 @@ class Probe(Observer):
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
         modules = dict(self.model.named_modules())
         self.watch(modules)
-        self._unseen = unseen(modules)
         # torch.func.functional_call may put computed tensors in their place, which have no `.grad`.
         found = dict(self.model.named_parameters())
         parameters = {name: p for name, p in found.items() if p.is_leaf}

@@ -20,7 +20,7 @@ from unstuck._torch.modes import unfollowed
 from unstuck.language import _
 from unstuck.measure import comparisons, losses, terms
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.calls import is_disjoint, softmax_dim
+from unstuck.measure.calls import softmax_dim
 from unstuck.measure.flow import bits
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
@@ -278,7 +278,6 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 read_by=call.read_by,
                 in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
-                disjoint=is_disjoint(call.node),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == call.role else None,
                 softmax_dim=softmax_dim(call.node) if call.function == "softmax" and not call.attends else None,

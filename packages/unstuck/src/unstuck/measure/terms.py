@@ -16,7 +16,6 @@ from unstuck.step.node import Node
 
 MOST_TERMS, MOST_CLASSES = 16, 256
 NAMES = ("input", "target", "weight")
-FEWEST_SAMPLES, MOST_SAMPLES, SUM_TOLERANCE = 4, 64, 1e-3
 
 
 @dataclass
@@ -27,7 +26,6 @@ class TermCall:
     reads: str  # the name of the layer whose output it reads; "": of none
     value: Tensor
     reconstructs: bool = False
-    adds_up: Tensor | float = 0.0
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
     factor: Number = 0.0
@@ -36,11 +34,10 @@ class TermCall:
     @torch.no_grad()
     def of(cls, flow: Flow, node: Node, value: Tensor, inputs: Sequence[Tensor]) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
-        outputs, targets, weight = (_tensor(calls.given(node, *NAMES).get(x)) for x in NAMES)
+        given = calls.given(node, *NAMES)
+        targets, weight = _tensor(given.get("target")), _tensor(given.get("weight"))
         call = cls(node.function, flow.read(next(iter(node.args), None)), value.detach().reshape(()))
         call.reconstructs = _is_among(targets, inputs)
-        if node.function == "cross_entropy" and outputs is not None:
-            call.adds_up = _adds_up(outputs)
         if targets is not None:
             pull = _tensor(node.kwargs.get("pos_weight"))
             call.class_weights, call.class_counts = _class_weights(node.function, targets, weight, pull)
@@ -90,7 +87,6 @@ def joined(passes: Sequence[Sequence[TermCall]], places: Mapping[str, int], scal
             value=sum(values) / len(values),
             part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
             reconstructs=all(call.reconstructs for call in own),
-            adds_up=min(fetch([call.adds_up for call in own])) > 0,
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
         )
@@ -124,11 +120,3 @@ def _is_among(targets: Tensor | None, inputs: Sequence[Tensor]) -> bool:
     targets = targets.detach()
     alike = (x for x in inputs if x.numel() == targets.numel() and x.dtype == targets.dtype)
     return any(x.layout == torch.strided and torch.equal(x.detach().flatten(), targets.flatten()) for x in alike)
-
-
-def _adds_up(logits: Tensor) -> Tensor | float:
-    """Whether the numbers of each sample that a cross-entropy takes for logits are probabilities, which add up to 1."""
-    if logits.dim() < 2 or logits.shape[1] < 2 or len(logits) < FEWEST_SAMPLES:
-        return 0.0
-    logits = logits[:MOST_SAMPLES]  # of a language model they are millions
-    return ((logits >= 0).all() & ((logits.sum(1) - 1).abs() < SUM_TOLERANCE).all()).double()

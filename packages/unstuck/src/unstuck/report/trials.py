@@ -40,6 +40,9 @@ def trials_lines(trials: Trials) -> Iterator[str]:
     first, last = ends(trials.losses)
     values = {"result": result, "steps": trials.steps, "first": first, "last": last}
     yield _("{result}: {steps} steps bring the loss from {first} to {last}", **values)
+    if trials.cause is not None:
+        edit, last = trials.cause.edit, ends(trials.cause.after)[1]
+        yield _("no rule names a cause, but {edit} it learns: the loss falls to {last}", edit=edit, last=last)
 
 
 def ends(losses: Sequence[float]) -> tuple[str, str]:

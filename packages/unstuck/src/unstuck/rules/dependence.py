@@ -1,10 +1,14 @@
 """Outputs depend on other samples, or on the tokens that they have to predict."""
 
+import math
+
 from unstuck.findings import Severity
 from unstuck.language import _
+from unstuck.measure.measurement import Effect
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
-from unstuck.wording import named
+from unstuck.rules.terms import PATIENT_STEPS
+from unstuck.wording import listed, named, number, percent
 
 SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, positions added along the sequence, "
@@ -15,6 +19,26 @@ TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `
 OVER_FEATURES = "Use `dim=-1`."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
 MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all tokens (top-k) sees later ones, too."
+SHIFT_ONCE = (
+    "Shift the labels once: models of Transformers shift them in their loss, and take labels that equal the inputs."
+)
+KEEP_LABELS = "Check what sets the labels to -100, and the length at which samples are cut off."
+KEEP_END = (
+    "Ignore the padding only behind the first end token, or use another token for padding; nothing to do if the texts "
+    "have no end."
+)
+IGNORE_PADDING = "Ignore the padding in the loss: `labels[attention_mask == 0] = -100`, or `ignore_index`."
+MASK_PADDING = "Give the model the attention mask, and let it use it; causal models want the padding at the right."
+USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
+CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
+MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
+SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
+ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
+ADD_TERM = "Add it to the loss, or compute it without gradients if it is for information only."
+MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
+"""Parts of the names of inputs that a model may leave alone."""
+VISIBLE = 0.5
+PADDED_LABELS, UNRELATED = 0.02, 0.02
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
 
@@ -23,7 +47,9 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     """The answer for a sample changes with the company that it is in: training and use are not the same."""
     latest = evidence.latest
     over_samples = [
-        x.name for x in latest.layers if x.softmax_dim == 0 and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
+        x.name
+        for x in latest.layers
+        if x.softmax_dim == 0 and not x.gate and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
     ]
     if over_samples:
         text = _(
@@ -39,13 +65,11 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(first.layer), before=list(first.before), after=list(first.after),
         )  # fmt: skip
         return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
-    if latest.dependence is None or not latest.dependence.samples:
+    depends = latest.dependence
+    if depends is None or not depends.samples:
         return None
-    text = _(
-        "The output for a sample changes with the other samples of the batch or its place among them, in evaluation "
-        "mode, too."
-    )
-    if latest.dependence.positions is False:
+    text = _("The output for a sample changes with the other samples of the batch or its place among them.")
+    if depends.positions is False:
         return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
     return Found((), 1.0, 0.0, text)
 
@@ -68,4 +92,99 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "only: the model copies its input."
         )
         return Found((), 1.0, 0.0, text, SHIFT)
+    if (found.visible or 0.0) > VISIBLE:
+        share = found.visible or 0.0
+        text = _(
+            "{share} % of the labels are the tokens at the same positions, which the model sees.", share=percent(share)
+        )
+        return Found((), share, VISIBLE, text, MASKED_ONLY, Severity.WARNING)
+    if found.documents:
+        text = _("Outputs depend on other documents of the same row.")
+        return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING)
     return None
+
+
+@rule("US701", "labels at the wrong place", severity=Severity.ERROR, remedy=SHIFT_ONCE, mistake=True)
+def misplaced_labels(evidence: Evidence) -> Found | None:
+    """The network learns to predict another token than it is asked for, or nothing."""
+    found = evidence.latest.dependence
+    if found is None:
+        return None
+    if found.ignored == 1:
+        return Found((), 1.0, 1.0, _("Every label is ignored: the loss is computed from nothing."), KEEP_LABELS)
+    if found.shift == 2:
+        return Found((), 2.0, 1.0, _("The labels are the tokens after the next ones: they were shifted twice."))
+    if found.endless:
+        text = _("The token that the rows end with is never a label: the model does not learn to stop.")
+        return Found((), 1.0, 0.0, text, KEEP_END, Severity.WARNING)
+    return None
+
+
+@rule("US702", "padding counts", remedy=MASK_PADDING, hidden_by=("US401",), mistake=True)
+def padding(evidence: Evidence) -> Found | None:
+    """Padding is in the loss, or changes the outputs of a sample with the length of the others."""
+    found = evidence.latest.dependence
+    if found is None:
+        return None
+    if (found.padded_labels or 0.0) > PADDED_LABELS:
+        share = found.padded_labels or 0.0
+        text = _("{share} % of the labels that count belong to padding.", share=percent(share))
+        return Found((), share, PADDED_LABELS, text, IGNORE_PADDING)
+    if found.padding:
+        text = _("Outputs of the tokens of a sample depend on its padding.")
+        recurrent = any(layer.steps is not None for layer in evidence.layers)  # which reads it at the end
+        return Found((), 1.0, 0.0, text, MASK_PADDING, Severity.NOTE if recurrent else None)
+    return None
+
+
+@rule("US703", "an input without effect", remedy=USE, hidden_by=("US401",), mistake=True)
+def without_effect(evidence: Evidence) -> Found | None:
+    """The network has learned to do without an input, or cannot see it."""
+    found = evidence.latest.dependence
+    if found is None:
+        return None
+    names = [name for name in found.unread if not any(word in name for word in MAY_REST)]
+    if names:
+        return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
+    if found.order is False:
+        return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
+    for effect in found.effects:
+        if effect.targets or effect.moves:
+            continue
+        text = _(
+            "The outputs do not depend on the input of shape {shape}, which {reader} reads: they are the same with "
+            "those of other samples.",
+            shape=list(effect.shape), reader=_reader(effect),
+        )  # fmt: skip
+        return Found((), 0.0, 0.0, text)
+    if found.unused:
+        text = _(
+            "The model computes a number with a gradient, and the loss does not take it: {names}.",
+            names=listed(found.unused),
+        )
+        return Found((), len(found.unused), 0, text, ADD_TERM, Severity.NOTE)
+    return None
+
+
+@rule("US704", "unrelated to the samples", remedy=CHECK_PAIRS, hidden_by=("US301", "US401"), signal=True)
+def unrelated(evidence: Evidence) -> Found | None:
+    """The network answers all samples alike, or learns from pairs that do not belong together."""
+    effects = evidence.latest.dependence.effects if evidence.latest.dependence is not None else ()
+    for effect in effects:
+        change = abs(effect.loss_of_others - effect.loss) / abs(effect.loss) if effect.loss else math.inf
+        if (evidence.latest.step or 0) < PATIENT_STEPS - 1 or change > UNRELATED or not effect.moves:
+            continue
+        what = _("the targets") if effect.targets else _("the input of shape {shape}", shape=list(effect.shape))
+        text = _(
+            "The loss is {loss}, and {others} with {what} of other samples: the network has learned nothing from them.",
+            loss=number(effect.loss), others=number(effect.loss_of_others), what=what,
+        )  # fmt: skip
+        return Found((), change, UNRELATED, text)
+    return None
+
+
+def _reader(effect: Effect) -> str:
+    """Where an input is read."""
+    if effect.module is None:
+        return f"`{effect.reader}`"
+    return _("`{call}` in {module}", call=effect.reader, module=named(effect.module))

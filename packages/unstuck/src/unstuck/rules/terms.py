@@ -14,6 +14,7 @@ REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
+STOP = "Call `detach()` on the targets, or compute them under `torch.no_grad()`."
 DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
 
 
@@ -81,7 +82,15 @@ def _alike(term: LossTerm, other: LossTerm) -> bool:
 
 @rule("US309", "gradient of the target", remedy=DETACH, hidden_by=("US401",), mistake=True)
 def not_stopped(evidence: Evidence) -> Found | None:
-    """A policy's loss moves what its advantage is computed from, too."""
+    """A loss moves its target, too: what an advantage is computed from, or what a prediction is compared with."""
+    found = evidence.latest.dependence
+    if found is not None and found.predicted:
+        text = _(
+            "{function} compares outputs with targets that the network computes, and both have gradients: the targets "
+            "move towards the outputs, or all become one.",
+            function=found.predicted,
+        )  # fmt: skip
+        return Found((), 1.0, 0.0, text, STOP)
     if not evidence.latest.moves_value:
         return None
     text = _(

@@ -1,6 +1,7 @@
 """The optimizer's steps are too small or too large for the weights."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 
 from unstuck.findings import Severity
@@ -9,33 +10,61 @@ from unstuck.measure.measurement import Weight
 from unstuck.rules import numbers
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import falling, fitted, unlearned
+from unstuck.rules.standstill import UNLEARNED_LOSS, falling, fitted, unlearned
+from unstuck.rules.terms import PATIENT_MEASUREMENTS
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
-from unstuck.wording import listed, named, number
+from unstuck.wording import listed, named, number, percent
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
+LONG_WARM_UP = 4.0
+"""How much larger the rate has become, if it rises all the time."""
+ROUNDED_SHARE = 0.5
+"""Of the numbers of a weight, in a typical step."""
 FADED_RATE, FADED_UPDATE = 0.01, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT = 0.1, 1.0
 BLOWN_UP, GROWN = 0.5, 3.0
 
 FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
+KEEP_WIDE = (
+    "Keep the weights in float32 and compute in half precision under torch.autocast, or raise the learning rate."
+)
+WARM_SHORTER = "Let the warm-up end after a twentieth of the steps; nothing to do if the training goes on."
 SLOWER = "Lower the learning rate and warm it up."
 
 
 @rule("US301", "updates too small", remedy=FASTER, hidden_by=("US101", "US303", "US401", "US502"))
 def too_small(evidence: Evidence) -> Found | None:
     """The weights stand still: steps of this size are rounded away, or end before anything is learned."""
+    if (rounded := _rounded(evidence)) is not None:
+        return rounded
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
     found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
     if not found:
-        return _ended(evidence, updates)
+        return _ended(evidence, updates) or _warming(evidence, updates)
     text = _(
         "No measured step changed {names} by more than {size} of its size, which is rounded away.",
         names=listed(found, tuple(largest), "weight"), size=number(largest[found[-1]]),
     )  # fmt: skip
     return Found(tuple(found), largest[found[0]], ROUNDED_AWAY, text)
+
+
+def _rounded(evidence: Evidence) -> Found | None:
+    """Steps that half precision takes away, of most numbers of most weights."""
+    shares = {}
+    for name, weights in _moved(evidence).items():
+        still = [w.still for w in weights if w.still is not None]
+        if len(still) >= FEWEST_MEASUREMENTS and len(weights[-1].shape) > 1:
+            shares[name] = median(still)
+    found = sorted((name for name, share in shares.items() if share > ROUNDED_SHARE), key=lambda name: -shares[name])
+    if not found or 2 * len(found) < len(shares):
+        return None
+    text = _(
+        "A step leaves {share} % of the numbers of {names} as they are: half precision rounds it away.",
+        share=percent(shares[found[0]]), names=listed(found, tuple(shares), "weight"),
+    )  # fmt: skip
+    return Found(tuple(found), shares[found[0]], ROUNDED_SHARE, text, KEEP_WIDE)
 
 
 @rule("US302", "updates too large", remedy=SLOWER, hidden_by=("US206", "US102", "US305", "US307"), mistake=True)
@@ -110,8 +139,7 @@ def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
 
 def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """A schedule that ends before anything is learned, or whose rate stays 0 while the training goes on."""
-    every = [[w.rate for w in m.weights if w.rate is not None] for m in evidence.measurements]
-    rates = [max(known) for known in every if known]
+    rates = _largest_rates(evidence)
     faded = [rate for rate in rates if rate < FADED_RATE * max(rates)]
     if not updates or not faded or rates[-1] not in faded:
         return None
@@ -124,6 +152,27 @@ def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
         share=number(share),
     )
     return Found(tuple(updates), share, FADED_RATE, text)
+
+
+def _largest_rates(evidence: Evidence) -> list[float]:
+    """The largest learning rate of each measurement that knows one."""
+    every = [[w.rate for w in m.weights if w.rate is not None] for m in evidence.measurements]
+    return [max(known) for known in every if known]
+
+
+def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """A warm-up that takes the whole training."""
+    rates, (loss, first) = _largest_rates(evidence), (evidence.latest.loss, evidence.measurements[0].loss)
+    rises = len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates))
+    if not updates or not rises or rates[-1] < LONG_WARM_UP * rates[0]:
+        return None
+    text = _(
+        "The learning rate still rises, from {first} to {last}: the warm-up has taken all steps so far.",
+        first=number(rates[0]), last=number(rates[-1]),
+    )  # fmt: skip
+    slow = loss is not None and first is not None and loss > UNLEARNED_LOSS * first
+    severity = None if slow else Severity.NOTE
+    return Found(tuple(updates), rates[-1] / rates[0], LONG_WARM_UP, text, WARM_SHORTER, severity)
 
 
 def _violence(

@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 from unstuck.language import _
 from unstuck.step.node import Node, tensors_in
 from unstuck.step.recorder import StepObserver
-from unstuck.step.replay import Replay
+from unstuck.step.replay import Replay, state
 from unstuck.step.step import Step
 from unstuck.wording import named, number
 
@@ -112,7 +112,7 @@ class NonfiniteSearch:
             recorded.release()
             return
         model = self._observer.model
-        sentence = first_nonfinite(recorded, {**dict(model.named_parameters()), **dict(model.named_buffers())})
+        sentence = first_nonfinite(recorded, state(model))
         if sentence is not None:
             self.found, self.found_in = _("In step {step:,}, {origin}", step=step, origin=sentence), step
         self.stop()

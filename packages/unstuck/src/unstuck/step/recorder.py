@@ -3,6 +3,7 @@
 A `TorchFunctionMode` receives the calls of modules and of the user's own code; module hooks tell in which module.
 """
 
+import inspect
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +55,7 @@ class Recorder(TorchFunctionMode):
         if self.passes and self.passes % PASSES == 0:
             self.step.release()
             self.step.nodes.clear()
+            self.step.outputs.clear()
             self.step.unfollowed[f"more than {PASSES} forward passes"] = None
             self._nodes = {key: node for key, node in self._nodes.items() if node.tensor() is not None}
         self.passes += 1
@@ -63,9 +65,13 @@ class Recorder(TorchFunctionMode):
             self.__enter__()  # type: ignore[no-untyped-call]
             self._entered = True
 
-    def end(self) -> None:
-        """A forward pass is over; its loss comes."""
+    @unfollowed
+    def end(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
+        """A forward pass of these inputs has returned these outputs; its loss comes."""
         self.stack.clear()
+        given = ((name, value) for name, value in (inputs or {}).items() if isinstance(value, Tensor))
+        self.step.unread |= {name: None for name, value in given if self.known(value) is None}
+        self.step.outputs += [node for tensor in tensors_in(outputs) if (node := self.known(tensor)) is not None]
         if self._entered:
             lower(self)  # the caller may leave a mode of its own before the loss
 
@@ -229,6 +235,12 @@ def _continues(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
 
 
+def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a module by name, as far as its forward has names for them."""
+    names = [n for n, p in inspect.signature(module.forward).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
 def _has_tensors(values: Any) -> bool:
     return isinstance(values, tuple | list) and any(isinstance(x, Tensor) or _has_tensors(x) for x in values)
 
@@ -275,7 +287,7 @@ class StepObserver(Observer):
         if self._recorder.stack:
             self._recorder.stack.pop()
             if not self._recorder.stack:
-                self._recorder.end()
+                self._recorder.end(output, inputs_of(layer, args, kwargs))
 
     def take(self) -> Step | None:
         """The step so far, after which another begins; None without a forward pass."""

@@ -1,11 +1,11 @@
 """Runs a recorded step again, on copies of the weights, with some of its calls replaced."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unstuck.step.node import Node, mapped
 from unstuck.step.step import Step
@@ -41,12 +41,18 @@ class Replay:
 
     def losses(self, step: Step, edits: Edits | None = None, seen: Seen | None = None) -> list[Tensor]:
         """The losses of a step, with their graph."""
+        return self.results(step, step.losses, edits, seen)
+
+    def results(
+        self, step: Step, ends: Sequence[Node], edits: Edits | None = None, seen: Seen | None = None
+    ) -> list[Tensor]:
+        """The results of these nodes; with `seen`, all calls run, and else those that they need."""
         made: dict[Node, Any] = {}
-        for node in step.needed() if seen is None else step.nodes:
+        for node in step.needed(ends) if seen is None else step.nodes:
             if node.op == "call_function":
                 function = (edits or {}).get(node, node.target)
                 args, kwargs = (mapped(values, Node, made.__getitem__) for values in (node.args, dict(node.kwargs)))
-                with torch.set_grad_enabled(node.grad_enabled), _autocast(node):
+                with torch.set_grad_enabled(node.grad_enabled and torch.is_grad_enabled()), _autocast(node):
                     made[node] = function(*args, **kwargs)
                 if seen is not None:
                     seen(node, (*args, *kwargs.values()), made[node])
@@ -57,7 +63,12 @@ class Replay:
                 if node.requires_grad:
                     value.requires_grad_()
                 made[node] = edits[node](value) if edits and node in edits else value
-        return [made[loss] for loss in step.losses]
+        return [made[node] for node in ends]
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model, by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _copy(value: Tensor) -> Tensor:

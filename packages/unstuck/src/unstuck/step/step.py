@@ -15,12 +15,16 @@ class Step:
 
     Attributes:
         nodes: placeholders and calls, in the order in which they ran.
+        outputs: what the model returned, of each forward pass.
+        unread: names of the model's inputs that no call has read.
         losses: the nodes whose `backward()` was called.
         values: what each loss was.
         unfollowed: why the step cannot be repeated as it was; empty if it can.
     """
 
     nodes: list[Node] = field(default_factory=list)
+    outputs: list[Node] = field(default_factory=list)
+    unread: dict[str, None] = field(default_factory=dict)
     losses: list[Node] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     unfollowed: dict[str, None] = field(default_factory=dict)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.language import _
-from unstuck.step import Step
+from unstuck.step import Step, state
 from unstuck.wording import in_one_line
 
 STEPS = 4
@@ -144,7 +144,7 @@ class Recording:
         with self._failing(), torch.inference_mode(False):
             if len(self.steps) == STEPS:
                 self.steps[0].release()
-            model = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+            model = state(self._model)
             read = [node.value for one in (*self.steps, step) for node in one.nodes if node.value is not None]
             if sum(tensor.nbytes for tensor in (*model.values(), *read)) > BYTES:
                 raise NotTriedError(_("weights and batches are larger than {size} MiB", size=BYTES >> 20))

@@ -1,4 +1,4 @@
-"""Which findings a trial proves, and whether the training learns at all."""
+"""Which findings a trial proves, whether the training learns at all, and what makes it learn if no rule knows."""
 
 import math
 import time
@@ -51,7 +51,9 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
     others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
-    trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left)
+    stood = recording.left > STANDS  # the training itself; False if it is not known
+    cause = tries.search() if stood and tries.own_left > STANDS and not proved else None
+    trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left, "", cause)
     loud = any(finding.severity is not Severity.NOTE for finding in findings)
     silent = math.isnan(recording.left) and not loud and tries.own_left > LEARNS  # it may be trained already
     return (*proved, *others), NONE_TRIED if silent else trials
@@ -113,6 +115,12 @@ class Tries:
         tried = (self.run(edit) for edit in edits(self._recording) if rule in edit.proves)
         found = [result for result in tried if result is not None]
         return min(found, key=lambda result: (not result[1].proved, result[0]), default=(0.0, None))[1]
+
+    def search(self) -> Trial | None:
+        """The best edit with which it learns, of those that there is time for; an easier loss is no proof."""
+        tried = (self.run(edit) for edit in edits(self._recording) if not edit.another_loss and edit.clears is None)
+        proved = [result for result in tried if result is not None and result[1].proved]
+        return min(proved, key=lambda result: result[0], default=(0.0, None))[1]
 
     def left(self, losses: Sequence[float], first: float) -> float:
         """The share of the loss that is left at the end: of the last pass over the recorded steps."""

@@ -1,0 +1,135 @@
+"""A recorded step that runs again with other inputs, the same random numbers and the same statistics of a batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unstuck.measure import calls
+from unstuck.step import Node, Replay, Step
+
+FEWEST = 3
+"""Samples and positions that a comparison needs."""
+EQUAL, LEAK, MIXED = 1e-4, 1e-3, 3e-3
+"""Outputs that differ by less of their size are equal; the same beside later tokens, which the largest of all keys may
+round in another way; the same beside other samples, which may tell an iteration when to stop."""
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Again:
+    """Runs a recorded step again; `values` are its parameters and buffers, by name."""
+
+    step: Step
+    values: Mapping[str, Tensor]
+    draws: bool = False  # random numbers
+
+    @cached_property
+    def given(self) -> list[Node]:
+        """What the step reads that has the samples in its first dimension, in order."""
+        data = (n for n in self.step.nodes if n.op == "input" or (n.op == "constant" and not n.requires_grad))
+        read = [node for node in data if node.shape]
+        within = [n for n in read if any(user.module is not None for user in n.users)]
+        first = next((n for n in within if n.op == "input"), next(iter(within), None))
+        return [] if first is None else [n for n in read if n.shape[0] == first.shape[0]]
+
+    @property
+    def samples(self) -> int:
+        """How many samples the batch has."""
+        return self.given[0].shape[0] if self.given else 0
+
+    @cached_property
+    def outputs(self) -> list[Node]:
+        """The outputs that have something for each sample; similarities of all pairs of samples do not."""
+        floating = (n for n in self.step.outputs if n.dtype is not None and n.dtype.is_floating_point and n.shape)
+        own = [node for node in floating if node.shape[0] and node.shape[0] % self.samples == 0]
+        return [node for node in own if self.samples not in node.shape[1:]]
+
+    @cached_property
+    def read(self) -> list[Node]:
+        """Those of `given` that the outputs depend on."""
+        needed = set(self.step.needed(self.outputs))
+        return [node for node in self.given if node in needed]
+
+    @cached_property
+    def tokens(self) -> list[Node]:
+        """The tokens that embeddings read, [samples, positions]."""
+        read = (calls.given(n, "input").get("input") for n in self.step.calls("embedding"))
+        own = (n for n in read if isinstance(n, Node) and len(n.shape) == 2 and n.shape[0] == self.samples)
+        return [n for n in dict.fromkeys(own) if n.shape[1] >= FEWEST]
+
+    @cached_property
+    def before(self) -> list[Tensor]:
+        """The outputs as they were."""
+        outputs = self.run(self.outputs)
+        after = torch.get_rng_state()
+        torch.manual_seed(0)
+        self.draws = not torch.equal(after, torch.get_rng_state())
+        return outputs
+
+    @cached_property
+    def _norms(self) -> dict[Node, Callable[..., Tensor]]:
+        return {n: _OfWholeBatch() for n in self.step.calls("batch_norm") if n.target is functional.batch_norm}
+
+    def run(self, ends: Sequence[Node], changes: Mapping[Node, Change] | None = None) -> list[Tensor]:
+        """The results of some nodes, where those of others change."""
+        torch.manual_seed(0)
+        edits = {node: _changed(node, change) for node, change in (changes or {}).items()}
+        return Replay(self.values).results(self.step, ends, {**self._norms, **edits})
+
+
+class _OfWholeBatch:
+    """Batch normalisation by the statistics of its first call."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def __call__(
+        self, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+        momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        if training or mean is None:
+            dims = [0, *range(2, x.dim())]
+            self._known = self._known or (x.mean(dims), x.var(dims, correction=0))
+            mean, var = self._known
+        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
+def _changed(node: Node, change: Change) -> Callable[..., Any]:
+    """What takes the place of a node in a replay: its result, changed."""
+    return change if not node.function else lambda *args, **kwargs: change(node.target(*args, **kwargs))
+
+
+def differ(one: Tensor, other: Tensor, tolerated: float) -> bool:
+    """Whether outputs differ by more than rounding; those that are not finite tell nothing."""
+    return one.numel() > 0 and bool((one - other).abs().max() > tolerated * one.abs().max())
+
+
+def rolled(x: Tensor) -> Tensor:
+    """The numbers of the sample before."""
+    return x.roll(1, 0)
+
+
+def with_others_in(x: Tensor, part: slice) -> Tensor:
+    """Sequences of which a part is that of another sample."""
+    x = x.clone()
+    x[:, part] = x.roll(1, 0)[:, part]
+    return x
+
+
+def by_position(outputs: Tensor, samples: int, length: int) -> Tensor | None:
+    """Outputs as [samples, positions, ...]; None if they have no positions."""
+    if len(outputs) == samples * length:
+        return outputs.reshape(samples, length, *outputs.shape[1:])
+    dim = next((i for i in (1, 2) if outputs.dim() > i and outputs.shape[i] == length), None)
+    return None if dim is None or len(outputs) != samples else outputs.movedim(dim, 1)
+
+
+def kinds(x: Tensor) -> set[int]:
+    """The different whole numbers in a tensor."""
+    return set(x.flatten().tolist())

@@ -1,0 +1,175 @@
+"""Tokens: whether their labels are where they belong, and what padding and other documents do to outputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unstuck.measure import calls
+from unstuck.measure.again import EQUAL, LEAK, Again, Change, by_position, differ, kinds, with_others_in
+from unstuck.step import Node
+
+FEWEST_LABELS, ALIGNED = 8, 0.99
+"""Labels, and the share of them that are tokens of the inputs at the same distance."""
+FEWEST_PADDED = 0.02
+"""Share of the tokens that are padding."""
+
+
+def of_tokens(again: Again) -> dict[str, Any]:
+    """What labels, padding and other documents matter to the outputs of tokens."""
+    if not again.tokens:
+        return {}
+    labels = _labels(again)
+    tokens = again.tokens[0] if labels is None else labels.tokens
+    (ids,) = again.run([tokens])
+    padded, documents = _padded(again, ids), _documents(again, ids)
+    found = {} if labels is None else _of_labels(again, labels)
+    if padded is not None:
+        other = ids[~padded][0]
+        found["padding"] = _reaches(again, tokens, lambda x: torch.where(padded, other, x), ~padded)
+        if labels is not None:
+            found["padded_labels"] = labels.share_at(padded)
+    if documents is not None:
+        first = documents == documents[:, :1]
+        found["documents"] = _reaches(again, tokens, lambda x: torch.where(first, x.roll(1, 0), x), ~first)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """Labels of a cross-entropy, each of which an output at a position is compared with."""
+
+    tokens: Node  # [samples, positions], what an embedding reads
+    ids: Tensor  # the same as numbers
+    outputs: Node  # [samples, positions, classes]
+    places: tuple[Tensor, Tensor]  # sample and position of each label that counts
+    wanted: Tensor  # these labels
+    ignored: float  # share of all labels
+    shift: int | None  # they are the tokens so many positions later; None: they are not
+    own: float  # share that are the token at their position
+
+    def share_at(self, padded: Tensor) -> float:
+        """The share of the labels that count at padded positions."""
+        return float(padded[self.places].float().mean()) if len(self.wanted) else 0.0
+
+
+def _labels(again: Again) -> _Labels | None:
+    """The labels of the step and the tokens that they are, or else the first tokens; None without any."""
+    found = [one for call in again.step.calls("cross_entropy", "nll_loss") for one in _labels_of(again, call)]
+    return next((one for one in found if one.shift is not None), next(iter(found), None))
+
+
+def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
+    arguments = calls.given(call, "input", "target")
+    logits, targets = arguments.get("input"), arguments.get("target")
+    if not isinstance(logits, Node) or not isinstance(targets, Node) or len(logits.shape) < 2:
+        return
+    outputs = logits.through(calls.MOVES)
+    for tokens in (n for n in again.tokens if len(outputs.shape) == 3 and n.shape == outputs.shape[:2]):
+        samples, length, classes = outputs.shape
+        place = torch.arange(samples * length, dtype=torch.float64).reshape(samples, length, 1).expand(-1, -1, classes)
+        places, wanted, ids = again.run(
+            [logits, targets, tokens],
+            {outputs: lambda x, place=place: place.to(x.device)},  # type: ignore[misc]
+        )
+        if wanted.is_floating_point() or wanted.numel() != places[:, 0].numel():
+            continue
+        at, wanted = places[:, 0].flatten().long(), wanted.flatten()
+        counts = (wanted >= 0) & (wanted != arguments.get("ignore_index", -100))
+        own, kept = (at[counts] // length, at[counts] % length), wanted[counts]
+        same = [_share_of_later(ids, own, kept, shift) for shift in range(3)]
+        shift = next((k for k in (1, 0, 2) if same[k] >= ALIGNED), None)
+        yield _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, same[0])
+
+
+def _share_of_later(ids: Tensor, places: tuple[Tensor, Tensor], wanted: Tensor, shift: int) -> float:
+    """The share of labels that are the tokens so many positions later, as far as these are in the sequence."""
+    sample, position = places[0], places[1] + shift
+    known = position < ids.shape[1]
+    equal = ids[sample[known], position[known]] == wanted[known]
+    several = len(kinds(wanted[known])) > 1 and len(equal) >= FEWEST_LABELS
+    return float(equal.float().mean()) if several else 0.0
+
+
+def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
+    """What is wrong with the labels, and with what the outputs know of them."""
+    half, length = labels.tokens.shape[1] // 2, labels.tokens.shape[1]
+    later = _moves(again, labels, lambda x: with_others_in(x, slice(half, length)), (slice(None), slice(half)), LEAK)
+    found: dict[str, Any] = {"ignored": labels.ignored, "shift": labels.shift}
+    if labels.shift is not None:
+        found["later"] = later
+    elif later:
+        found["visible"] = labels.own
+    if labels.shift == 0 and later is False and len(labels.wanted):
+        place = int(labels.places[1].mode().values)
+        here = slice(place, place + 1)
+        found["copies"] = bool(_moves(again, labels, lambda x: with_others_in(x, here), (slice(None), here), EQUAL))
+    if labels.shift == 1:
+        found["endless"] = _is_endless(labels)
+    if labels.shift == 1 and later is False:
+        swap = [1, 0, *range(2, length)]
+        found["order"] = _moves(again, labels, lambda x: x[:, swap], (slice(None), slice(2, None)), EQUAL)
+    return found
+
+
+def _is_endless(labels: _Labels) -> bool:
+    """Whether rows end with one token that is never a label, behind others that differ: texts have no end token."""
+    last, run = _ends(labels.ids)
+    rows = (run.sum(1) > 1) & ~run.all(1)
+    before = labels.ids[rows, run[rows].long().argmax(1) - 1]
+    return bool(4 * rows.sum() >= len(rows)) and last not in labels.wanted and len(kinds(before)) > 2
+
+
+def _ends(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The token that most rows end with, and where it stands, up to the end."""
+    last = ids[:, -1].mode().values
+    return last, (ids == last).flip(1).long().cumprod(1).flip(1).bool()
+
+
+def _moves(again: Again, labels: _Labels, change: Change, seen: Any, tolerated: float) -> bool | None:
+    """Whether outputs at some places change with the tokens; None if no token changes."""
+    if torch.equal(change(labels.ids), labels.ids):
+        return None
+    (before,), (after,) = again.run([labels.outputs]), again.run([labels.outputs], {labels.tokens: change})
+    return differ(before[seen], after[seen], tolerated)
+
+
+def _reaches(again: Again, tokens: Node, change: Change, seen: Tensor) -> bool:
+    """Whether outputs at some places change with tokens at others; outputs of whole samples are seen, too."""
+    after = again.run(again.outputs, {tokens: change})
+    for one, other in zip(again.before, after, strict=True):
+        places = [by_position(x, *seen.shape) for x in (one, other)]
+        if places[0] is not None and places[1] is not None:
+            one, other = places[0][seen], places[1][seen]
+        if differ(one, other, LEAK):
+            return True
+    return False
+
+
+def _padded(again: Again, ids: Tensor) -> Tensor | None:
+    """Which tokens are padding: hidden by a mask, or one token at the ends only; None without any."""
+    same = (n.value for n in again.given if n.shape == ids.shape and n.value is not None)
+    masks = [m.bool() for m in same if kinds(m) == {0, 1}]
+    last, ends = _ends(ids)
+    lengths, elsewhere = ends.sum(1), ((ids == last) & ~ends)[:, 1:].any()  # a text may begin with it
+    long = int(lengths.max()) > (1 if len(kinds(lengths)) > 1 else 2)
+    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if long and not elsewhere else [])
+    for padded in found:
+        if len(kinds(ids[padded])) == 1 < len(kinds(ids[~padded])) and float(padded.float().mean()) > FEWEST_PADDED:
+            return padded
+    return None
+
+
+def _documents(again: Again, ids: Tensor) -> Tensor | None:
+    """The number of the document of each token, by their positions, which begin anew; None if rows are not packed."""
+    for node in again.given:
+        value = node.value
+        if value is None or value.shape != ids.shape or value.is_floating_point() or value.dtype == torch.bool:
+            continue
+        steps = value.diff(dim=1)
+        if bool(((steps == 1) | (value[:, 1:] == 0)).all()) and bool((value[:, 0] == 0).all()) and int(value.max()) > 1:
+            starts = (value == 0).long().cumsum(1)
+            return starts if int(starts.max()) > 1 else None
+    return None

@@ -1,0 +1,209 @@
+"""US301, US309, US606, US701 to US704: what a recorded step of a modern training depends on."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import unstuck
+
+SIZE, LENGTH, SAMPLES, PAD, HIDDEN = 24, 12, 32, 1, 2
+
+
+class Language(nn.Module):
+    """A small transformer for tokens, with a mask of what each may see."""
+
+    def __init__(self, causal=True, positions=True, classes=SIZE, pooled=False):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(SIZE, 16), nn.Embedding(LENGTH, 16)
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, classes)
+        self.causal, self.positions, self.pooled = causal, positions, pooled
+
+    def forward(self, ids, padded=None, places=None, blocks=None):
+        x = self.tokens(ids)
+        if self.positions:
+            x = x + self.places(torch.arange(ids.shape[1]).expand_as(ids) if places is None else places)
+        mask = torch.ones(ids.shape[1], ids.shape[1]).triu(1).bool() if self.causal else None
+        if blocks is not None:
+            mask = (mask | (blocks[:, :, None] != blocks[:, None])).repeat_interleave(2, 0)
+        x = x + self.attention(x, x, x, key_padding_mask=padded, attn_mask=mask)[0]
+        if not self.pooled:
+            return self.head(x)
+        kept = torch.ones_like(ids) if padded is None else ~padded
+        return self.head((x * kept[..., None]).sum(1) / kept.sum(1, keepdim=True))
+
+
+def words(low=3, samples=SAMPLES, length=LENGTH):
+    return torch.randint(low, SIZE, (samples, length))
+
+
+def with_padding():
+    """Rows that end with padding, and where."""
+    padded = torch.arange(LENGTH) >= torch.randint(5, LENGTH - 2, (SAMPLES, 1))
+    return words().masked_fill(padded, PAD), padded
+
+
+def flat(logits, labels):
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def codes(model, inputs, labels, loss=flat):
+    found = unstuck.diagnose(model, inputs, labels, loss, trials=False).findings
+    mine = ("US309", "US606", "US701", "US702", "US703", "US704")
+    return [finding.rule for finding in found if finding.rule in mine and finding.severity != "note"]
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(1, []), (2, ["US701"])])
+def test_labels_that_are_shifted_twice_are_named(shift, expected):
+    ids = words()
+    assert codes(Language(), ids[:, : LENGTH - shift], ids[:, shift:]) == expected
+
+
+def test_a_loss_of_ignored_labels_only_is_named():
+    ids = words()
+    assert "US701" in codes(Language(), ids, torch.full_like(ids, -100))
+
+
+@pytest.mark.parametrize(("keeps_end", "expected"), [(True, []), (False, ["US701"])])
+def test_an_end_token_that_is_also_the_padding_has_to_be_a_label(keeps_end, expected):
+    ids, padded = with_padding()
+    later, ended = ids[:, 1:], padded[:, 1:]
+    first = ended & (ended.cumsum(1) == 1)
+    labels = later.masked_fill(ended & ~first if keeps_end else ended, -100)
+    assert codes(Language(), ids[:, :-1], labels) == expected
+
+
+@pytest.mark.parametrize(("ignored", "expected"), [(True, []), (False, ["US702"])])
+def test_padding_in_the_loss_is_named(ignored, expected):
+    ids, padded = with_padding()
+    ids = ids.where(~(padded & (padded.cumsum(1) == 1)), HIDDEN)  # the end of each text
+    labels = ids[:, 1:].masked_fill(ids[:, 1:] == PAD, -100) if ignored else ids[:, 1:]
+    assert codes(Language(), ids[:, :-1], labels) == expected
+
+
+@pytest.mark.parametrize(("masked", "expected"), [(True, []), (False, ["US702"])])
+def test_padding_that_changes_an_answer_is_named(masked, expected):
+    ids, padded = with_padding()
+    inputs = {"ids": ids, "padded": padded} if masked else ids
+    model = Language(causal=False, pooled=True, classes=4)
+    assert codes(model, inputs, torch.randint(4, (SAMPLES,)), functional.cross_entropy) == expected
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(True, []), (False, ["US606"])])
+def test_documents_of_a_packed_row_must_not_see_each_other(apart, expected):
+    ids, places = words(), torch.arange(LENGTH).remainder(LENGTH // 2).expand(SAMPLES, -1)
+    inputs = {"ids": ids, "places": places}
+    if apart:
+        inputs["blocks"] = (places == 0).cumsum(1)
+    labels = functional.pad(ids[:, 1:], (0, 1), value=-100)
+    assert codes(Language(), inputs, labels) == expected
+
+
+@pytest.mark.parametrize(("only_masked", "expected"), [(True, []), (False, ["US606"])])
+def test_labels_of_tokens_that_the_model_sees_are_named(only_masked, expected):
+    ids = words()
+    hidden = torch.rand(ids.shape) < 0.3
+    labels = ids.masked_fill(~hidden, -100) if only_masked else ids
+    assert codes(Language(causal=False), ids.masked_fill(hidden, HIDDEN), labels) == expected
+
+
+@pytest.mark.parametrize(("positions", "expected"), [(True, []), (False, ["US703"])])
+def test_a_model_that_does_not_know_the_order_of_tokens_is_named(positions, expected):
+    ids = words()
+    assert codes(Language(positions=positions), ids[:, :-1], ids[:, 1:]) == expected
+
+
+class Conditional(nn.Module):
+    """Two inputs, of which the second may be left alone, lost or hidden; returns a number beside the output."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.first, self.second, self.last = kind, nn.Linear(6, 8), nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x, condition):
+        h = self.first(x)
+        if self.kind == "hidden":
+            h = h + self.second(condition * 0)
+        elif self.kind != "unread":
+            h = h + self.second(condition)
+        out = self.last(h.tanh())
+        return (out, h.square().mean()) if self.kind == "with a number" else out
+
+
+def of_outputs(outputs, targets):
+    return functional.mse_loss(outputs[0] if isinstance(outputs, tuple) else outputs, targets)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("unread", ["warning"]), ("read", []), ("with a number", ["note"])])
+def test_inputs_and_results_that_nobody_reads_are_named(kind, expected):
+    inputs, targets = (torch.randn(SAMPLES, 6), torch.randn(SAMPLES, 3)), torch.randn(SAMPLES, 2)
+    findings = unstuck.diagnose(Conditional(kind), inputs, targets, of_outputs, trials=False).findings
+    assert [finding.severity for finding in findings if finding.rule == "US703"] == expected
+
+
+def trained(model, batch, steps=120, loss=functional.mse_loss, rate=1e-2):
+    """Codes of the findings of a training."""
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for step in range(steps):
+            inputs, targets = batch(step)
+            optimizer.zero_grad()
+            loss(model(*inputs), targets).backward()
+            optimizer.step()
+    return [finding.rule for finding in monitor.diagnosis(seconds=0).findings if finding.severity != "note"]
+
+
+def pairs(step):
+    torch.manual_seed(step % 20)
+    x, condition = torch.randn(SAMPLES, 6), torch.randn(SAMPLES, 3)
+    return (x, condition), x[:, :2] + condition[:, :2]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("hidden", True), ("read", False)])
+def test_an_input_without_effect_is_named_in_a_training(kind, expected):
+    assert ("US703" in trained(Conditional(kind), pairs)) == expected
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_targets_of_other_samples_that_fit_as_well_are_named(shuffled):
+    def batch(step):
+        (x, condition), targets = pairs(step)
+        return (x, condition), torch.randn_like(targets) if shuffled else targets
+
+    assert ("US704" in trained(Conditional("read"), batch)) == shuffled
+
+
+class Siamese(nn.Module):
+    """SimSiam: a prediction of each view is compared with the other view."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.predictor = nn.Linear(6, 8), nn.Linear(8, 8)
+
+    def forward(self, one, other):
+        one, other = self.encoder(one), self.encoder(other)
+        return self.predictor(one), other
+
+
+@pytest.mark.parametrize(("stops", "expected"), [(True, []), (False, ["US309"])])
+def test_a_prediction_is_compared_with_an_output_without_a_gradient(stops, expected):
+    def loss(outputs, _):
+        predicted, other = outputs
+        return -functional.cosine_similarity(predicted, other.detach() if stops else other).mean()
+
+    x = torch.randn(SAMPLES, 6)
+    assert codes(Siamese(), (x, x + torch.randn_like(x)), torch.zeros(SAMPLES), loss) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_that_bfloat16_rounds_away_are_named(dtype):
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2)).to(dtype)
+    data = torch.randn(64, 6).to(dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
+    with unstuck.Monitor(model, every=1) as monitor:
+        for _ in range(6):
+            optimizer.zero_grad()
+            model(data).square().mean().backward()
+            optimizer.step()
+    found = [finding.message for finding in monitor.diagnosis().findings if finding.rule == "US301"]
+    assert [("half precision" in message) for message in found] == ([True] if dtype == torch.bfloat16 else [])
