@@ -1,0 +1,192 @@
+"""Fine-tuning with adapters and new heads: what is in the optimizer, what is frozen, how an adapter is scaled."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modern_failures.blocks import GPT, Block, CausalLM, LoRA, add_adapters, next_token_loss, trainable
+from modern_failures.data import VOCABULARY, WORDS, chains, foresees, walks
+from modern_failures.program import Program, Training, own_loss
+
+NEW = 4
+"""Words that the base model has never seen."""
+
+
+def other_chains(samples: int = 64, length: int = 12) -> Tensor:
+    """Words in another order than that of `chains`."""
+    order = torch.randperm(WORDS, generator=torch.Generator().manual_seed(9))
+    return order[(torch.randint(WORDS, (samples, 1)) + torch.arange(length)) % WORDS] + 3
+
+
+def pretrained(steps: int = 40) -> CausalLM:
+    """A language model that knows `chains`."""
+    model, rows = CausalLM(VOCABULARY + NEW), chains(64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        next_token_loss(model.transformer(rows), rows).backward()
+        optimizer.step()
+    return model
+
+
+def fine_tuning(model: CausalLM, optimizer: torch.optim.Optimizer, rows: Tensor) -> Training:
+    """Train what the optimizer has on rows; scored by the next tokens."""
+    return Training(
+        model,
+        batch=lambda step: ({"input_ids": rows, "labels": rows}, None),
+        loss=own_loss,
+        optimizer=optimizer,
+        score=lambda model: foresees(model.transformer, rows),
+    )
+
+
+def optimizer_before_the_adapters(repaired: bool) -> Training:
+    model = pretrained()
+    if repaired:
+        optimizer = torch.optim.AdamW(add_adapters(model), lr=1e-2)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        add_adapters(model)
+    return fine_tuning(model, optimizer, other_chains())
+
+
+class Checkpointed(nn.Module):
+    """A block whose activations are computed again in the backward pass."""
+
+    def __init__(self, block: Block, reentrant: bool):
+        super().__init__()
+        self.block, self.reentrant = block, reentrant
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return checkpoint(self.block, *inputs, use_reentrant=self.reentrant)
+
+
+def checkpoints_of_frozen_inputs(repaired: bool) -> Training:
+    model = pretrained()
+    add_adapters(model)
+    transformer = model.transformer
+    transformer.blocks = nn.ModuleList(Checkpointed(block, reentrant=not repaired) for block in transformer.blocks)
+    transformer.head = LoRA(transformer.head, rank=1, scale=1.0)
+    return fine_tuning(model, torch.optim.AdamW(trainable(model), lr=1e-2), walks(64))
+
+
+def second_adapter_is_skipped(repaired: bool) -> Training:
+    model = pretrained()
+    add_adapters(model)  # an adapter of an earlier training
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name or (repaired and "lora" in name))
+    return fine_tuning(model, torch.optim.AdamW(trainable(model), lr=1e-2), other_chains())
+
+
+def scaled_by_alpha(repaired: bool) -> Training:
+    model, rank, alpha = pretrained(), 8, 16
+    adapters = add_adapters(model, rank, scale=alpha / rank if repaired else alpha)
+    return fine_tuning(model, torch.optim.AdamW(adapters, lr=5e-2), other_chains())
+
+
+class SequenceClassifier(nn.Module):
+    """A pretrained language model with a new head on its last token."""
+
+    def __init__(self, base: GPT, kinds: int):
+        super().__init__()
+        self.transformer, self.score = base, nn.Linear(32, kinds, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.score(self.transformer.hidden(input_ids)[:, -1])
+
+
+def head_is_frozen(repaired: bool) -> Training:
+    words = torch.randint(WORDS, (256, 4))
+    labels = (words[:, 0] + words[:, -1]) % WORDS
+    model = SequenceClassifier(pretrained().transformer, kinds=WORDS)
+    nn.init.normal_(model.score.weight, std=0.02)
+    add_adapters(model, rank=2)
+    model.score.requires_grad_(repaired)  # modules_to_save of the configuration is None
+    return Training(
+        model,
+        batch=lambda step: (words[step % 4 * 64 :][:64] + 3, labels[step % 4 * 64 :][:64]),
+        loss=nn.functional.cross_entropy,
+        optimizer=torch.optim.AdamW(trainable(model), lr=1e-2),
+        score=lambda model: (model(words + 3).argmax(-1) == labels).float().mean().item(),
+    )
+
+
+def new_words_are_frozen(repaired: bool) -> Training:
+    model = pretrained()
+    rows = chains(64)
+    places = torch.arange(2, 12, 3)
+    rows[:, places] = VOCABULARY + rows[:, places] % NEW
+    for part in (model.transformer.tokens, model.transformer.head):  # as `resize_token_embeddings` fills new rows
+        part.weight.data[VOCABULARY:] = part.weight.data[:VOCABULARY].mean(0) + 1e-3 * torch.randn(NEW, 32)
+    adapters = add_adapters(model, rank=2)
+    if repaired:
+        for part in (model.transformer.tokens, model.transformer.head):
+            adapters += list(part.requires_grad_(True).parameters())
+    return fine_tuning(model, torch.optim.AdamW(adapters, lr=5e-3), rows)
+
+
+PROGRAMS = [
+    Program(
+        name="adapter that is added after the optimizer was made",
+        source="https://github.com/adapter-hub/adapters/issues/260",
+        symptom="the adapter's weights are not updated without the Trainer",
+        explanation="the optimizer was made of the parameters that were there before the adapter",
+        causes=("parameters not in the optimizer", "no step"),
+        make=optimizer_before_the_adapters,
+        steps=80,
+        margin=0.4,
+    ),
+    Program(
+        name="LoRA behind reentrant checkpoints",
+        source="https://github.com/locuslab/open-unlearning/issues/178",
+        symptom="lora_B of all layers of the transformer is zero after the training",
+        explanation="no input of a checkpointed layer wants a gradient, so the layer gets none",
+        causes=("graph cut",),
+        make=checkpoints_of_frozen_inputs,
+        steps=80,
+        margin=0.2,
+    ),
+    Program(
+        name="adapter that exists already and stays frozen",
+        source="https://github.com/X-GenGroup/Flow-Factory/pull/56",
+        symptom="the loss stays flat after a first adapter was fused",
+        explanation="the model has an adapter, so adding one is skipped, and its matrices are frozen with the rest",
+        causes=("frozen and random", "no step"),
+        make=second_adapter_is_skipped,
+        steps=80,
+        margin=0.2,
+    ),
+    Program(
+        name="LoRA scaled by alpha",
+        source="https://github.com/Blaizzy/mlx-vlm/issues/845",
+        symptom="training collapses with the default settings",
+        explanation="the adapter's output is multiplied by alpha and not by alpha / rank: eight times too much",
+        causes=("adapter scaled wrong",),
+        make=scaled_by_alpha,
+        steps=30,
+        margin=0.4,
+    ),
+    Program(
+        name="LoRA with a head that is neither trained nor saved",
+        source="https://github.com/huggingface/peft/issues/577",
+        symptom="the classifier seems to be initialised at random",
+        explanation="`modules_to_save` got the None of `list.append`, so the new head is frozen as it was drawn",
+        causes=("frozen and random",),
+        make=head_is_frozen,
+        steps=100,
+        margin=0.15,
+        layers=("score",),
+    ),
+    Program(
+        name="new tokens under LoRA",
+        source="https://github.com/huggingface/peft/issues/487",
+        symptom="the vocabulary was enlarged, and the embedding does not train",
+        explanation="the rows of new tokens in embedding and head are all near the mean, and LoRA freezes them",
+        causes=("frozen and random",),
+        make=new_words_are_frozen,
+        steps=60,
+        margin=0.25,
+        layers=("transformer.tokens", "transformer.head"),
+    ),
+]
