@@ -272,7 +272,7 @@ def average(target: nn.Module, online: nn.Module, decay: float = 0.99) -> None:
 
 
 class Denoiser(nn.Module):
-    """What a diffusion model or a flow predicts for a noisy point, by time in [0, 1] and class."""
+    """What a diffusion model or a flow predicts for a noisy point, by time in [0, 1] and class, if it has classes."""
 
     def __init__(self, features: int = 2, kinds: int = 0, width: int = 64):
         super().__init__()

@@ -37,7 +37,7 @@ def log_probability(logits: Tensor, rows: Tensor) -> Tensor:
 
 
 def preference(policy: GPT, reference, good: Tensor, bad: Tensor, beta: float = 0.5) -> Training:
-    """DPO on all pairs: good rows first. Scored by the probability of the preferred answer."""
+    """DPO on all pairs: good rows first. Scored by the probability of the preferred answer of two."""
     rows = torch.cat([good, bad])
 
     def loss(logits: Tensor, rows: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ def preference(policy: GPT, reference, good: Tensor, bad: Tensor, beta: float = 
 
     @torch.no_grad()
     def score(model: GPT) -> float:
-        return log_probability(model(good), good).exp().mean().item()
+        return (log_probability(model(good), good) - log_probability(model(bad), bad)).sigmoid().mean().item()
 
     return Training(
         policy,
         batch=lambda step: (rows, rows),
         loss=loss,
-        optimizer=torch.optim.AdamW(policy.parameters(), lr=2e-3, weight_decay=0.0),
+        optimizer=torch.optim.AdamW(policy.parameters(), lr=5e-4, weight_decay=0.0),
         score=score,
     )
 
