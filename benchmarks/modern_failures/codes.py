@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from modern_failures.blocks import GPT, mlp, next_token_loss
-from modern_failures.data import VOCABULARY, WORDS, clusters, foresees
+from modern_failures.blocks import mlp
+from modern_failures.data import clusters
 from modern_failures.program import Program, Training, own_loss
 
 
@@ -94,23 +94,6 @@ def router_of_one_expert(repaired: bool) -> Training:
     )
 
 
-def experts_of_language(repaired: bool) -> Training:
-    language = torch.randint(4, (128, 1))
-    orders = torch.stack([torch.randperm(WORDS) for _ in range(4)])
-    words = [torch.randint(WORDS, (128, 1))]
-    for _ in range(10):
-        words.append(orders[language, words[-1]])
-    rows = torch.cat([language, *words], 1) + 3
-    model = GPT(VOCABULARY, layers=1, feed_forward=lambda width: Experts(width, width, (), normalise=not repaired))
-    return Training(
-        model,
-        batch=lambda step: (rows, rows),
-        loss=next_token_loss,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=5e-3),
-        score=lambda model: foresees(model, rows, 3),
-    )
-
-
 def balance_is_thrown_away(repaired: bool) -> Training:
     inputs = torch.randn(512, 16) + 1.0
     labels = torch.randint(8, (512,))
@@ -167,17 +150,6 @@ PROGRAMS = [
         steps=300,
         margin=0.1,
         layers=("router",),
-    ),
-    Program(
-        name="MiniMind with one expert a token",
-        source="https://github.com/jingyaogong/minimind/pull/859",
-        symptom="the mixture of experts is worse than a dense model that is smaller",
-        explanation="the weights of the picked experts are normalised, which makes that of a single one 1",
-        causes=("router without gradient",),
-        make=experts_of_language,
-        steps=100,
-        margin=0.05,
-        layers=("blocks.0.feed_forward.router",),
     ),
     Program(
         name="balance of experts that is computed and thrown away",
