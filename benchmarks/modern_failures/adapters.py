@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modern_failures.blocks import GPT, Block, CausalLM, LoRA, add_adapters, next_token_loss, trainable
+from modern_failures.blocks import GPT, Block, CausalLM, LoRA, ViT, add_adapters, causal, next_token_loss, trainable
 from modern_failures.data import VOCABULARY, WORDS, chains, foresees, walks
 from modern_failures.program import Program, Training, own_loss
+from real_failures.data import accuracy, images
 
 NEW = 4
 """Words that the base model has never seen."""
@@ -126,7 +127,82 @@ def new_words_are_frozen(repaired: bool) -> Training:
     return fine_tuning(model, torch.optim.AdamW(adapters, lr=5e-3), rows)
 
 
+class SoftPrompt(nn.Module):
+    """A frozen language model with a learned vector in the place of its first token."""
+
+    def __init__(self, base: GPT):
+        super().__init__()
+        self.base, self.prompt = base.requires_grad_(False), nn.Parameter(0.3 * torch.randn(32))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        base, length = self.base, input_ids.shape[1]
+        tokens = torch.cat([self.prompt.expand(len(input_ids), 1, -1), base.tokens(input_ids[:, 1:])], 1)
+        hidden = tokens + base.places.weight[:length]
+        for block in base.blocks:
+            hidden = block(hidden, causal(length))
+        return base.head(base.norm(hidden))
+
+
+def prompt_in_no_optimizer(repaired: bool) -> Training:
+    sign = torch.zeros(64, 1, dtype=torch.long)
+    first, second = torch.cat([sign, chains()], 1), torch.cat([sign + 1, other_chains()], 1)
+    base, both = GPT(VOCABULARY), torch.cat([first, second])
+    optimizer = torch.optim.AdamW(base.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        next_token_loss(base(both), both).backward()
+        optimizer.step()
+    model = SoftPrompt(base)
+    learned = [model.prompt] if repaired else []
+    base.norm.bias.requires_grad_(True)
+    return Training(
+        model,
+        batch=lambda step: (second, second),
+        loss=next_token_loss,
+        optimizer=torch.optim.AdamW([base.norm.bias, *learned], lr=2e-2),
+        score=lambda model: foresees(model, second, 3),
+    )
+
+
+def vision_is_frozen_and_random(repaired: bool) -> Training:
+    pictures, labels = images(256, kinds=8)
+    model = ViT(kinds=8, layers=1)
+    nn.init.normal_(model.patches.weight, std=0.02)
+    if not repaired:  # as if they were pretrained
+        for part in (model.patches.weight, model.patches.bias, model.token, model.places):
+            part.requires_grad_(False)
+    return Training(
+        model,
+        batch=lambda step: (pictures[step % 4 * 64 :][:64], labels[step % 4 * 64 :][:64]),
+        loss=nn.functional.cross_entropy,
+        optimizer=torch.optim.AdamW(trainable(model), lr=2e-3),
+        score=lambda model: accuracy(model, pictures, labels),
+    )
+
+
 PROGRAMS = [
+    Program(
+        name="learned prompt that is in no optimizer",
+        source="https://github.com/yangxiaofeng/LODS/issues/2",
+        symptom="the learnable text embeddings are not in `configure_optimizers`",
+        explanation="the optimizer is made without the embeddings that the method learns",
+        causes=("parameters not in the optimizer", "frozen and random"),
+        make=prompt_in_no_optimizer,
+        steps=60,
+        margin=0.2,
+        layers=("prompt",),
+    ),
+    Program(
+        name="vision transformer whose patches are frozen and random",
+        source="https://github.com/shreydan/VisionGPT2/issues/2",
+        symptom="a reader lists what looks like errors",
+        explanation="class token, patches and places are frozen although nothing was pretrained",
+        causes=("frozen and random",),
+        make=vision_is_frozen_and_random,
+        steps=30,
+        margin=0.1,
+        layers=("patches",),
+    ),
     Program(
         name="adapter that is added after the optimizer was made",
         source="https://github.com/adapter-hub/adapters/issues/260",

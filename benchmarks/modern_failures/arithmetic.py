@@ -63,7 +63,32 @@ def divided_twice(repaired: bool) -> Training:
             (loss if repaired else loss / 8).backward()  # as `accelerator.backward` does
         optimizer.step()
 
-    return language(model, optimizer, accumulate)
+    return language(model, optimizer, accumulate, text=walks)
+
+
+def cleared_in_each_part(repaired: bool) -> Training:
+    inputs, labels = images(256, kinds=8)
+    by_class = labels.argsort()
+    inputs, labels = inputs[by_class], labels[by_class]
+    model = ViT(kinds=8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+
+    def accumulate(training: Training, inputs: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad()
+        for part, part_labels in zip(inputs.chunk(8), labels.chunk(8), strict=True):
+            if not repaired:
+                optimizer.zero_grad()
+            (training.loss(called(training.model, part), part_labels) / 8).backward()
+        optimizer.step()
+
+    return Training(
+        model,
+        batch=lambda step: (inputs, labels),
+        loss=cross_entropy,
+        optimizer=optimizer,
+        score=lambda model: accuracy(model, inputs, labels),
+        step=accumulate,
+    )
 
 
 def clipped_before_unscaling(repaired: bool) -> Training:
@@ -200,8 +225,19 @@ PROGRAMS = [
         explanation="both the loop and `accelerator.backward` divide, so gradients are eight times too small",
         causes=("gradients unscaled twice",),
         make=divided_twice,
-        steps=60,
-        margin=0.2,
+        steps=100,
+        margin=0.25,
+        visible="training",
+    ),
+    Program(
+        name="gradients that are cleared in each part of a batch",
+        source="https://github.com/bytetriper/RAE/issues/67",
+        symptom="gradients are cleared in the inner loop and not accumulated",
+        explanation="`zero_grad` is called for each part of a batch, so only the last part counts",
+        causes=("gradients cleared too early",),
+        make=cleared_in_each_part,
+        steps=30,
+        margin=0.3,
         visible="training",
     ),
     Program(
@@ -245,7 +281,7 @@ PROGRAMS = [
         causes=("rate of another kind of network",),
         make=rate_of_a_small_network,
         steps=60,
-        margin=0.2,
+        margin=0.25,
         visible="training",
     ),
     Program(
@@ -266,8 +302,8 @@ PROGRAMS = [
         explanation="mean and deviation are taken along the sequence and not along the features",
         causes=("normalisation wrong", "axes mixed"),
         make=normalised_over_places,
-        steps=60,
-        margin=0.2,
+        steps=100,
+        margin=0.3,
     ),
     Program(
         name="training step that returns nothing",

@@ -4,6 +4,7 @@ Their structure and the names of their parts are those of the libraries; their m
 `visible` is true where a query may look at a key, [..., queries, keys].
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class Output(NamedTuple):
 def mlp(*widths: int, norm: bool = False) -> nn.Sequential:
     """Linear layers with GELU between them, and batch normalisation before it if asked."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), *([nn.BatchNorm1d(after)] if norm else []), nn.GELU()]
     return nn.Sequential(*layers[: -2 if norm else -1])
 
@@ -189,9 +190,7 @@ class EncoderDecoder(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         self.is_causal = is_causal
 
-    def forward(
-        self, input_ids: Tensor, decoder_input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, decoder_input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         seen = attention_mask.bool()[:, None] if attention_mask is not None else None
         source, target = self.embedded(input_ids), self.embedded(decoder_input_ids)
         for block in self.encoder:

@@ -1,7 +1,7 @@
 """Is each broken program clearly worse than its repair? Scores of both after the same steps, and the time they take.
 
-    python benchmarks/modern_failures/check.py            all, for seeds 0 and 1; writes scores.md beside this file
-    python benchmarks/modern_failures/check.py shifted    only those whose name or file has this word
+python benchmarks/modern_failures/check.py            all, for seeds 0 and 1; writes scores.md beside this file
+python benchmarks/modern_failures/check.py shifted    only those whose name or file has this word
 """
 
 import sys

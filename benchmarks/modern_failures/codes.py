@@ -75,8 +75,8 @@ class Experts(nn.Module):
         weights = best.softmax(-1) if self.normalise else logits.softmax(-1).gather(-1, chosen)
         everything = torch.stack([expert(hidden) for expert in self.experts], -2)
         picked = everything.gather(-2, chosen[..., None].expand(*chosen.shape, everything.shape[-1]))
-        self.balance = 4 * (nn.functional.one_hot(chosen, 4).float().flatten(0, -2).mean(0)
-                            * logits.softmax(-1).flatten(0, -2).mean(0)).sum()
+        shares, odds = nn.functional.one_hot(chosen, 4).float(), logits.softmax(-1)
+        self.balance = 4 * (shares.flatten(0, -2).mean(0) * odds.flatten(0, -2).mean(0)).sum()
         return (weights[..., None] * picked).sum(-2)
 
 

@@ -1,4 +1,4 @@
-"""Learning by comparison: CLIP, SimCLR, SimSiam, BYOL, MoCo; what a positive is, what gets no gradient, what collapses."""
+"""Learning by comparison: CLIP, SimCLR, SimSiam, BYOL, MoCo; what a positive is, and what must get no gradient."""
 
 import copy
 
@@ -70,6 +70,25 @@ def views(samples: int = 128, features: int = 16) -> tuple[Tensor, Tensor, Tenso
     points = torch.cat([torch.randn(8, features // 2)[labels], torch.zeros(samples, features // 2)], 1)
     noise = torch.cat([torch.full((features // 2,), 0.3), torch.full((features // 2,), 3.0)])
     return points + noise * torch.randn(samples, features), points + noise * torch.randn(samples, features), labels
+
+
+def captions_several_times(repaired: bool) -> Training:
+    images, texts, _ = two_views(32, kinds=32, noise=0.2)
+    model = Clip()
+
+    def batch(step: int):
+        rows = torch.randperm(32)
+        if not repaired:  # four questions about each of 16 texts, that count as wrong for one another
+            rows = rows[:8].repeat(4)
+        return {"image": images[rows] + 0.2 * torch.randn(32, 16), "text": texts[rows]}, None
+
+    return Training(
+        model,
+        batch=batch,
+        loss=lambda outputs, _: contrast(*outputs, temperature=0.05),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
+        score=lambda model: retrieval(*model(images, texts)),
+    )
 
 
 class Encoder(nn.Module):
@@ -220,6 +239,16 @@ PROGRAMS = [
         make=targets_of_its_own,
         steps=100,
         margin=0.2,
+    ),
+    Program(
+        name="texts that are several times in a batch",
+        source="https://github.com/huggingface/sentence-transformers/issues/3189",
+        symptom="a question what happens to texts that a batch has more than once",
+        explanation="each copy counts as a wrong answer to the questions of the others",
+        causes=("positives wrong",),
+        make=captions_several_times,
+        steps=30,
+        margin=0.1,
     ),
     Program(
         name="SimCLR whose positives are other samples",

@@ -1,4 +1,4 @@
-"""Diffusion and flow matching: what the network predicts, which noise, which condition, and which average is sampled."""
+"""Diffusion and flow matching: what the network predicts, from which condition, and which average is sampled."""
 
 import copy
 

@@ -10,7 +10,6 @@ from modern_failures.blocks import Block, mlp
 from modern_failures.program import Program, Training, called
 from real_failures.data import classes, images
 
-
 TEMPERATURE = 4.0
 
 
@@ -146,7 +145,56 @@ def mask_is_inverted(repaired: bool) -> Training:
     return masked_images(MaskedAutoencoder(), hidden_only=repaired)
 
 
+class PatchPredictor(nn.Module):
+    """Names the brightness of hidden patches, one of 8."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.inputs, self.places = nn.Linear(16, width), nn.Parameter(0.3 * torch.randn(9, width))
+        self.mask_token, self.block = nn.Parameter(torch.zeros(width)), Block(width)
+        self.output = nn.Linear(width, 8)
+
+    def forward(self, patches: Tensor, hidden: Tensor) -> Tensor:
+        tokens = self.inputs(patches).where(~hidden[..., None], self.mask_token)
+        return self.output(self.block(tokens + self.places))
+
+
+def labels_all_alike(repaired: bool) -> Training:
+    pictures = patches().sigmoid()
+    brightness = pictures.mean(-1)
+    steps = torch.linspace(0.35, 0.65, 7)
+    levels = torch.bucketize(brightness, steps)
+    labels = levels if repaired else torch.bucketize(brightness, 255 * steps)  # pixels are between 0 and 1
+    hidden = torch.rand(256, 9) < 0.4
+    model = PatchPredictor()
+
+    def loss(logits: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
+        return cross_entropy(logits[targets[1]], targets[0][targets[1]])
+
+    @torch.no_grad()
+    def score(model: PatchPredictor) -> float:
+        return (model(pictures, hidden).argmax(-1) == levels)[hidden].float().mean().item()
+
+    return Training(
+        model,
+        batch=lambda step: ({"patches": pictures, "hidden": hidden}, (labels, hidden)),
+        loss=loss,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
+        score=score,
+    )
+
+
 PROGRAMS = [
+    Program(
+        name="hidden patches whose labels are all alike",
+        source="https://github.com/lucidrains/vit-pytorch/issues/97",
+        symptom="the loss converges to 0 after a few steps",
+        explanation="brightness is put into bins of another scale, so every patch has the same label",
+        causes=("targets trivial", "targets wrong"),
+        make=labels_all_alike,
+        steps=80,
+        margin=0.2,
+    ),
     Program(
         name="teacher with dropout",
         source="https://github.com/yxuansu/TaCL/issues/11",

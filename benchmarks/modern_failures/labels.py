@@ -127,6 +127,13 @@ def padded_labels(repaired: bool) -> Training:
     return translation(Translator(), source, target, {"labels": without_padding(target) if repaired else target})
 
 
+def only_the_padding(repaired: bool) -> Training:
+    source, target = sentences(words=4)
+    target = nn.functional.pad(target, (0, 3))
+    inverted = target.where(target == PAD, IGNORED)
+    return translation(Translator(), source, target, {"labels": without_padding(target) if repaired else inverted})
+
+
 def never_stops(repaired: bool) -> Training:
     rows = stories()
     first_end = (rows == END) | (rows == PAD)
@@ -143,10 +150,8 @@ def never_stops(repaired: bool) -> Training:
 
 def template_never_found(repaired: bool) -> Training:
     rows = questions(answer=1)
-    if not repaired:  # the sign before the answer is also the padding token, which is ignored before it is looked for
-        labels = torch.full_like(rows, IGNORED)
-    else:
-        labels = answers_only(rows)
+    none = torch.full_like(rows, IGNORED)  # the template has the padding token, which was ignored before
+    labels = answers_only(rows) if repaired else none
     return language_model(rows, labels, score=lambda logits: continues(logits, rows, 5))
 
 
@@ -235,6 +240,16 @@ PROGRAMS = [
         causes=("padding in the loss",),
         make=padded_labels,
         steps=20,
+        margin=0.3,
+    ),
+    Program(
+        name="text recognition with an inverted mask",
+        source="https://github.com/mindee/doctr/pull/440",
+        symptom="the loss of MASTER is computed in the wrong way",
+        explanation="the mask of the lengths is inverted: the loss is that of the padding, and the text is in no label",
+        causes=("padding in the loss", "loss of the wrong positions"),
+        make=only_the_padding,
+        steps=100,
         margin=0.3,
     ),
     Program(

@@ -1,4 +1,4 @@
-"""A program of today that somebody asked about, rebuilt small: as in `real_failures`, with causes that people meet today.
+"""A program of today that somebody asked about, rebuilt small: as in `real_failures`, with the causes of today.
 
 A batch that is a dict is the model's keyword arguments, as everywhere around transformers; any other is its only
 argument. A model may return its loss: then `loss` is `own_loss`, and the targets are None.
@@ -60,7 +60,7 @@ Cause = Literal[
     "gradients unscaled twice",
     "clipped to nothing",
     "accumulated and not divided",
-    "gradients not cleared",
+    "gradients cleared too early",
     "schedule zero or all warm-up",
     "rate of another kind of network",
     "initialisation too large",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from modern_failures.blocks import GPT, IGNORED, Block, CausalLM, next_token_loss
+from modern_failures.blocks import GPT, IGNORED, CausalLM, next_token_loss
 from modern_failures.data import ASK, END, PAD, VOCABULARY, WORDS, continues, walks
 from modern_failures.program import Program, Training, own_loss
 
@@ -38,6 +38,12 @@ def packed(rows: list[Tensor], length: int = 32) -> tuple[Tensor, Tensor, Tensor
     return tokens, labels, numbers, places
 
 
+def answers_alone(model: CausalLM) -> float:
+    """Fraction of new documents, each in a row of its own, that are answered."""
+    alone = documents(100, related=False)
+    return sum(continues(model.transformer, row[None, :-1], len(row) - 2) for row in alone) / len(alone)
+
+
 def packing(related: bool, mask: bool, restart: bool) -> Training:
     """A language model on packed rows, scored on the answers to single documents."""
     tokens, labels, numbers, places = packed(documents(512, related))
@@ -51,16 +57,12 @@ def packing(related: bool, mask: bool, restart: bool) -> Training:
         fields = {"input_ids": tokens, "labels": labels, "attention_mask": visible, "position_ids": places}
         return {name: field[part] for name, field in fields.items()}, None
 
-    def score(model: CausalLM) -> float:
-        alone = documents(100, related=False)
-        return sum(continues(model.transformer, row[None, :-1], len(row) - 2) for row in alone) / len(alone)
-
     return Training(
         model,
         batch=batch,
         loss=own_loss,
         optimizer=torch.optim.AdamW(model.parameters(), lr=5e-3),
-        score=score,
+        score=answers_alone,
     )
 
 
@@ -70,6 +72,25 @@ def answers_of_the_document_before(repaired: bool) -> Training:
 
 def places_run_on(repaired: bool) -> Training:
     return packing(related=False, mask=True, restart=repaired)
+
+
+def padding_moves_the_text(repaired: bool) -> Training:
+    texts = documents(256, related=False)
+    longest = max(map(len, texts)) + 6
+    tokens = torch.stack([nn.functional.pad(text, (longest - len(text), 0), value=PAD) for text in texts])
+    mask = (tokens != PAD).long()
+    before = torch.cat([tokens[:, :1], tokens[:, :-1]], 1)
+    labels = tokens.where(before == ASK, IGNORED)
+    places = (mask.cumsum(1) - 1).clamp(min=0) if repaired else torch.arange(longest).expand(len(texts), -1)
+    model = CausalLM(VOCABULARY)
+    fields = {"input_ids": tokens, "labels": labels, "attention_mask": mask, "position_ids": places}
+    return Training(
+        model,
+        batch=lambda step: ({name: field[step % 4 * 64 :][:64] for name, field in fields.items()}, None),
+        loss=own_loss,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=5e-3),
+        score=answers_alone,
+    )
 
 
 def later_tokens_are_visible(repaired: bool) -> Training:
@@ -164,7 +185,6 @@ def images_are_left_out(repaired: bool) -> Training:
     )
 
 
-
 PROGRAMS = [
     Program(
         name="packed samples that see each other",
@@ -185,6 +205,16 @@ PROGRAMS = [
         make=places_run_on,
         steps=120,
         margin=0.3,
+    ),
+    Program(
+        name="texts that padding moves",
+        source="https://github.com/tloen/alpaca-lora/issues/315",
+        symptom="a question whether padding on the left side costs performance",
+        explanation="position ids count the padding, so texts begin at places where they never do alone",
+        causes=("positions wrong",),
+        make=padding_moves_the_text,
+        steps=120,
+        margin=0.2,
     ),
     Program(
         name="RoFormer that attends to future tokens",
