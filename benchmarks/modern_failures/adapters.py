@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modern_failures.blocks import GPT, Block, CausalLM, LoRA, ViT, add_adapters, causal, next_token_loss, trainable
 from modern_failures.data import VOCABULARY, WORDS, chains, foresees, walks
-from modern_failures.program import Program, Training, own_loss
+from modern_failures.program import Program, Training, called, own_loss
 from real_failures.data import accuracy, images
 
 NEW = 4
@@ -127,6 +127,58 @@ def new_words_are_frozen(repaired: bool) -> Training:
     return fine_tuning(model, torch.optim.AdamW(adapters, lr=5e-3), rows)
 
 
+def decay_of_frozen_words(repaired: bool) -> Training:
+    model, rows = pretrained(), chains(64)
+    new_rows = rows.clone()
+    new_rows[:, 5] = VOCABULARY  # the new word stands for another
+    tokens = model.requires_grad_(False).transformer.tokens.requires_grad_(True)
+    before = tokens.weight.detach().clone()
+    optimizer = torch.optim.AdamW(tokens.parameters(), lr=5e-2, weight_decay=1.0)
+    old = torch.arange(len(before)) != VOCABULARY
+
+    def step(training: Training, inputs: dict, targets: None) -> None:
+        optimizer.zero_grad()
+        training.loss(called(model, inputs), targets).backward()
+        tokens.weight.grad[old] = 0.0
+        optimizer.step()
+        if repaired:
+            tokens.weight.data[old] = before[old]
+
+    return Training(
+        model,
+        batch=lambda step: ({"input_ids": new_rows, "labels": rows}, None),
+        loss=own_loss,
+        optimizer=optimizer,
+        score=lambda model: foresees(model.transformer, rows),
+        step=step,
+    )
+
+
+def scaled_twice(repaired: bool) -> Training:
+    pictures, labels = images(256, kinds=8)
+    pixels, encoder = pictures.sigmoid(), ViT(kinds=8, layers=1)
+    statistics = (pixels.mean(), pixels.std())
+
+    def normalised(pixels: Tensor) -> Tensor:
+        return (pixels - statistics[0]) / statistics[1]
+
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=3e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(encoder(normalised(pixels)), labels).backward()
+        optimizer.step()
+    encoder.requires_grad_(False).head = nn.Linear(32, 4)
+    inputs = normalised(pixels if repaired else 2 * pixels - 1)
+    kinds = (labels * 3 + 1) % 4
+    return Training(
+        encoder,
+        batch=lambda step: (inputs, kinds),
+        loss=nn.functional.cross_entropy,
+        optimizer=torch.optim.AdamW(trainable(encoder), lr=1e-2),
+        score=lambda model: accuracy(model, inputs, kinds),
+    )
+
+
 class SoftPrompt(nn.Module):
     """A frozen language model with a learned vector in the place of its first token."""
 
@@ -155,12 +207,17 @@ def prompt_in_no_optimizer(repaired: bool) -> Training:
     model = SoftPrompt(base)
     learned = [model.prompt] if repaired else []
     base.norm.bias.requires_grad_(True)
+
+    @torch.no_grad()
+    def score(model: SoftPrompt) -> float:  # of the first word that only the prompt can tell
+        return (model(second[:, :2])[:, -1].argmax(-1) == second[:, 2]).float().mean().item()
+
     return Training(
         model,
         batch=lambda step: (second, second),
         loss=next_token_loss,
         optimizer=torch.optim.AdamW([base.norm.bias, *learned], lr=2e-2),
-        score=lambda model: foresees(model, second, 3),
+        score=score,
     )
 
 
@@ -182,6 +239,28 @@ def vision_is_frozen_and_random(repaired: bool) -> Training:
 
 PROGRAMS = [
     Program(
+        name="textual inversion whose other words decay",
+        source="https://github.com/huggingface/diffusers/issues/507",
+        symptom="all embeddings change and the text encoder breaks, although their gradients are set to zero",
+        explanation="weight decay moves rows without a gradient, too",
+        causes=("weight decay too strong",),
+        make=decay_of_frozen_words,
+        steps=60,
+        margin=0.2,
+        layers=("transformer.tokens",),
+        visible="training",
+    ),
+    Program(
+        name="images that are normalised twice",
+        source="https://github.com/real-stanford/diffusion_policy/issues/45",
+        symptom="a reader doubts the normalisation of images",
+        explanation="images are brought to [-1, 1], and then get the statistics of images in [0, 1]",
+        causes=("inputs scaled wrong",),
+        make=scaled_twice,
+        steps=20,
+        margin=0.2,
+    ),
+    Program(
         name="learned prompt that is in no optimizer",
         source="https://github.com/yangxiaofeng/LODS/issues/2",
         symptom="the learnable text embeddings are not in `configure_optimizers`",
@@ -199,8 +278,8 @@ PROGRAMS = [
         explanation="class token, patches and places are frozen although nothing was pretrained",
         causes=("frozen and random",),
         make=vision_is_frozen_and_random,
-        steps=30,
-        margin=0.1,
+        steps=12,
+        margin=0.12,
         layers=("patches",),
     ),
     Program(

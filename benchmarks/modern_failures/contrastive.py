@@ -247,8 +247,8 @@ PROGRAMS = [
         explanation="each copy counts as a wrong answer to the questions of the others",
         causes=("positives wrong",),
         make=captions_several_times,
-        steps=30,
-        margin=0.1,
+        steps=15,
+        margin=0.12,
     ),
     Program(
         name="SimCLR whose positives are other samples",

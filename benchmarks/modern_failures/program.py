@@ -71,7 +71,6 @@ Cause = Literal[
     "loss input wrong",
     "loss weights wrong",
     "inputs scaled wrong",
-    "noise scaled wrong",
     "not finite",
 ]
 
@@ -103,6 +102,14 @@ class Training(program.Training):
 
 @dataclass(frozen=True)
 class Program(program.Program):
-    """As in `real_failures`; `causes` has the words above."""
+    """As in `real_failures`; `causes` has the words above.
+
+    All of this folder is the half that rules may be developed on. The other half is written by strangers.
+    """
 
     causes: tuple[Cause, ...]
+
+    @property
+    def half(self) -> Literal["development", "held out"]:
+        """The half of the collection that the program belongs to."""
+        return "held out" if ".strangers" in self.make.__module__ else "development"
