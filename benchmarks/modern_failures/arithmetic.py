@@ -130,17 +130,16 @@ def epochs_counted_in_batches(repaired: bool) -> Training:
     return language(model, optimizer, after=after, size=16)
 
 
-def pictures(model: ViT, optimizer: torch.optim.Optimizer, prepare=lambda images: images, **options) -> Training:
+def pictures(model: ViT, optimizer: torch.optim.Optimizer, step) -> Training:
     """A vision transformer on textures."""
     inputs, labels = images(256, kinds=8)
-    inputs = prepare(inputs)
     return Training(
         model,
         batch=lambda step: (inputs[step % 4 * 64 :][:64], labels[step % 4 * 64 :][:64]),
         loss=cross_entropy,
         optimizer=optimizer,
         score=lambda model: accuracy(model, inputs, labels),
-        **options,
+        step=step,
     )
 
 
@@ -192,7 +191,7 @@ def nothing_is_returned(repaired: bool) -> Training:
         loss.backward()
         optimizer.step()
 
-    return pictures(model, optimizer, step=fit)
+    return pictures(model, optimizer, fit)
 
 
 PROGRAMS = [

@@ -22,15 +22,15 @@ class Clip(nn.Module):
         return self.image(image), self.text(text)
 
 
-def clip(loss=contrast, size: int = 64, own_captions: bool = True) -> Training:
-    """CLIP on images and captions of 128 pairs; scored by the captions that are found."""
+def clip(loss=contrast, size: int = 64, order: Tensor | None = None) -> Training:
+    """CLIP on 128 images and their captions in an order; scored by the captions that are found."""
     images, texts, _ = two_views(128, kinds=128, noise=0.2)
+    captions = texts if order is None else texts[order]
     model = Clip()
 
     def batch(step: int):
         part = slice(step * size % 128, step * size % 128 + size)
-        captions = texts[part] if own_captions else texts[torch.randperm(128)[:size]]
-        return {"image": images[part], "text": captions}, None
+        return {"image": images[part], "text": captions[part]}, None
 
     return Training(
         model,
@@ -39,6 +39,10 @@ def clip(loss=contrast, size: int = 64, own_captions: bool = True) -> Training:
         optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
         score=lambda model: retrieval(*model(images, texts)),
     )
+
+
+def images_are_sorted_alone(repaired: bool) -> Training:
+    return clip(order=None if repaired else torch.randperm(128))
 
 
 def batches_of_one_pair(repaired: bool) -> Training:
@@ -221,6 +225,16 @@ def statistics_are_not_averaged(repaired: bool) -> Training:
 
 PROGRAMS = [
     Program(
+        name="images that are sorted without their captions",
+        source="https://github.com/cloneofsimo/lora/issues/197",
+        symptom="paths of images and captions are not aligned",
+        explanation="captions are read from a list of images, which is sorted afterwards",
+        causes=("pairs shuffled apart",),
+        make=images_are_sorted_alone,
+        steps=60,
+        margin=0.5,
+    ),
+    Program(
         name="CLIP with batches of one pair",
         source="https://github.com/rinnakk/japanese-clip/issues/3",
         symptom="the loss is always 0, whatever the image",
@@ -252,9 +266,9 @@ PROGRAMS = [
     ),
     Program(
         name="SimCLR whose positives are other samples",
-        source="https://github.com/vturrisi/solo-learn/issues/206",
-        symptom="the mask of the positives seems to be wrong",
-        explanation="the rows of both views are in another order than the one that positives are computed for",
+        source="https://github.com/open-mmlab/mmselfsup/issues/159",
+        symptom="positives are 0 0 2 2 4 4 ... for views in the order 0 1 2 ... 0 1 2 ...",
+        explanation="the views are put one after the other, and positives are those of views side by side",
         causes=("positives wrong", "pairs shuffled apart"),
         make=positives_in_another_order,
         steps=100,
