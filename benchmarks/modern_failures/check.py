@@ -40,7 +40,7 @@ def main(words: list[str]) -> None:
         lines.append(text)
         failed += [] if holds else [program.name]
     if not words:
-        about = "Scores after the same steps, by seed; seconds of processor time of one training. Written by `check.py`."
+        about = "Scores after the same steps, by seed, and processor time of one training. Written by `check.py`."
         table = "\n".join([HEAD, "|---" * (4 + len(SEEDS)) + "|", *lines])
         Path(__file__).with_name("scores.md").write_text(f"# Scores of modern failures\n\n{about}\n\n{table}\n")
     sys.exit(f"{len(failed)} without their margin: {failed}" if failed else 0)
