@@ -1,5 +1,7 @@
 """Fine-tuning with adapters and new heads: what is in the optimizer, what is frozen, how an adapter is scaled."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -84,6 +86,30 @@ def scaled_by_alpha(repaired: bool) -> Training:
     model, rank, alpha = pretrained(), 8, 16
     adapters = add_adapters(model, rank, scale=alpha / rank if repaired else alpha)
     return fine_tuning(model, torch.optim.AdamW(adapters, lr=5e-2), other_chains())
+
+
+def ramp_longer_than_the_training(repaired: bool) -> Training:
+    model = pretrained()
+    optimizer = torch.optim.AdamW(add_adapters(model), lr=1e-2)
+    adapters = [module for module in model.modules() if isinstance(module, LoRA)]
+    ramp, training = 10 if repaired else 1000, fine_tuning(model, optimizer, other_chains())
+
+    numbers = itertools.count(1)
+
+    def after() -> None:
+        number = next(numbers)
+        for adapter in adapters:
+            adapter.scale = 2.0 * min(1.0, number / ramp)
+
+    after()
+    training.after = after
+    return training
+
+
+def rate_of_a_recommendation(repaired: bool) -> Training:
+    model = pretrained()
+    optimizer = torch.optim.AdamW(add_adapters(model), lr=1e-2 if repaired else 0.5)
+    return fine_tuning(model, optimizer, other_chains())
 
 
 class SequenceClassifier(nn.Module):
@@ -311,6 +337,28 @@ PROGRAMS = [
         make=second_adapter_is_skipped,
         steps=80,
         margin=0.2,
+    ),
+    Program(
+        name="adapter whose ramp is longer than the training",
+        source="https://github.com/kyegomez/SingLoRA/issues/6",
+        symptom="with 1000 steps of ramp the adapter hardly grows",
+        explanation="the adapter's output is multiplied by step / 1000, so it is almost nothing in a short training",
+        causes=("schedule zero or all warm-up", "adapter scaled wrong"),
+        make=ramp_longer_than_the_training,
+        steps=40,
+        margin=0.3,
+        visible="training",
+    ),
+    Program(
+        name="LoRA with a rate that somebody recommended",
+        source="https://github.com/ssbuild/chatglm_finetuning/issues/28",
+        symptom="the loss falls, then rises to 3 or is NaN",
+        explanation="the rate is far too high for these adapters; a small one works",
+        causes=("rate of another kind of network",),
+        make=rate_of_a_recommendation,
+        steps=60,
+        margin=0.3,
+        visible="training",
     ),
     Program(
         name="LoRA scaled by alpha",

@@ -1,4 +1,4 @@
-"""Choices within a network: codebooks of a VQ-VAE, routers and experts."""
+"""Bottlenecks and choices: codebooks of a VQ-VAE, divergence of a VAE, routers and experts."""
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,37 @@ def codes_without_gradient(repaired: bool) -> Training:
 def codes_far_away(repaired: bool) -> Training:
     points, _ = clusters(spread=0.2)
     return quantised(VQVAE(code_scale=0.1 if repaired else 10.0), points)
+
+
+class VAE(nn.Module):
+    """Encoder to means and deviations, a sample of them, decoder."""
+
+    def __init__(self, features: int = 2):
+        super().__init__()
+        self.encoder, self.decoder = mlp(features, 32, 4), mlp(2, 32, features)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_variance = self.encoder(inputs).chunk(2, -1)
+        noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
+        return self.decoder(mean + noise * (log_variance / 2).exp()), mean, log_variance
+
+
+def divergence_of_another_scale(repaired: bool) -> Training:
+    points, _ = clusters(spread=0.2)
+    model = VAE()
+
+    def loss(outputs: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
+        reconstruction, mean, log_variance = outputs
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
+        return mse_loss(reconstruction, wanted) + divergence / (20 * len(wanted) if repaired else 1)
+
+    return Training(
+        model,
+        batch=lambda step: (points, points),
+        loss=loss,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=5e-3),
+        score=lambda model: -mse_loss(model.eval()(points)[0], points).item(),
+    )
 
 
 class Experts(nn.Module):
@@ -139,6 +170,16 @@ PROGRAMS = [
         steps=150,
         margin=0.2,
         layers=("codebook",),
+    ),
+    Program(
+        name="VAE whose divergence is of another scale",
+        source="https://github.com/AppliedDataSciencePartners/WorldModels/issues/12",
+        symptom="all reconstructions are alike, and the divergence is 4e-7",
+        explanation="the terms of the loss are not averaged alike, so the divergence outweighs the reconstruction",
+        causes=("loss weights wrong",),
+        make=divergence_of_another_scale,
+        steps=150,
+        margin=0.3,
     ),
     Program(
         name="softmax over the one expert that was picked",
