@@ -345,8 +345,8 @@ PROGRAMS = [
         explanation="the adapter's output is multiplied by step / 1000, so it is almost nothing in a short training",
         causes=("schedule zero or all warm-up", "adapter scaled wrong"),
         make=ramp_longer_than_the_training,
-        steps=40,
-        margin=0.3,
+        steps=20,
+        margin=0.35,
         visible="training",
     ),
     Program(
