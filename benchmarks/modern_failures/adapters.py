@@ -295,7 +295,6 @@ PROGRAMS = [
         make=prompt_in_no_optimizer,
         steps=60,
         margin=0.2,
-        layers=("prompt",),
     ),
     Program(
         name="vision transformer whose patches are frozen and random",
