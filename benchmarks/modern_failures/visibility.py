@@ -224,7 +224,7 @@ PROGRAMS = [
         causes=("later tokens visible",),
         make=later_tokens_are_visible,
         steps=60,
-        margin=0.5,
+        margin=0.4,
     ),
     Program(
         name="BERT whose mask is all ones",
