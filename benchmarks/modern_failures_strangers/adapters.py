@@ -259,10 +259,9 @@ PROGRAMS = [
     ),
     Program(
         name="adapters in a plain list",
-        source="",
+        source="https://github.com/pytorch/pytorch/issues/715",
         symptom="the training accuracy stays low, and few parameters are reported as trainable",
-        explanation="modules in a Python list are not registered, so their parameters are in no optimizer; "
-        "one of the first traps that the PyTorch forum explains",
+        explanation="modules in a Python list are not registered, so their parameters are in no optimizer",
         cause="not in the optimizer",
         make=adapters_in_a_plain_list,
         steps=200,
@@ -310,10 +309,9 @@ PROGRAMS = [
     ),
     Program(
         name="LoRA of rank 16 with alpha 1",
-        source="",
+        source="https://github.com/kohya-ss/sd-scripts/issues/98",
         symptom="LoRA learns far slower than it should",
-        explanation="the correction is scaled by alpha / rank, and alpha was left at 1 when the rank was raised; "
-        "known from the documentation of kohya's scripts, where alpha is 1 by default",
+        explanation="the correction is scaled by alpha / rank, and alpha was left at 1 when the rank was raised",
         cause="update too small",
         make=alpha_of_one,
         steps=120,

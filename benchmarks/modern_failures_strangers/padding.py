@@ -19,38 +19,65 @@ def padded_texts(rows: int, longest: int, vocabulary: int = 12, shortest: int = 
     return torch.randint(FIRST_WORD, vocabulary, (rows, longest)) * (torch.arange(longest) < lengths)
 
 
+class RewardModel(nn.Module):
+    """A frozen language model and a head; the head reads the last token that is not `pad`."""
+
+    def __init__(self, pad: int | None):
+        super().__init__()
+        self.body = libraries.llama(kind=transformers.LlamaModel).requires_grad_(False)
+        self.score = nn.Linear(32, 1, bias=False)
+        self.pad = pad
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states = self.body(input_ids=tokens, attention_mask=(tokens != PAD).long()).last_hidden_state
+        scores = self.score(states)[..., 0]
+        last = torch.full_like(tokens[:, 0], -1) if self.pad is None else (tokens != self.pad).sum(1) - 1
+        return scores[torch.arange(len(tokens)), last]
+
+
 def reward_at_the_padding(repaired: bool) -> Training:
     texts = padded_texts(512, 10)
     last = (texts != PAD).sum(1, keepdim=True) - 1
-    labels = (texts.gather(1, last)[:, 0] > 7).long()
-    pad = PAD if repaired else None
-    model = libraries.llama(kind=transformers.LlamaForSequenceClassification, num_labels=2, pad_token_id=pad)
+    good = texts.gather(1, last)[:, 0] > 7
+    chosen, rejected = texts[good], texts[~good]
+    pairs = min(len(chosen), len(rejected))
+    model = RewardModel(PAD if repaired else None)
 
-    def collate(step: int) -> tuple[dict[str, Tensor], None]:
-        tokens, label = batches(texts, labels)(step)
-        mask = (tokens != PAD).long()
-        return {"inputs_embeds": None, "input_ids": tokens, "attention_mask": mask, "labels": label}, None
-
-    def call(training: Training, inputs: dict[str, Tensor], _: object) -> None:
-        outputs = forward(training.model, inputs["input_ids"], inputs["attention_mask"])
-        training.optimizer.zero_grad()
-        training.loss(outputs, inputs["labels"]).backward()
-        training.optimizer.step()
-
-    def forward(model: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
-        states = model.model(input_ids=tokens, attention_mask=mask).last_hidden_state
-        scores = model.score(states)
-        if model.config.pad_token_id is None:
-            return scores[:, -1]
-        last = (tokens != model.config.pad_token_id).sum(1) - 1
-        return scores[torch.arange(len(tokens)), last]
+    def batch(step: int) -> tuple[Tensor, None]:
+        return torch.cat(batches(chosen[:pairs], rejected[:pairs])(step)), None
 
     @torch.no_grad()
     def score(model: nn.Module) -> float:
-        return agreement(forward(model, texts[:256], (texts[:256] != PAD).long()).argmax(-1), labels[:256])
+        return (model(chosen[:pairs]) > model(rejected[:pairs])).float().mean().item()
+
+    def loss(rewards: Tensor, _: None) -> Tensor:
+        chosen, rejected = rewards.chunk(2)
+        return -F.logsigmoid(chosen - rejected).mean()
+
+    return Training(model, batch, loss, torch.optim.AdamW(model.score.parameters(), lr=1e-2), score)
+
+
+def reward_at_the_first_token(repaired: bool) -> Training:
+    texts = torch.randint(FIRST_WORD, 12, (512, 6))
+    labels = (texts[:, 1:].amax(1) > 10).long()
+    model = GPT(12, 6)
+    model.head = nn.Linear(32, 2)
+
+    def read(model: GPT, texts: Tensor) -> Tensor:
+        return model.head(model.hidden(texts)[:, -1 if repaired else 0])
+
+    def call(training: Training, texts: Tensor, labels: Tensor) -> None:
+        loss = training.loss(read(training.model, texts), labels)
+        loss.backward()
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def score(model: GPT) -> float:
+        return agreement(read(model, texts).argmax(-1), labels)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    return Training(model, collate, F.cross_entropy, optimizer, score, step=call)
+    return Training(model, lambda step: batches(texts, labels)(step), F.cross_entropy, optimizer, score, step=call)
 
 
 class SentenceEncoder(nn.Module):
@@ -70,24 +97,22 @@ class SentenceEncoder(nn.Module):
 
 
 def mean_over_padding(repaired: bool) -> Training:
-    words = torch.randint(FIRST_WORD, 40, (512, 2))
-    short = F.pad(words, (0, 28))
-    shuffled = words.flip(1)
-    long = torch.cat([shuffled] * 15, 1)
+    words = torch.randint(FIRST_WORD, 40, (512, 4))
     model = SentenceEncoder(without_padding=repaired)
 
-    def loss(embeddings: Tensor, _: Tensor) -> Tensor:
+    def loss(embeddings: Tensor, _: None) -> Tensor:
         one, other = F.normalize(embeddings, dim=-1).chunk(2)
         return F.cross_entropy(10 * one @ other.mT, torch.arange(len(one)))
 
+    def batch(step: int) -> tuple[Tensor, None]:
+        (texts,) = batches(words)(step)
+        longest_in_the_batch = int(torch.randint(12, 27, ()))
+        return F.pad(torch.cat([texts, texts.flip(1)]), (0, longest_in_the_batch)), None
+
     @torch.no_grad()
     def score(model: nn.Module) -> float:
-        one, other = F.normalize(model(short[-64:]), dim=-1), F.normalize(model(long[-64:]), dim=-1)
-        return agreement((one @ other.mT).argmax(1), torch.arange(64))
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        rows = batches(short[:-64], long[:-64])(step)
-        return torch.cat(rows), torch.arange(32)
+        one, other = F.normalize(model(words[:128]), dim=-1), F.normalize(model(F.pad(words[:128], (0, 26))), dim=-1)
+        return agreement((one @ other.mT).argmax(1), torch.arange(128))
 
     return Training(model, batch, loss, torch.optim.AdamW(model.parameters(), lr=3e-3), score)
 
@@ -210,6 +235,17 @@ PROGRAMS = [
         explanation="`pad_token_id` is None in the configuration, so the head reads the last token, which is padding",
         cause="padding read as content",
         make=reward_at_the_padding,
+        steps=120,
+        margin=0.15,
+    ),
+    Program(
+        name="reward of a decoder at its first token",
+        source="",
+        symptom="accuracy of a guess with any learning rate",
+        explanation="the head reads the first token, as with BERT, but in a causal model that one sees nothing else; "
+        "known from encoders that are replaced by decoders",
+        cause="head at a blind token",
+        make=reward_at_the_first_token,
         steps=120,
         margin=0.15,
     ),
