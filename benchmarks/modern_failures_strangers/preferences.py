@@ -91,7 +91,7 @@ def mask_of_ignored_tokens(repaired: bool) -> Training:
 
 
 def padding_counts_as_answer(repaired: bool) -> Training:
-    chosen, rejected = (F.pad(torch.cat([texts, column(256, END)], 1), (0, 24)) for texts in pairs())
+    chosen, rejected = (F.pad(torch.cat([texts, column(256, END)], 1), (0, 40)) for texts in pairs())
 
     def mask(texts: Tensor) -> Tensor:
         answer = torch.arange(1, texts.shape[1]) >= 4
