@@ -101,6 +101,30 @@ def optimizer_before_adapters(repaired: bool) -> Training:
     return Training(model, collate, lambda outputs, _: outputs.loss, optimizer, score, step=call_with_labels)
 
 
+class SoftPrompt(nn.Module):
+    """Learned vectors before the embedded words of a frozen model."""
+
+    def __init__(self, model: GPT, length: int = 4):
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.prompt = nn.Parameter(model.tokens.weight[:length].clone())
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, texts: Tensor) -> Tensor:
+        words = torch.cat([self.prompt.expand(len(texts), -1, -1), self.model.tokens(texts)], 1)
+        states = words + self.model.positions.weight[: words.shape[1]]
+        for block in self.model.blocks:
+            states = block(states)
+        return self.head(self.model.norm(states)[:, :4].mean(1))
+
+
+def soft_prompt_not_given_to_the_optimizer(repaired: bool) -> Training:
+    texts, labels = sentiment()
+    model = SoftPrompt(GPT(21, 11))
+    parameters = [model.prompt, *model.head.parameters()] if repaired else list(model.model.tokens.parameters())
+    return classify(model, texts, labels, torch.optim.AdamW(parameters, lr=1e-2))
+
+
 class Adapted(nn.Module):
     """A frozen encoder with an adapter after each of its blocks; the adapters in a list of some kind."""
 
@@ -208,6 +232,16 @@ def merged_outside_of_the_graph(repaired: bool) -> Training:
     return Training(model, lambda step: batches(points, labels, size=64)(step), F.cross_entropy, optimizer, score)
 
 
+def scaled_by_alpha(repaired: bool) -> Training:
+    rank, alpha = 8, 64.0
+    texts = torch.randint(FIRST_WORD, 21, (512, 7))
+    labels = (texts[:, 0] > texts[:, 1]).long()
+    model = add_lora(Classifier(), rank=rank, alpha=alpha if repaired else alpha * rank, skip=("head",))
+    model.head.requires_grad_(True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    return classify(model, texts, labels, optimizer)
+
+
 def alpha_of_one(repaired: bool) -> Training:
     questions, answers = translations(256)
     texts = torch.cat([questions, column(256, ASK), answers], 1)
@@ -266,6 +300,26 @@ PROGRAMS = [
         make=adapters_in_a_plain_list,
         steps=200,
         margin=0.1,
+    ),
+    Program(
+        name="soft prompt that is not in the optimizer",
+        source="https://github.com/kipgparker/soft-prompt-tuning/issues/4",
+        symptom="the learned embedding remains unchanged",
+        explanation="the optimizer was given the original embedding, which is frozen, and not the prompt",
+        cause="not in the optimizer",
+        make=soft_prompt_not_given_to_the_optimizer,
+        steps=100,
+        margin=0.15,
+    ),
+    Program(
+        name="LoRA scaled by alpha and not by alpha / rank",
+        source="https://github.com/Blaizzy/mlx-vlm/issues/841",
+        symptom="the training collapses with the default settings",
+        explanation="the correction is multiplied by alpha alone, many times more than meant",
+        cause="steps too large",
+        make=scaled_by_alpha,
+        steps=120,
+        margin=0.2,
     ),
     Program(
         name="classification head frozen with the base",

@@ -311,7 +311,7 @@ PROGRAMS = [
     ),
     Program(
         name="response template that does not occur",
-        source="https://github.com/huggingface/trl/issues/1053",
+        source="https://github.com/datawhalechina/happy-llm/issues/50",
         symptom="the loss is NaN",
         explanation="the mark of the answer is tokenised differently in the text, so every label is ignored",
         cause="no labels left",

@@ -78,6 +78,24 @@ def masked_dpo(mask: Callable[[Tensor], Tensor], chosen: Tensor, rejected: Tenso
     return Training(policy, lambda number: batches(chosen, rejected)(number), dpo, optimizer, writes_small_words, step)
 
 
+def beta_of_zero(repaired: bool) -> Training:
+    chosen, rejected = pairs()
+    policy = GPT(12, 8)
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    beta = 0.5 if repaired else 0.0
+
+    def loss(logits: Tensor, texts: Tensor) -> Tensor:
+        new = log_probabilities(logits, texts)[:, 3:].sum(1)
+        old = log_probabilities(reference(texts), texts)[:, 3:].sum(1)
+        return dpo(*new.chunk(2), *old.chunk(2), beta=beta)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        both = torch.cat(batches(chosen, rejected)(step))
+        return both, both
+
+    return Training(policy, batch, loss, torch.optim.AdamW(policy.parameters(), lr=1e-3), writes_small_words)
+
+
 def mask_of_ignored_tokens(repaired: bool) -> Training:
     chosen, rejected = pairs()
 
@@ -169,11 +187,22 @@ def reward_subtracted_the_other_way(repaired: bool) -> Training:
 PROGRAMS = [
     Program(
         name="DPO whose reference is the policy itself",
-        source="https://github.com/huggingface/trl/issues/1311",
+        source="",
         symptom="the loss stays at 0.6931 and all rewards at zero",
-        explanation="the reference is the same object, so the two log-probabilities cancel, and so do their gradients",
+        explanation="the reference is the same object, so the two log-probabilities cancel, and so do their gradients; "
+        "known from `reference = policy` where a copy was meant",
         cause="one network under two names",
         make=reference_is_the_policy,
+        steps=60,
+        margin=0.2,
+    ),
+    Program(
+        name="DPO with a beta of zero",
+        source="https://github.com/huggingface/trl/issues/1627",
+        symptom="the loss stays at 0.6931 from the first step and the rewards at zero",
+        explanation="beta was set to 0.0, and the whole difference is multiplied by it",
+        cause="multiplied by zero",
+        make=beta_of_zero,
         steps=60,
         margin=0.2,
     ),
