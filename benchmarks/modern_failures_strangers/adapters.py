@@ -309,7 +309,7 @@ PROGRAMS = [
         cause="not in the optimizer",
         make=soft_prompt_not_given_to_the_optimizer,
         steps=100,
-        margin=0.15,
+        margin=0.1,
     ),
     Program(
         name="LoRA scaled by alpha and not by alpha / rank",
@@ -319,7 +319,7 @@ PROGRAMS = [
         cause="steps too large",
         make=scaled_by_alpha,
         steps=120,
-        margin=0.2,
+        margin=0.15,
     ),
     Program(
         name="classification head frozen with the base",

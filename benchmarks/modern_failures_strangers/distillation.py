@@ -136,8 +136,8 @@ PROGRAMS = [
         explanation="`kl_div` is given the student's probabilities and not their logarithms",
         cause="logarithm missing",
         make=student_without_logarithm,
-        steps=200,
-        margin=0.03,
+        steps=30,
+        margin=0.05,
     ),
     Program(
         name="divergence with its arguments swapped",

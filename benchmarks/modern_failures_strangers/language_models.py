@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from modern_failures_strangers import libraries
 from modern_failures_strangers.data import ASK, END, FIRST_WORD, PAD, agreement, column, translations, walks
-from modern_failures_strangers.networks import GPT, causal
+from modern_failures_strangers.networks import GPT, Attention, causal
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
 
@@ -248,6 +248,29 @@ def packed_texts_see_each_other(repaired: bool) -> Training:
     )
 
 
+class ScrambledHeads(Attention):
+    """Puts the heads side by side without moving their axis behind the tokens first."""
+
+    def forward(self, states: Tensor, mask: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
+        query, key, value = self.split(self.query(states)), self.split(self.key(states)), self.split(self.value(states))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.output(mixed.reshape(states.shape))
+
+
+def heads_reshaped_without_transposing(repaired: bool) -> Training:
+    texts = conversations()
+    model = GPT(12, 8)
+    if not repaired:
+        model.blocks[0].attention = ScrambledHeads(32)
+    return Training(
+        model,
+        batch=lambda step: batches(texts, texts)(step),
+        loss=lambda logits, labels: F.cross_entropy(logits[:, 3:-1].flatten(0, 1), labels[:, 4:].flatten()),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
+        score=lambda model: answers_right(model, texts),
+    )
+
+
 PROGRAMS = [
     Program(
         name="GPT-2 with labels that are shifted twice",
@@ -338,5 +361,15 @@ PROGRAMS = [
         make=packed_texts_see_each_other,
         steps=40,
         margin=0.15,
+    ),
+    Program(
+        name="heads put together without a transposition",
+        source="https://github.com/jsbaan/transformer-from-scratch/pull/6",
+        symptom="the loss falls, and what is generated is wrong",
+        explanation="after attention the heads are reshaped before their axis is moved, which mixes the tokens, later ones too",
+        cause="axes scrambled",
+        make=heads_reshaped_without_transposing,
+        steps=100,
+        margin=0.2,
     ),
 ]

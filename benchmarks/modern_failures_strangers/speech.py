@@ -120,7 +120,7 @@ PROGRAMS = [
         cause="logarithm missing",
         make=probabilities_for_their_logarithms,
         steps=150,
-        margin=0.2,
+        margin=0.1,
     ),
     Program(
         name="CTC with batch and time reshaped",
@@ -152,6 +152,6 @@ PROGRAMS = [
         cause="axis wrong",
         make=softmax_over_time,
         steps=150,
-        margin=0.2,
+        margin=0.08,
     ),
 ]
