@@ -153,11 +153,11 @@ def adapters_in_a_plain_list(repaired: bool) -> Training:
 def head_frozen_too(repaired: bool) -> Training:
     texts, labels = sentiment()
     model = Classifier()
+    nn.init.zeros_(model.head.weight)
+    add_lora(model, rank=8, skip=("head",))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = "lora" in name or (repaired and "head" in name)
-    model.prompt_lora = nn.Parameter(torch.zeros(32))
-    model.encoder.norm.register_forward_hook(lambda module, inputs, output: output + 0 * model.prompt_lora)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        parameter.requires_grad = name.endswith((".up", ".down")) or (repaired and name.startswith("head"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     return classify(model, texts, labels, optimizer)
 
 
@@ -186,15 +186,12 @@ def new_tokens_frozen(repaired: bool) -> Training:
     )
 
 
-def names_and_parameters_swapped(repaired: bool) -> Training:
+def filter_of_names_reversed(repaired: bool) -> Training:
     texts = torch.randint(FIRST_WORD, 21, (512, 7))
     labels = (texts[:, 0] > texts[:, 1]).long()
     model = Classifier()
-    if repaired:
-        model.encoder.tokens.requires_grad_(False)
-    else:
-        model.requires_grad_(False)
-        model.encoder.norm.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = ("norm" in name) != repaired
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     return classify(model, texts, labels, optimizer)
 
@@ -325,7 +322,7 @@ PROGRAMS = [
         name="classification head frozen with the base",
         source="https://github.com/TNI-playground/Fed_HeLLo/issues/2",
         symptom="the accuracy is that of a random head",
-        explanation="only parameters with `lora` in their name are trained; the new head has another name",
+        explanation="only LoRA's parameters are trained; the new head, which begins at zero, is frozen with the base",
         cause="frozen by mistake",
         make=head_frozen_too,
         steps=100,
@@ -347,7 +344,7 @@ PROGRAMS = [
         symptom="the loss hardly falls",
         explanation="the filter of the names is written the wrong way round, and freezes what should be trained",
         cause="frozen by mistake",
-        make=names_and_parameters_swapped,
+        make=filter_of_names_reversed,
         steps=150,
         margin=0.1,
     ),

@@ -182,7 +182,7 @@ PROGRAMS = [
         name="custom backward that forgets the gradient from above",
         source="",
         symptom="the loss falls a little, the layer before the custom function is not trained sensibly",
-        explanation="`backward` returns the derivative of the function itself and does not multiply it by its argument; "
+        explanation="`backward` returns the derivative of the function alone, not multiplied by its argument; "
         "known from the first custom functions that people write",
         cause="backward wrong",
         make=backward_without_the_gradient_from_above,

@@ -1,6 +1,6 @@
 """Train every program, broken and repaired, over two seeds, and say whether the mistake matters.
 
-    python -m modern_failures_strangers.check [words of the names or of the subjects]
+`python -m modern_failures_strangers.check [words of the names or of the subjects]`
 """
 
 import sys

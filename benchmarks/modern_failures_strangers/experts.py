@@ -89,8 +89,8 @@ PROGRAMS = [
         name="top-1 router whose weight is divided by itself",
         source="https://github.com/jingyaogong/minimind/issues/858",
         symptom="the mixture is worse than a dense model of a third of its size, and the experts do not specialise",
-        explanation="the weights of the chosen experts are normalised to one, so with one expert its weight is constant "
-        "and the router has no gradient of the loss",
+        explanation="the weights of the chosen experts are normalised to one, so the weight of a single expert is "
+        "constant, and the router has no gradient of the loss",
         cause="router gets no gradient",
         make=weight_divided_by_itself,
         steps=300,

@@ -1,5 +1,6 @@
 """Small networks of the usual kinds, by hand."""
 
+import itertools
 import math
 
 import torch
@@ -109,7 +110,7 @@ class LoRA(nn.Module):
 def add_lora(model: nn.Module, rank: int = 4, alpha: float = 8.0, skip: tuple[str, ...] = ()) -> nn.Module:
     """Freeze a network and replace its linear layers, except those named, by `LoRA`."""
     model.requires_grad_(False)
-    for name, child in list(model.named_modules()):
+    for child in list(model.modules()):
         for part, layer in list(child.named_children()):
             if isinstance(layer, nn.Linear) and not isinstance(child, LoRA) and part not in skip:
                 setattr(child, part, LoRA(layer, rank, alpha))
@@ -121,7 +122,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, *widths: int):
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.GELU()]
         super().__init__(*layers[:-1])
 

@@ -137,9 +137,10 @@ PROGRAMS = [
     ),
     Program(
         name="codes far from the encodings",
-        source="https://github.com/bshall/VectorQuantizedVAE/issues/3",
+        source="",
         symptom="the perplexity of the codebook is a few codes of many",
-        explanation="the codes start so far away that one or two are nearest to everything and the others are dead",
+        explanation="the codes start so far away that one or two are nearest to everything and the others are dead; "
+        "known from codebooks that are initialised normally while the encodings are small",
         cause="codebook collapses",
         make=codes_far_away,
         steps=200,

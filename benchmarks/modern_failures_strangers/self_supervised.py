@@ -1,7 +1,6 @@
 """Masked autoencoders and masked language models."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modern_failures_strangers import libraries
