@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modern_failures_strangers import libraries
-from modern_failures_strangers.data import ASK, FIRST_WORD, agreement, clusters, column, translations
-from modern_failures_strangers.language_models import batches, call_with_labels
+from modern_failures_strangers.data import ASK, FIRST_WORD, agreement, batches, clusters, column, translations
+from modern_failures_strangers.language_models import answering
+from modern_failures_strangers.libraries import call_with_labels
 from modern_failures_strangers.networks import GPT, MLP, Encoder, LoRA, add_lora
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
@@ -22,7 +23,7 @@ def classify(model: nn.Module, texts: Tensor, labels: Tensor, optimizer: torch.o
     def score(model: nn.Module) -> float:
         return agreement(model(texts[:256]).argmax(-1), labels[:256])
 
-    return Training(model, lambda step: batches(texts, labels)(step), F.cross_entropy, optimizer, score)
+    return Training(model, batches(texts, labels), F.cross_entropy, optimizer, score)
 
 
 def sentiment() -> tuple[Tensor, Tensor]:
@@ -59,24 +60,11 @@ def checkpoints_without_input_gradients(repaired: bool) -> Training:
 
 
 def both_factors_zero(repaired: bool) -> Training:
-    questions, answers = translations(256)
-    texts = torch.cat([questions, column(256, ASK), answers], 1)
-    model = add_lora(GPT(12, 8, layers=1), rank=8)
+    model = add_lora(GPT(12, 8), rank=8)
     for module in model.modules():
         if isinstance(module, LoRA) and not repaired:
             nn.init.zeros_(module.down)
-
-    @torch.no_grad()
-    def score(model: GPT) -> float:
-        return agreement(model(texts[:128, :-1])[:, 3:].argmax(-1), answers[:128])
-
-    return Training(
-        model,
-        batch=lambda step: batches(texts, texts)(step),
-        loss=lambda logits, labels: F.cross_entropy(logits[:, 3:-1].flatten(0, 1), labels[:, 4:].flatten()),
-        optimizer=torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2),
-        score=score,
-    )
+    return answering(model, lr=1e-2)
 
 
 def optimizer_before_adapters(repaired: bool) -> Training:
@@ -179,7 +167,7 @@ def new_tokens_frozen(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(texts, texts)(step),
+        batch=batches(texts, texts),
         loss=lambda logits, labels: F.cross_entropy(logits[:, 2:-1].flatten(0, 1), labels[:, 3:].flatten()),
         optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2),
         score=score,
@@ -226,7 +214,7 @@ def merged_outside_of_the_graph(repaired: bool) -> Training:
         return agreement(model(points).argmax(-1), labels)
 
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
-    return Training(model, lambda step: batches(points, labels, size=64)(step), F.cross_entropy, optimizer, score)
+    return Training(model, batches(points, labels, size=64), F.cross_entropy, optimizer, score)
 
 
 def scaled_by_alpha(repaired: bool) -> Training:
@@ -240,21 +228,7 @@ def scaled_by_alpha(repaired: bool) -> Training:
 
 
 def alpha_of_one(repaired: bool) -> Training:
-    questions, answers = translations(256)
-    texts = torch.cat([questions, column(256, ASK), answers], 1)
-    model = add_lora(GPT(12, 8), rank=16, alpha=16.0 if repaired else 1.0)
-
-    @torch.no_grad()
-    def score(model: GPT) -> float:
-        return agreement(model(texts[:128, :-1])[:, 3:].argmax(-1), answers[:128])
-
-    return Training(
-        model,
-        batch=lambda step: batches(texts, texts)(step),
-        loss=lambda logits, labels: F.cross_entropy(logits[:, 3:-1].flatten(0, 1), labels[:, 4:].flatten()),
-        optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3),
-        score=score,
-    )
+    return answering(add_lora(GPT(12, 8), rank=16, alpha=16.0 if repaired else 1.0), lr=2e-3)
 
 
 PROGRAMS = [
@@ -305,7 +279,7 @@ PROGRAMS = [
         explanation="the optimizer was given the original embedding, which is frozen, and not the prompt",
         cause="not in the optimizer",
         make=soft_prompt_not_given_to_the_optimizer,
-        steps=100,
+        steps=250,
         margin=0.1,
     ),
     Program(

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modern_failures_strangers.data import agreement, clusters, distance, ring
-from modern_failures_strangers.language_models import batches
+from modern_failures_strangers.data import agreement, batches, clusters, distance, ring
 from modern_failures_strangers.networks import MLP
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
@@ -103,7 +102,7 @@ def backward_without_the_gradient_from_above(repaired: bool) -> Training:
         return agreement(model(inputs).argmax(-1), labels)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return Training(model, lambda step: batches(inputs, labels)(step), F.cross_entropy, optimizer, score)
+    return Training(model, batches(inputs, labels), F.cross_entropy, optimizer, score)
 
 
 def closure_that_does_not_clear(repaired: bool) -> Training:
@@ -153,7 +152,7 @@ def choice_by_argmax(repaired: bool) -> Training:
         return -F.mse_loss(model.decode(model.vectors(model.choose(points).argmax(-1))), points).item()
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    return Training(model, lambda step: batches(points, points, size=128)(step), F.mse_loss, optimizer, score)
+    return Training(model, batches(points, points, size=128), F.mse_loss, optimizer, score)
 
 
 PROGRAMS = [

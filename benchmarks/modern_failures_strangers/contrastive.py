@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modern_failures_strangers.data import agreement, clusters, retrieval, views
-from modern_failures_strangers.language_models import batches
+from modern_failures_strangers.data import agreement, batches, clusters, retrieval, views
 from modern_failures_strangers.networks import MLP
 from modern_failures_strangers.program import Program
 from real_failures.program import Training

@@ -1,6 +1,8 @@
 """Made data, and scores."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +10,16 @@ from torch import Tensor
 PAD, END, ASK = 0, 1, 2
 """The first tokens of each vocabulary: padding, end of text, and the mark between a question and its answer."""
 FIRST_WORD = 3
+
+
+def batches(*tensors: Tensor, size: int = 32) -> Callable[[int], Any]:
+    """Rows of the tensors, a batch for each step, from the start again at the end."""
+
+    def batch(step: int) -> tuple[Tensor, ...]:
+        start = step * size % (len(tensors[0]) - size + 1)
+        return tuple(tensor[start : start + size] for tensor in tensors)
+
+    return batch
 
 
 def walks(rows: int, length: int, vocabulary: int = 12) -> Tensor:

@@ -21,8 +21,8 @@ from modern_failures_strangers import (
     self_supervised,
     vision,
 )
-from modern_failures_strangers.data import ASK, FIRST_WORD, agreement, clusters, column, translations, views
-from modern_failures_strangers.language_models import batches
+from modern_failures_strangers.data import FIRST_WORD, agreement, batches, clusters, views
+from modern_failures_strangers.libraries import call_with_labels
 from modern_failures_strangers.networks import GPT, MLP, Block, Denoiser, Encoder, add_lora
 from modern_failures_strangers.program import Healthy
 from real_failures.program import Training
@@ -87,7 +87,7 @@ def classify_points(model: nn.Module, optimizer: torch.optim.Optimizer, **option
 
     return Training(
         model,
-        batch=lambda step: batches(inputs, labels)(step),
+        batch=batches(inputs, labels),
         loss=options.pop("loss", F.cross_entropy),
         optimizer=optimizer,
         score=score,
@@ -116,7 +116,7 @@ def masked_prompts() -> Training:
         loss=lambda outputs, _: outputs.loss,
         optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
         score=lambda model: language_models.answers_right(model, texts, lambda model, tokens: model(tokens).logits),
-        step=language_models.call_with_labels,
+        step=call_with_labels,
     )
 
 
@@ -133,30 +133,12 @@ class Tied(GPT):
         self.head.weight = self.tokens.weight
 
 
-def answer(model: nn.Module) -> Training:
-    """Answers to questions of three words, with the loss on the answers only."""
-    questions, answers = translations(256)
-    texts = torch.cat([questions, column(256, ASK), answers], 1)
-
-    @torch.no_grad()
-    def score(model: nn.Module) -> float:
-        return agreement(model(texts[:, :-1])[:, 3:].argmax(-1), answers)
-
-    return Training(
-        model,
-        batch=lambda step: batches(texts, texts)(step),
-        loss=lambda logits, labels: F.cross_entropy(logits[:, 3:-1].flatten(0, 1), labels[:, 4:].flatten()),
-        optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
-        score=score,
-    )
-
-
 def tied_weights() -> Training:
-    return answer(Tied(12, 8))
+    return language_models.answering(Tied(12, 8))
 
 
 def words_that_hardly_occur() -> Training:
-    return answer(GPT(2000, 8))
+    return language_models.answering(GPT(2000, 8))
 
 
 def slow_teacher() -> Training:

@@ -5,27 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modern_failures_strangers import libraries
-from modern_failures_strangers.data import ASK, END, FIRST_WORD, PAD, agreement, column, translations, walks
+from modern_failures_strangers.data import ASK, END, FIRST_WORD, PAD, agreement, batches, column, translations, walks
+from modern_failures_strangers.libraries import call_with_labels
 from modern_failures_strangers.networks import GPT, Attention, causal
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
-
-
-def call_with_labels(training: Training, inputs: dict[str, Tensor], targets: object) -> None:
-    """A step as the trainer of transformers does it: the labels are inputs, the loss is an output."""
-    training.optimizer.zero_grad()
-    training.model(**inputs).loss.backward()
-    training.optimizer.step()
-
-
-def batches(*tensors: Tensor, size: int = 32):
-    """Rows of the tensors, a batch for each step, from the start again at the end."""
-
-    def batch(step: int) -> tuple[Tensor, ...]:
-        start = step * size % (len(tensors[0]) - size + 1)
-        return tuple(tensor[start : start + size] for tensor in tensors)
-
-    return batch
 
 
 def conversations(rows: int = 256, ended: bool = True) -> Tensor:
@@ -41,6 +25,28 @@ def answers_right(model: nn.Module, texts: Tensor, logits=lambda model, tokens: 
         for _ in range(texts.shape[1] - 4):
             tokens = torch.cat([tokens, logits(model, tokens)[:, -1].argmax(-1, keepdim=True)], 1)
     return agreement(tokens[:, 4:], texts[:64, 4:])
+
+
+def answering(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, after=None, lr: float = 3e-3
+) -> Training:
+    """A language model that learns to answer; loss and score are of the answers only."""
+    texts = conversations(ended=False)
+
+    @torch.no_grad()
+    def score(model: nn.Module) -> float:
+        return agreement(model(texts[:, :-1])[:, 3:].argmax(-1), texts[:, 4:])
+
+    if optimizer is None:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    return Training(
+        model,
+        batch=batches(texts, texts),
+        loss=lambda logits, labels: F.cross_entropy(logits[:, 3:-1].flatten(0, 1), labels[:, 4:].flatten()),
+        optimizer=optimizer,
+        score=score,
+        after=after,
+    )
 
 
 def labels_shifted_twice(repaired: bool) -> Training:
@@ -80,7 +86,7 @@ def smoothed_labels_unshifted(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(texts, texts)(step),
+        batch=batches(texts, texts),
         loss=compute_loss,
         optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
         score=score,
@@ -122,7 +128,7 @@ def end_masked_as_padding(repaired: bool) -> Training:
         return (model.complete(texts[:64, :4], 6) == END).any(1).float().mean().item()
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    return Training(model, lambda step: batches(padded, padded)(step), loss, optimizer, stops)
+    return Training(model, batches(padded, padded), loss, optimizer, stops)
 
 
 def end_never_appended(repaired: bool) -> Training:
@@ -138,7 +144,7 @@ def end_never_appended(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(texts, texts)(step),
+        batch=batches(texts, texts),
         loss=loss,
         optimizer=torch.optim.Adam(model.parameters(), lr=3e-3),
         score=stops,
@@ -199,7 +205,7 @@ def loss_on_long_questions(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(texts, labels)(step),
+        batch=batches(texts, labels),
         loss=lambda logits, labels: F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()),
         optimizer=torch.optim.AdamW(model.parameters(), lr=5e-3),
         score=score,
@@ -264,7 +270,7 @@ def heads_reshaped_without_transposing(repaired: bool) -> Training:
         model.blocks[0].attention = ScrambledHeads(32)
     return Training(
         model,
-        batch=lambda step: batches(texts, texts)(step),
+        batch=batches(texts, texts),
         loss=lambda logits, labels: F.cross_entropy(logits[:, 3:-1].flatten(0, 1), labels[:, 4:].flatten()),
         optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
         score=lambda model: answers_right(model, texts),

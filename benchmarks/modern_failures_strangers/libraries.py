@@ -1,9 +1,10 @@
-"""Tiny networks of the library transformers, from a configuration: random weights, nothing is loaded."""
+"""Tiny networks of the library transformers, from a configuration, and its way of a step. Nothing is downloaded."""
 
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from modern_failures_strangers.data import END, PAD
+from real_failures.program import Training
 
 transformers.logging.set_verbosity_error()
 
@@ -75,3 +76,10 @@ def t5(vocabulary: int = 12) -> transformers.T5ForConditionalGeneration:
             decoder_start_token_id=PAD,
         )
     )
+
+
+def call_with_labels(training: Training, inputs: dict[str, Tensor], targets: object) -> None:
+    """A step as the trainer of transformers does it: the labels are inputs, the loss is an output."""
+    training.optimizer.zero_grad()
+    training.model(**inputs).loss.backward()
+    training.optimizer.step()

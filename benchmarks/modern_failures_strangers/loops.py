@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modern_failures_strangers.data import ASK, agreement, clusters, column, translations
-from modern_failures_strangers.language_models import batches
+from modern_failures_strangers.data import agreement, batches, clusters
+from modern_failures_strangers.language_models import answering
 from modern_failures_strangers.networks import GPT, MLP
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
@@ -41,7 +41,7 @@ def schedule_counts_micro_batches(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(inputs, labels, size=64)(step),
+        batch=batches(inputs, labels, size=64),
         loss=F.cross_entropy,
         optimizer=optimizer,
         score=lambda model: accuracy(model, inputs, labels),
@@ -50,25 +50,10 @@ def schedule_counts_micro_batches(repaired: bool) -> Training:
 
 
 def warm_up_longer_than_the_training(repaired: bool) -> Training:
-    questions, answers = translations(256)
-    texts = torch.cat([questions, column(256, ASK), answers], 1)
     model = GPT(12, 8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    warm_up = 10 if repaired else 2000
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-3, 1.0, warm_up)
-
-    @torch.no_grad()
-    def score(model: GPT) -> float:
-        return agreement(model(texts[:128, :-1])[:, 3:].argmax(-1), answers[:128])
-
-    return Training(
-        model,
-        batch=lambda step: batches(texts, texts)(step),
-        loss=lambda logits, labels: F.cross_entropy(logits[:, 3:-1].flatten(0, 1), labels[:, 4:].flatten()),
-        optimizer=optimizer,
-        score=score,
-        after=schedule.step,
-    )
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-3, 1.0, total_iters=10 if repaired else 2000)
+    return answering(model, optimizer, after=schedule.step)
 
 
 def schedule_of_a_discarded_optimizer(repaired: bool) -> Training:
@@ -79,7 +64,7 @@ def schedule_of_a_discarded_optimizer(repaired: bool) -> Training:
     optimizer = first if repaired else torch.optim.AdamW(model.parameters(), lr=first.param_groups[0]["lr"])
     return Training(
         model,
-        batch=lambda step: batches(inputs, labels)(step),
+        batch=batches(inputs, labels),
         loss=F.cross_entropy,
         optimizer=optimizer,
         score=lambda model: accuracy(model, inputs, labels),
@@ -126,7 +111,7 @@ def accumulated_without_division(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(inputs, labels, size=128)(step),
+        batch=batches(inputs, labels, size=128),
         loss=F.cross_entropy,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9),
         score=lambda model: accuracy(model, inputs, labels),
@@ -148,7 +133,7 @@ def cleared_between_backward_and_step(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda number: batches(inputs, labels)(number),
+        batch=batches(inputs, labels),
         loss=F.cross_entropy,
         optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
         score=lambda model: accuracy(model, inputs, labels),
@@ -174,7 +159,7 @@ def clipped_while_scaled(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda number: batches(inputs, labels)(number),
+        batch=batches(inputs, labels),
         loss=F.cross_entropy,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         score=lambda model: accuracy(model, inputs, labels),
@@ -196,7 +181,7 @@ def clipped_to_nothing(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda number: batches(inputs, labels)(number),
+        batch=batches(inputs, labels),
         loss=F.cross_entropy,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         score=lambda model: accuracy(model, inputs, labels),
@@ -225,7 +210,7 @@ def weights_in_bfloat16(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda number: batches(inputs, labels)(number),
+        batch=batches(inputs, labels),
         loss=F.cross_entropy,
         optimizer=torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0),
         score=score,
@@ -251,7 +236,7 @@ def master_weights_left_behind(repaired: bool) -> Training:
 
     return Training(
         working,
-        batch=lambda number: batches(inputs, labels)(number),
+        batch=batches(inputs, labels),
         loss=F.cross_entropy,
         optimizer=optimizer,
         score=lambda model: accuracy(copy.deepcopy(model).float(), inputs, labels),
@@ -274,7 +259,7 @@ def loss_made_to_require_a_gradient(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda number: batches(inputs, labels)(number),
+        batch=batches(inputs, labels),
         loss=F.cross_entropy,
         optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
         score=lambda model: accuracy(model, inputs, labels),

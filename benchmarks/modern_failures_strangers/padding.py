@@ -6,8 +6,8 @@ import transformers
 from torch import Tensor, nn
 
 from modern_failures_strangers import libraries
-from modern_failures_strangers.data import ASK, FIRST_WORD, PAD, agreement, column, translations
-from modern_failures_strangers.language_models import batches, call_with_labels
+from modern_failures_strangers.data import ASK, FIRST_WORD, PAD, agreement, batches, column, translations
+from modern_failures_strangers.libraries import call_with_labels
 from modern_failures_strangers.networks import GPT, Attention, Encoder, causal
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
@@ -77,7 +77,7 @@ def reward_at_the_first_token(repaired: bool) -> Training:
         return agreement(read(model, texts).argmax(-1), labels)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    return Training(model, lambda step: batches(texts, labels)(step), F.cross_entropy, optimizer, score, step=call)
+    return Training(model, batches(texts, labels), F.cross_entropy, optimizer, score, step=call)
 
 
 class SentenceEncoder(nn.Module):
@@ -163,7 +163,7 @@ def padding_mask_inverted(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(texts, largest)(step),
+        batch=batches(texts, largest),
         loss=F.cross_entropy,
         optimizer=torch.optim.Adam(model.parameters(), lr=3e-3),
         score=score,
@@ -220,7 +220,7 @@ def decoder_attends_to_itself(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(questions, answers)(step),
+        batch=batches(questions, answers),
         loss=lambda logits, labels: F.cross_entropy(logits.mT, labels),
         optimizer=torch.optim.RAdam(model.parameters(), lr=3e-3),
         score=score,

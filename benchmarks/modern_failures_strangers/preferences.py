@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modern_failures_strangers.data import ASK, END, FIRST_WORD, PAD, column
-from modern_failures_strangers.language_models import batches
+from modern_failures_strangers.data import ASK, END, FIRST_WORD, PAD, batches, column
 from modern_failures_strangers.networks import GPT, Encoder
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
@@ -56,7 +55,7 @@ def reference_is_the_policy(repaired: bool) -> Training:
         training.optimizer.step()
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
-    return Training(policy, lambda number: batches(chosen, rejected)(number), dpo, optimizer, writes_small_words, step)
+    return Training(policy, batches(chosen, rejected), dpo, optimizer, writes_small_words, step)
 
 
 def masked_dpo(mask: Callable[[Tensor], Tensor], chosen: Tensor, rejected: Tensor, lr: float = 1e-3) -> Training:
@@ -75,7 +74,7 @@ def masked_dpo(mask: Callable[[Tensor], Tensor], chosen: Tensor, rejected: Tenso
         training.optimizer.step()
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=lr)
-    return Training(policy, lambda number: batches(chosen, rejected)(number), dpo, optimizer, writes_small_words, step)
+    return Training(policy, batches(chosen, rejected), dpo, optimizer, writes_small_words, step)
 
 
 def beta_of_zero(repaired: bool) -> Training:
@@ -224,7 +223,7 @@ PROGRAMS = [
         cause="loss on the wrong tokens",
         make=padding_counts_as_answer,
         steps=60,
-        margin=0.1,
+        margin=0.06,
     ),
     Program(
         name="DPO with chosen and rejected swapped",

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from modern_failures_strangers import libraries
-from modern_failures_strangers.data import FIRST_WORD, agreement, walks
-from modern_failures_strangers.language_models import batches, call_with_labels
+from modern_failures_strangers.data import FIRST_WORD, agreement, batches, walks
+from modern_failures_strangers.libraries import call_with_labels
 from modern_failures_strangers.networks import Block
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
@@ -55,7 +55,7 @@ def autoencoder(model: MaskedAutoencoder, weights=lambda mask: mask, target=lamb
         return -((completed - signals).square().mean(-1) * mask).sum().div(mask.sum()).item()
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    return Training(model, lambda step: batches(signals, signals, size=64)(step), loss, optimizer, score)
+    return Training(model, batches(signals, signals, size=64), loss, optimizer, score)
 
 
 def loss_on_visible_patches(repaired: bool) -> Training:
@@ -103,8 +103,7 @@ def labels_share_their_memory(repaired: bool) -> Training:
         labels = tokens.clone() if repaired else tokens
         hidden = some(tokens)
         tokens[hidden] = MASK
-        labels[~hidden] = labels[~hidden] if not repaired else -100
-        return {"input_ids": tokens, "labels": labels}
+        return {"input_ids": tokens, "labels": torch.where(hidden, labels, -100)}
 
     return masked_language_model(collate)
 

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modern_failures_strangers.data import agreement
-from modern_failures_strangers.language_models import batches
+from modern_failures_strangers.data import agreement, batches
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
 
@@ -50,7 +49,7 @@ def ctc(model: Listener, loss, lr: float = 1e-2) -> Training:
         return agreement(decode(model(sounds[:128])), letters[:128])
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    return Training(model, lambda step: batches(sounds, letters)(step), loss, optimizer, score)
+    return Training(model, batches(sounds, letters), loss, optimizer, score)
 
 
 def lengths(scores: Tensor, letters: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modern_failures_strangers.data import agreement
-from modern_failures_strangers.language_models import batches
+from modern_failures_strangers.data import agreement, batches
 from modern_failures_strangers.networks import Block
 from modern_failures_strangers.program import Program
 from real_failures.program import Training
@@ -93,7 +92,7 @@ def patches_by_reshape(repaired: bool) -> Training:
 
     return Training(
         model,
-        batch=lambda step: batches(pieces[:1024], bars[:1024])(step),
+        batch=batches(pieces[:1024], bars[:1024]),
         loss=lambda logits, bars: F.cross_entropy(logits.mT, bars),
         optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3),
         score=score,
@@ -131,7 +130,7 @@ def picture_torn(repaired: bool) -> Training:
         return 1 - F.mse_loss(model(noisy[1024:]), clean[1024:]).item() / clean.var().item()
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    return Training(model, lambda step: batches(noisy[:1024], clean[:1024])(step), F.mse_loss, optimizer, score)
+    return Training(model, batches(noisy[:1024], clean[:1024]), F.mse_loss, optimizer, score)
 
 
 def tiny_timm(classes: int = 18) -> nn.Module:
