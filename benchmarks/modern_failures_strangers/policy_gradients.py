@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modern_failures_strangers.data import ASK, FIRST_WORD, column
@@ -210,20 +209,17 @@ def values_against_all_rewards(repaired: bool) -> Training:
 def words_sampled_again(repaired: bool) -> Training:
     model = policy()
 
-    def roll_out(step: int) -> tuple[Tensor, Tensor]:
+    def roll_out(step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         texts = model.complete(prompts(128), WORDS, greedy=False)
-        return texts, standardised(reward(texts))
+        return texts, (texts, standardised(reward(texts)))
 
-    def reinforce(training: Training, texts: Tensor, advantage: Tensor) -> None:
-        words = torch.distributions.Categorical(logits=training.model(texts)[:, 1:-1])
+    def reinforce(logits: Tensor, rolled: tuple[Tensor, Tensor]) -> Tensor:
+        texts, advantage = rolled
+        words = torch.distributions.Categorical(logits=logits[:, 1:-1])
         actions = texts[:, 2:] if repaired else words.sample()
-        loss = -(words.log_prob(actions) * advantage[:, None]).mean() - 0.001 * words.entropy().mean()
-        training.optimizer.zero_grad()
-        loss.backward()
-        training.optimizer.step()
+        return -(words.log_prob(actions) * advantage[:, None]).mean() - 0.001 * words.entropy().mean()
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    return Training(model, roll_out, F.cross_entropy, optimizer, mean_reward, step=reinforce)
+    return Training(model, roll_out, reinforce, torch.optim.AdamW(model.parameters(), lr=5e-3), mean_reward)
 
 
 PROGRAMS = [
