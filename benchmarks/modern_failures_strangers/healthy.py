@@ -88,7 +88,7 @@ def classify_points(model: nn.Module, optimizer: torch.optim.Optimizer, **option
     return Training(
         model,
         batch=batches(inputs, labels),
-        loss=options.pop("loss", F.cross_entropy),
+        loss=F.cross_entropy,
         optimizer=optimizer,
         score=score,
         **options,
@@ -333,7 +333,7 @@ TRAININGS = [
     ),
     Healthy("tied weights", "embedding and head are one parameter", tied_weights, 120, 0.5),
     Healthy("words that hardly occur", "most rows of the embedding get no gradient", words_that_hardly_occur, 120, 0.5),
-    Healthy("BYOL", "the target is a slow average without a gradient", slow_teacher, 200, 0.1),
+    Healthy("BYOL", "the target is a slow average without a gradient", slow_teacher, 200, 0.03),
     Healthy("GRPO", "the loss is about zero all the time", group_relative_rewards, 60, 0.3),
     Healthy("actor and critic", "the loss is noise, and the data depend on the policy", actor_and_critic, 60, 0.3),
     Healthy(

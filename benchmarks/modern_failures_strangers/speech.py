@@ -151,6 +151,6 @@ PROGRAMS = [
         cause="axis wrong",
         make=softmax_over_time,
         steps=150,
-        margin=0.08,
+        margin=0.05,
     ),
 ]

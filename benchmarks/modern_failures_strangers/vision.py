@@ -254,7 +254,7 @@ PROGRAMS = [
         explanation="the model ends with a softmax, and the loss applies another",
         cause="two softmaxes",
         make=two_softmaxes,
-        steps=80,
+        steps=110,
         margin=0.05,
     ),
 ]
