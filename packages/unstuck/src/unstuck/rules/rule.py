@@ -31,7 +31,7 @@ Check = Callable[[Evidence], Found | None]
 class Rule:
     """One thing that can be wrong with a network."""
 
-    id: str  # stable code; its first digit is the group: gradient, neurons, updates, numbers, structure, loss, dependence
+    id: str  # stable code; its first digit: gradient, neurons, updates, numbers, structure, loss, dependence
     name: str  # two to five words
     severity: Severity  # of a finding, unless the check decides otherwise
     check: Check = field(repr=False)
