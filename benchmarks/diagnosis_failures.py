@@ -12,8 +12,6 @@ three reports, in this order, are what a user reads. `real_failures/rules.py` sa
 
 The repaired variant is diagnosed in the same way, and is *accused* if it has an error or a warning.
 
-`--collection modern` takes the programs of `modern_failures/` in their place: `diagnosis_modern.json`.
-
 The half `development` is the default: rules are written on it. The half `held-out` is diagnosed once per release, with
 all rules frozen, and its score is reported as it comes out. `--quick` takes every fifth program.
 """
@@ -22,22 +20,19 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-import modern_failures
-import real_failures
 import unstuck
 from _report import Report, Row, arguments, table
-from real_failures import Program
+from real_failures import PROGRAMS, RULES, Program
 from unstuck.findings import Severity
 
 MEASUREMENTS = 20
 """Of each training, at least."""
 OUTCOMES = ("first", "named", "note", "another", "silent")
-COLLECTIONS = {"failures": real_failures, "modern": modern_failures}
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,7 @@ def diagnosed(program: Program, repaired: bool) -> tuple[list[Said], list[str]]:
         inputs, targets = training.batch(0)
 
         def on_batch() -> unstuck.Diagnosis:
-            given = inputs if isinstance(inputs, dict) else (inputs,)
-            return unstuck.diagnose(training.model, given, targets, training.loss)
+            return unstuck.diagnose(training.model, (inputs,), targets, training.loss)
 
         ask("before", on_batch)
         training = program.training(repaired)  # again: its loss may count its calls
@@ -82,9 +76,9 @@ def diagnosed(program: Program, repaired: bool) -> tuple[list[Said], list[str]]:
     return said, errors
 
 
-def outcome(program: Program, said: list[Said], rules: Mapping[str, tuple[str, ...]]) -> str:
-    """One of `OUTCOMES`; `rules` says which of them name a cause."""
-    right = {rule for cause in program.causes for rule in rules.get(cause, ())}
+def outcome(program: Program, said: list[Said]) -> str:
+    """One of `OUTCOMES`."""
+    right = {rule for cause in program.causes for rule in RULES[cause]}
     loud = [finding.rule for finding in said if finding.severity is not Severity.NOTE]
     if loud:
         return "first" if loud[0] in right else "named" if right.intersection(loud) else "another"
@@ -108,7 +102,6 @@ def summary(rows: list[Row]) -> list[Row]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--collection", choices=COLLECTIONS, default="failures", help="see above")
     parser.add_argument("--half", choices=("development", "held-out"), default="development", help="see above")
     options = parser.parse_args()
     options.threads = options.threads or 1
@@ -116,10 +109,9 @@ def main() -> None:
     half = options.half.replace("-", " ")
     if half == "held out":
         print("The held-out half may be run once per release, after the rules are frozen. Report its score as it is.")
-    collection = COLLECTIONS[options.collection]
-    name = f"diagnosis_{options.collection}" + ("_held_out" if half == "held out" else "")
+    name = "diagnosis_failures" if half == "development" else "diagnosis_failures_held_out"
     report = Report(name, options, key=("program", "variant"), seeds=[0], settings={"half": half})
-    programs = [program for program in collection.PROGRAMS if program.half == half]
+    programs = [program for program in PROGRAMS if program.half == half]
     for program in programs[::5] if options.quick else programs:
         for variant in ("broken", "repaired"):
             if not report.wants(program=program.name, variant=variant):
@@ -130,11 +122,7 @@ def main() -> None:
             report.add(
                 program=program.name,
                 variant=variant,
-                outcome=outcome(program, said, collection.RULES)
-                if variant == "broken"
-                else "accused"
-                if loud
-                else "silent",
+                outcome=outcome(program, said) if variant == "broken" else "accused" if loud else "silent",
                 seconds=round(time.perf_counter() - started, 2),
                 causes=list(program.causes),
                 said=[[finding.report, finding.rule, finding.severity.value] for finding in said],

@@ -77,12 +77,6 @@ def test_ctc_reads_log_probabilities():
     assert found(lambda o, y: loss(o, y, lambda x: x.log_softmax(2)), labels) == []
 
 
-def test_a_softmax_cannot_answer_with_several_classes():
-    one = functional.one_hot(KINDS[:, 0], 5).float()
-    assert found(functional.binary_cross_entropy, MASKS, X, nn.Softmax(1)) == ["US601"]
-    assert found(functional.binary_cross_entropy, one, X, nn.Softmax(1)) == []
-
-
 SEQUENCES = torch.randn(64, 7, 6)
 VIEWS = {
     "classes for steps": (lambda o, y: functional.cross_entropy(o.view(64, 5, 7), y), lambda o: o.transpose(1, 2)),
@@ -139,25 +133,6 @@ def test_swapped_arguments_of_a_loss_of_classes_are_an_error():
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
-@pytest.mark.parametrize(
-    ("loss", "expected"),
-    [
-        (lambda o, y: functional.l1_loss(o, y.T), ["US602"]),
-        (lambda o, y: functional.mse_loss(o[0], y), ["US602"]),
-        (lambda o, y: functional.mse_loss(o, y[0]), []),  # one target for all
-        (lambda o, y: (o - y.T).square().mean(), []),  # pairs on purpose
-    ],
-)
-def test_a_column_meets_a_row_and_a_single_output_all_targets(loss, expected):
-    assert found(loss, torch.randn(64, 1), outputs=1) == expected
-
-
-def test_the_targets_of_a_cross_entropy_add_up_to_1():
-    assert found(functional.cross_entropy, MASKS) == ["US601"]
-    assert found(functional.cross_entropy, ONE_HOT) == found(functional.cross_entropy, 0.9 * ONE_HOT + 0.02) == []
-    assert found(functional.binary_cross_entropy_with_logits, MASKS) == []
-
-
 def test_the_logits_of_a_distribution_are_no_probabilities():
     def loss(outputs, actions):
         return -torch.distributions.Categorical(logits=outputs).log_prob(actions).mean()

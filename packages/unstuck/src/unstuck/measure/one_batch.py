@@ -22,7 +22,7 @@ from unstuck.step.node import mapped, tensors_in
 from unstuck.wording import listed
 
 
-def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], bool]) -> Measurement:
+def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], bool] = lambda step: False) -> Measurement:
     """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together.
 
     `take` is called with the recorded step, and returns whether it has copied its tensors, to keep it.
