@@ -108,8 +108,3 @@ class Program(program.Program):
     """
 
     causes: tuple[Cause, ...]
-
-    @property
-    def half(self) -> Literal["development", "held out"]:
-        """The half of the collection that the program belongs to."""
-        return "held out" if ".strangers" in self.make.__module__ else "development"

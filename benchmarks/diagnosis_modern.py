@@ -1,0 +1,104 @@
+"""Trainings of today that did not learn: does `unstuck` name the cause at the end, as `unstuck train.py` does?
+
+`modern_failures/` is the half that rules are developed on; `modern_failures_strangers/` was written by people who did
+not read the rules, and has healthy trainings that do unusual things on purpose. Each program is trained under a
+`Monitor` that records steps, broken and repaired, and the diagnosis of its training is judged as in
+`diagnosis_failures`: *first*, *named*, *note*, *another*, *silent*; a repaired or healthy one is *accused* if it has
+an error or a warning. The tables of both packages say which rules name which cause; they were written from the words
+for the causes alone. Nothing is tried again (`--trials` does, for up to ten seconds a program, and counts proofs).
+"""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+import modern_failures
+import modern_failures_strangers
+import unstuck
+from _report import Report, Row, arguments, table
+from modern_failures_strangers.healthy import HEALTHY
+from modern_failures_strangers.rules import RULES as STRANGERS_RULES
+from unstuck.findings import Finding, Severity
+from unstuck.trials import verdict
+
+MEASUREMENTS = 20
+"""Of each training, at least."""
+VARIANTS = ("broken", "repaired", "healthy")
+Cases = Iterator[tuple[str, str, Callable[[], Any], int, set[str]]]
+"""Name, variant, what builds the training, its steps, the rules that name the cause."""
+
+
+def programs(half: str) -> Cases:
+    """All trainings of a half."""
+    own = modern_failures.PROGRAMS if half == "development" else modern_failures_strangers.PROGRAMS
+    for program in own:
+        causes = program.causes if half == "development" else (program.cause,)
+        known = modern_failures.RULES if half == "development" else STRANGERS_RULES
+        right = {rule for cause in causes for rule in known.get(cause, ())}
+        yield program.name, "broken", lambda p=program: p.make(False), program.steps, right  # type: ignore[misc]
+        yield program.name, "repaired", lambda p=program: p.make(True), program.steps, right  # type: ignore[misc]
+    for healthy in HEALTHY if half == "strangers" else ():
+        yield healthy.name, "healthy", healthy.make, healthy.steps, set()
+
+
+def diagnosed(make: Callable[[], Any], steps: int, seconds: float) -> tuple[tuple[Finding, ...], str]:
+    """The findings at the end of a training, and the error that it ended with."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        training = make()
+        try:
+            with unstuck.Monitor(training.model, every=max(1, steps // MEASUREMENTS), trials=True) as monitor:
+                training.run(steps)
+            return monitor.diagnosis(seconds=seconds).findings, ""
+        except Exception as error:  # a diagnosis that falls over is a result
+            return (), f"{type(error).__name__}: {error}".splitlines()[0][:160]
+
+
+def outcome(variant: str, findings: tuple[Finding, ...], right: set[str]) -> str:
+    """How well the findings name the cause."""
+    loud = [finding.rule for finding in findings if finding.severity is not Severity.NOTE]
+    if variant != "broken":
+        return "accused" if loud else "silent"
+    if loud:
+        return "first" if loud[0] in right else "named" if right.intersection(loud) else "another"
+    return "note" if right.intersection(finding.rule for finding in findings) else "silent"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--half", choices=("development", "strangers"), default="development", help="see above")
+    parser.add_argument("--trials", action="store_true", help="train the recorded steps again, with edits")
+    options = parser.parse_args()
+    options.threads = options.threads or 1
+    torch.set_flush_denormal(True)
+    name = "diagnosis_modern" if options.half == "development" else "diagnosis_modern_strangers"
+    settings = {"half": options.half, "trials": options.trials}
+    report = Report(name, options, key=("program", "variant"), seeds=[0], settings=settings)
+    for number, (program, variant, make, steps, right) in enumerate(programs(options.half)):
+        if (options.quick and number % 10 > 1) or not report.wants(program=program, variant=variant):
+            continue
+        started = time.perf_counter()
+        findings, error = diagnosed(make, steps, verdict.SECONDS if options.trials else 0.0)
+        report.add(
+            program=program,
+            variant=variant,
+            outcome=outcome(variant, findings, right),
+            proved=any(f.trial is not None and f.trial.proved for f in findings if f.rule in right),
+            rules=sorted(right),
+            said=[[f.rule, f.severity.value] for f in findings],
+            error=error,
+            seconds=round(time.perf_counter() - started, 2),
+        )
+    report.finish()
+    counts = Counter((row["variant"], row["outcome"]) for row in report.rows)
+    summary: list[Row] = [{"variant": v, "outcome": o, "programs": n} for (v, o), n in sorted(counts.items())]
+    print(f"\n{table(summary)}")
+
+
+if __name__ == "__main__":
+    main()
