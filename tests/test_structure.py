@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGES = Path(__file__).resolve().parents[1] / "packages"
-BUDGETS = {"unstuck": 12_750, "sigmoid-core": 10_400}
-"""Lines of Python in `src/`; the goal of unstuck is 9,500. To raise one takes a reason in the changelog."""
+BUDGETS = {"unstuck": 12_750, "sigmoid-core": 10_100}
+"""Lines of Python in `src/`; the goals are 9,500 and 10,000. To raise one takes a reason in the changelog."""
 FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 PRIVATE = re.compile(
     r"\btorch(\.[a-z]\w*)*\._(?!_)\w+"  # torch._C, torch.nn.modules._x

@@ -28,7 +28,7 @@ const EN = {
         ["Thirty layers: the gradient vanishes", "The same sigmoids, thirty layers deep. On its way from the loss to the input, the gradient of A shrinks at every layer: σ′(z) is at most 1/4. On the log axis that is a straight line down. The first layers learn nothing, so the loss stays where it is."],
         ["One layer, and its slope", "Every layer multiplies the gradient by α σ′(z) and by its weights. The outlined card shows layer 15: the sigmoid, the histogram of z under it, the derivative over it. Drag the slope α of network A: the derivative grows with α. Too much, and z leaves the middle: the neurons saturate."],
         ["The cure: one slope for every layer", "Sigmoid Core sets each slope so that a layer multiplies the gradient by 1. B is a hundred sigmoids deep, and its profile is level. No skip connections, no normalisation. A gets no gradient at all."],
-        ["Keep it level", "Training moves the weights, and the profile with them. The Equalizer changes a slope when its layer leaves the band. Here both networks are Sigmoid Core; only B has the Equalizer. Let an accident happen: B is back after a few steps. Now try your own: 1,000 layers, spirals, ResNet, BatchNorm."],
+        ["Keep it level", "Training moves the weights, and the profile with them. The Equalizer changes a slope when its layer leaves the band. Here both networks are Sigmoid Core; only B has the Equalizer. After some 60 steps, let an accident happen: triple the weights, and see which network comes back. Now try your own: 1,000 layers, spirals, ResNet, BatchNorm."],
     ],
 };
 
@@ -58,7 +58,7 @@ const ZH = {
         ["三十层：梯度消失", "同样的 sigmoid，深三十层。从损失到输入，A 的梯度每经过一层就缩小：σ′(z) 最多是 1/4。在对数轴上这是一条下降的直线。前面的层什么也学不到，损失停在原处。"],
         ["一层和它的斜率", "每一层都把梯度乘以 α σ′(z) 和权重。框出的是第 15 层：sigmoid 曲线，其下是 z 的直方图，其上是导数。拖动网络 A 的斜率 α：导数随 α 增大。过大时 z 离开中部，神经元就会饱和。"],
         ["解决办法：给每一层合适的斜率", "Sigmoid Core 设定每个斜率，使每一层恰好把梯度乘以 1。B 有一百层 sigmoid，梯度曲线是平的。没有跳跃连接，也没有归一化。A 得不到任何梯度。"],
-        ["保持水平", "训练会改变权重，梯度曲线也随之改变。某一层离开容许范围时，均衡器就改变它的斜率。这里两个网络都是 Sigmoid Core，只有 B 有均衡器。制造一个意外：几步之后 B 就恢复了。现在请自己试试：1000 层、螺旋、ResNet、BatchNorm。"],
+        ["保持水平", "训练会改变权重，梯度曲线也随之改变。某一层离开容许范围时，均衡器就改变它的斜率。这里两个网络都是 Sigmoid Core，只有 B 有均衡器。约 60 步之后制造一个意外：把权重乘以 3，看哪个网络能恢复。现在请自己试试：1000 层、螺旋、ResNet、BatchNorm。"],
     ],
 };
 
