@@ -19,13 +19,13 @@ pytestmark = pytest.mark.integration
 on_ranks = TwoProcesses()
 
 
-def build(hostile: bool = True) -> nn.Sequential:
+def build(trainable: bool = False, hostile: bool = True) -> nn.Sequential:
     """The same network on every rank; a hostile one needs the rule and the exception.
 
     Training it is chaotic: within 50 steps a difference grows 10^5 times, in one process too. Hence float64.
     """
     torch.manual_seed(1)
-    model = MLP(8, 16, 5, 3, activation=lambda n: SigmoidCore(n, alpha=4.0, centered=True))
+    model = MLP(8, 16, 5, 3, activation=lambda n: SigmoidCore(n, alpha=4.0, centered=True, trainable=trainable))
     prepare(model, torch.randn(200, 8))
     if not hostile:
         return model.float()
@@ -69,6 +69,7 @@ TRAININGS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "DDP that broadcasts buffers": (DistributedDataParallel, {}, {}),
     "FSDP2": (sharded, {}, {}),
     "micro-batches": (data_parallel, {}, {"every": 1, "steps": 10, "micro_batches": 3}),
+    "trained slopes": (data_parallel, {"trainable": True}, {}),
     "float32": (data_parallel, {"hostile": False}, {"tolerance": 1.02}),
 }
 """How the model is made parallel, options of `build`, options of `train`."""
@@ -190,16 +191,19 @@ def refusals(rank: int) -> dict[str, str]:
         x, y = batch(0, rank)
         nn.functional.cross_entropy(model(x), y).backward()
         found = {"different slopes": message(optimizer.step)}
+    model = sharded(build(trainable=True))
+    found["sharded slopes"] = message(lambda: Equalizer(model, idle()))
     group = dist.new_group([0])
     if rank == 1:
         found["another group"] = message(lambda: Equalizer(build(), idle(), process_group=group))
     return found
 
 
-def test_different_slopes_and_a_group_without_this_rank_are_refused(ranks: Any) -> None:
+def test_different_slopes_sharded_slopes_and_a_group_without_this_rank_are_refused(ranks: Any) -> None:
     first, second = ranks(refusals)
     assert second == first | {"another group": second["another group"]}
     assert "slopes and shifts are not the same on all ranks" in first["different slopes"]
+    assert "the trained slopes of core '1' are sharded" in first["sharded slopes"]
     assert "this process does not belong to process_group" in second["another group"]
 
 

@@ -108,8 +108,25 @@ def test_slope_and_shift_are_buffers_of_the_state_dict_and_there_are_no_paramete
     assert bool((core.shift == 0).all())
 
 
-def test_set_slope_and_set_shift_change_the_tensors_in_place():
-    core = SigmoidCore(3)
+def test_a_trainable_core_has_one_parameter_and_its_slope_is_alpha():
+    core = SigmoidCore(3, alpha=2.5, trainable=True)
+    assert [name for name, _ in core.named_parameters()] == ["log_slope"]
+    assert core.state_dict().keys() == {"log_slope", "shift"}
+    torch.testing.assert_close(core.alpha.detach(), torch.full((3,), 2.5))
+
+
+@pytest.mark.parametrize("update", [-1e6, -200.0, -50.0, 0.0, 50.0, 200.0, 1e6])
+def test_a_trained_slope_is_positive_and_finite_after_any_update(update):
+    core = SigmoidCore(2, trainable=True)
+    with torch.no_grad():
+        core.log_slope += update
+    assert bool((core.alpha > 0).all())
+    assert bool(torch.isfinite(core.alpha).all())
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_set_slope_and_set_shift_change_the_tensors_in_place(trainable):
+    core = SigmoidCore(3, trainable=trainable)
     tensors = [*core.buffers(), *core.parameters()]
     addresses = [t.data_ptr() for t in tensors]
     core.set_slope(torch.tensor([1.0, 2.0, 3.0]))
@@ -126,8 +143,9 @@ def test_set_slope_and_set_shift_change_the_tensors_in_place():
 BAD = [0.0, -1.0, math.inf, math.nan, 1e-60, 1e60]
 
 
-def test_a_slope_or_a_shift_that_is_out_of_range_is_an_error_and_changes_nothing():
-    core = SigmoidCore(3, alpha=2.0)
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_slope_or_a_shift_that_is_out_of_range_is_an_error_and_changes_nothing(trainable):
+    core = SigmoidCore(3, alpha=2.0, trainable=trainable)
     before = copy.deepcopy(core.state_dict())
     for value in (*BAD, torch.tensor([1.0, 0.0, 1.0])):
         with pytest.raises(ValueError, match="a slope must be a positive finite number, got "):
@@ -164,8 +182,8 @@ def test_an_input_with_another_number_of_features_is_an_error_that_names_both(di
         (SigmoidCore(), "SigmoidCore()"),
         (SigmoidCore(64), "SigmoidCore(64)"),
         (SigmoidCore(64, alpha=4.0, centered=True), "SigmoidCore(64, centered=True)"),
-        (SigmoidCore(8, dim=1), "SigmoidCore(8, dim=1)"),
-        (SigmoidCore(centered=True), "SigmoidCore(centered=True)"),
+        (SigmoidCore(8, dim=1, trainable=True), "SigmoidCore(8, dim=1, trainable=True)"),
+        (SigmoidCore(centered=True, trainable=True), "SigmoidCore(centered=True, trainable=True)"),
     ],
 )
 def test_it_prints_as_it_was_constructed_without_its_slopes(core, text):
@@ -173,11 +191,17 @@ def test_it_prints_as_it_was_constructed_without_its_slopes(core, text):
 
 
 @pytest.mark.parametrize("centered", [False, True])
-def test_first_and_second_derivatives_are_those_of_finite_differences(centered):
-    core = filled(SigmoidCore(3, centered=centered)).double()
+@pytest.mark.parametrize("trainable", [False, True])
+def test_first_and_second_derivatives_are_those_of_finite_differences(centered, trainable):
+    core = filled(SigmoidCore(3, centered=centered, trainable=trainable)).double()
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(core, (x,))
-    assert gradgradcheck(core, (x,))
+    arguments = (x, core.log_slope) if trainable else (x,)
+
+    def function(x, *_):
+        return core(x)
+
+    assert gradcheck(function, arguments)
+    assert gradgradcheck(function, arguments)
 
 
 def test_torch_func_gives_the_exact_derivatives():
@@ -218,9 +242,10 @@ def test_it_compiles_as_one_graph_that_a_changed_slope_does_not_compile_again(fe
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("features", [None, 3])
-def test_the_outputs_dtype_is_the_inputs(features, centered, dtype):
-    core = SigmoidCore(features, centered=centered)
+def test_the_outputs_dtype_is_the_inputs(features, trainable, centered, dtype):
+    core = SigmoidCore(features, centered=centered, trainable=trainable)
     assert core(torch.zeros(2, 3, dtype=dtype)).dtype == dtype
 
 
@@ -236,22 +261,23 @@ def test_slope_and_shift_stay_float32_when_the_model_is_cast_to_half_precision(c
     assert same_bits(model[1].slope, slope)
 
 
-def test_a_core_made_on_the_meta_device_takes_memory_and_state_later():
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_core_made_on_the_meta_device_takes_memory_and_state_later(trainable):
     with torch.device("meta"):
-        core = SigmoidCore(3)
+        core = SigmoidCore(3, trainable=trainable)
     assert core.shift.is_meta
     assert core(torch.zeros(2, 3, device="meta")).is_meta
     core.half()
     assert core.shift.dtype == torch.float32
     core = core.float().to_empty(device="cpu")
-    source = filled(SigmoidCore(3))
+    source = filled(SigmoidCore(3, trainable=trainable))
     core.load_state_dict(source.state_dict())
     x = torch.randn(2, 3)
     assert torch.equal(core(x), source(x))
 
 
 def by_state_dict(core):
-    other = SigmoidCore(core.num_features, dim=core.dim, alpha=9.0, centered=core.centered)
+    other = SigmoidCore(core.num_features, dim=core.dim, alpha=9.0, centered=core.centered, trainable=core.trainable)
     file = io.BytesIO()
     torch.save(core.state_dict(), file)
     file.seek(0)
@@ -260,8 +286,9 @@ def by_state_dict(core):
 
 
 @pytest.mark.parametrize("copied", [*COPIES, by_state_dict])
-def test_a_copy_computes_the_same_and_shares_nothing(copied):
-    core = filled(SigmoidCore(3, dim=1, centered=True))
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_copy_computes_the_same_and_shares_nothing(copied, trainable):
+    core = filled(SigmoidCore(3, dim=1, centered=True, trainable=trainable))
     other = copied(core)
     x = torch.randn(2, 3, 4)
     assert repr(other) == repr(core)
@@ -280,9 +307,10 @@ def test_a_centered_core_of_slope_and_scale_2_is_tanh_bit_for_bit(dtype: torch.d
     assert "scale=2" in repr(core)
 
 
-def test_the_state_dict_of_the_plain_model_makes_the_core_the_plain_activation_again() -> None:
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_state_dict_of_the_plain_model_makes_the_core_the_plain_activation_again(trainable: bool) -> None:
     plain = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid())
-    model = nn.Sequential(nn.Linear(3, 4), SigmoidCore(4))
+    model = nn.Sequential(nn.Linear(3, 4), SigmoidCore(4, trainable=trainable))
     model[1].set_slope(7.0)
     model[1].set_shift(2.0)
     state = plain.state_dict()

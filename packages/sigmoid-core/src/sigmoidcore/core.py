@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unstuck.observation import transforms_active
 
+LARGEST_LOG = 80.0  # a trained slope is between exp(-80) and exp(80): positive and finite in float32
 HALF = (torch.float16, torch.bfloat16)
 # PyTorch 2.6 cannot tell: it might be exporting, where a torch.autograd.Function is an error.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
@@ -119,10 +120,11 @@ class SigmoidCore(CoreModule):
         dim: the dimension of the input that counts neurons (-1 after Linear, 1 after a convolution).
         alpha: initial slope, positive.
         centered: the output is sigmoid(z) - 1/2 = tanh(z/2)/2.
+        trainable: the slope is a parameter (its logarithm, so that it stays positive), trained with the weights.
         scale: constant factor of the output; a centered core of slope 2 and scale 2 is `nn.Tanh`, bit for bit.
 
     Attributes:
-        slope: buffer, shape [num_features] or [].
+        slope: buffer, shape [num_features] or []; with `trainable` it is absent and `log_slope` is the parameter.
         shift: buffer, shape [num_features] or [].
 
     Shape:
@@ -140,6 +142,7 @@ class SigmoidCore(CoreModule):
 
     slope: Tensor
     shift: Tensor
+    log_slope: nn.Parameter
     unstuck_function = "s_shaped"
     """The kind of activation that a diagnosis takes it for, whatever it computes it with."""
 
@@ -150,6 +153,7 @@ class SigmoidCore(CoreModule):
         dim: int = -1,
         alpha: float = 1.0,
         centered: bool = False,
+        trainable: bool = False,
         scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -161,23 +165,31 @@ class SigmoidCore(CoreModule):
         self.num_features = num_features
         self.dim = dim
         self.centered = centered
+        self.trainable = trainable
         self.scale = float(scale)
         self.initial_slope = float(alpha)
         dtype = torch.get_default_dtype()
         shape = () if num_features is None else (num_features,)
         slope = torch.full(shape, self.initial_slope, dtype=torch.float32 if dtype in HALF else dtype)
-        self.register_buffer("slope", slope)
+        if trainable:
+            self.log_slope = nn.Parameter(slope.log())
+        else:
+            self.register_buffer("slope", slope)
         self.register_buffer("shift", torch.zeros_like(slope))
 
     def initial_values(self) -> dict[str, Tensor]:
         """See `CoreModule`."""
         shift = torch.zeros_like(self.shift, device="cpu" if self.shift.is_meta else None)
-        return {"slope": torch.full_like(shift, self.initial_slope), "shift": shift}
+        slope = torch.full_like(shift, self.initial_slope)
+        return {"log_slope": slope.log(), "shift": shift} if self.trainable else {"slope": slope, "shift": shift}
 
     @property
     def alpha(self) -> Tensor:
-        """The slope, under the name of the formulas."""
-        return self.slope
+        """The slope, shape [num_features] or []; differentiable if it is trained."""
+        if not self.trainable:
+            return self.slope
+        log_slope = self.log_slope.float() if self.log_slope.dtype in HALF else self.log_slope
+        return log_slope.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the core; see the class. Its argument has the name that it has in `nn.Sigmoid`."""
@@ -218,7 +230,10 @@ class SigmoidCore(CoreModule):
         slope = torch.as_tensor(value, dtype=self.shift.dtype, device=self.shift.device)
         if not bool((torch.isfinite(slope) & (slope > 0)).all()):
             raise ValueError(f"a slope must be a positive finite number, got {value}")
-        self.slope.copy_(slope)
+        if self.trainable:
+            self.log_slope.data.copy_(slope.log())  # a penalty on the slopes may be in the graph of this step already
+        else:
+            self.slope.copy_(slope)
 
     @torch.no_grad()
     def set_shift(self, value: Tensor | float) -> None:
@@ -233,7 +248,7 @@ class SigmoidCore(CoreModule):
         parts = [] if self.num_features is None else [str(self.num_features)]
         if self.dim != -1:
             parts.append(f"dim={self.dim}")
-        parts += ["centered=True"] if self.centered else []
+        parts += [f"{name}=True" for name in ("centered", "trainable") if getattr(self, name)]
         if self.scale != 1:
             parts.append(f"scale={self.scale:g}")
         return ", ".join(parts)

@@ -296,6 +296,7 @@ NETS = {
     "two linear layers a core": lambda: stack(linear, lambda _, b: nn.Linear(b, b), centered),
     "layer norm and dropout": lambda: stack(linear, lambda _, b: nn.LayerNorm(b), lambda *_: nn.Dropout(0.5), centered),
     "no biases": lambda: stack(lambda a, b: nn.Linear(a, b, bias=False), centered),
+    "trainable slopes": lambda: stack(linear, lambda _, b: SigmoidCore(b, centered=True, trainable=True)),
     "one core": lambda: stack(linear, centered, widths=(64, 32)),
 }
 

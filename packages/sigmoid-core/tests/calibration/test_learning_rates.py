@@ -222,17 +222,17 @@ def test_all_rates_are_positive_and_finite_whatever_one_weight_is(value, layer, 
     assert all(0 < rate < math.inf for rate in rates(model, optimizer=optimizer).values())
 
 
-def test_every_parameter_is_in_exactly_one_group_also_those_of_other_layers():
+def test_every_parameter_is_in_exactly_one_group_also_those_of_other_layers_and_trainable_cores():
     model = nn.Sequential(
         nn.Conv1d(1, 2, 3),
         nn.Flatten(),
-        MLP(12, 8, 4, 3),
+        MLP(12, 8, 4, 3, activation=lambda width: SigmoidCore(width, trainable=True)),
         nn.LayerNorm(3),
     )
     groups = depth_scaled_lr(model)
     grouped = [p for group in groups for p in group["params"]]
     assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
-    assert rates(model)["3.weight"] == 0.03 / 5  # four Linears, one convolution
+    assert rates(model)["3.weight"] == rates(model)["2.1.log_slope"] == 0.03 / 5  # four Linears, one convolution
 
 
 def test_parameters_that_require_no_gradient_are_left_out():

@@ -10,9 +10,9 @@ import sigmoidcore as sc
 from sigmoidcore import SigmoidCore
 
 
-def core(features=None, *, dim=-1, centered=True, scale=1.0):
+def core(features=None, *, dim=-1, centered=True, scale=1.0, trainable=False):
     """A core with a random slope and shift for each neuron."""
-    made = SigmoidCore(features, dim=dim, centered=centered, scale=scale)
+    made = SigmoidCore(features, dim=dim, centered=centered, scale=scale, trainable=trainable)
     made.set_slope(torch.rand(made.shift.shape) * 4 + 0.3)
     made.set_shift(torch.randn(made.shift.shape))
     return made

@@ -19,7 +19,7 @@ from core_support.equalized import (
 from support.labelled import Labelled
 from torch import nn
 
-from sigmoidcore import Equalizer, Monitor, SigmoidCore, calibrate, gradient_profile, prepare
+from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, calibrate, gradient_profile, prepare
 from sigmoidcore.equalizer.profile_rule import ProfileRule
 from sigmoidcore.observation.graph import Trunk
 
@@ -162,6 +162,18 @@ def test_gradients_that_are_not_finite_move_nothing_and_the_history_says_nan(mod
     assert equalizer.history[1].step == (7 if every == 7 else 1)
     assert math.isfinite(equalizer.history[1].spread)
     assert equalizer.history[1].slopes > 0
+
+
+def test_trained_slopes_are_corrected_too(batch):
+    model = MLP(8, 16, DEPTH, 3, activation=lambda width: SigmoidCore(width, centered=True, trainable=True))
+    prepare(model, torch.randn(200, 8))
+    with torch.no_grad():
+        cores(model)[2].log_slope += math.log(8)
+    before, optimizer = cores(model)[2].alpha.clone(), idle()
+    with Equalizer(model, optimizer, floor=1e-9) as equalizer:
+        step(model, optimizer, batch)
+    assert equalizer.history[0].slopes > 0
+    assert bool((cores(model)[2].alpha < before).all())
 
 
 class Joined(nn.Module):

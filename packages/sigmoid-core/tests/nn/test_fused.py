@@ -238,6 +238,13 @@ def test_every_row_of_layers_of_one_width_is_computed_as_one(x, calls, widths, b
     assert len(calls) == 2 * sum(len(list(row)) > 1 for _, row in itertools.groupby(widths))
 
 
+def test_trained_slopes_get_their_gradients(x, calls):
+    model = sc.MLP(5, 16, 4, 3, activation=lambda n: SigmoidCore(n, centered=True, trainable=True))
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not calls
+
+
 def test_an_input_that_does_not_fit_gives_pytorchs_error(model):
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         model(torch.zeros(20, 4))

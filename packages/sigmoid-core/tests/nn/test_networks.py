@@ -15,7 +15,7 @@ def test_an_mlp_is_depth_times_linear_and_core_then_linear(depth):
     shapes = [(m.in_features, m.out_features) for m in model if isinstance(m, nn.Linear)]
     assert shapes == [(7, 6)] + [(6, 6)] * (depth - 1) + [(6, 3)]
     for core in list(model)[1::2]:
-        assert (core.num_features, core.dim, core.centered) == (6, -1, True)
+        assert (core.num_features, core.dim, core.centered, core.trainable) == (6, -1, True, False)
         assert bool((core.slope == 4).all())
     assert len(set(model)) == len(model)
 

@@ -30,11 +30,12 @@ def observed():
 
 
 @pytest.mark.parametrize("options", [{}, {"centered": True}, {"scale": 3.0}, {"centered": True, "scale": 2.0}])
+@pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize(("features", "dim", "shape"), [(6, -1, (9, 6)), (6, 1, (9, 6, 4)), (None, -1, (9, 6))])
 def test_the_gradient_and_the_mean_relative_slope_are_those_of_autograd_and_of_the_formula(
-    options, features, dim, shape
+    options, trainable, features, dim, shape
 ):
-    core = SigmoidCore(features, dim=dim, alpha=1.5, **options).double()
+    core = SigmoidCore(features, dim=dim, alpha=1.5, trainable=trainable, **options).double()
     core.set_shift(torch.randn(core.shift.shape))
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     observer = GradientObserver({"core": core}, lambda: [x])

@@ -77,8 +77,8 @@ class Equalizer:
 
     Raises:
         TypeError: not an nn.Module, not a torch.optim.Optimizer but one's wrapper, or a sink that is not a function.
-        ValueError: an argument is out of range, the model has no cores, or this process does not belong to
-            `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
+        ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
+            does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
             on all ranks.
 
     Warns:
@@ -354,6 +354,12 @@ def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
     cores = {name: layer for name, layer in watched_layers(model).items() if isinstance(layer, SigmoidCore)}
     if not cores:
         raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
+    sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
+    if sharded is not None:
+        raise ValueError(
+            f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
+            "name them in ignored_params of fully_shard, or make the cores without trainable=True"
+        )
     return cores
 
 

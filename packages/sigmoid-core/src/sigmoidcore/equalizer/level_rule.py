@@ -165,7 +165,7 @@ class LevelRule(LayerObserver):
         shut = self._mean(mean_relative_slope(now.slope * (rows - now.shift)), rows) < self._floor
         if share is not None and not (bool(shut.any()) and float(shut.double().mean()) >= share):
             return
-        if level is not None and samples >= FEWEST and _has_left(now, level := level.to(mean)):
+        if level is not None and samples >= FEWEST and _has_left(now, level := level.to(mean), core.trainable):
             size = level.size
             slope, shift = set_to_level(mean, now.size / now.slope, level.mean, size)
         elif share is not None:
@@ -222,10 +222,10 @@ class LevelRule(LayerObserver):
         self._share, self._expected = state["share"], [name for name in state["expected"] if like[name] is not None]
 
 
-def _has_left(now: Level, before: Level) -> bool:
+def _has_left(now: Level, before: Level, trainable: bool) -> bool:
     """Whether a core has left its band; not if somebody has set its slope or shift, or a size is 0 or not finite."""
     size, old = float(now.size), float(before.size)
-    own = torch.equal(now.shift, before.shift) and torch.equal(now.slope, before.slope)
+    own = torch.equal(now.shift, before.shift) and (trainable or torch.equal(now.slope, before.slope))
     if not (own and 0 < size < math.inf and 0 < old < math.inf):
         return False
     moved = float((now.mean - before.mean).square().mean().sqrt())

@@ -98,5 +98,6 @@ def _fit(linear: nn.Module, core: nn.Module, width: int | None) -> bool:
         and type(core) is SigmoidCore
         and linear.out_features == core.num_features == width
         and core.centered
+        and not core.trainable
         and core.dim == -1
     )
