@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = Path(__file__).resolve().parents[1] / "packages"
-BUDGETS = {"unstuck": 12_750, "sigmoid-core": 10_100}
+BUDGETS = {"unstuck": 12_750, "sigmoid-core": 10_110}
 """Lines of Python in `src/`; the goals are 9,500 and 10,000. To raise one takes a reason in the changelog."""
 FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 PRIVATE = re.compile(
