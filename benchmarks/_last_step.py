@@ -8,7 +8,7 @@ import sigmoidcore as sc
 class LastStep(nn.Module):
     """A recurrent layer [batch, steps, features], and a linear layer on the outputs of its last step."""
 
-    def __init__(self, layer: nn.RNNBase | sc.RNN, outputs: int) -> None:
+    def __init__(self, layer: nn.RNNBase | sc.recurrent.CoreRNN, outputs: int) -> None:
         super().__init__()
         self.layer = layer
         self.last = nn.Linear(layer.hidden_size, outputs)

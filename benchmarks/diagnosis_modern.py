@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 import modern_failures
-import modern_failures_strangers
 import unstuck
 from _report import Report, Row, arguments, table
-from modern_failures_strangers.healthy import HEALTHY
+from modern_failures_strangers import collection
+from modern_failures_strangers.healthy import TRAININGS
 from modern_failures_strangers.rules import RULES as STRANGERS_RULES
 from unstuck.findings import Finding, Severity
 from unstuck.trials import verdict
@@ -34,14 +34,14 @@ Cases = Iterator[tuple[str, str, Callable[[], Any], int, set[str]]]
 
 def programs(half: str) -> Cases:
     """All trainings of a half."""
-    own = modern_failures.PROGRAMS if half == "development" else modern_failures_strangers.PROGRAMS
+    own = modern_failures.PROGRAMS if half == "development" else collection.PROGRAMS
     for program in own:
         causes = program.causes if half == "development" else (program.cause,)
         known = modern_failures.RULES if half == "development" else STRANGERS_RULES
         right = {rule for cause in causes for rule in known.get(cause, ())}
         yield program.name, "broken", lambda p=program: p.make(False), program.steps, right  # type: ignore[misc]
         yield program.name, "repaired", lambda p=program: p.make(True), program.steps, right  # type: ignore[misc]
-    for healthy in HEALTHY if half == "strangers" else ():
+    for healthy in TRAININGS if half == "strangers" else ():
         yield healthy.name, "healthy", healthy.make, healthy.steps, set()
 
 

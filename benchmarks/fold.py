@@ -54,16 +54,9 @@ def networks(kind: str) -> tuple[nn.Module, Callable[[], nn.Module], Tensor]:
         sc.calibrate(cores, x)
         return cores, lambda: convnet(nn.Tanh), x
     x = torch.randn(64, STEPS, 1)
-    cores = LastStep(sc.RNN(1, UNITS, batch_first=True))
+    cores = LastStep(sc.recurrent.CoreRNN(1, UNITS, batch_first=True))
     sc.prepare(cores, x)
-    return cores, plain_rnn, x
-
-
-def plain_rnn() -> nn.Module:
-    """As the folded one, it trains one of the two biases that `nn.RNN` has."""
-    rnn = nn.RNN(1, UNITS, batch_first=True)
-    rnn.bias_hh_l0.requires_grad_(False)
-    return LastStep(rnn)
+    return cores, lambda: LastStep(nn.RNN(1, UNITS, batch_first=True)), x
 
 
 def forward(model: nn.Module, x: Tensor) -> None:

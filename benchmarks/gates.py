@@ -94,7 +94,7 @@ TASKS: dict[str, Callable[[str], Task]] = {"digits 64": pixels, "fashion 784": p
 
 
 def network(kind: str, features: int, units: int, outputs: int) -> LastStep:
-    make = sc.RNN if kind.startswith("rnn") else nn.LSTM if kind.startswith("lstm") else nn.GRU
+    make = sc.recurrent.CoreRNN if kind.startswith("rnn") else nn.LSTM if kind.startswith("lstm") else nn.GRU
     return LastStep(make(features, units, batch_first=True), outputs)
 
 

@@ -19,7 +19,7 @@ from training import accuracy, digits
 
 UNITS = 128
 KINDS: dict[str, Callable[[], nn.Module]] = {
-    "core": lambda: sc.RNN(1, UNITS, batch_first=True),
+    "core": lambda: sc.recurrent.CoreRNN(1, UNITS, batch_first=True),
     "gru": lambda: nn.GRU(1, UNITS, batch_first=True),
     "lstm": lambda: nn.LSTM(1, UNITS, batch_first=True),
     "rnn tanh": lambda: nn.RNN(1, UNITS, batch_first=True),

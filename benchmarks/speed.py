@@ -310,7 +310,7 @@ def recurrent(clock: Clock, steps: int) -> dict[str, float]:
     torch.manual_seed(0)
     x = torch.randn(RNN_BATCH, steps, 1, device=clock.device)
     layers: dict[str, nn.Module] = {
-        "cores": sc.RNN(1, RNN_UNITS, batch_first=True),
+        "cores": sc.recurrent.CoreRNN(1, RNN_UNITS, batch_first=True),
         "rnn": nn.RNN(1, RNN_UNITS, batch_first=True),
         "gru": nn.GRU(1, RNN_UNITS, batch_first=True),
     }

@@ -15,7 +15,7 @@ cross_entropy = nn.functional.cross_entropy
 class Reader(nn.Module):
     """Reads a sequence and says its class from the last output."""
 
-    def __init__(self, recurrent: nn.RNNBase | sc.RNN) -> None:
+    def __init__(self, recurrent: nn.RNNBase | sc.recurrent.CoreRNN) -> None:
         super().__init__()
         self.recurrent = recurrent
         self.head = nn.Linear(recurrent.hidden_size, 4)
@@ -139,7 +139,7 @@ def cells(between: Callable[[Tensor], Tensor], steps: int) -> Problem:
 
 def prepared(steps: int) -> Problem:
     inputs, targets = sequences(steps=steps)
-    model = Reader(sc.RNN(8, 32, batch_first=True))
+    model = Reader(sc.recurrent.CoreRNN(8, 32, batch_first=True))
     sc.prepare(model, inputs, targets=targets, loss_fn=cross_entropy)
     return model, inputs, targets, cross_entropy
 

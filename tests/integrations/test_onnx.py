@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore import RNN, SigmoidCore
+from sigmoidcore import SigmoidCore
+from sigmoidcore.nn import CoreRNN
 
 pytestmark = [
     pytest.mark.integration,
@@ -28,7 +29,7 @@ OF_A_LOOP = {"Slice", "Squeeze", "Unsqueeze", "Shape", "Expand", "Gather"}
 class LastStep(nn.Module):
     def __init__(self):
         super().__init__()
-        self.rnn = RNN(3, 8, batch_first=True)
+        self.rnn = CoreRNN(3, 8, batch_first=True)
         self.out = nn.Linear(8, 2)
 
     def forward(self, x):

@@ -3,7 +3,7 @@
     import sigmoidcore as sc
 
 The public names, one verb a module: `convert`, `prepare`, `calibrate`, `Equalizer`, `diagnose` (and `Monitor`), `fold`;
-the core itself: `SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `MLP`, `RNN`; PyTorch's
+the core itself: `SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `MLP`; PyTorch's
 recurrent layers as cores: `recurrent`; the learning-rate rule: `depth_scaled_lr`.
 """
 

@@ -7,14 +7,13 @@ from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.folding import fold
 from sigmoidcore.nn import networks, recurrent
-from sigmoidcore.nn.networks import MLP, RNN
+from sigmoidcore.nn.networks import MLP
 from sigmoidcore.observation.profile import gradient_profile
 from unstuck import Diagnosis, Monitor, diagnose
 from unstuck.observation.profile import Profile
 
 __all__ = [
     "MLP",
-    "RNN",
     "Activation",
     "Calibration",
     "Conversion",

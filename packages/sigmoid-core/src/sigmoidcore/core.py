@@ -108,14 +108,6 @@ class CoreModule(nn.Module):
         return module
 
 
-class Stepwise(CoreModule):
-    """A recurrent layer of cores that can also run step by step."""
-
-    def run_stepwise(self, input: Any, state: Any = None, *, on_step: Callable[[str, Tensor], None]) -> tuple[Any, Any]:
-        """`forward` in a Python loop; `on_step` gets every step's name, and the tensor that carries the gradient."""
-        raise NotImplementedError
-
-
 class SigmoidCore(CoreModule):
     """A sigmoid whose input slope and shift are set by a controller (`calibrate`, `Equalizer`), not by the loss.
 

@@ -9,9 +9,10 @@ import torch
 from core_support.networks import convolutions
 from torch import nn
 
-from sigmoidcore import MLP, RNN, SigmoidCore, convert, depth_scaled_lr, prepare
+from sigmoidcore import MLP, SigmoidCore, convert, depth_scaled_lr, prepare
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import make_orthogonal
+from sigmoidcore.nn import CoreRNN
 
 ROUNDING = 0.05
 """Rates are rounded to two digits, so that equal layers share a group."""
@@ -170,17 +171,17 @@ def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_a
     class Classifier(nn.Module):
         def __init__(self):
             super().__init__()
-            self.rnn, self.head = RNN(3, hidden), nn.Linear(hidden, 10)
+            self.rnn, self.head = CoreRNN(3, hidden), nn.Linear(hidden, 10)
 
         def forward(self, x):
             return self.head(self.rnn(x)[0][-1])
 
     model = Classifier()
     untouched = rates(model)
-    assert untouched["rnn.weight_hh"] == pytest.approx(0.03 * RECURRENT / hidden, rel=ROUNDING)
+    assert untouched["rnn.weight_hh_l0"] == pytest.approx(0.03 * RECURRENT / hidden, rel=ROUNDING)
     recurrent_solver.solve_layer(model.rnn, torch.randn(steps, 20, 3), None)
     found = rates(model)
-    for name in ("weight_ih", "weight_hh", "bias"):
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"):
         assert found[f"rnn.{name}"] == pytest.approx(0.03 / steps * RECURRENT / hidden, rel=ROUNDING)
     assert found["head.weight"] == found["head.bias"] == pytest.approx(0.03 * 128 / hidden, rel=ROUNDING)
 
@@ -306,6 +307,6 @@ def test_an_invalid_argument_is_an_error_that_names_it(options, message):
 
 
 def test_sgd_refuses_recurrent_layers():
-    for layer in (RNN(3, 4), nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 4))):
+    for layer in (CoreRNN(3, 4), nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 4))):
         with pytest.raises(ValueError, match="recurrent layer, for which there is no rule for SGD: use Adam"):
             depth_scaled_lr(layer, optimizer="sgd")

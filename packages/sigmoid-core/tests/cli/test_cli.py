@@ -1,7 +1,6 @@
 """The command line: help, exit codes, messages, and what the demo shows."""
 
 import io
-import math
 import os
 import re
 import signal
@@ -10,9 +9,7 @@ import sys
 import warnings
 
 import pytest
-import torch
-from rich.console import Console
-from support.terminal import ESCAPE, screens
+from support.terminal import ESCAPE
 
 import sigmoidcore as sc
 from sigmoidcore.cli import demo, main
@@ -107,41 +104,11 @@ def test_the_demo_is_chinese_without_english_sentences(capsys, tmp_path):
     assert VARIABLE not in os.environ
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120])
-def test_a_terminal_shows_every_number_while_a_network_trains(capsys, monkeypatch, columns):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert main(QUICK) == 0
-    seen = [" ".join(screen.split()) for screen in screens(capsys.readouterr().out.replace("\n", "\r\n"), columns)]
-    numbers = (
-        r"Sigmoid Core, epoch \d of 2 \S+ [0-9:]+ loss [0-9.]+ accuracy [0-9.]+ % spread [0-9.]+ gradient by layer"
-    )
-    assert any(re.search(numbers, screen) for screen in seen), seen
-
-
 def test_an_output_without_unicode_gets_ascii(monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", write_through=True))
     assert main(QUICK) == 0
     assert written.getvalue().isascii()
-    assert b"|####" in written.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("sizes", "drawn"),
-    [
-        ((1.0, 1e-3, 1e-6), "█▇▆"),
-        ((1.0, 0.5, 2e-3), "███"),
-        ((0.0, 1e-30, 1.0), " ▁█"),
-        ((0.0, 0.0), "  "),
-        ((math.nan, 1.0, math.inf), "!█!"),
-        ((*[1.0] * 50, *[1.0, 0.0] * 25), "█████     "),  # a character shows the smallest of its layers
-    ],
-)
-def test_a_level_of_a_bar_is_a_factor_of_1000(sizes, drawn):
-    console = Console(file=io.StringIO(), width=12)
-    console.print(demo.Bars(sc.Profile(tuple(map(str, range(len(sizes)))), torch.tensor(sizes, dtype=torch.float64))))
-    assert console.file.getvalue() == f"|{drawn}|\n"
 
 
 @pytest.mark.parametrize(

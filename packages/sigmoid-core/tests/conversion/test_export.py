@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore import RNN, SigmoidCore
+from sigmoidcore import SigmoidCore
+from sigmoidcore.nn import CoreRNN
 
 # PyTorch says this of every recurrent layer: its list of weights is made anew while it is exported.
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights:UserWarning")
@@ -58,7 +59,7 @@ def convnet(hidden):
 PLAIN = {"mlp": lambda: mlp(lambda n, dim: nn.Tanh()), "convnet": lambda: convnet(lambda n, dim: nn.Tanh())}
 PLAIN["rnn"] = lambda: LastStep(nn.RNN(3, 8, batch_first=True))
 CORES = {"mlp": lambda: mlp(tanh_core), "convnet": lambda: convnet(tanh_core)}
-CORES["rnn"] = lambda: LastStep(RNN(3, 8, batch_first=True))
+CORES["rnn"] = lambda: LastStep(CoreRNN(3, 8, batch_first=True))
 CORES["residual"] = lambda: Residual(tanh_core(8))
 INPUTS = {"mlp": (16, 8), "convnet": (16, 2, 8, 8), "rnn": (16, 6, 3), "residual": (16, 8)}
 
@@ -100,8 +101,8 @@ def test_safetensors_hold_slopes_and_shifts(name, tmp_path: Path):
     model, x = calibrated(name)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
-    assert any(key.endswith("slope") for key in stored)
-    assert any(key.endswith("shift") for key in stored)
+    assert any("slope" in key for key in stored)
+    assert any("shift" in key for key in stored)
     again = CORES[name]().eval()
     assert not torch.allclose(again(x), model(x), atol=1e-3)
     again.load_state_dict(stored, strict=True)

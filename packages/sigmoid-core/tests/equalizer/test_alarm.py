@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from sigmoidcore.equalizer.alarm import START, Alarm
+from sigmoidcore.equalizer.alarm import EVERY, START, Alarm
 
 
-def rung(alarm, weights, sizes):
+def rung(alarm, weights, sizes, *, wait=True):
     """For each step, whether the alarm rings at a gradient of this size."""
     found = []
     for size in sizes:
         for weight in weights:
             weight.grad = None if size is None else torch.full_like(weight, size)
-        found.append(alarm.rings(wait=False))
+        found.append(alarm.rings(wait=wait))
     return found
 
 
@@ -50,7 +50,7 @@ def test_where_large_changes_are_usual_larger_ones_are_sudden(alarm, weights):
 def test_one_weight_is_enough(alarm, weights):
     rung(alarm, weights, [1.0] * (START + 1))
     weights[0].grad.mul_(0.01)
-    assert [alarm.rings(wait=False) for _ in range(2)] == [False, True]
+    assert [alarm.rings(wait=True) for _ in range(2)] == [False, True]
 
 
 @pytest.mark.parametrize("gradient", [None, float("nan"), float("inf")])
@@ -65,7 +65,7 @@ def test_sparse_gradients_and_vectors_are_not_looked_at():
     for size in [1.0] * (START + 1) + [100.0] * 2:
         table.weight.grad, bias.grad = None, None
         (size * (table(torch.tensor([1, 2])) + bias)).sum().backward()
-        assert not alarm.rings(wait=False)
+        assert not alarm.rings(wait=True)
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -74,3 +74,10 @@ def test_after_it_has_rung_it_may_ring_at_once_only_if_what_was_usual_is_usual_a
     if trusted:
         alarm.trust()
     assert rung(alarm, weights, [1.0] + [100.0] * 2)[-1] == trusted
+
+
+@pytest.mark.parametrize("late", range(EVERY))
+def test_unless_it_is_told_to_it_looks_at_every_second_step_and_at_the_one_after_a_sudden_one(alarm, weights, late):
+    sizes = [1.0] * (EVERY * (START + 1) - late) + [100.0] * (EVERY + 1)
+    found = rung(alarm, weights, sizes, wait=False)
+    assert [i - len(sizes) + EVERY + 1 for i, rings in enumerate(found) if rings] == [EVERY - late]

@@ -76,7 +76,7 @@ def test_a_second_recovery_comes_without_a_warning_and_no_sooner_than_twenty_ste
         assert sum(sample.recovered > 0 for sample in equalizer.history) == 1
         steps(step, 15)
         half_of_the_neurons_shut(model)
-        steps(step, 3)
+        steps(step, 4)
     assert sum(sample.recovered > 0 for sample in equalizer.history) == 2
 
 
@@ -256,7 +256,7 @@ def test_after_neurons_were_opened_their_core_recovers_too(model, batch):
     for _ in range(5):  # opening has changed the gradient: larger changes are usual now
         weights_times_3(model)
     with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores"):
-        steps(step, 3)
+        steps(step, 4)
 
 
 def test_a_loss_of_two_passes_of_which_one_evaluates_keeps_its_slopes(batch):

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import sigmoidcore as sc
-from sigmoidcore import RNN, SigmoidCore
+from sigmoidcore import SigmoidCore
 from sigmoidcore.conversion import UntraceableError
 
 
@@ -130,21 +130,9 @@ def with_own_forward():
     return model
 
 
-def with_hooks():
-    model = nn.Sequential(RNN(4, 8))
-    model[0].register_forward_hook(doubles)
-    return model
-
-
 def with_slope(value):
     model = chain()
     model[1].slope[2] = value
-    return model
-
-
-def with_shift(value):
-    model = One(lambda net, x: net.out(net.rnn(x)[0]), rnn=RNN(3, 4), out=nn.Linear(4, 2))
-    model.rnn.shift[0] = value
     return model
 
 
@@ -154,38 +142,15 @@ def with_shift(value):
         (in_a_list, r"an attribute that is not a submodule.*nn\.ModuleList"),
         (with_own_forward, "set on the instance"),
         (lambda: chain(Squared(4)), "'1' is a Squared with its own forward"),
-        (with_hooks, "the RNN '0' has hooks"),
-        (lambda: recurrent(), r"the states of the RNN '0' .*put an nn\.Linear behind"),
         (lambda: torch.compile(chain(), backend="eager"), r"compiled: fold model\._orig_mod"),
         (lambda: chain().to("meta"), "the slope of core '1' is on the meta device"),
         (lambda: chain(SigmoidCore(4, alpha=1e8)).half(), r"the folded weight of '0' does not fit torch\.float16"),
         *((partial(with_slope, v), rf"the slope of core '1' is {v} in 1 of 4 places") for v in (math.nan, math.inf)),
-        *((partial(with_shift, v), rf"the shift of RNN 'rnn' is {v} in 1 of 4 places") for v in (math.nan, math.inf)),
     ],
 )
 def test_a_model_that_cannot_become_plain_is_refused_with_the_reason(make, message):
     with pytest.raises(ValueError, match=message):
         sc.fold(make())
-
-
-def recurrent(batch_first=False, inputs=3, hidden=5):
-    layer = RNN(inputs, hidden, batch_first=batch_first)
-    with torch.no_grad():
-        layer.weight_hh.normal_()
-        layer.bias.normal_()
-        layer.shift.normal_()
-        layer.slope.fill_(2.7)
-    return layer
-
-
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_a_recurrent_layer_becomes_nn_rnn_and_the_next_layer_takes_the_half(batch_first):
-    model = One(lambda net, x: net.out(net.rnn(x)[0][:, -1]), rnn=recurrent(batch_first), out=nn.Linear(5, 2))
-    folded = assert_folds(model, torch.randn(4, 6, 3))
-    assert type(folded.rnn) is nn.RNN
-    assert folded.rnn.batch_first == batch_first
-    assert set(folded.state_dict()) == set(nn.ModuleDict({"rnn": nn.RNN(3, 5), "out": nn.Linear(5, 2)}).state_dict())
-    assert {n for n, p in folded.named_parameters() if not p.requires_grad} == {"rnn.bias_hh_l0"}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, RNN, SigmoidCore
+from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.integrations.callback import TrainingCallback
 from sigmoidcore.nn import CoreLSTM
 
@@ -100,7 +100,7 @@ def test_an_invalid_argument_is_refused_at_the_beginning_of_the_training(trainin
     train(*training, 1)
 
 
-@pytest.mark.parametrize("model", [nn.Linear(8, 3), RNN(8, 3), CoreLSTM(8, 3)])
+@pytest.mark.parametrize("model", [nn.Linear(8, 3), CoreLSTM(8, 3)])
 def test_a_model_without_cores_that_an_equalizer_reads_is_monitored_only(model):
     callback = TrainingCallback(monitor_every=1)
     callback.begin(model, None)

@@ -221,6 +221,7 @@ def test_ten_thousand_malformed_messages_get_errors_and_the_server_lives(client)
         ("3", "send an object"),
         ('{"do": "\\ud83d"}', "the names are arrange, start"),
         ('{"do": "dance"}', "the names are arrange, start"),
+        ('{"do": "accident", "kind": "flood"}', "the names are arrange, start"),
         ('{"do": "report", "network": 2}', "network is"),
         ('{"do": "slope", "network": 0, "layer": 0, "value": NaN}', "from 0.001 to 1000"),
         ('{"do": "arrange", "setting": [1]}', "send an object of options"),

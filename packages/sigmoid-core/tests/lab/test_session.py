@@ -107,6 +107,21 @@ def test_a_slope_set_by_hand_changes_that_layer_and_the_gradient_answers():
     assert after["sizes"][2] - after["sizes"][3] > before["sizes"][2] - before["sizes"][3] + 0.25
 
 
+@pytest.mark.parametrize("kind", ["weights", "inputs", "half"])
+def test_an_accident_happens_to_both_networks_and_the_equalizer_brings_its_own_back(kind):
+    options = {f"{name}_{key}": value for name in "ab" for key, value in (("kind", "sigmoid-core"), ("rate", 0.01))}
+    page = Page(depth=20, width=32, a_equalizer=False, b_equalizer=True, batch=64, **options)
+    before = page.train(60)["networks"]
+    page.session.accident(kind)
+    hurt = page.frame()["networks"]
+    assert all(one["loss"] > 1.2 * other["loss"] for one, other in zip(hurt, before, strict=True))
+    with pytest.warns(RuntimeWarning, match="the gradient has changed suddenly"):
+        alone, equalized = page.train(40)["networks"]
+    assert sum(sample.recovered for sample in page.session.networks[1].equalizer.history) > 0
+    assert equalized["loss"] < 0.6 * alone["loss"]
+    assert equalized["loss"] < 0.15 * hurt[1]["loss"]
+
+
 @pytest.mark.parametrize("depth", [1, 1000])
 def test_the_least_and_the_greatest_depth_train(depth):
     shown = Page(depth=depth, width=4, b_kind="relu").train(1)["networks"]

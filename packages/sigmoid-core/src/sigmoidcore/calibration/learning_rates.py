@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.calibration.orthogonal import TRANSPOSED, WEIGHTED
 from sigmoidcore.core import CoreModule
-from sigmoidcore.nn.networks import RNN
+from sigmoidcore.nn.recurrent import CoreRNN
 from unstuck.observation.batch import check_model
 
 SHARE = 0.1
@@ -36,7 +36,7 @@ def depth_scaled_lr(
         r_l = lr * share_l * 50 / sqrt(fan_in fan_out) * size(W_l),    sum of the shares at most 1,
 
     with 400 for the first layer, because `prepare` made its weights small, lr * 16 / fan_in for the last at any depth,
-    and lr / steps * 370 / hidden_size for an `RNN` (the last layer then has 128). share_l is proportional to D_l - 1,
+    and lr / steps * 370 / hidden_size for a `CoreRNN` (the last layer: 128). share_l is proportional to D_l - 1,
     the directions that orthogonal weights of these shapes pass on to layer l, less one; no layer has more than a tenth.
     A bias has its weight's rate; in front of the first core of the model, a tower or a block, with a size of at most 1.
 
@@ -105,7 +105,7 @@ _Rates = dict[nn.Parameter, tuple[Hashable, float]]
 
 def _adam_rates(model: nn.Module, lr: float) -> _Rates:
     layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
-    recurrent = [m for m in model.modules() if isinstance(m, RNN)]
+    recurrent = [m for m in model.modules() if isinstance(m, CoreRNN)]
     hidden, last, entries = layers[:-1], layers[-1:], _entries(model)
     rates: _Rates = dict.fromkeys(model.parameters(), ("other", lr / max(1, len(hidden))))
     for layer, share in zip(hidden, _shares(hidden), strict=True):
@@ -126,7 +126,7 @@ def _adam_rates(model: nn.Module, lr: float) -> _Rates:
 
 
 def _sgd_rates(model: nn.Module, lr: float) -> _Rates:
-    recurrent = [name for name, m in model.named_modules() if isinstance(m, RNN | nn.RNNBase)]
+    recurrent = [name for name, m in model.named_modules() if isinstance(m, nn.RNNBase)]
     if recurrent:
         raise ValueError(f"'{recurrent[0]}' is a recurrent layer, for which there is no rule for SGD: use Adam")
     layers, entries = [m for m in model.modules() if isinstance(m, WEIGHTED)], _entries(model)

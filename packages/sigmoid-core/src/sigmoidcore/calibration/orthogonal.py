@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sigmoidcore.core import SigmoidCore, Stepwise
-from sigmoidcore.nn.networks import RNN
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.observation.graph import Segments
 from sigmoidcore.observation.layer_observer import LayerObserver
@@ -52,21 +51,16 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def make_recurrent_orthogonal(layer: nn.Module, generator: torch.Generator) -> None:
+def make_recurrent_orthogonal(layer: RecurrentCores, generator: torch.Generator) -> None:
     """Orthogonal weights for every gate, and zero biases, in place, for a recurrent layer of cores."""
-    if isinstance(layer, RNN):
-        orthogonal_(layer.weight_hh, generator)
-        orthogonal_(layer.weight_ih, generator)
-        layer.bias.zero_()
-    elif isinstance(layer, RecurrentCores):
-        for weights in map(layer.weights, layer.suffixes):
-            for weight in (weights.ih, weights.hh):
-                for gate in weight.chunk(len(layer.cell.slopes)):
-                    orthogonal_(gate, generator)
-            if weights.hr is not None:
-                orthogonal_(weights.hr, generator)
-            weights.bias_ih.zero_()
-            weights.bias_hh.zero_()
+    for weights in map(layer.weights, layer.suffixes):
+        for weight in (weights.ih, weights.hh):
+            for gate in weight.chunk(len(layer.cell.slopes)):
+                orthogonal_(gate, generator)
+        if weights.hr is not None:
+            orthogonal_(weights.hr, generator)
+        weights.bias_ih.zero_()
+        weights.bias_hh.zero_()
 
 
 @torch.no_grad()
@@ -113,7 +107,7 @@ class FreshWeights(LayerObserver):
     """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers."""
 
     def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
-        super().__init__({n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, Stepwise))})
+        super().__init__({n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, RecurrentCores))})
         _check_weights(self.layers)
         self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
         self._segments, self._note = segments, note
@@ -134,7 +128,7 @@ class FreshWeights(LayerObserver):
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """Draw the weights of a layer that has not been reached before."""
         if layer not in self._reached and not self._is_frozen(layer):
-            if isinstance(layer, Stepwise):
+            if isinstance(layer, RecurrentCores):
                 make_recurrent_orthogonal(layer, self._rng)
                 self.drawn.add(layer)
             else:

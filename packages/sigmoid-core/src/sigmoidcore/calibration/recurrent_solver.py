@@ -17,10 +17,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import PackedSequence
 
-from sigmoidcore.core import Stepwise
-from sigmoidcore.gain import gradient_size, slope_for_gain
-from sigmoidcore.nn.networks import RNN
-from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.gain import gradient_size
+from sigmoidcore.nn.recurrent import CoreRNN, RecurrentCores
 from sigmoidcore.nn.recurrent_cells import Cell, Sequences, Weights, fold
 
 SEQUENCES = 64  # sequences that are run step by step, spread evenly over the batch
@@ -29,7 +27,6 @@ UNEVEN = 3.0  # sizes that differ by more than this are not level, though they h
 LEAST, MOST = math.log(1e-6), math.log(100.0)  # logarithms of the multipliers between which the rule looks
 STEP = 0.4  # the first step of the search, in log multiplier
 HALVINGS = 12
-SOLVES = 25  # most passes over the sequences in which the slope and the size of an `RNN` are found
 ROUNDS = 4  # times that the size of fresh input weights is set anew for the slopes found
 
 
@@ -46,16 +43,12 @@ class Found:
 
 @torch.no_grad()
 def solve_layer(
-    layer: Stepwise, input: Tensor | PackedSequence, saturation: float | None
+    layer: RecurrentCores, input: Tensor | PackedSequence, saturation: float | None
 ) -> tuple[float, float, *tuple[str, ...]]:
     """Set slopes and shifts of a recurrent layer from one batch; returns mean slope, saturation level and notes.
 
     With a saturation level, the weights of the inputs get the size that makes it.
     """
-    if isinstance(layer, RNN):
-        assert isinstance(input, Tensor)
-        return _solve_rnn(layer, input, saturation)
-    assert isinstance(layer, RecurrentCores)
     notes: list[str] = []
 
     def set_one(suffix: str, sequences: Sequences) -> None:
@@ -63,6 +56,8 @@ def solve_layer(
         found = solve(sequences, layer.weights(suffix), slope, shift, saturation)
         layer.tensor("weight_ih", suffix).mul_(found.scale)
         slope.copy_(found.slope)
+        if isinstance(layer, CoreRNN):
+            layer.steps.fill_(len(sequences.inputs))
         shift.copy_(found.shift)
         notes.extend(_remarks(found, suffix, len(sequences.inputs)))
 
@@ -71,44 +66,9 @@ def solve_layer(
 
 
 @torch.no_grad()
-def measure_layer(layer: Stepwise, input: Tensor | PackedSequence) -> tuple[float, float]:
+def measure_layer(layer: RecurrentCores, input: Tensor | PackedSequence) -> tuple[float, float]:
     """Mean slope and saturation level of a recurrent layer over one batch of sequences."""
-    if isinstance(layer, RNN):
-        assert isinstance(input, Tensor)
-        alpha = float(layer.slope)
-        return alpha, float((alpha * _centred(layer, input)).square().mean().sqrt())
-    assert isinstance(layer, RecurrentCores)
     return _through_layers(layer, input, lambda suffix, sequences: None)
-
-
-def _solve_rnn(layer: RNN, inputs: Tensor, saturation: float | None) -> tuple[float, float]:
-    """Set shift and slope of an `RNN`.
-
-    The shift is the mean of what the inputs alone bring: the mean of x itself would change with the state. The slope
-    makes the gain of a step 1, and the size of W_ih makes z the saturation level, both root mean squares over time.
-    """
-    layer.steps.fill_(inputs.shape[1 if layer.batch_first else 0])
-    row_size = float(torch.linalg.matrix_norm(layer.weight_hh)) / math.sqrt(layer.hidden_size)
-    alpha, level = float(layer.slope), 0.0
-    layer.shift.copy_(linear(inputs.flatten(0, 1), layer.weight_ih, layer.bias).mean(0))
-    for _ in range(SOLVES):
-        signal, before = _centred(layer, inputs), alpha
-        alpha, _ = slope_for_gain(signal, 1 / row_size)
-        layer.slope.fill_(alpha)
-        level = float((alpha * signal).square().mean().sqrt())
-        scale = saturation / level if saturation is not None and level > 0 else 1.0
-        if abs(scale - 1) < 0.01 and abs(alpha / before - 1) < 1e-3:
-            break
-        layer.weight_ih.mul_(scale)
-        layer.shift.mul_(scale)
-    return alpha, level
-
-
-def _centred(layer: RNN, inputs: Tensor) -> Tensor:
-    """The preactivations of all steps less the shift, [steps * batch, hidden_size]."""
-    steps: list[Tensor] = []
-    layer.run_stepwise(inputs, on_step=lambda _, x: steps.append(x))
-    return torch.cat(steps) - layer.shift
 
 
 def _through_layers(

@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
-from sigmoidcore.core import SigmoidCore, Stepwise
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import local_derivative, relative_slope, set_to_level, slope_for_gain, tangential_weights
+from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.observation.graph import Segments
 from sigmoidcore.observation.layer_observer import LayerObserver
 from sigmoidcore.observation.profile import watched_layers
@@ -93,7 +94,7 @@ class Solver(LayerObserver):
         data = sequences.data if isinstance(sequences, PackedSequence) else sequences
         if not bool(torch.isfinite(data).all()):
             raise _not_finite(name, data)
-        assert isinstance(layer, Stepwise)
+        assert isinstance(layer, RecurrentCores)
         self._solution.sources[name] = self._segments.behind(data)[1]
         drawn = self._weights is not None and layer in self._weights.drawn
         slope, level, *notes = recurrent_solver.solve_layer(layer, sequences, self._saturation if drawn else None)
@@ -193,7 +194,7 @@ class LevelObserver(LayerObserver):
             self.slopes[name] = layer.alpha.mean().item()
             self.levels[name] = self.slopes[name] * centre(name, layer, x)[2]
         else:
-            assert isinstance(layer, Stepwise)
+            assert isinstance(layer, RecurrentCores)
             self.slopes[name], self.levels[name] = recurrent_solver.measure_layer(layer, x)
         return x
 

@@ -5,17 +5,14 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, Group
-from rich.live import Live
+from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -32,12 +29,7 @@ from unstuck.language.terminal import printable
 from unstuck.wording import counted
 
 DEPTH, WIDTH, BATCH, RATE, PROBES = 100, 64, 100, 0.03, 256
-OBSERVE = 5
-"""Steps between two measurements of the gradient profile."""
-DECADES = 3
-"""Powers of ten for each level of the bars of a profile."""
 PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
-INDENT = (0, 0, 0, 3)
 OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.")
 EPOCHS = typer.Option(metavar="N", min=1, max=1000, help="Passes over the 1,400 digits, for each network.")
 SEED = typer.Option(metavar="N", min=0, max=2**31 - 1, help="Seed of weights and of the order of samples.")
@@ -123,7 +115,6 @@ def _hundred_layers(screen: "Screen", epochs: int, seed: int) -> list["Run"]:
         run.train(screen, epochs, seed)
         scores = {"accuracy": _percent(run.accuracies), "loss": run.losses[-1], "epochs": in_words}
         screen.say(_("accuracy {accuracy}, loss {loss:.3g} after {epochs}", **scores))
-        screen.print(Padding(_titled_bars(run.end), INDENT))
         runs.append(run)
     return runs
 
@@ -136,7 +127,6 @@ class Run:
         self.losses: list[float] = []
         self.accuracies: list[float] = []
         self.seconds: list[float] = []
-        self.loss = math.nan
         self._twin = copy.deepcopy(model)  # an Equalizer would count the passes of a measurement
         self.start = self.measure()
 
@@ -148,14 +138,11 @@ class Run:
         return self.end
 
     def train(self, screen: "Screen", epochs: int, seed: int) -> None:
-        """Train, and show the progress: live in a terminal, else as a line for every epoch."""
+        """Train, with a line for every epoch."""
         order, samples = torch.Generator().manual_seed(seed), len(self.data.train_x)
         optimizer = adamw(self.model, RATE)
         equalizer = sc.Equalizer(self.model, optimizer) if self.name == CORE else None
         training = Training(self.model, self.data.loss_fn, optimizer, equalizer)
-        progress = Progress(BarColumn(None), TimeRemainingColumn(), console=screen, expand=True)
-        task = progress.add_task("", total=epochs * math.ceil(samples / BATCH))
-        live = screen.is_terminal and not screen.is_dumb_terminal
         began = time.perf_counter()
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -165,34 +152,22 @@ class Run:
 
         def on_step(loss: Tensor) -> None:
             nonlocal began
-            self.loss = float(loss)
             self.seconds.append(time.perf_counter() - began)
-            if len(self.seconds) % OBSERVE == 0:
-                self.measure()
-            progress.advance(task)
             began = time.perf_counter()
 
         def on_epoch(loss: float) -> float:
+            nonlocal began
             self.losses.append(loss)
             with torch.no_grad():
                 self.accuracies.append(self.data.score(self.model.eval()(self.data.test_x)))
-            if not live:
-                screen.say(f"{_('epoch {number}', number=len(self.losses))}   {self._numbers(loss)}")
+            accuracy = f"{_('accuracy')} {_percent(self.accuracies)}"
+            spread = _("spread {spread}", spread=_number(self.measure().spread))
+            number = _("epoch {number}", number=len(self.losses))
+            screen.say("   ".join([number, _("loss {loss}", loss=f"{loss:.3g}"), accuracy, spread]))
+            began = time.perf_counter()
             return loss
 
-        def view() -> Padding:
-            epoch = min(len(self.losses) + 1, epochs)
-            title = Text(_("{name}, epoch {epoch} of {epochs}", name=self.name, epoch=epoch, epochs=epochs), "bold")
-            return Padding(Group(title, progress, self._numbers(self.loss), _titled_bars(self.end)), INDENT)
-
-        with Live(get_renderable=view, console=screen, transient=True) if live else nullcontext():
-            training.run(batches, samples, Schedule(epochs), on_step=on_step, on_epoch=on_epoch)
-        self.measure()
-
-    def _numbers(self, loss: float) -> str:
-        accuracy = f"{_('accuracy')} {_percent(self.accuracies)}"
-        spread = _("spread {spread}", spread=_number(self.end.spread))
-        return "   ".join([_("loss {loss}", loss=f"{loss:.3g}"), accuracy, spread])
+        training.run(batches, samples, Schedule(epochs), on_step=on_step, on_epoch=on_epoch)
 
 
 def _closing_table(screen: "Screen", runs: list[Run]) -> None:
@@ -230,38 +205,6 @@ class Screen(Console):
         for row in rows:
             table.add_row(*row)
         self.print(Padding(table, (1, 0, 0, 3), expand=False))
-
-
-class Bars:
-    """A profile as characters: a full block for the largest gradient, a level less for a factor 1,000, blank for 0.
-
-    If there are more layers than characters, each character shows the smallest gradient of several layers.
-    """
-
-    def __init__(self, profile: sc.Profile) -> None:
-        self.sizes = profile.sizes.tolist()
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        levels = ".:-=+*%#" if options.ascii_only else "▁▂▃▄▅▆▇█"
-        largest = max((size for size in self.sizes if math.isfinite(size)), default=0.0)
-        width = min(options.max_width - 2, len(self.sizes))
-        drawn = ""
-        for i in range(width):
-            group = self.sizes[i * len(self.sizes) // width : (i + 1) * len(self.sizes) // width]
-            if not all(map(math.isfinite, group)):
-                drawn += "!"
-            elif min(group) == 0:
-                drawn += " "
-            else:
-                lower = math.ceil(math.log10(max(min(group) / largest, 1e-300)) / DECADES)
-                drawn += levels[max(0, len(levels) - 1 + lower)]
-        yield Text.assemble("|", (drawn, "cyan"), "|")
-
-
-def _titled_bars(profile: sc.Profile) -> Table:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_row(_("gradient by layer, 1 to {count}", count=len(profile.names)), Bars(profile))
-    return grid
 
 
 def _percent(accuracies: Sequence[float]) -> str:

@@ -7,19 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmoidcore.core import HALF
+
 WEIGHTS = 4  # so many gradients are looked at: a layer that loses the gradient takes it from all before it
 SUDDEN, NOISE = math.log(4), 3.0
 """A change, in logarithms, is sudden above SUDDEN plus NOISE times the usual change: one or two steps in a thousand of
 a healthy training. The alarm rings at the second such step in a row."""
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
-START, QUIET = 30, 10
-"""Steps from which the alarm learns what is usual: at the start, when all is sudden, and later, after it has rung."""
+EVERY = 2  # steps between two looks, unless a step was sudden: four norms take a hundredth of a narrow network's step
+START, QUIET = 15, 5
+"""Looks from which the alarm learns what is usual: at the start, when all is sudden, and later, after it has rung."""
 SMALLEST = 1e-38
 
 
 class Alarm:
-    """Compares the norms of some weights' gradients with what is usual, step by step: a rise, or one unlike the others.
+    """Compares the norms of some weights' gradients with what is usual: a rise, or one unlike the others is sudden.
 
     A few matrices and kernels among the parameters are looked at. It never rings unless it is `on`.
     """
@@ -28,25 +31,26 @@ class Alarm:
         self.on = on
         self._parameters = parameters
         self._weights: list[Tensor] = []
-        self._missing = 0  # steps in a row in which one of them had no gradient
+        self._missing = 0  # looks in a row in which one of them had no gradient
         self._pending: Tensor | None = None
         self._usual: list[float] = []  # logarithms of the norms
         self._change = 0.0  # the usual one
-        self._quiet = START
+        self._quiet, self._steps = START, 0
         self.suspects = False  # whether this step was sudden, and not yet the one before: it may be an odd batch
 
     @torch.no_grad()
     def rings(self, *, wait: bool) -> bool:
         """Whether the gradients of this step and of the one before are far from what is usual.
 
-        On a GPU, those of a step earlier, so that nothing waits for the device; unless `wait`.
+        On a GPU, those of the look before, so that nothing waits for the device; with `wait`, it looks now.
         """
-        suspected, self.suspects = self.suspects, False
-        if not self.on:
+        self._steps += 1
+        if not self.on or not (wait or self.suspects or self._steps % EVERY == 0):
             return False
+        suspected, self.suspects = self.suspects, False
         if not self._weights:
             self._weights = self._choose()
-        gradients = [g for g in map(_gradient, self._weights) if g is not None]
+        gradients = [p.grad for p in self._weights if p.requires_grad and p.grad is not None]
         if len(gradients) < max(1, len(self._weights)):
             self._missing += 1
             if self._missing >= QUIET:  # one of them may be frozen by now
@@ -55,10 +59,11 @@ class Alarm:
         self._missing = 0
         if gradients[0].is_cuda and torch.cuda.is_current_stream_capturing():
             return False  # nothing can be read while a CUDA graph is recorded
-        sizes = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+        sizes = [torch.linalg.vector_norm(g if g.dtype not in HALF else g.float()) for g in gradients]
+        if sizes[0].device.type == "cpu":
+            return self._judge(list(map(float, sizes)), suspected)
         norms = torch.stack([size.float() for size in sizes])
-        now = wait or norms.device.type == "cpu"
-        read, self._pending = (norms, None) if now else (self._pending, norms)
+        read, self._pending = (norms, None) if wait else (self._pending, norms)
         return read is not None and self._judge(read.tolist(), suspected)
 
     def trust(self) -> None:
@@ -94,12 +99,14 @@ class Alarm:
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and lists of numbers."""
-        numbers = {"usual": list(self._usual), "change": self._change, "quiet": self._quiet, "suspects": self.suspects}
-        return {**numbers, "pending": None if self._pending is None else self._pending.tolist()}
+        numbers = {"usual": list(self._usual), "change": self._change, "quiet": self._quiet, "steps": self._steps}
+        pending = None if self._pending is None else self._pending.tolist()
+        return {**numbers, "suspects": self.suspects, "pending": pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self._usual, self._quiet, self._change = list(state["usual"]), int(state["quiet"]), float(state["change"])
+        self._usual, self._change = list(state["usual"]), float(state["change"])
+        self._quiet, self._steps = int(state["quiet"]), int(state["steps"])
         self._pending = None if state["pending"] is None else torch.tensor(state["pending"])
         self.suspects = bool(state["suspects"])
 

@@ -31,8 +31,9 @@ from unstuck.observation.process_group import Ranks
 from unstuck.observation.profile import spread
 
 REMEMBERED = 10_000  # samples kept in the history; older ones are dropped
-LONGEST, GROWTH = 100, 20
-"""Automatic: an interval between samples is GROWTH times the last one, up to LONGEST; 1 after a large change."""
+SHORTEST, GROWTH, USUAL, LONGEST = 10, 4, 100, 400
+"""Automatic: an interval between samples is GROWTH times the last one, at least SHORTEST, up to LONGEST, or USUAL if
+something has moved; 1 after a large change."""
 MUCH = 0.1
 """After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
 MOST_SHUT = 0.5  # after the first sample, neurons are set back only in cores where this share of them is saturated
@@ -57,14 +58,14 @@ class Equalizer:
 
     Losses that contain derivatives (docs/physics.md) disable it. docs/method.md has the formulas and the reasons.
 
-    A step that is not sampled costs four norms: hooks are in place on sampled steps only. Accumulation, clipping and
-    steps that a gradient scaler skips do no harm. With `torch.compile`, sampled steps run uncompiled and nothing is
+    Every second step costs four norms; hooks are in place on sampled steps only. Accumulation, clipping and steps that
+    a gradient scaler skips do no harm. With `torch.compile`, sampled steps run uncompiled and nothing is
     compiled again. Across the ranks of `torch.distributed` statistics are summed first: all make the same changes.
 
     Args:
         model: a model with `SigmoidCore` modules.
         optimizer: its optimizer.
-        every: "auto" (at once after a change, else every 100 steps) or a number of steps.
+        every: "auto" (soon after a change, then ever more rarely, up to every 400 steps) or a number of steps.
         tolerance: half width of the band of the profile, a factor above 1.
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
         scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients.
@@ -308,7 +309,8 @@ class Equalizer:
         elif neurons or not bool(torch.isfinite(logs).all()) or max(moved, default=0.0) > MUCH:
             self._interval = 1
         else:
-            self._interval = min(LONGEST, GROWTH * self._interval)
+            quiet = not (moved or shut or recovered)
+            self._interval = min(LONGEST if quiet else USUAL, max(SHORTEST, GROWTH * self._interval))
         if self._every == "auto" or self._step >= self._next:  # else a step that sets back, between two samples
             self._next = self._step + self._interval
         thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()

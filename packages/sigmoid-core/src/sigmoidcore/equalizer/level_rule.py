@@ -80,12 +80,13 @@ class LevelRule(LayerObserver):
     @torch.no_grad()
     def remember(self, passes: Mapping[str, Sequence[CorePass]], sizes: Tensor, step: int) -> None:
         """Take the levels of this step, and its profile, as right; not at every step."""
-        if step >= self._due and not self.rests:
+        if step >= max(self._due, self._pause) and not self.rests:
             first = [of_core[0] for of_core in passes.values()]
             samples = self._ranks.total(torch.tensor([one.samples for one in first]), first[0].core.shift.device)
             if int(samples.min()) >= FEWEST:  # else the last batch of an epoch
                 self._due, self._spread = min(3 * step + 20, step + 200), self._spread_of_z(sizes)
-                self._levels = {name: self._level(one.core, one.x)[1] for name, one in zip(passes, first, strict=True)}
+                levels = self._read([one.core for one in first], [one.x for one in first])[1]
+                self._levels = dict(zip(passes, levels, strict=True))
 
     def expire(self) -> None:
         """Remember again at the next sample: slopes or shifts are others now."""
@@ -159,7 +160,7 @@ class LevelRule(LayerObserver):
         """Set a core back to the level that it had, or the neurons of it that are saturated to `OPEN`."""
         core, share, level = self._cores[name], self._share, self._levels.get(name)
         rows = core.in_rows(x).to(core.shift.dtype)
-        mean, now = self._level(core, rows)
+        (mean,), (now,) = self._read([core], [rows])
         samples = self._ranks.total(torch.tensor([len(x)]), x.device).item()
         shut = self._mean(mean_relative_slope(now.slope * (rows - now.shift)), rows) < self._floor
         if share is not None and not (bool(shut.any()) and float(shut.double().mean()) >= share):
@@ -184,12 +185,17 @@ class LevelRule(LayerObserver):
             if level is not None:
                 self._levels[name] = level._replace(slope=slope, shift=shift)
 
-    def _level(self, core: SigmoidCore, rows: Tensor) -> tuple[Tensor, Level]:
-        """The mean of the preactivations of each neuron, and their level; [rows, neurons] of all ranks."""
-        slope, shift = core.alpha.detach().reshape(-1).clone(), core.shift.reshape(-1).clone()
-        mean = self._mean(rows.mean(0), rows)
-        size = self._mean((slope * (rows - mean)).square().mean().reshape(1), rows)[0].sqrt()
-        return mean, Level(slope * (mean - shift), size, slope, shift)
+    def _read(self, cores: Sequence[SigmoidCore], rows: Sequence[Tensor]) -> tuple[list[Tensor], list[Level]]:
+        """The means of the preactivations [rows, neurons] of each core over all ranks, and their levels."""
+        home, count, numbers = cores[0].shift.device, [len(x) for x in rows], [x.numel() for x in rows]
+        means = self._ranks.means([x.mean(0) for x in rows], count)
+        slopes, shifts = [c.alpha.detach().reshape(-1) for c in cores], [c.shift.reshape(-1) for c in cores]
+        norms = [torch.linalg.vector_norm((x - m) * a) for x, m, a in zip(rows, means, slopes, strict=True)]
+        squares = torch.stack([n.to(home) for n in norms]).square() / torch.tensor(numbers, device=home)
+        sizes = [square.sqrt() for square in self._ranks.means(squares.unbind(), count)]
+        m, alpha, mu = (torch.cat([part.to(home) for part in of]) for of in (means, slopes, shifts))
+        parts = [torch.split(of, [len(x) for x in means]) for of in (alpha * (m - mu), alpha, mu)]
+        return means, [Level(c, size, *own) for c, size, *own in zip(parts[0], sizes, *parts[1:], strict=True)]
 
     def _spread_of_z(self, sizes: Tensor) -> float:
         """Spread of the gradient by z, that by x over the slope: no unit changes it."""

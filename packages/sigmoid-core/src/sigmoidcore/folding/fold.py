@@ -10,18 +10,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from sigmoidcore._torch.modules import give_hooks, has_hooks
+from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
-from sigmoidcore.core import SigmoidCore, Stepwise
-from sigmoidcore.folding.plain_layers import (
-    folded_rnn,
-    plain_forward,
-    rewrite,
-    with_constants,
-)
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.folding.plain_layers import plain_forward, rewrite, with_constants
 from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
-from sigmoidcore.nn.networks import RNN, Chain
+from sigmoidcore.nn.networks import Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from unstuck.observation.batch import check_model
 
@@ -67,7 +62,7 @@ def fold(model: nn.Module) -> nn.Module:
     """
     check_model(model)
     runs_cores = type(model).forward is not nn.Module.forward and has_cores(model)
-    if runs_cores and (isinstance(model, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(model, "")):
+    if runs_cores and (isinstance(model, SigmoidCore | RecurrentCores) or fx.Tracer().is_leaf_module(model, "")):
         return next(fold(nn.Sequential(model)).children())  # a leaf of a graph, as in a model
     _check_classes(model)
     folded = _replace(_copied(model), lambda m, _: recurrent.folded(m) if isinstance(m, RecurrentCores) else m)
@@ -84,8 +79,7 @@ def fold(model: nn.Module) -> nn.Module:
     plan = FoldPlan(folded, graphs)
     with torch.no_grad():
         for layer in {*plan.outputs, *plan.inputs}:
-            if not isinstance(layer, RNN):
-                rewrite(layer, plan.names[layer], *plan.affine_behind(layer), plan.factor_before(layer))
+            rewrite(layer, plan.names[layer], *plan.affine_behind(layer), plan.factor_before(layer))
         folded = _replace(folded, lambda module, name: _plain(plan, module, name))
     _check_reached(folded)
     return folded
@@ -118,8 +112,6 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
     """The plain module in the place of a module of the copy, or itself if it is plain."""
     if isinstance(module, SigmoidCore):
         made = _plain_core(plan, module)
-    elif isinstance(module, RNN):
-        made = _plain_rnn(plan, module)
     elif type(module).__module__.startswith(_OURS):
         module.__class__ = nn.Sequential
         return module
@@ -139,18 +131,9 @@ def _plain_core(plan: FoldPlan, core: SigmoidCore) -> nn.Module:
     return act if stays is None and factor == 1 else with_constants(act, stays, factor, core.shift)
 
 
-def _plain_rnn(plan: FoldPlan, layer: RNN) -> nn.Module:
-    name = plan.names[layer]
-    if has_hooks(layer):
-        raise ValueError(f"the RNN '{name}' has hooks, which would get other values: remove them first")
-    if layer in plan.stays_behind:
-        raise ValueError(f"the states of the RNN '{name}' go to something that is not a layer: put an nn.Linear behind")
-    return folded_rnn(layer, plan.factor_before(layer), name)
-
-
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
-    plain: set[Any] = {kind.forward for kind in (SigmoidCore, RNN, Chain, nn.Sequential)}
+    plain: set[Any] = {kind.forward for kind in (SigmoidCore, Chain, nn.Sequential)}
     for name, module in model.named_modules():
         where, cls = f"'{name}'" if name else "the model", type(module)
         if "_orig_mod" in dict(module.named_children()):
@@ -158,7 +141,7 @@ def _check_classes(model: nn.Module) -> None:
                 f"{where} is compiled: fold model._orig_mod, that is the model that was given to torch.compile, and "
                 "compile the copy"
             )
-        ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.startswith(_OURS)
+        ours = isinstance(module, SigmoidCore) or cls.__module__.startswith(_OURS)
         if ours and cls.forward not in plain and not isinstance(module, RecurrentCores):
             raise ValueError(f"{where} is a {cls.__name__} with its own forward, which has no plain counterpart")
         forward = vars(module).get("forward")

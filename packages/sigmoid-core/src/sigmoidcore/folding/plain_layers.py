@@ -11,7 +11,6 @@ from sigmoidcore.conversion.dataflow import features_of
 from sigmoidcore.conversion.tracing import RewrittenForward
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.commutation import RECURRENT, spread_over_weight
-from sigmoidcore.nn.networks import RNN
 
 
 @dataclass(frozen=True)
@@ -133,24 +132,6 @@ def with_constants(act: nn.Module, affine: Affine | None, factor: float, like: T
         value = graph.call_function(torch.mul, (value, constant("factor", factors)))
     graph.output(value)
     return fx.GraphModule(root, graph)
-
-
-def folded_rnn(layer: RNN, factor: float, name: str) -> nn.RNN:
-    """h = 2 y: W_ih <- alpha/2 W_ih, W_hh <- alpha/4 W_hh, b <- alpha/2 (b - mu), and no second bias to train."""
-    for what in ("slope", "shift"):
-        _check_finite(what, getattr(layer, what), f"RNN '{name}'")
-    rnn = nn.RNN(layer.input_size, layer.hidden_size, batch_first=layer.batch_first, device="meta")
-    half = exact(layer.slope) / 2
-    bias = half * (exact(layer.bias) - exact(layer.shift))
-    for name, old, value in (
-        ("weight_ih_l0", layer.weight_ih, half * factor * exact(layer.weight_ih)),
-        ("weight_hh_l0", layer.weight_hh, half / 2 * exact(layer.weight_hh)),
-        ("bias_ih_l0", layer.bias, bias),
-        ("bias_hh_l0", layer.bias, torch.zeros_like(bias)),
-    ):
-        trained = old.requires_grad and name != "bias_hh_l0"
-        setattr(rnn, name, nn.Parameter(value.to(old.dtype).to(old.device), requires_grad=trained))
-    return rnn
 
 
 def plain_forward(owner: nn.Module, name: str) -> nn.Module:

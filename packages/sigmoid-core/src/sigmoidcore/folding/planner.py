@@ -19,7 +19,6 @@ from sigmoidcore.conversion.tracing import Tracer, UntraceableError, is_leaf, sc
 from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage
 from sigmoidcore.folding.plain_layers import Affine, affine_of, weights_of_input
-from sigmoidcore.nn.networks import RNN
 
 Demand = tuple[SigmoidCore, bool]
 """A core whose constants the value must take in, and whether its offset is among them."""
@@ -40,7 +39,6 @@ class FoldPlan:
         self.affine = {core: affine_of(core, self.names[core]) for core in cores}
         # sigmoid(z) - 1/2 = tanh(z/2)/2
         self.factors: dict[nn.Module, float] = {c: c.scale * 0.5 if c.centered else c.scale for c in cores}
-        self.factors |= {m: 0.5 for m in self.names if isinstance(m, RNN)}
         self.unchangeable = _unchangeable(model, graphs, self.modules)
         called = {self.modules[str(n.target)] for g in graphs for n in g.nodes if n.op == "call_module"}
         keep_all = {m for m in self.factors if m not in called or has_hooks(m)}
@@ -133,11 +131,6 @@ class FoldPlan:
         if layer is not None:
             data = _nodes(node.args[:1])
             self.inputs[layer].update(pending[n] for n in data)
-        elif isinstance(module, RNN):
-            if len(node.args) != 1 or node.kwargs:
-                raise ValueError(f"the RNN '{self.names[module]}' takes an initial state or keywords: leave them out")
-            data = _nodes(node.args[:1])
-            self.inputs[module].update(pending[n] for n in data)
         elif (way := passage(node, self.modules)) is not None:
             data = way.data
             carried = [pending[n] for n in data]
@@ -191,7 +184,7 @@ def _unchangeable(model: nn.Module, graphs: list[fx.Graph], modules: dict[str, n
                 found.update(set(modules[str(node.target)].modules()) - {modules[str(node.target)]})
             elif node.op == "get_attr":
                 owner = modules.get(str(node.target).rpartition(".")[0])
-                if isinstance(owner, SigmoidCore | RNN):
+                if isinstance(owner, SigmoidCore):
                     raise ValueError(
                         f"the forward reads '{node.target}', which a folded model does not have: leave it out"
                     )

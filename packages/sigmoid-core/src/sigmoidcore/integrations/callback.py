@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sigmoidcore.core import CoreModule, Stepwise
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.integrations.sinks import Sink
 from unstuck import Diagnosis, Monitor
@@ -48,7 +48,7 @@ class TrainingCallback:
         """Whether this model gets an Equalizer."""
         if self.every != "auto" or self.monitor_every is None:
             return self.every is not None
-        return any(isinstance(m, CoreModule) and not isinstance(m, Stepwise) for m in model.modules())
+        return any(isinstance(m, SigmoidCore) for m in model.modules())
 
     def begin(
         self, model: nn.Module, optimizer: Any, *, scaler: Any = None, main: bool = True, resumed: bool = False

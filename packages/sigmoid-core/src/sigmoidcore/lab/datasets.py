@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class DataSet:
         outputs: number of outputs of a network.
         classes: number of classes; 0 for numbers.
         source: path and target of the visitor's own data.
+        offset: what an accident has added to all inputs.
     """
 
     train_x: Tensor
@@ -41,6 +43,7 @@ class DataSet:
     outputs: int
     classes: int = 0
     source: tuple[str, str] | None = None
+    offset: float = 0.0
 
     @property
     def features(self) -> int:
@@ -51,6 +54,10 @@ class DataSet:
     def loss_fn(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss of (outputs, targets)."""
         return nn.functional.cross_entropy if self.classes else nn.functional.mse_loss
+
+    def moved(self, by: float) -> Self:
+        """The same with larger inputs."""
+        return replace(self, train_x=self.train_x + by, test_x=self.test_x + by, offset=self.offset + by)
 
     def score(self, outputs: Tensor) -> float:
         """Accuracy in percent, or R2, of outputs for the test samples."""

@@ -94,7 +94,7 @@ def shown(network: Network, data: DataSet, layer: int, neuron: int | None) -> di
 
 def _grid(data: DataSet) -> Tensor:
     """The inputs of the picture: a line or a plane of points; none for data with more features."""
-    line = torch.linspace(-EDGE, EDGE, GRID)
+    line = torch.linspace(-EDGE, EDGE, GRID) + data.offset
     if data.features == 1:
         return line[:, None]
     if data.features == 2:

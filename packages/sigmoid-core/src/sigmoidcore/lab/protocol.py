@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from sigmoidcore.lab.accidents import ACCIDENTS
 from sigmoidcore.lab.session import MOST_STEPS, Session
 from sigmoidcore.lab.setting import number, parse
 from unstuck.language.errors import InputError, short
@@ -10,7 +11,7 @@ from unstuck.language.errors import InputError, short
 LONGEST = 16_384
 """Characters of a message."""
 SMALLEST_SLOPE, LARGEST_SLOPE = 1e-3, 1e3
-NAMES = "arrange, start, pause, step, reset, slope, look, report, code"
+NAMES = "arrange, start, pause, step, reset, slope, accident, look, report, code"
 
 
 def obey(session: Session, text: str) -> dict[str, Any] | None:
@@ -44,6 +45,8 @@ def obey(session: Session, text: str) -> dict[str, Any] | None:
         case {"do": "slope"}:
             value = number("value", message.get("value"), SMALLEST_SLOPE, LARGEST_SLOPE)
             session.set_slope(_whole(message, "network", 0, 1), _whole(message, "layer"), value)
+        case {"do": "accident", "kind": str(kind)} if kind in ACCIDENTS:
+            session.accident(kind)
         case {"do": "look"}:
             neuron = None if message.get("neuron") is None else _whole(message, "neuron")
             session.look(_whole(message, "layer"), neuron)

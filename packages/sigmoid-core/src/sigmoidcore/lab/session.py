@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sigmoidcore.lab.accidents import happen
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.lab.export import python_code
 from sigmoidcore.lab.frame import PROBED, built_message, shown
@@ -78,6 +79,11 @@ class Session:
         """Change the mean slope of a layer."""
         with self._lock:
             self._asked[network, layer] = partial(self._set_slope, network, layer, value)
+
+    def accident(self, kind: str) -> None:
+        """Let something go wrong in both networks."""
+        with self._lock:
+            self._asked["accident"] = partial(self._happen, kind)
 
     def look(self, layer: int, neuron: int | None) -> None:
         """Choose the layer, and perhaps one neuron, whose histogram is shown."""
@@ -155,6 +161,9 @@ class Session:
         if network is not None and layer < len(network.cores):
             core = network.cores[layer]
             core.set_slope(core.alpha * (value / core.alpha.mean()))
+
+    def _happen(self, accident: str) -> None:
+        self.data = happen(accident, [network.model for network in self.networks if network], self.data)
 
     def _show(self) -> None:
         began = time.monotonic()

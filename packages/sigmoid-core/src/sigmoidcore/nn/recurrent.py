@@ -13,12 +13,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore._torch.recurrent import with_flat_weights, with_same_parameters
-from sigmoidcore.core import HALF, CoreModule, Stepwise
+from sigmoidcore.core import HALF, CoreModule
 from sigmoidcore.nn.recurrent_cells import CELLS, Cell, Sequences, State, Weights, fold
 from unstuck.observation import uncompiled
 
 
-class RecurrentCores(Stepwise, nn.RNNBase):
+class RecurrentCores(CoreModule, nn.RNNBase):
     """What `CoreRNN`, `CoreLSTM` and `CoreGRU` have in common; use one of these.
 
     Arguments, parameters, inputs and outputs are those of PyTorch's layer. As constructed it computes the same, bit for
@@ -156,6 +156,9 @@ class RecurrentCores(Stepwise, nn.RNNBase):
         """See `CoreModule`; [gates * hidden_size] each, and none while the layer is made."""
         values: dict[str, Tensor] = {}
         for name, like in self.named_buffers(recurse=False):
+            if not like.dim():
+                values[name] = torch.tensor(0)
+                continue
             slopes = torch.tensor(self.cell.slopes, dtype=like.dtype, device="cpu" if like.is_meta else like.device)
             rows = slopes.repeat_interleave(self.hidden_size)
             values[name] = rows if name.startswith("slope_") else torch.zeros_like(rows)
@@ -167,6 +170,9 @@ class CoreRNN(RecurrentCores, nn.RNN):
 
     h_t = 2 (sigmoid(slope (W_ih u_t + b_ih + W_hh h_{t-1} + b_hh - shift)) - 1/2).
 
+    Attributes:
+        steps: buffer, the length of the sequences that it was calibrated for (0: it was not), see `depth_scaled_lr`.
+
     Raises:
         ValueError: `nonlinearity` is "relu".
 
@@ -177,6 +183,11 @@ class CoreRNN(RecurrentCores, nn.RNN):
     """
 
     _plain = nn.RNN
+    steps: Tensor
+
+    def _add_cores(self) -> None:
+        self.register_buffer("steps", torch.tensor(0))
+        super()._add_cores()
 
 
 class CoreLSTM(RecurrentCores, nn.LSTM):

@@ -292,6 +292,9 @@ def relative_slopes(passes: Iterable[Sequence[CorePass]], home: torch.device) ->
     """Mean relative slope of every neuron of each core over all its passes, [neurons] or [1], on one device."""
     found = []
     for of_core in passes:
+        if len(of_core) == 1:
+            found.append(of_core[0].relative_slopes().to(home))
+            continue
         rows = sum(one.rows for one in of_core)
         found.append(torch.stack([one.relative_slopes().to(home) * (one.rows / rows) for one in of_core]).sum(0))
     return found

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.core import SigmoidCore, Stepwise
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import gradient_size
+from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
 from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import own_copy
@@ -83,14 +84,14 @@ class Preactivations(LayerObserver):
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """A copy for the layer alone: x may be used or changed in place elsewhere, too (a skip connection)."""
-        if not isinstance(layer, Stepwise):
+        if not isinstance(layer, RecurrentCores):
             x = own_copy(x)
             self.found.append((name, x))
         return x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The outputs of a recurrent layer that has run step by step."""
-        if isinstance(layer, Stepwise):
+        if isinstance(layer, RecurrentCores):
             output = layer.run_stepwise(
                 *args, *kwargs.values(), on_step=lambda t, x: self.found.append((f"{name}[{t}]", x))
             )
@@ -100,7 +101,7 @@ class Preactivations(LayerObserver):
 def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The model's cores by name, `SigmoidCore` modules and recurrent layers of cores; a ValueError if it has none."""
     found: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | Stepwise)
+        name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | RecurrentCores)
     }
     if not found:
         kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})

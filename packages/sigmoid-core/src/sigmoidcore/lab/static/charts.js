@@ -126,7 +126,7 @@ export function drawSlopes(canvas, networks, layers, chosen) {
 }
 
 /** A curve by step for each network. */
-export function drawCurves(canvas, histories, key, range) {
+export function drawCurves(canvas, histories, key, accidents, range) {
     const {context, width, height} = fresh(canvas);
     const left = 38, right = width - 6, top = 8, bottom = height - 18;
     const all = histories.flat().map((point) => point[key]).filter((value) => value !== null);
@@ -141,6 +141,7 @@ export function drawCurves(canvas, histories, key, range) {
     context.fillText(last.toLocaleString(), right, bottom + 4);
     context.textAlign = "left";
     context.fillText("0", left, bottom + 4);
+    for (const step of accidents) context.fillRect(x(Math.min(step, last)), top, 1, bottom - top);
     histories.forEach((points, which) => {
         const colour = colours.networks[which];
         line(context, points.map((point) => point[key]), (i) => x(points[i].step), y, colour);

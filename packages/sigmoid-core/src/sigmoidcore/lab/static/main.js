@@ -14,7 +14,7 @@ const MOST_POINTS = 3000, SPOKEN = 5000;
 const at = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const lab = {
-    built: null, networks: [], histories: [[], []], heats: [], layer: 0, neuron: null, running: false, step: 0, setting: null,
+    built: null, networks: [], histories: [[], []], accidents: [], heats: [], layer: 0, neuron: null, running: false, step: 0, setting: null,
     wanted: new URLSearchParams(location.search), runAfter: false, layerAfter: null, spoken: 0, dirty: false, changed: false,
 };
 lab.wanted.delete("lang");
@@ -31,7 +31,7 @@ const heard = {
         at("clock").textContent = t("waiting");
     },
     built(message) {
-        Object.assign(lab, {built: message, networks: [], histories: [[], []], setting: message.setting, step: 0});
+        Object.assign(lab, {built: message, networks: [], histories: [[], []], accidents: [], setting: message.setting, step: 0});
         lab.wanted = new URLSearchParams(message.query);
         lab.heats = message.networks.map((network) => network && new HeatMap(network.layers));
         controls.show(message.setting);
@@ -115,6 +115,12 @@ at("reset").onclick = () => link.ask("reset");
 at("share").onclick = () => show(t("share"), t("shareHint"), address().whole);
 at("code").onclick = () => link.ask("code", {network: 1});
 at("report").onclick = () => [0, 1].forEach((network) => link.ask("report", {network}));
+for (const button of document.querySelectorAll("#accidents button")) {
+    button.onclick = () => {
+        link.ask("accident", {kind: button.dataset.kind});
+        lab.accidents.push(lab.step);
+    };
+}
 at("whole").onclick = () => look(lab.layer);
 at("language").onclick = () => {
     const query = new URLSearchParams(lab.wanted);
@@ -182,8 +188,8 @@ function draw(everything = true) {
 function paint(layers) {
     const {built, networks, layer, neuron} = lab;
     drawSlopes(at("slopes"), networks, layers, layer);
-    drawCurves(at("loss"), lab.histories, "loss");
-    drawCurves(at("score"), lab.histories, "score", built.metric === "accuracy" ? [0, 100] : [-1, 1]);
+    drawCurves(at("loss"), lab.histories, "loss", lab.accidents);
+    drawCurves(at("score"), lab.histories, "score", lab.accidents, built.metric === "accuracy" ? [0, 100] : [-1, 1]);
     [0, 1].forEach((which) => {
         const network = networks[which], own = Math.min(layer, Math.max(0, layers[which] - 1));
         lab.heats[which]?.draw(at(`heat-${which}`), own, "AB"[which]);
