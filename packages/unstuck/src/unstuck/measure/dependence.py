@@ -27,7 +27,8 @@ def depend(step: Step, values: Mapping[str, Tensor], trained: bool = False) -> D
         trained: whether they were trained: an input whose weights start at 0 has no effect before.
     """
     again, found = Again(step, values), dict[str, Any]()
-    own = any(isinstance(x, torch.Generator) for node in step.calls() for x in (*node.args, *node.kwargs.values()))
+    needed = step.needed(step.outputs)
+    own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
         return None
     for question in (_of_samples, of_tokens, _without_running, *([_of_effects] if trained else [])):

@@ -1,6 +1,6 @@
 """Tokens: whether their labels are where they belong, and what padding and other documents do to outputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,15 @@ def of_tokens(again: Again) -> dict[str, Any]:
     padded, documents = _padded(again, ids), _documents(again, ids)
     found = {} if labels is None else _of_labels(again, labels)
     if padded is not None:
-        other = ids[~padded][0]
-        found["padding"] = _reaches(again, tokens, lambda x: torch.where(padded, other, x), ~padded)
+        own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
+        place = [int(i) for i in (~padded).nonzero()[0]]  # of a token whose embedding takes that of the padding
+        change = {n: lambda x: torch.where(padded[..., None], x[place[0], place[1]], x) for n in own}
+        found["padding"] = _reaches(again, change, ~padded)
         if labels is not None:
             found["padded_labels"] = labels.share_at(padded)
     if documents is not None:
         first = documents == documents[:, :1]
-        found["documents"] = _reaches(again, tokens, lambda x: torch.where(first, x.roll(1, 0), x), ~first)
+        found["documents"] = _reaches(again, {tokens: lambda x: torch.where(first, x.roll(1, 0), x)}, ~first)
     return found
 
 
@@ -136,9 +138,9 @@ def _moves(again: Again, labels: _Labels, change: Change, seen: Any, tolerated: 
     return differ(before[seen], after[seen], tolerated)
 
 
-def _reaches(again: Again, tokens: Node, change: Change, seen: Tensor) -> bool:
-    """Whether outputs at some places change with tokens at others; outputs of whole samples are seen, too."""
-    after = again.run(again.outputs, {tokens: change})
+def _reaches(again: Again, changes: Mapping[Node, Change], seen: Tensor) -> bool:
+    """Whether outputs at some places change with what is read at others; outputs of whole samples are seen, too."""
+    after = again.run(again.outputs, changes)
     for one, other in zip(again.before, after, strict=True):
         places = [by_position(x, *seen.shape) for x in (one, other)]
         if places[0] is not None and places[1] is not None:

@@ -6,7 +6,7 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Layer
 from unstuck.measure.parameters import FEW_NUMBERS
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import falling
 from unstuck.wording import listed, named, number, percent, verb
@@ -35,12 +35,17 @@ def frozen(evidence: Evidence) -> Found | None:
     # Weights behind trained ones pass a gradient on; those of a teacher feed no layer that trains.
     behind = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     before = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
-    fresh = tuple(w.name for w in fixed if w.fresh and w.name in before - behind)
+    ends = {name for i in evidence.sinks for name in evidence.layers[i].weights}  # heads, whatever they pass on
+    fresh = tuple(w.name for w in fixed if w.fresh and w.name in (before - behind) | ends)
     known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
     if fresh and len(known) > 1:
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
         return Found(fresh, len(fresh), 0, text)
+    zero = tuple(w.name for w in fixed if is_zero(w))
+    if zero and any(w.trains for w in latest.weights):
+        text = _("{names} {verb} frozen at 0.", names=listed(zero), verb=verb(zero, "is", "are"))
+        return Found(zero, len(zero), 0, text)
     names = tuple(w.name for w in fixed)
     share = sum(math.prod(w.shape) for w in fixed) / sum(math.prod(w.shape) for w in latest.weights)
     values = {"share": percent(share), "names": listed(names, [w.name for w in latest.weights])}

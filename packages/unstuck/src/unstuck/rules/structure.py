@@ -7,12 +7,14 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Weight
 from unstuck.rules import gradient, units
-from unstuck.rules.evidence import Evidence, is_zero
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
 from unstuck.rules.rule import Found, rule
 from unstuck.wording import listed, named, verb
 
 SURELY_WITHOUT_GRADIENT = 3
 """After this many measurements of a training, a parameter without a gradient is a warning in any case."""
+SURELY_ZERO = 5
+"""After this many measurements of a training, a gradient of 0 is a warning."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
@@ -82,8 +84,12 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     names = tuple(w.name for w in zero)
     if evidence.sinks and not any(evidence.references):
         if evidence.latest.loss == 0:
-            text = _("The loss is 0, and so is every gradient.")
-            return Found(names, 0.0, 0.0, text, EXPECTED_ZERO, Severity.NOTE)
+            text, always = (
+                _("The loss is 0, and so is every gradient."),
+                all(m.loss == 0 for m in evidence.measurements),
+            )
+            surely = always and len(evidence.measurements) >= FEWEST_MEASUREMENTS
+            return Found(names, 0.0, 0.0, text, EXPECTED_ZERO, Severity.ERROR if surely else Severity.NOTE)
         text = _("The gradient from the loss to the last layer is exactly 0: nothing is trained.")
         half = any(evidence.layers[i].dtype == "float16" for i in evidence.sinks)
         return Found(names, 0.0, 0.0, text, SCALE_LOSS if half else FIND_FLAT_END, Severity.ERROR)
@@ -106,8 +112,19 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)
     if fades or units.neurons_explain(evidence):
         return None
+    never = [name for name in names if _never_moved(evidence, name)]
+    if never:
+        count = len(evidence.measurements)
+        text = _("The gradient of {names} is exactly 0 in all {count} measurements.", names=listed(never), count=count)
+        return Found(tuple(never), 0.0, 0.0, text)
     text = _("The gradient of {names} is exactly 0 in this batch.", names=listed(names))
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
+
+
+def _never_moved(evidence: Evidence, name: str) -> bool:
+    """Whether the gradient of a parameter is 0 in all of several measurements."""
+    own = [w.gradient for m in evidence.measurements for w in m.weights if w.name == name]
+    return len(own) >= SURELY_ZERO and not any(own)
 
 
 @rule("US504", "weights that are not registered", remedy=REGISTER, mistake=True)
