@@ -53,6 +53,13 @@ def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
     assert (finding.rule, finding.severity) == ("US505", Severity.NOTE)
 
 
+def test_a_frozen_weight_of_zeros_is_named():
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    nn.init.zeros_(model[2].weight)
+    model[2].requires_grad_(False)
+    assert ("US505", Severity.WARNING) in [(f.rule, f.severity) for f in diagnosed(model).findings]
+
+
 class Teacher(nn.Module):
     """A student, and a frozen copy of it whose answers the loss reads, or a layer that trains."""
 

@@ -47,8 +47,9 @@ class Again:
     def outputs(self) -> list[Node]:
         """The outputs that have something for each sample; similarities of all pairs of samples do not."""
         floating = (n for n in self.step.outputs if n.dtype is not None and n.dtype.is_floating_point and n.shape)
-        own = [node for node in floating if node.shape[0] and node.shape[0] % self.samples == 0]
-        return [node for node in own if self.samples not in node.shape[1:]]
+        own = (node for node in floating if node.shape[0] and node.shape[0] % self.samples == 0)
+        given = set(self.given)
+        return [n for n in own if self.samples not in n.shape[1:] and not given.isdisjoint(self.step.needed([n]))]
 
     @cached_property
     def read(self) -> list[Node]:

@@ -55,7 +55,8 @@ def _mixed(again: Again) -> bool | None:
     others = again.run(again.outputs, dict.fromkeys(again.read, with_one_other))
     if any(_depends(a, b, again.samples) for a, b in zip(again.before, others, strict=True)):
         return True
-    if again.draws:
+    data = (n for n in again.step.needed(again.outputs) if n.op in ("input", "constant") and n not in again.given)
+    if again.draws or any(again.samples in node.shape for node in data):  # samples may be in another dimension
         return False
     others = again.run(again.outputs, dict.fromkeys(again.read, rolled))
     return any(

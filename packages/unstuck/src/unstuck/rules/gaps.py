@@ -49,5 +49,5 @@ def _numbers(evidence: Evidence) -> Iterator[Gap]:
         yield Gap(_("neurons of {activations}", activations=counted(len(few), "activation")), why)
     if latest.loss_function is None:
         yield Gap(_("the loss and the targets"), _("no loss function was seen"))
-    if latest.step is not None and latest.layers:
-        yield Gap(_("what the outputs depend on"), _("only unstuck.diagnose looks at it"))
+    if latest.dependence is None and latest.layers:
+        yield Gap(_("what the outputs depend on"), _("no step was recorded that can run again"))

@@ -35,8 +35,7 @@ def frozen(evidence: Evidence) -> Found | None:
     # Weights behind trained ones pass a gradient on; those of a teacher feed no layer that trains.
     behind = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     before = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
-    ends = {name for i in evidence.sinks for name in evidence.layers[i].weights}  # heads, whatever they pass on
-    fresh = tuple(w.name for w in fixed if w.fresh and w.name in (before - behind) | ends)
+    fresh = tuple(w.name for w in fixed if w.fresh and w.name in before - behind)
     known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
     if fresh and len(known) > 1:
         verbs = {"verb": verb(fresh, "is", "are")}
