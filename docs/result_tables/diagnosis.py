@@ -37,6 +37,18 @@ def diagnosis_failures_held_out() -> Cells:
 
 
 @table
+def diagnosis_modern() -> Cells:
+    return outcomes_of("diagnosis_modern")
+
+
+@table
+def diagnosis_modern_strangers() -> Cells:
+    yield from outcomes_of("diagnosis_modern_strangers")
+    healthy = [row["outcome"] for row in select("diagnosis_modern_strangers", variant="healthy")]
+    yield "healthy training that looks odd accused", f"{healthy.count('accused')} of {len(healthy)}"
+
+
+@table
 def held_out_missed() -> Cells:
     """The programs of the held-out half whose cause no error and no warning names, and what was said instead."""
     for row in select("diagnosis_failures_held_out", variant="broken"):
