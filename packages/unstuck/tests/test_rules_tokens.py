@@ -207,3 +207,18 @@ def test_steps_that_bfloat16_rounds_away_are_named(dtype):
             optimizer.step()
     found = [finding.message for finding in monitor.diagnosis().findings if finding.rule == "US301"]
     assert [("half precision" in message) for message in found] == ([True] if dtype == torch.bfloat16 else [])
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(40, []), (400, ["warning"])])
+def test_a_warm_up_that_takes_the_whole_training_is_named(steps, expected):
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / steps))
+    data, targets = torch.randn(64, 6), torch.randn(64, 2)
+    with unstuck.Monitor(model, every=5) as monitor:
+        for _ in range(100):
+            optimizer.zero_grad()
+            functional.mse_loss(model(data), targets).backward()
+            optimizer.step()
+            warm_up.step()
+    assert [f.severity for f in monitor.diagnosis().findings if "still rises" in f.message] == expected

@@ -172,7 +172,7 @@ def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | Non
     )  # fmt: skip
     slow = loss is not None and first is not None and loss > UNLEARNED_LOSS * first
     severity = None if slow else Severity.NOTE
-    return Found(tuple(updates), rates[-1] / rates[0], LONG_WARM_UP, text, WARM_SHORTER, severity)
+    return Found(tuple(updates), rates[0] / rates[-1], 1 / LONG_WARM_UP, text, WARM_SHORTER, severity)
 
 
 def _violence(
