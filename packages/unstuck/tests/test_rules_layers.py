@@ -53,11 +53,20 @@ def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
     assert (finding.rule, finding.severity) == ("US505", Severity.NOTE)
 
 
-def test_a_frozen_weight_of_zeros_is_named():
-    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
-    nn.init.zeros_(model[2].weight)
-    model[2].requires_grad_(False)
-    assert ("US505", Severity.WARNING) in [(f.rule, f.severity) for f in diagnosed(model).findings]
+def test_an_adapter_that_is_frozen_at_its_start_is_named():
+    class Adapted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 10)
+            self.adapter = nn.ModuleDict({"down": nn.Linear(64, 8), "up": nn.Linear(8, 64)}).requires_grad_(False)
+            nn.init.zeros_(self.adapter["up"].weight)
+
+        def forward(self, x):
+            h = self.first(x).relu()
+            return self.last(h + self.adapter["up"](self.adapter["down"](h)))
+
+    found = [(f.rule, f.severity) for f in diagnosed(Adapted()).findings]
+    assert ("US505", Severity.WARNING) in found
 
 
 class Teacher(nn.Module):

@@ -41,7 +41,8 @@ def frozen(evidence: Evidence) -> Found | None:
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
         return Found(fresh, len(fresh), 0, text)
-    zero = tuple(w.name for w in fixed if is_zero(w))
+    parts = {w.name.rpartition(".")[0].rpartition(".")[0] for w in fixed if w.fresh}  # of an adapter: one is drawn
+    zero = tuple(w.name for w in fixed if is_zero(w) and w.name.rpartition(".")[0].rpartition(".")[0] in parts)
     if zero and any(w.trains for w in latest.weights):
         text = _("{names} {verb} frozen at 0.", names=listed(zero), verb=verb(zero, "is", "are"))
         return Found(zero, len(zero), 0, text)

@@ -67,7 +67,7 @@ def dead_units(evidence: Evidence) -> Found | None:
     return Found(evidence.names(found), value, DEAD_SHARE_NOTE, text, severity=severity)
 
 
-@rule("US204", "attention collapsed to one key", remedy=SOFTEN, hidden_by=("US401",), signal=True)
+@rule("US204", "attention collapsed to one key", remedy=SOFTEN, hidden_by=("US302", "US401"), signal=True)
 def sharp_attention(evidence: Evidence) -> Found | None:
     """A softmax that selects one key passes no gradient back to queries and keys, or a very steep one."""
     sharp = (x for x in evidence.layers if not x.gate and (x.sharp or 0) >= ALL_HEADS)

@@ -121,18 +121,20 @@ def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
 
 
 def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
-    """Units died in the training, after steps that overwrote most weights."""
-    alive = {x.name for x in evidence.measurements[0].layers if (x.dead or 0.0) < DEAD_SHARE_NOTE}
+    """Units died or attentions collapsed in the training, after steps that overwrote most weights."""
+    first = {x.name: x for x in evidence.measurements[0].layers}
     hidden = (evidence.layers[i] for i in evidence.hidden)
-    dead = [x.name for x in hidden if (x.dead or 0.0) >= DEAD_SHARE and x.rows >= FEWEST_ROWS and x.name in alive]
+    dead = [x for x in hidden if (x.dead or 0.0) >= DEAD_SHARE and x.rows >= FEWEST_ROWS]
+    lost = [x.name for x in dead if x.name in first and (first[x.name].dead or 0.0) < DEAD_SHARE_NOTE]
+    lost += [x.name for x in evidence.layers if x.sharp == 1 and x.name in first and first[x.name].sharp != 1]
     largest = _violence(evidence, updates, max)
     found = [name for name, update in largest.items() if update > LARGEST_UPDATE]
-    if not dead or 2 * len(found) <= len(largest):
+    if not lost or 2 * len(found) <= len(largest):
         return None
     worst = max(found, key=lambda name: largest[name])
     text = _(
-        "A step was {size} times as large as {name}, and the units of {dead} have died since the start.",
-        name=named(worst), size=number(largest[worst]), dead=listed(dead),
+        "A step was {size} times as large as {name}, and {lost} passes no gradient back since then.",
+        name=named(worst), size=number(largest[worst]), lost=listed(lost),
     )  # fmt: skip
     return Found(tuple(found), largest[worst], LARGEST_UPDATE, text, severity=Severity.ERROR)
 
