@@ -107,12 +107,6 @@ def test_labels_of_tokens_that_the_model_sees_are_named(only_masked, expected):
     assert codes(Language(causal=False), ids.masked_fill(hidden, HIDDEN), labels) == expected
 
 
-@pytest.mark.parametrize(("positions", "expected"), [(True, []), (False, ["US703"])])
-def test_a_model_that_does_not_know_the_order_of_tokens_is_named(positions, expected):
-    ids = words()
-    assert codes(Language(positions=positions), ids[:, :-1], ids[:, 1:]) == expected
-
-
 class Conditional(nn.Module):
     """Two inputs, of which the second may be left alone, lost or hidden; returns a number beside the output."""
 
@@ -171,6 +165,13 @@ def test_targets_of_other_samples_that_fit_as_well_are_named(shuffled):
         return (x, condition), torch.randn_like(targets) if shuffled else targets
 
     assert ("US704" in trained(Conditional("read"), batch)) == shuffled
+
+
+@pytest.mark.parametrize(("positions", "expected"), [(True, False), (False, True)])
+def test_a_model_that_does_not_know_the_order_of_tokens_is_named_in_a_training(positions, expected):
+    ids = words()
+    found = trained(Language(positions=positions), lambda step: ((ids[:, :-1],), ids[:, 1:]), 20, flat)
+    assert ("US703" in found) == expected
 
 
 class Siamese(nn.Module):

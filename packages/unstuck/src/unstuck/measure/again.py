@@ -23,10 +23,11 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass
 class Again:
-    """Runs a recorded step again; `values` are its parameters and buffers, by name."""
+    """Runs a recorded step again; `values` are its parameters and buffers, by name, after some training or before."""
 
     step: Step
     values: Mapping[str, Tensor]
+    trained: bool = False
     draws: bool = False  # random numbers
 
     @cached_property

@@ -26,7 +26,7 @@ def depend(step: Step, values: Mapping[str, Tensor], trained: bool = False) -> D
         values: parameters and buffers, by name.
         trained: whether they were trained: an input whose weights start at 0 has no effect before.
     """
-    again, found = Again(step, values), dict[str, Any]()
+    again, found = Again(step, values, trained), dict[str, Any]()
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:

@@ -13,6 +13,8 @@ from unstuck.step import Node
 
 FEWEST_LABELS, ALIGNED = 8, 0.99
 """Labels, and the share of them that are tokens of the inputs at the same distance."""
+SHIFTS = (1, 0, 2)
+"""Positions by which labels may be later, in the order in which they are looked for."""
 FEWEST_PADDED = 0.02
 """Share of the tokens that are padding."""
 
@@ -58,9 +60,9 @@ class _Labels:
 
 
 def _labels(again: Again) -> _Labels | None:
-    """The labels of the step and the tokens that they are, or else the first tokens; None without any."""
+    """The labels of the step and the tokens that they are, next tokens before others; None without any."""
     found = [one for call in again.step.calls("cross_entropy", "nll_loss") for one in _labels_of(again, call)]
-    return next((one for one in found if one.shift is not None), next(iter(found), None))
+    return next((one for shift in (*SHIFTS, None) for one in found if one.shift == shift), None)
 
 
 def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
@@ -82,7 +84,7 @@ def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
         counts = (wanted >= 0) & (wanted != arguments.get("ignore_index", -100))
         own, kept = (at[counts] // length, at[counts] % length), wanted[counts]
         same = [_share_of_later(ids, own, kept, shift) for shift in range(3)]
-        shift = next((k for k in (1, 0, 2) if same[k] >= ALIGNED), None)
+        shift = next((k for k in SHIFTS if same[k] >= ALIGNED), None)
         yield _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, same[0])
 
 
@@ -110,7 +112,7 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
         found["copies"] = bool(_moves(again, labels, lambda x: with_others_in(x, here), (slice(None), here), EQUAL))
     if labels.shift == 1:
         found["endless"] = _is_endless(labels)
-    if labels.shift == 1 and later is False:
+    if labels.shift == 1 and later is False and again.trained:  # branches may start at nearly 0
         swap = [1, 0, *range(2, length)]
         found["order"] = _moves(again, labels, lambda x: x[:, swap], (slice(None), slice(2, None)), EQUAL)
     return found

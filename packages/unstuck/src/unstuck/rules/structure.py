@@ -13,7 +13,7 @@ from unstuck.wording import listed, named, verb
 
 SURELY_WITHOUT_GRADIENT = 3
 """After this many measurements of a training, a parameter without a gradient is a warning in any case."""
-SURELY_ZERO = 5
+SURELY_ZERO = 10
 """After this many measurements of a training, a gradient of 0 is a warning."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 

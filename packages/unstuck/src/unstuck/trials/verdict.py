@@ -47,7 +47,7 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
         tries = Tries(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
     except NotTriedError as error:
         return tuple(findings), Trials(missing=str(error))
-    learns = tries.own_left <= LEARNS
+    learns = tries.own_left <= LEARNS and not math.isnan(recording.left)  # by the optimizer of a training
     results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
     others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
