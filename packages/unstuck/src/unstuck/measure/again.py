@@ -70,9 +70,18 @@ class Again:
         """The outputs as they were."""
         outputs = self.run(self.outputs)
         after = torch.get_rng_state()
-        torch.manual_seed(0)
-        self.draws = not torch.equal(after, torch.get_rng_state())
+        self._seed()
+        self.draws = bool(self.devices) or not torch.equal(after, torch.get_rng_state())
         return outputs
+
+    @cached_property
+    def devices(self) -> list[int]:
+        """The GPUs on which random numbers may be drawn."""
+        return list({value.device.index for value in self.values.values() if value.device.type == "cuda"})
+
+    def _seed(self) -> None:
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in self.devices)):
+            generator.manual_seed(0)  # `torch.manual_seed` would seed every GPU
 
     @cached_property
     def _norms(self) -> dict[Node, Callable[..., Tensor]]:
@@ -80,7 +89,7 @@ class Again:
 
     def run(self, ends: Sequence[Node], changes: Mapping[Node, Change] | None = None) -> list[Tensor]:
         """The results of some nodes, where those of others change."""
-        torch.manual_seed(0)
+        self._seed()
         edits = {node: _changed(node, change) for node, change in (changes or {}).items()}
         return Replay(self.values).results(self.step, ends, {**self._norms, **edits})
 

@@ -32,7 +32,11 @@ def depend(step: Step, values: Mapping[str, Tensor], trained: bool = False) -> D
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
         return None
     for question in (_of_samples, of_tokens, _without_running, *([_of_effects] if trained else [])):
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), suppress(Exception):  # a call may raise anything
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=again.devices),
+            suppress(Exception),
+        ):  # a call may raise anything
             found |= question(again)
     return Dependence(**found)
 
