@@ -96,8 +96,7 @@ class Watch:
         self._steps: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()  # `PATIENCE` at most
         self._outermost: nn.Module | None = None  # of the modules that run
         self._stop_search: Callable[[], None] | None = None
-        handle = register_optimizer_step_post_hook(eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer)))
-        self._stop_listening: Callable[[], None] = handle.remove
+        self._stop_listening: Callable[[], None] | None = None
         self._search()
 
     @property
@@ -123,7 +122,8 @@ class Watch:
 
     def remove(self) -> None:
         """Stop watching."""
-        self._stop_listening()
+        if self._stop_listening is not None:
+            self._stop_listening()
         self._end_search()
         for model in self._running:
             model.beside = not model.kinds and any(other.kinds for other in self._running)
@@ -145,6 +145,12 @@ class Watch:
         """Whether this is another thread, or a forked process such as a worker of a DataLoader."""
         return (os.getpid(), threading.get_ident()) != self._owner
 
+    def _listen(self) -> None:
+        """Listen to steps of optimizers, from the first module on: this may import the compiler."""
+        if self._stop_listening is None:
+            hook = eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer))
+            self._stop_listening = register_optimizer_step_post_hook(hook).remove
+
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._outermost is not None or not torch.is_grad_enabled():
             return  # a part of the module that runs, or an evaluation
@@ -155,6 +161,7 @@ class Watch:
             self.problems[_("what runs in other threads than the main one")] = None
             return
         self._outermost = module
+        self._listen()
         if backward_pass() == NONE:
             try:
                 self._begin(module, args)

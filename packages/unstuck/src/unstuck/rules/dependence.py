@@ -39,6 +39,8 @@ MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
 """Parts of the names of inputs that a model may leave alone."""
 VISIBLE = 0.5
 PADDED_LABELS, UNRELATED = 0.02, 0.02
+SAME = 1e-6
+"""A loss that changes by less of itself knows both sides of a pair by one input."""
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
 
@@ -172,7 +174,7 @@ def unrelated(evidence: Evidence) -> Found | None:
     effects = evidence.latest.dependence.effects if evidence.latest.dependence is not None else ()
     for effect in effects:
         change = abs(effect.loss_of_others - effect.loss) / abs(effect.loss) if effect.loss else math.inf
-        if (evidence.latest.step or 0) < PATIENT_STEPS - 1 or change > UNRELATED or not effect.moves:
+        if (evidence.latest.step or 0) < PATIENT_STEPS - 1 or not SAME < change < UNRELATED or not effect.moves:
             continue
         what = _("the targets") if effect.targets else _("the input of shape {shape}", shape=list(effect.shape))
         text = _(

@@ -12,6 +12,8 @@ from unstuck.rules.standstill import falling
 from unstuck.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
+DRAWN = ("linear", "conv1d", "conv2d", "conv3d")
+"""Layers whose default initialisation is known."""
 LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE = 1.0, 0.2, 20
 LINEAR_ON_PURPOSE = 10
 
@@ -36,7 +38,8 @@ def frozen(evidence: Evidence) -> Found | None:
     behind = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     before = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
     fresh = tuple(w.name for w in fixed if w.fresh and w.name in before - behind)
-    known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
+    alike = {name for x in latest.layers if x.plain_kind in DRAWN for name in x.weights}  # those drawn in one way
+    known = {w.fresh for w in fixed if w.name in alike and (w.fresh or math.prod(w.shape) >= FEW_NUMBERS)}
     if fresh and len(known) > 1:
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
