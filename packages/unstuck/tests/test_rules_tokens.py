@@ -53,9 +53,11 @@ def codes(model, inputs, labels, loss=flat):
     return [finding.rule for finding in found if finding.rule in mine and finding.severity != "note"]
 
 
+@pytest.mark.parametrize("samples", [SAMPLES, LENGTH - 2, LENGTH - 1])
 @pytest.mark.parametrize(("shift", "expected"), [(1, []), (2, ["US701"])])
-def test_labels_that_are_shifted_twice_are_named(shift, expected):
-    ids = words()
+def test_labels_that_are_shifted_twice_are_named(shift, expected, samples):
+    """Also if there are as many samples as positions."""
+    ids = words(samples=samples)
     assert codes(Language(), ids[:, : LENGTH - shift], ids[:, shift:]) == expected
 
 

@@ -50,7 +50,8 @@ class Again:
         floating = (n for n in self.step.outputs if n.dtype is not None and n.dtype.is_floating_point and n.shape)
         own = (node for node in floating if node.shape[0] and node.shape[0] % self.samples == 0)
         given = set(self.given)
-        return [n for n in own if self.samples not in n.shape[1:] and not given.isdisjoint(self.step.needed([n]))]
+        pairs = (self.samples, self.samples)
+        return [n for n in own if n.shape != pairs and not given.isdisjoint(self.step.needed([n]))]
 
     @cached_property
     def read(self) -> list[Node]:
