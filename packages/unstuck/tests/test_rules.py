@@ -162,3 +162,14 @@ def test_a_healthy_network_is_healthy_with_any_batch(kind, samples):
 def test_a_thousand_residual_blocks_are_judged_at_once():
     """Every block reads all blocks before it: a million edges."""
     assert rules(residual(1.0, blocks=1000)) == []
+
+
+def test_a_rule_that_fails_ends_no_diagnosis(monkeypatch):
+    def fails(evidence):
+        raise StopIteration
+
+    broken = tuple(replace(rule, check=fails) if rule.id == "US101" else rule for rule in RULES)
+    monkeypatch.setattr("unstuck.rules.table.RULES", broken)
+    model = nn.Sequential(*[layer for _ in range(3) for layer in (nn.Linear(8, 8), nn.ReLU())], nn.Linear(8, 1))
+    with pytest.warns(RuntimeWarning, match="keeps US101 from judging: please report it .StopIteration"):
+        assert unstuck.diagnose(model, torch.randn(64, 8)).healthy

@@ -104,9 +104,10 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     fades, lost = gradient.fades(evidence), gradient.lost(evidence)
     if lost and not fades:
         names = tuple(evidence.layers[i].name for i in reversed(lost))
+        after = next((evidence.layers[i].name for i in evidence.next_live(lost[-1])), "")
         text = _(
             "The gradient becomes exactly 0 between {first} and {second}: {names} {verb} none.",
-            first=named(names[0]), second=named(evidence.layers[next(evidence.next_live(lost[-1]))].name),
+            first=named(names[0]), second=named(after) if after else _("the loss"),
             names=evidence.listed(names), verb=verb(names, "gets", "get"),
         )  # fmt: skip
         return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)

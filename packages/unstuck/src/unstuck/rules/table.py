@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from unstuck.findings import Finding, Severity
 from unstuck.language import _
+from unstuck.language.warning import warn
 from unstuck.measure.measurement import Measurement
 from unstuck.rules import (  # noqa: F401 - their decorators fill the table
     collapse,
@@ -22,7 +23,8 @@ from unstuck.rules import (  # noqa: F401 - their decorators fill the table
     updates,
 )
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import TABLE
+from unstuck.rules.rule import TABLE, Found, Rule
+from unstuck.wording import in_one_line
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -41,7 +43,7 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
     if not measurements:
         return ()
     evidence = Evidence(measurements)
-    found = [(rule, x) for rule in RULES if (x := rule.check(evidence)) is not None]
+    found = [(rule, x) for rule in RULES if (x := _checked(rule, evidence)) is not None]
     if standstill.fitted(evidence):
         text = _(" The loss is small nevertheless.")
         found = [(r, replace(x, message=x.message + text, severity=NOTE) if r.signal else x) for r, x in found]
@@ -55,3 +57,13 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
             finding = Finding(rule.id, name, severity, x.layers, x.value, x.threshold, x.message, remedy)
             findings.append(((ERROR, WARNING, NOTE).index(severity), not rule.mistake, finding))
     return tuple(finding for *_, finding in sorted(findings, key=lambda found: found[:2]))
+
+
+def _checked(rule: Rule, evidence: Evidence) -> Found | None:
+    """What a rule finds; a bug of ours ends neither the diagnosis nor the user's program."""
+    try:
+        return rule.check(evidence)
+    except Exception as error:
+        reason = f"{type(error).__name__} {in_one_line(error)}".rstrip()
+        warn(_("A bug in unstuck keeps {rule} from judging: please report it ({reason})", rule=rule.id, reason=reason))
+        return None
