@@ -54,7 +54,7 @@ SMALLER = (
 )
 
 
-@rule("US601", "wrong input to the loss", remedy=REPLACE, mistake=True)
+@rule("US601", "wrong input to the loss", remedy=REPLACE, mistake=True, stalls=True)
 def wrong_input(evidence: Evidence) -> Found | None:
     """Nothing fails, but the network learns slowly, or the wrong thing."""
     latest = evidence.latest

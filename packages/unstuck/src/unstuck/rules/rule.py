@@ -39,6 +39,7 @@ class Rule:
     hidden_by: tuple[str, ...] = ()  # rules that explain this one: it is left out after their error or warning
     mistake: bool = False  # it names a mistake in the code: reported before effects of the same severity
     signal: bool = False  # it tells why little would be learned: a note if the loss is small nevertheless
+    stalls: bool = False  # it explains why nothing is learned: its note is a warning then
     explains: tuple[str, ...] = ()  # rules after whose error or warning its note is a warning, too
 
 
@@ -55,12 +56,13 @@ def rule(
     hidden_by: tuple[str, ...] = (),
     mistake: bool = False,
     signal: bool = False,
+    stalls: bool = False,
     explains: tuple[str, ...] = (),
 ) -> Callable[[Check], Check]:
     """Make a rule of a check; the arguments are the fields of `Rule`."""
 
     def add(check: Check) -> Check:
-        TABLE[code] = Rule(code, name, severity, check, remedy, hidden_by, mistake, signal, explains)
+        TABLE[code] = Rule(code, name, severity, check, remedy, hidden_by, mistake, signal, stalls, explains)
         return check
 
     return add

@@ -47,6 +47,12 @@ def falling(evidence: Evidence) -> bool:
     return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
 
 
+def stalled(evidence: Evidence) -> bool:
+    """Whether nothing was learned in all measurements, or in the first half of them."""
+    half = evidence.measurements[: len(evidence.measurements) // 2]
+    return unlearned(evidence) or (bool(half) and unlearned(Evidence(half)))
+
+
 def unlearned(evidence: Evidence) -> bool:
     """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]

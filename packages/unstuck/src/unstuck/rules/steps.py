@@ -1,5 +1,6 @@
 """What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
 
+import math
 from statistics import median
 
 from unstuck.findings import Severity
@@ -13,7 +14,8 @@ UNUSED_PASSES = 3
 """Backward passes without a step from which on the training is judged."""
 DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
-STRONG_DECAY, FEWEST_OF_DECAY = 2.0, 6
+STRONG_DECAY, MODERATE_DECAY, FAST_DECAY = 2.0, 0.5, 0.01
+FEWEST_OF_DECAY = 6
 FEW_PARAMETERS = 4
 """Parameters of a loss, at most, if they may be trained; a pretrained network that compares features has more."""
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 20
@@ -98,15 +100,23 @@ def strong_decay(evidence: Evidence) -> Found | None:
     """The weights shrink towards 0 faster than the gradient can build them up."""
     history = {name: w for name, w in _history(evidence).items() if len(w[0].shape) > 1 and w[-1].trains}
     pulls = {name: median(w.decay or 0.0 for w in weights) for name, weights in history.items()}
-    shrinking = (n for n in pulls if pulls[n] > STRONG_DECAY and history[n][-1].size <= history[n][0].size)
-    found = sorted(shrinking, key=lambda n: -pulls[n])
+    fast = {n for n in pulls if pulls[n] > MODERATE_DECAY and median(map(_decayed, history[n])) > FAST_DECAY}
+    strong = (n for n in pulls if pulls[n] > STRONG_DECAY or n in fast)
+    found = sorted((n for n in strong if history[n][-1].size <= history[n][0].size), key=lambda n: -pulls[n])
     if not found or 2 * len(found) < len(pulls) or len(evidence.measurements) < FEWEST_OF_DECAY:
         return None
     text = _(
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
         names=listed(found, tuple(pulls), "weight"), times=number(pulls[found[0]]),
     )  # fmt: skip
-    return Found(tuple(found), pulls[found[0]], STRONG_DECAY, text)
+    limit = STRONG_DECAY if pulls[found[0]] > STRONG_DECAY else MODERATE_DECAY
+    return Found(tuple(found), pulls[found[0]], limit, text)
+
+
+def _decayed(weight: Weight) -> float:
+    """The share of a weight that the decay takes in a step, from its part of the update."""
+    pull = weight.decay or 0.0
+    return (weight.update or 0.0) * pull / math.hypot(1.0, pull)
 
 
 @rule("US308", "optimizer made again", remedy=KEEP)

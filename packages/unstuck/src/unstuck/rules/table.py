@@ -60,9 +60,17 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
 
 
 def _checked(rule: Rule, evidence: Evidence) -> Found | None:
-    """What a rule finds; a bug of ours ends neither the diagnosis nor the user's program."""
+    """What a rule finds: if the training stood still, also in the first measurement, and its note is a warning.
+
+    A bug of ours ends neither the diagnosis nor the user's program.
+    """
     try:
-        return rule.check(evidence)
+        found = rule.check(evidence)
+        if rule.stalls and standstill.stalled(evidence):
+            found = found or rule.check(Evidence(evidence.measurements[:1]))
+            if found is not None and found.severity is NOTE:
+                return replace(found, message=found.message + _(" The loss has stood still."), severity=WARNING)
+        return found
     except Exception as error:
         reason = f"{type(error).__name__} {in_one_line(error)}".rstrip()
         warn(_("A bug in unstuck keeps {rule} from judging: please report it ({reason})", rule=rule.id, reason=reason))

@@ -83,7 +83,9 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     return Found(names, value, SHUT, text)
 
 
-@rule("US206", "inputs not scaled", remedy=RESCALE, hidden_by=("US401",), mistake=True, explains=("US302",))
+@rule(
+    "US206", "inputs not scaled", remedy=RESCALE, hidden_by=("US401",), mistake=True, stalls=True, explains=("US302",)
+)
 def unscaled_inputs(evidence: Evidence) -> Found | None:
     """Weights and biases are made for inputs of size 1: larger ones saturate the network."""
     layers, size = evidence.layers, evidence.latest.input_rms
@@ -173,7 +175,7 @@ def _dead(evidence: Evidence, least: float = DEAD_SHARE) -> tuple[int, ...]:
     return tuple(i for i in evidence.hidden if (layers[i].dead or 0) >= least and layers[i].rows >= FEWEST_ROWS)
 
 
-@rule("US503", "identical neurons", remedy=RANDOMISE, hidden_by=("US502",))
+@rule("US503", "identical neurons", remedy=RANDOMISE, hidden_by=("US502",), stalls=True)
 def identical_neurons(evidence: Evidence) -> Found | None:
     """The layer is worth one neuron, because equal neurons with equal gradients stay equal."""
     alike = {

@@ -22,7 +22,7 @@ LONG_WARM_UP = 4.0
 ROUNDED_SHARE = 0.5
 """Of the numbers of a weight, in a typical step."""
 FADED_RATE, FADED_UPDATE = 0.01, 0.01
-LARGEST_UPDATE, REPLACES_WEIGHT = 0.1, 1.0
+LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 BLOWN_UP, GROWN = 0.5, 3.0
 
 FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
@@ -74,7 +74,10 @@ def too_large(evidence: Evidence) -> Found | None:
         return None
     updates = _updates(evidence)
     usual = _violence(evidence, updates)
-    found = sorted((name for name, update in usual.items() if update > LARGEST_UPDATE), key=lambda name: -usual[name])
+    largest = LARGEST_UPDATE
+    if not usual:
+        usual, largest = _violence(evidence, _updates(evidence, fewest=1)), RUINS_WEIGHT
+    found = sorted((name for name, update in usual.items() if update > largest), key=lambda name: -usual[name])
     if not found:
         return _ruined(evidence, updates) or _blown_up(evidence, updates) or _killed(evidence, updates)
     value = usual[found[0]]
@@ -85,7 +88,7 @@ def too_large(evidence: Evidence) -> Found | None:
         names=listed(found, tuple(usual), "weight"), size=number(value),
     )  # fmt: skip
     severity = Severity.ERROR if value > REPLACES_WEIGHT else Severity.WARNING
-    return Found(tuple(found), value, LARGEST_UPDATE, text, severity=severity)
+    return Found(tuple(found), value, largest, text, severity=severity)
 
 
 def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
@@ -190,8 +193,8 @@ def _violence(
     return found
 
 
-def _updates(evidence: Evidence) -> dict[str, list[float]]:
-    """Relative updates, in `FEWEST_MEASUREMENTS` or more, of each trainable matrix that did not start at 0."""
+def _updates(evidence: Evidence, fewest: int = FEWEST_MEASUREMENTS) -> dict[str, list[float]]:
+    """Relative updates, in so many measurements or more, of each trainable matrix that did not start at 0."""
     matrices = any(w.trains and len(w.shape) > 1 for w in evidence.latest.weights)
     found = {}
     for name, weights in _moved(evidence).items():
@@ -199,7 +202,7 @@ def _updates(evidence: Evidence) -> dict[str, list[float]]:
         if weights[-1].trains and judged and not any(map(is_zero, weights)):
             fixed = len({w.size for w in weights}) == 1  # else another optimizer moves it where no update is known
             found[name] = [w.update or 0.0 for w in weights if w.update is not None or fixed]
-    return {name: updates for name, updates in found.items() if len(updates) >= FEWEST_MEASUREMENTS}
+    return {name: updates for name, updates in found.items() if len(updates) >= fewest}
 
 
 def _moved(evidence: Evidence) -> dict[str, list[Weight]]:
