@@ -43,9 +43,12 @@ def diagnosis_modern() -> Cells:
 
 @table
 def diagnosis_modern_strangers() -> Cells:
-    yield from outcomes_of("diagnosis_modern_strangers")
-    healthy = [row["outcome"] for row in select("diagnosis_modern_strangers", variant="healthy")]
-    yield "healthy training that looks odd accused", f"{healthy.count('accused')} of {len(healthy)}"
+    """As they were judged first, and after a mend."""
+    names = ("diagnosis_modern_strangers", "diagnosis_modern_strangers_mended")
+    for (words, first), (_words, mended) in zip(*map(outcomes_of, names), strict=True):
+        yield words, first, mended
+    healthy = [[row["outcome"] for row in select(name, variant="healthy")] for name in names]
+    yield "healthy training that looks odd accused", *(f"{own.count('accused')} of {len(own)}" for own in healthy)
 
 
 @table

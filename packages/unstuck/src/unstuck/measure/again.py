@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unstuck.measure import calls
-from unstuck.step import Node, Replay, Step
+from unstuck.step import Node, Replay, Step, gpus
 
 FEWEST = 3
 """Samples and positions that a comparison needs."""
@@ -28,7 +28,6 @@ class Again:
     step: Step
     values: Mapping[str, Tensor]
     trained: bool = False
-    draws: bool = False  # random numbers
 
     @cached_property
     def given(self) -> list[Node]:
@@ -67,18 +66,25 @@ class Again:
         return [n for n in dict.fromkeys(own) if n.shape[1] >= FEWEST]
 
     @cached_property
+    def _first(self) -> tuple[list[Tensor], bool]:
+        outputs, after = self.run(self.outputs), torch.get_rng_state()
+        self._seed()
+        return outputs, bool(self.devices) or not torch.equal(after, torch.get_rng_state())
+
+    @property
     def before(self) -> list[Tensor]:
         """The outputs as they were."""
-        outputs = self.run(self.outputs)
-        after = torch.get_rng_state()
-        self._seed()
-        self.draws = bool(self.devices) or not torch.equal(after, torch.get_rng_state())
-        return outputs
+        return self._first[0]
+
+    @property
+    def draws(self) -> bool:
+        """Whether the outputs draw random numbers; on a GPU they may."""
+        return self._first[1]
 
     @cached_property
     def devices(self) -> list[int]:
         """The GPUs on which random numbers may be drawn."""
-        return list({value.device.index for value in self.values.values() if value.device.type == "cuda"})
+        return gpus(self.values)
 
     def _seed(self) -> None:
         for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in self.devices)):
@@ -88,11 +94,16 @@ class Again:
     def _norms(self) -> dict[Node, Callable[..., Tensor]]:
         return {n: _OfWholeBatch() for n in self.step.calls("batch_norm") if n.target is functional.batch_norm}
 
+    @cached_property
+    def _replay(self) -> Replay:
+        return Replay(self.values)
+
     def run(self, ends: Sequence[Node], changes: Mapping[Node, Change] | None = None) -> list[Tensor]:
         """The results of some nodes, where those of others change."""
         self._seed()
         edits = {node: _changed(node, change) for node, change in (changes or {}).items()}
-        return Replay(self.values).results(self.step, ends, {**self._norms, **edits})
+        self._replay.renew(self.values)
+        return self._replay.results(self.step, ends, {**self._norms, **edits})
 
 
 class _OfWholeBatch:

@@ -32,11 +32,8 @@ def depend(step: Step, values: Mapping[str, Tensor], trained: bool = False) -> D
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
         return None
     for question in (_of_samples, of_tokens, _without_running, *([_of_effects] if trained else [])):
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(devices=again.devices),
-            suppress(Exception),
-        ):  # a call may raise anything
+        # A call of the step may raise anything.
+        with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             found |= question(again)
     return Dependence(**found)
 
@@ -125,8 +122,8 @@ def _effects(again: Again) -> Iterator[Effect]:
     for nodes in [*([node] for node in several if node in read), [node for node in several if node in targets]]:
         if not nodes or len(several) < 2:
             continue
-        after = sum(float(x.sum()) for x in again.run(losses, dict.fromkeys(nodes, rolled)))
-        outputs = again.run(again.outputs, dict.fromkeys(nodes, rolled))
+        results = again.run([*losses, *again.outputs], dict.fromkeys(nodes, rolled))
+        after, outputs = sum(float(x.sum()) for x in results[: len(losses)]), results[len(losses) :]
         moved = any(differ(a, b, 0.0) for a, b in zip(again.before, outputs, strict=True))
         first = next(user for user in nodes[0].users)
         yield Effect(nodes[0].shape, first.function, first.module, nodes[0] in targets, moved, before, after)

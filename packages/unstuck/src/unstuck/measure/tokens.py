@@ -73,7 +73,7 @@ def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
     outputs = logits.through(calls.MOVES)
     for tokens in (n for n in again.tokens if len(outputs.shape) == 3 and n.shape == outputs.shape[:2]):
         samples, length, classes = outputs.shape
-        place = torch.arange(samples * length, dtype=torch.float64).reshape(samples, length, 1).expand(-1, -1, classes)
+        place = torch.arange(samples * length, dtype=torch.float32).reshape(samples, length, 1).expand(-1, -1, classes)
         places, wanted, ids = again.run(
             [logits, targets, tokens],
             {outputs: lambda x, place=place: place.to(x.device)},  # type: ignore[misc]

@@ -7,7 +7,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Effect
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.terms import PATIENT_STEPS
+from unstuck.rules.standstill import PATIENT_STEPS
 from unstuck.wording import listed, named, number, percent
 
 SEPARATE = (

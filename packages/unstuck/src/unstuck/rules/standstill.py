@@ -10,6 +10,7 @@ from unstuck.rules.evidence import Evidence
 REGRESSION = REGRESSION_LOSSES | DIFFERENCES
 """Losses that compare numbers with numbers."""
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
+PATIENT_STEPS, PATIENT_MEASUREMENTS = 100, 10
 FEWEST_LOSSES = 2
 """Losses of a quarter of the measurements: a single one may be anything."""
 FITTED_SHARE, FITTED_LOSS = 0.1, 0.02

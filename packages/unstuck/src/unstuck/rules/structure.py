@@ -113,7 +113,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)
     if fades or units.neurons_explain(evidence):
         return None
-    never = [name for name in names if _never_moved(evidence, name)]
+    never = _always_zero(evidence, names)
     if never:
         count = len(evidence.measurements)
         text = _("The gradient of {names} is exactly 0 in all {count} measurements.", names=listed(never), count=count)
@@ -122,10 +122,12 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
 
 
-def _never_moved(evidence: Evidence, name: str) -> bool:
-    """Whether the gradient of a parameter is 0 in all of several measurements."""
-    own = [w.gradient for m in evidence.measurements for w in m.weights if w.name == name]
-    return len(own) >= SURELY_ZERO and not any(own)
+def _always_zero(evidence: Evidence, names: Sequence[str]) -> list[str]:
+    """Those of the parameters whose gradient is 0 in all of several measurements."""
+    gradients: dict[str, list[float | None]] = {name: [] for name in names}
+    for weight in (weight for m in evidence.measurements for weight in m.weights if weight.name in gradients):
+        gradients[weight.name].append(weight.gradient)
+    return [name for name, own in gradients.items() if len(own) >= SURELY_ZERO and not any(own)]
 
 
 @rule("US504", "weights that are not registered", remedy=REGISTER, mistake=True)

@@ -6,9 +6,9 @@ from unstuck.language import _
 from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS
 from unstuck.wording import number, percent
 
-PATIENT_STEPS, PATIENT_MEASUREMENTS = 100, 10
 EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 

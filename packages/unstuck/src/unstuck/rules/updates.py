@@ -10,10 +10,9 @@ from unstuck.measure.measurement import Weight
 from unstuck.rules import numbers
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import UNLEARNED_LOSS, falling, fitted, unlearned
-from unstuck.rules.terms import PATIENT_MEASUREMENTS
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS, UNLEARNED_LOSS, falling, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
-from unstuck.wording import listed, named, number, percent
+from unstuck.wording import listed, named, number, percent, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
@@ -136,8 +135,8 @@ def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
         return None
     worst = max(found, key=lambda name: largest[name])
     text = _(
-        "A step was {size} times as large as {name}, and {lost} passes no gradient back since then.",
-        name=named(worst), size=number(largest[worst]), lost=listed(lost),
+        "A step was {size} times as large as {name}, and {lost} {verb} no gradient back since then.",
+        name=named(worst), size=number(largest[worst]), lost=listed(lost), verb=verb(lost, "passes", "pass"),
     )  # fmt: skip
     return Found(tuple(found), largest[worst], LARGEST_UPDATE, text, severity=Severity.ERROR)
 
@@ -185,10 +184,10 @@ def _violence(
 ) -> dict[str, float]:
     """A typical update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
     of_layers = {name for layer in evidence.latest.weighted for name in layer.weights}
-    found = {}
+    found, moved = {}, _moved(evidence)
     for name in (name for name in updates if name in of_layers):
         usual = usual_size(evidence.weights[name])
-        moves = [w for w in _moved(evidence)[name] if w.update is not None]
+        moves = [w for w in moved[name] if w.update is not None]
         found[name] = typical([(w.update or 0.0) * min(1.0, w.size / usual) for w in moves] or [0.0])
     return found
 

@@ -39,6 +39,10 @@ class Replay:
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self.values = {name: _copy(value) for name, value in values.items()}
 
+    def renew(self, values: Mapping[str, Tensor]) -> None:
+        """Copy again what a step may change in place without a gradient: buffers, frozen weights."""
+        self.values |= {name: _copy(value) for name, value in values.items() if not value.requires_grad}
+
     def losses(self, step: Step, edits: Edits | None = None, seen: Seen | None = None) -> list[Tensor]:
         """The losses of a step, with their graph."""
         return self.results(step, step.losses, edits, seen)
@@ -69,6 +73,11 @@ class Replay:
 def state(model: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a model, by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def gpus(values: Mapping[str, Tensor]) -> list[int]:
+    """The GPUs on which a step with these values may draw random numbers."""
+    return list({value.device.index for value in values.values() if value.device.type == "cuda"})
 
 
 def _copy(value: Tensor) -> Tensor:

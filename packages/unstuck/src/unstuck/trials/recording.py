@@ -107,11 +107,6 @@ class Recording:
         """The parameters that the optimizers move."""
         return {name for one in self.optimizers for group in one.groups for name in group["params"]}
 
-    @property
-    def devices(self) -> list[int]:
-        """The GPUs on which random numbers may be drawn."""
-        return list({value.device.index for value in self.values.values() if value.device.type == "cuda"})
-
     def before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
         self._open = False

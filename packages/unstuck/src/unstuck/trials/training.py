@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unstuck._torch.hooks import without_optimizer_hooks
 from unstuck._torch.modes import unfollowed
-from unstuck.step import Node, Replay
+from unstuck.step import Node, Replay, gpus
 from unstuck.trials.edits import Edit, is_stray
 from unstuck.trials.recording import USUAL_RATE, Recording
 
@@ -45,7 +45,7 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
 
     with (
         warnings.catch_warnings(),
-        torch.random.fork_rng(devices=recording.devices),
+        torch.random.fork_rng(devices=gpus(recording.values)),
         torch.inference_mode(False),
         torch.enable_grad(),
         without_optimizer_hooks(),
