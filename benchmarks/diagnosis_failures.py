@@ -76,13 +76,12 @@ def diagnosed(program: Program, repaired: bool) -> tuple[list[Said], list[str]]:
     return said, errors
 
 
-def outcome(program: Program, said: list[Said]) -> str:
-    """One of `OUTCOMES`."""
-    right = {rule for cause in program.causes for rule in RULES[cause]}
-    loud = [finding.rule for finding in said if finding.severity is not Severity.NOTE]
+def outcome(right: set[str], said: list[tuple[str, Severity]]) -> str:
+    """One of `OUTCOMES`, from the rules that name the cause and those that spoke."""
+    loud = [rule for rule, severity in said if severity is not Severity.NOTE]
     if loud:
         return "first" if loud[0] in right else "named" if right.intersection(loud) else "another"
-    return "note" if right.intersection(finding.rule for finding in said) else "silent"
+    return "note" if right.intersection(rule for rule, _severity in said) else "silent"
 
 
 def summary(rows: list[Row]) -> list[Row]:
@@ -119,10 +118,12 @@ def main() -> None:
             started = time.perf_counter()
             said, errors = diagnosed(program, repaired=variant == "repaired")
             loud = any(finding.severity is not Severity.NOTE for finding in said)
+            right = {rule for cause in program.causes for rule in RULES[cause]}
+            spoken = [(finding.rule, finding.severity) for finding in said]
             report.add(
                 program=program.name,
                 variant=variant,
-                outcome=outcome(program, said) if variant == "broken" else "accused" if loud else "silent",
+                outcome=outcome(right, spoken) if variant == "broken" else "accused" if loud else "silent",
                 seconds=round(time.perf_counter() - started, 2),
                 causes=list(program.causes),
                 said=[[finding.report, finding.rule, finding.severity.value] for finding in said],

@@ -19,6 +19,7 @@ import torch
 import modern_failures
 import unstuck
 from _report import Report, Row, arguments, table
+from diagnosis_failures import outcome
 from modern_failures_strangers import collection
 from modern_failures_strangers.healthy import TRAININGS
 from modern_failures_strangers.rules import RULES as STRANGERS_RULES
@@ -27,7 +28,6 @@ from unstuck.trials import verdict
 
 MEASUREMENTS = 20
 """Of each training, at least."""
-VARIANTS = ("broken", "repaired", "healthy")
 Cases = Iterator[tuple[str, str, Callable[[], Any], int, set[str]]]
 """Name, variant, what builds the training, its steps, the rules that name the cause."""
 
@@ -59,16 +59,6 @@ def diagnosed(make: Callable[[], Any], steps: int, seconds: float) -> tuple[tupl
             return (), f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
-def outcome(variant: str, findings: tuple[Finding, ...], right: set[str]) -> str:
-    """How well the findings name the cause."""
-    loud = [finding.rule for finding in findings if finding.severity is not Severity.NOTE]
-    if variant != "broken":
-        return "accused" if loud else "silent"
-    if loud:
-        return "first" if loud[0] in right else "named" if right.intersection(loud) else "another"
-    return "note" if right.intersection(finding.rule for finding in findings) else "silent"
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--half", choices=("development", "strangers"), default="development", help="see above")
@@ -84,13 +74,15 @@ def main() -> None:
             continue
         started = time.perf_counter()
         findings, error = diagnosed(make, steps, verdict.SECONDS if options.trials else 0.0)
+        said = [(finding.rule, finding.severity) for finding in findings]
+        loud = any(severity is not Severity.NOTE for _rule, severity in said)
         report.add(
             program=program,
             variant=variant,
-            outcome=outcome(variant, findings, right),
+            outcome=outcome(right, said) if variant == "broken" else "accused" if loud else "silent",
             proved=any(f.trial is not None and f.trial.proved for f in findings if f.rule in right),
             rules=sorted(right),
-            said=[[f.rule, f.severity.value] for f in findings],
+            said=[[rule, severity.value] for rule, severity in said],
             error=error,
             seconds=round(time.perf_counter() - started, 2),
         )

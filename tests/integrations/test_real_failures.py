@@ -1,25 +1,48 @@
-"""The collection of real failures: every broken program is worse than its repair, and says where it is from."""
+"""The collections of failures: every broken program is worse than its repair, and says where it is from."""
 
 import collections
+import typing
 
 import pytest
 
+import modern_failures
+from modern_failures.program import Cause
+from modern_failures_strangers import collection
+from modern_failures_strangers.healthy import TRAININGS
 from real_failures import PROGRAMS
+
+BOTH = [*PROGRAMS, *modern_failures.PROGRAMS]
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+@pytest.mark.parametrize("program", BOTH, ids=lambda program: program.name)
 def test_the_broken_program_is_clearly_worse_than_the_repaired_one(program):
     for seed in (0, 1):
         broken, repaired = program.compare(seed)
         assert repaired - broken >= program.margin, (broken, repaired)
 
 
-def test_every_program_has_a_name_and_a_source():
-    names = collections.Counter(program.name for program in PROGRAMS)
+@pytest.mark.parametrize("program", collection.PROGRAMS, ids=lambda program: program.name)
+def test_the_mistakes_of_strangers_make_a_difference(program):
+    assert program.holds(program.score(repaired=False), program.score(repaired=True))
+
+
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda training: training.name)
+def test_the_odd_trainings_of_strangers_learn(training):
+    before, after = training.scores()
+    assert after - before >= training.gain
+
+
+@pytest.mark.parametrize("programs", [PROGRAMS, modern_failures.PROGRAMS], ids=["classic", "modern"])
+def test_every_program_has_a_name_and_a_source(programs):
+    names = collections.Counter(program.name for program in programs)
     assert [name for name, count in names.items() if count > 1] == []
-    assert [program.name for program in PROGRAMS if not program.source.startswith("https://")] == []
+    assert [program.name for program in programs if not program.source.startswith("https://")] == []
+
+
+def test_every_kind_of_modern_cause_has_a_program():
+    assert {cause for program in modern_failures.PROGRAMS for cause in program.causes} == set(typing.get_args(Cause))
 
 
 def test_programs_of_one_source_are_in_one_half():
