@@ -10,6 +10,7 @@ from support import processes
 from unstuck_support.watching import BEGIN, SCRIPTS, verdict_of, watched, written
 
 from unstuck.cli import main
+from unstuck.watch import distance
 
 pytestmark = pytest.mark.usefixtures("own_process")
 
@@ -286,3 +287,14 @@ def test_a_closed_standard_error_does_not_end_the_script(tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "stderr", None)  # as Python sets it if the stream is closed
     assert main(["train.py"]) == 0
     assert capsys.readouterr().out == "trained\n"
+
+
+@pytest.mark.parametrize(("steps", "measurements"), [(100, 11), (1_000, 20), (10_000, 46), (100_000, 68)])
+def test_a_hundred_times_as_long_a_training_has_few_more_measurements_and_the_last_is_near_its_end(steps, measurements):
+    every, measured = 1, []
+    for step in range(steps):
+        if step % every == 0:
+            measured.append(step)
+            every = distance(step)
+    assert len(measured) == measurements
+    assert steps - measured[-1] <= max(100, 0.2 * steps)

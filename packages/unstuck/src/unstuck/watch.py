@@ -1,6 +1,5 @@
 """Watch: a Monitor for each model that this process trains, found without a line of code in the training script."""
 
-import math
 import os
 import threading
 from collections import Counter
@@ -28,8 +27,8 @@ from unstuck.rules import find
 from unstuck.surroundings import surroundings
 from unstuck.wording import in_one_line
 
-CADENCE = ((1, 1), (100, 10), (math.inf, 100))
-"""Before which step the distance to the next measurement is how long."""
+CADENCE = ((1, 1), (100, 10), (1600, 100))
+"""Before which step the distance to the next measurement is how long; later it is an eighth of the steps so far."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 MOST = 16
@@ -58,7 +57,8 @@ class Watch:
     Args:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
             an error of the first measurement, or what two in a row have. The first steps of Adam are large.
-        every: measure one step of so many; None: the first two, one in 10 up to step 100, then one in 100.
+        every: measure one step of so many; None: the first two, one in 10 up to step 100, one in 100, and fewer the longer
+            the training is.
         trials, trace_nonfinite: as in `Monitor`.
 
     Attributes:
@@ -373,7 +373,7 @@ class _Model:
     def _measured(self, measurement: Measurement) -> None:
         step = measurement.step or 0
         if self._widens:
-            self.monitor.every = next(every for until, every in CADENCE if step < until)
+            self.monitor.every = distance(step)
         if self.beside:
             return
         measurements = self.monitor.measurements
@@ -386,6 +386,11 @@ class _Model:
             if finding.rule in new:
                 self._found[finding.rule] = step, finding
                 self._on_finding(self.name, step, finding)
+
+
+def distance(step: int) -> int:
+    """How many steps after a measurement the next one comes: a hundred times as long a training has a few more."""
+    return next((every for until, every in CADENCE if step < until), step // 800 * 100)
 
 
 def kind_of(name: str) -> str:
