@@ -57,8 +57,8 @@ class Watch:
     Args:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
             an error of the first measurement, or what two in a row have. The first steps of Adam are large.
-        every: measure one step of so many; None: the first two, one in 10 up to step 100, one in 100, and fewer the longer
-            the training is.
+        every: measure one step of so many; None: the first two, one in 10 up to step 100, one in 100, later
+            fewer.
         trials, trace_nonfinite: as in `Monitor`.
 
     Attributes:
