@@ -1,6 +1,7 @@
 """What `unstuck train.py` costs: the time of a whole training under it over that without.
 
-The scripts of `watch.py`, with options for 200 to 1,500 steps, run by `_step_clock.py` with and without it, in turn.
+The scripts of `watch.py`, with options for 200 to 1,500 steps, and three of `modern_scripts/` (the Trainer of
+Transformers, LoRA of PEFT, diffusion) run by `_step_clock.py` with and without it, in turn.
 The clock starts with the first step and stops with the last, so imports, data and the construction of the
 model are not in it; the measurements of the first steps are. All runs of a script compute the same, so a step counts
 with the shortest time that it took in any of them: what else the machine does can only make it longer. `overhead`
@@ -18,9 +19,14 @@ import torch
 from torch import Tensor
 
 from _report import Report, arguments
-from watch import PROGRAMS, Program, run
+from watch import PROGRAMS, Fault, Program, run
 
 RUNS = 4
+WITHOUT = Fault("none", "", "", "", ())
+MODERN = tuple(
+    Program(name, "modern_scripts", f"{name}.py", "30", WITHOUT, longer="200")
+    for name in ("trainer", "lora", "diffusion")
+)
 
 
 def timed(program: Program, checkouts: Path, *, watched: bool) -> Tensor:
@@ -39,13 +45,14 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     runs = 1 if options.quick else RUNS
     report = Report("watch_overhead", options, key=("program",), seeds=[], settings={"runs": runs})
-    for program in PROGRAMS:
+    for program in (*PROGRAMS, *MODERN):
+        checkouts = Path(__file__).parent if program in MODERN else options.programs.resolve()
         if not program.longer or not report.wants(program=program.name):
             continue
         found: dict[bool, list[Tensor]] = {False: [], True: []}
         for i in range(runs):
             for watched in (False, True) if i % 2 == 0 else (True, False):
-                found[watched].append(timed(program, options.programs.resolve(), watched=watched))
+                found[watched].append(timed(program, checkouts, watched=watched))
         plain, under = (torch.stack(found[watched]) for watched in (False, True))  # [runs, steps, 2]
         wall, processor = (under.amin(0).sum(0) / plain.amin(0).sum(0)).tolist()
         report.add(

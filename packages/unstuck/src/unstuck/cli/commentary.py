@@ -12,7 +12,7 @@ from unstuck.language.terminal import printable, say, width, wrapped
 from unstuck.report.text import finding_lines, title, to_text
 from unstuck.watch import Verdict, Watch, kind_of
 
-SHARE, TRIALS = 0.1, (2.0, 10.0)
+SHARE, TRIALS = 0.1, (5.0, 10.0)
 """Trials take this share of the time of the script, and so many seconds at least and at most."""
 
 
