@@ -140,13 +140,16 @@ def at_value(axis: int, value: float) -> Callable[[Tensor], Tensor]:
 
 
 def on_faces(bounds: Mapping[int, tuple[float, float]]) -> Callable[[Tensor], Tensor]:
-    """Move points, in turn, to the low and the high end of each of these axes."""
+    """Move points to the low and the high end of each of these axes: consecutive ones to each, which are spread evenly.
+
+    Every n-th point of a Sobol sequence is not: it stays in a part of the box.
+    """
     faces = [(axis, end) for axis, ends in bounds.items() for end in ends]
 
     def place(at: Tensor) -> Tensor:
         moved = at.clone()
-        for start, (axis, end) in enumerate(faces):
-            moved[start :: len(faces), axis] = end
+        for part, (axis, end) in zip(moved.tensor_split(len(faces)), faces, strict=True):
+            part[:, axis] = end
         return moved
 
     return place

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.quasirandom import SobolEngine
 
 import compare_physics
 from physics import METHODS, PROBLEMS
-from physics.problem import Fields
+from physics.problem import Fields, on_faces
 from physics.problems import poisson_holes, poisson_inverse
 from physics.training import OPTIMIZERS, Budget, error, refined, trained
 
@@ -48,6 +49,15 @@ def test_points_fill_the_box_and_conditions_hold_where_they_are_placed(name):
             torch.testing.assert_close(to_centre, torch.full_like(to_centre, poisson_holes.RADIUS))
         elif term.residual is not poisson_inverse.measured:
             assert bool(on_face.all())
+
+
+def test_every_face_is_covered_by_points_of_a_sobol_sequence():
+    at = on_faces({0: (0.0, 1.0), 1: (0.0, 1.0)})(SobolEngine(2, scramble=True, seed=0).draw(512))
+    for axis in (0, 1):
+        for end in (0.0, 1.0):
+            along = at[at[:, axis] == end][:, 1 - axis]
+            counts = torch.histc(along, 4, 0, 1)
+            assert counts.tolist() == pytest.approx([32] * 4, abs=3)
 
 
 def test_the_loss_is_the_weighted_sum_of_the_mean_squares():
