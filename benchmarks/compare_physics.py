@@ -9,7 +9,7 @@ All get the same budget: 1,000 steps of Adam with betas 0.9 and 0.99 on 192 new 
 for half of the steps and falls to 0 in the other half; then 300 steps of L-BFGS on 576 fixed points. `--soap` adds rows
 with SOAP in the place of Adam. With seed 0, three rates are tried for every method. The best one by the error after
 Adam goes on to L-BFGS, and to seeds 1, 2 and 3, which are those to report. All terms of a loss have the weight 1, as in
-PINNacle; where an equation has a source, its residual is divided by the size of the source.
+PINNacle, but the walls of the flow (10). Where an equation has a source, its residual is divided by the source's size.
 
 Derivatives are those of `torch.autograd.grad` for all methods: nested `torch.func.jvp` took 1.1 to 4 times as long, and
 Taylor series layer by layer as long. `sigmoid-core` has the recipe of docs/physics.md, without a knob and without an

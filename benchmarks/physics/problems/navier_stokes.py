@@ -92,7 +92,7 @@ NAVIER_STOKES = Problem(
     (1.0, 1.0),
     (
         Term(residual),
-        Term(walls, place=on_faces({0: (0.0, 1.0), 1: (0.0, 1.0)})),
+        Term(walls, 10.0, on_faces({0: (0.0, 1.0), 1: (0.0, 1.0)})),
         Term(lambda f: f(of=2), place=lambda at: torch.zeros_like(at)),
     ),
     solution,

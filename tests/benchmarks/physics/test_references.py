@@ -117,7 +117,7 @@ def test_allen_cahn_reference_does_not_depend_on_modes_and_steps():
 
 def test_korteweg_de_vries_reference_is_that_of_another_integrator_on_a_coarser_grid():
     """Runge and Kutta's, for the series without its dispersion."""
-    count, times = 256, [0.3, 0.6, 1.0]
+    count, times = 256, [0.2, 0.35, 0.5]
     x = 2 * np.arange(count) / count - 1
     wave = 1j * np.pi * np.arange(count // 2 + 1)
 
@@ -129,7 +129,7 @@ def test_korteweg_de_vries_reference_is_that_of_another_integrator_on_a_coarser_
         return -turned(t) * wave * np.fft.rfft(u * u / 2)
 
     start = np.fft.rfft(np.cos(np.pi * x))
-    found = solve_ivp(rate, (0, 1), start, t_eval=times, method="RK45", rtol=1e-6, atol=1e-6).y
+    found = solve_ivp(rate, (0, 0.5), start, t_eval=times, method="RK45", rtol=1e-6, atol=1e-6).y
     u = np.stack([np.fft.irfft(v / turned(t)) for v, t in zip(found.T, times, strict=True)], 1)
     assert np.abs(u.reshape(-1, 1) - korteweg_de_vries.solution(pairs(x, times))).max() < 1e-3
 
@@ -138,7 +138,7 @@ def test_korteweg_de_vries_reference_does_not_depend_on_places_and_steps():
     at = PROBLEMS["kdv"].grid(2500)
     values = korteweg_de_vries.solution(at)
     assert np.abs(values - korteweg_de_vries.solution(at, count=256)).max() < 1e-4
-    assert np.abs(values - korteweg_de_vries.solution(at, steps=2000)).max() < 1e-4
+    assert np.abs(values - korteweg_de_vries.solution(at, steps=1000)).max() < 1e-4
 
 
 def test_the_long_heat_is_that_of_finite_differences():
