@@ -11,9 +11,9 @@ with SOAP in the place of Adam. With seed 0, three rates are tried for every met
 Adam goes on to L-BFGS, and to seeds 1, 2 and 3, which are those to report. All terms of a loss have the weight 1, as in
 PINNacle, but the walls of the flow (10). Where an equation has a source, its residual is divided by the source's size.
 
-Derivatives are those of `torch.autograd.grad` for all methods: nested `torch.func.jvp` took 1.1 to 4 times as long, and
-Taylor series layer by layer as long. `sigmoid-core` has the recipe of docs/physics.md, without a knob and without an
-Equalizer; `sigmoid-core-equalizer` has one.
+Derivatives are those of `torch.autograd.grad` for all methods, the fastest way that runs every network as it is.
+`sigmoid-core` has the recipe of docs/physics.md, without a knob and without an Equalizer; `sigmoid-core-equalizer` has
+one.
 
 Rows come in an order that is useful early: depth 8 with seed 0 for all, then 16 and 4, then the other seeds. Such a row
 needs the row of seed 0 in the same file. Time is the processor's (`--threads 1`): about 70 minutes for depth 8 with

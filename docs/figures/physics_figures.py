@@ -101,24 +101,24 @@ def with_legend(figure: Figure) -> Figure:
 
 
 def solutions(rows: list[dict[str, Any]]) -> Figure:
-    """A row for each equation: the reference, and what two methods say, with their errors."""
-    budget = Budget()
-    figure = new_figure(9.6, 2.7 * len(SOLUTIONS))
-    grid = figure.subplots(len(SOLUTIONS), 1 + len(COMPARED))
-    for line, name in zip(grid, SOLUTIONS, strict=True):
+    """A row for each equation that was measured: the reference, and what two methods say, with their errors."""
+    rates = {
+        (row["problem"], row["method"]): row["rate"]
+        for row in rows
+        if (row["depth"], row["optimizer"], row["seed"]) == (DEPTH, "adam", TUNING_SEED)
+    }
+    names = [name for name in SOLUTIONS if all((name, method) in rates for method in COMPARED)]
+    figure = new_figure(9.6, 2.7 * len(names))
+    grid = figure.subplots(len(names), 1 + len(COMPARED), squeeze=False)
+    for line, name in zip(grid, names, strict=True):
         problem = PROBLEMS[name]
         points = problem.grid(SIDE**2)
         expected = problem.solution(points)[:, 0]
         pictures = {"reference": expected}
         for method in COMPARED:
-            (rate,) = (
-                row["rate"]
-                for row in rows
-                if (row["problem"], row["depth"], row["method"], row["optimizer"], row["seed"])
-                == (name, DEPTH, method, "adam", TUNING_SEED)
-            )
-            run = trained(problem, METHODS[method], rate, depth=DEPTH, seed=1, budget=budget)
-            run = refined(problem, METHODS[method], run, seed=1, budget=budget)
+            options = {"seed": 1, "budget": Budget()}
+            run = trained(problem, METHODS[method], rates[name, method], depth=DEPTH, **options)
+            run = refined(problem, METHODS[method], run, **options)
             with torch.no_grad():
                 at = problem.unit(torch.tensor(points, dtype=torch.float32))
                 pictures[f"{method}, error {run.error:.2g}"] = run.model(at)[:, problem.measured[0]].numpy()

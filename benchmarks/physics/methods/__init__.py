@@ -6,3 +6,5 @@ from physics.methods.method import Method
 METHODS: dict[str, Method] = {
     method.name: method for file in (plain, cores, adaptive, factorised, gated, waves) for method in file.METHODS
 }
+
+__all__ = ["METHODS", "Method"]
