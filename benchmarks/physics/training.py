@@ -83,7 +83,7 @@ def trained(
 ) -> Run:
     """A network after the first phase; the rate stays for half of the steps, then falls linearly to 0."""
     torch.manual_seed(seed)
-    points = SobolEngine(len(problem.axes), scramble=True, seed=seed)
+    points = SobolEngine(len(problem.axes), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     box = 2 * points.draw(1000) - 1
     started = time.process_time()
     model = method.build(box, budget.width, depth, problem.outputs)
@@ -98,7 +98,7 @@ def trained(
             if not math.isfinite(loss.item()):
                 run.error = math.inf
                 break
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             steps.step()
             schedule.step()
             if step in looks:
@@ -111,7 +111,7 @@ def trained(
 
 def refined(problem: Problem, method: Method, run: Run, *, seed: int, budget: Budget) -> Run:
     """The same network after L-BFGS on fixed points; `seconds` are those of this phase."""
-    cube = SobolEngine(len(problem.axes), scramble=True, seed=seed + 1000).draw(budget.fixed)
+    cube = SobolEngine(len(problem.axes), scramble=True, seed=seed + 1000).draw(budget.fixed)  # type: ignore[no-untyped-call]
     at = problem.placed(cube)
     started = time.process_time()
     optimizer = torch.optim.LBFGS(
@@ -126,10 +126,10 @@ def refined(problem: Problem, method: Method, run: Run, *, seed: int, budget: Bu
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = problem.loss(run.model, at) + method.penalty(run.model)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return Run(run.model, error(problem, run.model), time.process_time() - started)
 
 

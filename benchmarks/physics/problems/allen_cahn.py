@@ -25,7 +25,8 @@ def solution(at: Array, modes: int = MODES, steps: int = STEPS) -> Array:
     times, time = np.unique(at[:, 1], return_inverse=True)
     places, place = np.unique(at[:, 0], return_inverse=True)
     sines = np.sin(np.outer(np.arange(1, modes + 1), np.pi / 2 * (places + 1)))
-    return ((series(modes, steps)(times) @ sines)[time, place] - 1)[:, None]
+    u: Array = (series(modes, steps)(times) @ sines)[time, place] - 1
+    return u[:, None]
 
 
 @cache
@@ -35,7 +36,8 @@ def series(modes: int, steps: int) -> Callable[[Array], Array]:
     x = 2 * k / (modes + 1) - 1
 
     def to_series(values: Array) -> Array:
-        return dst(values, type=1) / (modes + 1)
+        found: Array = dst(values, type=1) / (modes + 1)
+        return found
 
     def rest(coefficients: Array) -> Array:
         w = dst(coefficients, type=1) / 2

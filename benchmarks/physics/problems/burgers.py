@@ -27,7 +27,8 @@ def solution(at: Array, nodes: int = NODES) -> Array:
     shifted = np.pi * (x - np.sqrt(4 * NU * t) * node)
     exponent = -np.cos(shifted) / (2 * np.pi * NU)
     density = weight * np.exp(exponent - exponent.max(1, keepdims=True))
-    return -(density * np.sin(shifted)).sum(1, keepdims=True) / density.sum(1, keepdims=True)
+    u: Array = -(density * np.sin(shifted)).sum(1, keepdims=True) / density.sum(1, keepdims=True)
+    return u
 
 
 BURGERS = Problem(

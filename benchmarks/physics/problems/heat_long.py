@@ -23,7 +23,8 @@ def solution(at: Array) -> Array:
     forced = (FAST * np.sin(PULSE * t) - PULSE * np.cos(PULSE * t)) / (FAST**2 + PULSE**2)
     at_start = 1 / FAST - 2 * PULSE / (FAST**2 + PULSE**2)
     size = 1 / FAST + 2 * forced - at_start * np.exp(-FAST * t)
-    return (np.exp(-SLOW * t) * np.sin(np.pi * x) + size * np.sin(4 * np.pi * x))[:, None]
+    u: Array = np.exp(-SLOW * t) * np.sin(np.pi * x) + size * np.sin(4 * np.pi * x)
+    return u[:, None]
 
 
 def residual(f: Fields) -> Tensor:

@@ -19,7 +19,8 @@ RATE = math.pi**2 * sum(d * k**2 for d, k in zip(DIFFUSION, WAVES, strict=True))
 
 def solution(at: Array) -> Array:
     x, y, t = at.T
-    return (np.sin(WAVES[0] * np.pi * x) * np.sin(WAVES[1] * np.pi * y) * np.exp(-RATE * t))[:, None]
+    u: Array = np.sin(WAVES[0] * np.pi * x) * np.sin(WAVES[1] * np.pi * y) * np.exp(-RATE * t)
+    return u[:, None]
 
 
 def start(f: Fields) -> Tensor:

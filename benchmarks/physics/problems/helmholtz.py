@@ -18,7 +18,8 @@ FACTOR = 1 - math.pi**2 * (WAVES[0] ** 2 + WAVES[1] ** 2)
 
 
 def solution(at: Array) -> Array:
-    return (np.sin(WAVES[0] * np.pi * at[:, 0]) * np.sin(WAVES[1] * np.pi * at[:, 1]))[:, None]
+    u: Array = np.sin(np.pi * at * WAVES).prod(1, keepdims=True)
+    return u
 
 
 def solved(count: int) -> tuple[Array, Array]:

@@ -26,7 +26,8 @@ def solution(at: Array, count: int = COUNT, steps: int = STEPS) -> Array:
     places, place = np.unique(at[:, 0], return_inverse=True)
     waves = np.exp(1j * np.pi * np.outer(np.arange(count // 2 + 1), places + 1)) * 2
     waves[0] /= 2
-    return (series(count, steps)(times) @ waves).real[time, place][:, None]
+    u: Array = (series(count, steps)(times) @ waves).real[time, place][:, None]
+    return u
 
 
 @cache

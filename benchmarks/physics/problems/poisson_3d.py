@@ -17,7 +17,8 @@ FACTOR = -(math.pi**2) * sum(k**2 for k in WAVES)
 
 
 def solution(at: Array) -> Array:
-    return np.sin(np.pi * at * WAVES).prod(1, keepdims=True)
+    u: Array = np.sin(np.pi * at * WAVES).prod(1, keepdims=True)
+    return u
 
 
 def residual(f: Fields) -> Tensor:

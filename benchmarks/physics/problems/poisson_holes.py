@@ -54,7 +54,9 @@ def solution(at: Array) -> Array:
 
 
 def inside(at: Array) -> NDArray[np.bool_]:
-    return np.all(np.linalg.norm(at[:, None] - CENTRES, axis=2) >= RADIUS, axis=1)
+    distances = np.linalg.norm(at[:, None] - CENTRES, axis=2)
+    outside: NDArray[np.bool_] = distances.min(1) >= RADIUS
+    return outside
 
 
 def laplace(f: Fields) -> Tensor:

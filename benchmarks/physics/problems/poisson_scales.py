@@ -20,14 +20,15 @@ SIZE = math.sqrt(sum((a * k**2) ** 2 for a, k in WAVES) / 2)
 
 
 def solution(at: Array) -> Array:
-    return sum(a * np.sin(k * at) for a, k in WAVES)
+    u: Array = np.sum([a * np.sin(k * at) for a, k in WAVES], 0)
+    return u
 
 
 def solved(count: int) -> tuple[Array, Array]:
     """By Chebyshev collocation: points [count - 1, 1] inside, and values there; it knows f only."""
     by_x = 2 * chebyshev.derivative(count)
     at = (chebyshev.points(count)[1:-1, None] + 1) / 2
-    source = sum(-a * k**2 * np.sin(k * at) for a, k in WAVES)
+    source = np.sum([-a * k**2 * np.sin(k * at) for a, k in WAVES], 0)
     return at, np.linalg.solve((by_x @ by_x)[1:-1, 1:-1], source)
 
 

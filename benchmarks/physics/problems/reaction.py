@@ -14,7 +14,8 @@ def solution(at: Array) -> Array:
     """Logistic growth at every place."""
     x, t = at[:, :1], at[:, 1:]
     grown = np.exp(-((x - np.pi) ** 2) / (2 * WIDTH**2) + RHO * t)
-    return grown / (grown + 1 - np.exp(-((x - np.pi) ** 2) / (2 * WIDTH**2)))
+    u: Array = grown / (grown + 1 - np.exp(-((x - np.pi) ** 2) / (2 * WIDTH**2)))
+    return u
 
 
 REACTION = Problem(

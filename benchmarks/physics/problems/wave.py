@@ -16,7 +16,8 @@ SIZE = 100.0
 
 def solution(at: Array) -> Array:
     x, t = np.pi * at.T
-    return (np.sin(x) * np.cos(2 * t) + np.sin(4 * x) * np.cos(8 * t) / 2)[:, None]
+    u: Array = (np.sin(x) * np.cos(2 * t) + np.sin(4 * x) * np.cos(8 * t) / 2)[:, None]
+    return u
 
 
 def start(f: Fields) -> Tensor:

@@ -1,12 +1,14 @@
 """An exponential integrator for equations in time whose linear part is stiff and diagonal: ETDRK4."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 
-Modes = NDArray[np.inexact]
+Modes = NDArray[Any]
+"""Coefficients, real or complex."""
 
 
 def evolved(
@@ -25,7 +27,7 @@ def evolved(
     e, half = np.exp(h * linear), np.exp(h * linear / 2)
 
     def mean(values: Modes) -> Modes:
-        found = h * values.mean(1)
+        found: Modes = h * values.mean(1)
         return found if np.iscomplexobj(linear) else found.real
 
     into_half = mean((np.exp(z / 2) - 1) / z)
@@ -44,4 +46,7 @@ def evolved(
         now = e * now + first * at_start + 2 * middle * (at_a + at_b) + last * at_end
         values.append(now)
         rates.append(linear * now + rest(now))
-    return CubicHermiteSpline(np.linspace(0, end, steps + 1), np.array(values), np.array(rates))
+    spline: Callable[[Modes], Modes] = CubicHermiteSpline(
+        np.linspace(0, end, steps + 1), np.array(values), np.array(rates)
+    )
+    return spline
