@@ -3,7 +3,7 @@
     python examples/pinn_from_tanh.py
 
 Both solve u'' = f on [-1, 1] with u = 0 at the ends, for a solution with two scales. docs/notebooks/physics.ipynb
-explains it, and benchmarks/pinn.py compares methods with care.
+explains it, and benchmarks/compare_physics.py compares methods with care.
 """
 
 import argparse

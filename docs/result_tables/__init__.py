@@ -5,6 +5,7 @@ from result_tables import (  # noqa: F401  they register what they make
     decisions,
     diagnosis,
     networks,
+    physics,
     problems,
     sentences,
 )

@@ -1,4 +1,4 @@
-"""Solvers of differential equations: the examples for DeepXDE and PINA run, and the methods of pinn.py are theirs."""
+"""Solvers of differential equations: the examples for DeepXDE and PINA run, and the benchmark's methods are theirs."""
 
 import os
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
-from pde.methods import Adaptive, LocallyAdaptiveTanh
+from physics.methods.adaptive import Adaptive, LocallyAdaptiveTanh
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

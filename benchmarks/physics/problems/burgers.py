@@ -3,14 +3,15 @@
 A wave that becomes nearly a jump at x = 0. It is solved by the transform of Cole and Hopf: an integral.
 """
 
+import math
+
 import numpy as np
 import torch
 from scipy.special import roots_hermite
-from torch import Tensor
 
-from pde.problem import Array, Problem, gradient
+from physics.problem import Array, Problem, Term, at_value, on_faces
 
-NU = 0.01 / np.pi
+NU = 0.01 / math.pi
 NODES = 200
 """Of the quadrature; with half as many the solution is the same to 1e-10 (see the tests)."""
 
@@ -26,17 +27,20 @@ def solution(at: Array, nodes: int = NODES) -> Array:
     shifted = np.pi * (x - np.sqrt(4 * NU * t) * node)
     exponent = -np.cos(shifted) / (2 * np.pi * NU)
     density = weight * np.exp(exponent - exponent.max(1, keepdims=True))
-    return -(density * np.sin(shifted)).sum(1) / density.sum(1)
+    u: Array = -(density * np.sin(shifted)).sum(1, keepdims=True) / density.sum(1, keepdims=True)
+    return u
 
 
-def bounded(at: Tensor, network: Tensor) -> Tensor:
-    x, t = at.unbind(1)
-    return -torch.sin(np.pi * x) + t * (1 - x.square()) * network
-
-
-def residual(u: Tensor, at: Tensor) -> Tensor:
-    by_x, by_t = gradient(u, at).unbind(1)
-    return by_t + u * by_x - NU * gradient(by_x, at)[:, 0]
-
-
-BURGERS = Problem("burgers", (-1.0, 0.0), (1.0, 1.0), bounded, residual, solution)
+BURGERS = Problem(
+    "burgers",
+    "PINNacle's Burgers1d-C, arXiv 2306.08827; Raissi et al., arXiv 1711.10561",
+    "xt",
+    (-1.0, 0.0),
+    (1.0, 1.0),
+    (
+        Term(lambda f: f("t") + f() * f("x") - NU * f("xx")),
+        Term(lambda f: f() + torch.sin(math.pi * f.at("x")), place=at_value(1, 0.0)),
+        Term(lambda f: f(), place=on_faces({0: (-1.0, 1.0)})),
+    ),
+    solution,
+)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pde.problem import Array
+from physics.problem import Array
 
 
 def points(count: int) -> Array:
