@@ -3,9 +3,8 @@
     pip install deepxde
     python examples/deepxde_burgers.py
 
-DeepXDE samples the points and minimises the residual. Sigmoid Core adds `prepare`, the rates of `depth_scaled_lr`
-and the Equalizer. Gradients are clipped, because a few points in the jump would dominate every step. The last line
-compares with the solution.
+DeepXDE samples the points and minimises the residual. Sigmoid Core adds the network and the Equalizer. Gradients are
+clipped, because a few points in the jump would dominate every step. The last line compares with the solution.
 """
 
 import argparse
@@ -18,22 +17,10 @@ import numpy as np
 import torch
 
 import sigmoidcore as sc
+from sigmoidcore.integrations.deepxde import FNN
 
 VISCOSITY = 0.01 / np.pi
 PLACE, SOLUTION = [[0.5, 0.25]], -0.8032
-
-
-class Cores(dde.nn.NN):
-    """`sc.MLP` as a network of DeepXDE."""
-
-    def __init__(self, *sizes):
-        super().__init__()
-        self.network = sc.MLP(*sizes)
-
-    def forward(self, inputs):
-        x = inputs if self._input_transform is None else self._input_transform(inputs)
-        u = self.network(x)
-        return u if self._output_transform is None else self._output_transform(inputs, u)
 
 
 def residual(at, u):
@@ -54,11 +41,11 @@ def main(arguments=None):
 
     place, time = dde.geometry.Interval(-1, 1), dde.geometry.TimeDomain(0, 1)
     data = dde.data.TimePDE(dde.geometry.GeometryXTime(place, time), residual, [], num_domain=1000)
-    network = Cores(2, 32, options.depth, 1)
+    network = FNN([2, *[32] * options.depth, 1])
     # Initial and boundary values are exact, so the residual is the only loss.
     network.apply_output_transform(lambda at, u: -torch.sin(np.pi * at[:, :1]) + at[:, 1:] * (1 - at[:, :1] ** 2) * u)
-    sc.prepare(network.network, torch.as_tensor(data.train_x_all), saturation=2.0)
-    optimizer = torch.optim.Adam(sc.depth_scaled_lr(network, 0.003), betas=(0.9, 0.99), fused=True)
+    network.network.prepare(torch.as_tensor(data.train_x_all))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.0003, betas=(0.9, 0.99), fused=True)
     optimizer.register_step_pre_hook(lambda *step: clip(network))
     model = dde.Model(data, network)
     model.compile(optimizer, decay=("cosine", options.steps, 0.0))

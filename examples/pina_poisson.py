@@ -13,32 +13,9 @@ from pina import Trainer
 from pina.optim import TorchOptimizer, TorchScheduler
 from pina.problem.zoo import Poisson2DSquareProblem
 from pina.solver import PhysicsInformedSingleModelSolver
-from torch import nn
 
-import sigmoidcore as sc
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
-
-
-class Cores(nn.Module):
-    """`sc.MLP` for PINA's labelled tensors; without labels its hidden layers are fused."""
-
-    def __init__(self, *sizes):
-        super().__init__()
-        self.network = sc.MLP(*sizes)
-
-    def forward(self, x):
-        return self.network(x.as_subclass(torch.Tensor))
-
-
-class Rates(TorchOptimizer):
-    """Adam with the rates of `depth_scaled_lr`; PINA builds its optimizers from all parameters."""
-
-    def __init__(self, model):
-        super().__init__(torch.optim.Adam, betas=(0.9, 0.99), fused=True)
-        self.model = model
-
-    def hook(self, parameters):
-        super().hook(sc.depth_scaled_lr(self.model, 0.01))
+from sigmoidcore.integrations.physics import PhysicsMLP
 
 
 def main(arguments=None):
@@ -51,12 +28,12 @@ def main(arguments=None):
     problem = Poisson2DSquareProblem()
     problem.discretise_domain(500, "random", domains="D")
     problem.discretise_domain(100, "random", domains="boundary")
-    model = Cores(2, 32, options.depth, 1)
-    inside = problem.spatial_domain.sample(1000, "random")
-    sc.prepare(model.network, inside.as_subclass(torch.Tensor), saturation=2.0)
+    model = PhysicsMLP(2, 32, options.depth, 1)
+    model.prepare(problem.spatial_domain.sample(1000, "random"))
 
     fall = TorchScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda n: min(1, 2 * (1 - n / options.steps)))
-    solver = PhysicsInformedSingleModelSolver(problem, model, optimizer=Rates(model), scheduler=fall)
+    adam = TorchOptimizer(torch.optim.Adam, lr=0.001, betas=(0.9, 0.99), fused=True)
+    solver = PhysicsInformedSingleModelSolver(problem, model, optimizer=adam, scheduler=fall)
     watching = SigmoidCoreCallback()
     trainer = Trainer(
         solver, max_epochs=options.steps, accelerator="cpu", callbacks=[watching], logger=False,

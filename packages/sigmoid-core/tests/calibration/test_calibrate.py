@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from core_support.networks import Towers
 from support.untouched import untouched
 from torch import nn
 from torch.nn import functional as F
@@ -76,6 +77,14 @@ def test_the_automatic_saturation_level_is_that_of_curved_functions_where_featur
         prepare(model, x, saturation=saturation)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_the_automatic_saturation_level_of_a_tower_follows_from_its_own_inputs():
+    net, inputs = Towers(MLP(50, 16, 3, 8), MLP(2, 16, 3, 8)), (torch.randn(200, 50), torch.rand(200, 2))
+    prepare(net, inputs, saturation="auto")
+    for tower, x, level in zip(net.children(), inputs, (0.5, 2.0), strict=True):
+        z = tower[1].slope * (tower[0](x) - tower[1].shift)
+        assert float(z.detach().square().mean().sqrt()) == pytest.approx(level, rel=1e-3)
 
 
 def test_calibrate_has_no_automatic_saturation_level(x):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from core_support.networks import convolutions
+from core_support.networks import Towers, convolutions
 from torch import nn
 
 from sigmoidcore import MLP, SigmoidCore, convert, depth_scaled_lr, prepare
@@ -100,6 +100,25 @@ def test_layers_of_one_width_share_equally_also_with_untouched_weights(inputs, w
         expected = 0.01 / depth * (HIDDEN if layer else FIRST) / math.sqrt(model[2 * layer].weight.numel()) * typical
         assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING, abs=0)
     assert found[f"{2 * depth}.weight"] == pytest.approx(0.01 * LAST / width, rel=ROUNDING, abs=0)
+
+
+@pytest.mark.parametrize("order", ["branch first", "trunk first"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_towers_that_join_have_the_rates_that_each_has_alone(order, optimizer):
+    branch, trunk = orthogonal(MLP(50, 40, 4, 40)), orthogonal(MLP(1, 40, 4, 40))
+    net = Towers(branch, trunk) if order == "branch first" else Towers(trunk, branch)
+    found = rates(net, optimizer=optimizer)
+    for name, tower in net.named_children():
+        alone = rates(tower, optimizer=optimizer)
+        for layer in (0, 2, 6):
+            assert found[f"{name}.{layer}.weight"] == pytest.approx(alone[f"{layer}.weight"], rel=0.25)
+
+
+def test_layers_behind_a_single_feature_are_not_frozen_and_named():
+    net = orthogonal(nn.Sequential(MLP(8, 16, 4, 1), MLP(1, 16, 4, 8)))
+    with pytest.warns(UserWarning, match=r"Linear\(in_features=16, out_features=1, bias=True\) passes on a single"):
+        found = rates(net)
+    assert found["1.2.weight"] > 0.005 * found["0.2.weight"]
 
 
 def test_shares_follow_the_directions_that_orthogonal_weights_of_these_shapes_pass_on():

@@ -13,3 +13,14 @@ def convolutions(inputs, channels, depth, outputs, *, size):
         layers += [SigmoidCore(channels, dim=1, alpha=4.0, centered=True)]
     pixels = ((size + 1) // 2) ** 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * pixels, outputs))
+
+
+class Towers(nn.Module):
+    """Branch and trunk of a DeepONet."""
+
+    def __init__(self, branch, trunk):
+        super().__init__()
+        self.branch, self.trunk = branch, trunk
+
+    def forward(self, values, places):
+        return self.branch(values) @ self.trunk(places).T

@@ -63,6 +63,26 @@ def test_after_a_change_of_the_weights_the_network_computes_what_it_did(model, b
     assert equalizer.history[-1].spread < 2
 
 
+def test_after_an_accident_in_a_loss_that_contains_derivatives_too(model, batch):
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    equalizer = sc.Equalizer(model, optimizer)
+
+    def step():
+        x = batch[0].clone().requires_grad_()
+        (by_inputs,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        optimizer.zero_grad()
+        (by_inputs - 1).square().mean().backward()
+        optimizer.step()
+
+    steps(step, WARM)
+    before = model(batch[0])
+    weights_times_3(model)
+    with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores"):
+        steps(step, 3)
+    torch.testing.assert_close(model(batch[0]), before, rtol=1e-3, atol=1e-4)
+    assert sum(sample.slopes + sample.neurons for sample in equalizer.history) == 0
+
+
 def test_a_second_recovery_comes_without_a_warning_and_no_sooner_than_twenty_steps_later(model, batch):
     step, equalizer = training(model, batch)
     steps(step, WARM)

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -128,7 +128,7 @@ def prepare(
         targets: see `calibrate`.
         loss_fn: see `calibrate`.
         saturation: saturation level u of the first core. "auto": 2 for samples of at most three features, whose
-            functions are curved, and 0.5 otherwise.
+            functions are curved, and 0.5 otherwise; of several inputs each has its own.
 
     Returns:
         A frozen, printable report.
@@ -150,13 +150,14 @@ def prepare(
         Orthogonal weights: Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Pennington, Schoenholz, Ganguli (2017),
         arXiv 1711.04735.
     """
+    curved: set[int] = set()
     if isinstance(saturation, str):
         if saturation != "auto":
             raise ValueError(f'saturation must be "auto" or a positive number, got {saturation!r}')
         tensors = floating_tensors(inputs)
-        few = len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].shape[1] <= FEW
-        saturation = CURVED if few else USUAL
-    return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=True)
+        curved = {tensor.shape[1] for tensor in tensors if tensor.dim() == 2 and tensor.shape[1] <= FEW}
+        saturation = CURVED if curved and len(tensors) == 1 else USUAL
+    return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=True, curved=curved)
 
 
 def _calibrate(
@@ -166,6 +167,7 @@ def _calibrate(
     loss_fn: LossFn | None,
     saturation: float | None,
     fresh_weights: bool,
+    curved: Collection[int] = (),
 ) -> Calibration:
     started = time.perf_counter()
     check_model(model)
@@ -180,6 +182,7 @@ def _calibrate(
     profile = partial(gradient_profile, model, inputs, targets, loss_fn)
     before = profile()
     solver = Solver(model, saturation, fresh_weights, note=lambda text: notes.update({text: None}))
+    solver.levels_by_features = dict.fromkeys(curved, CURVED)
     restore = _snapshot(model)
     try:
         with undisturbed(model, inputs):

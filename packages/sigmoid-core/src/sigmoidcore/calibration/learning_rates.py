@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Hashable, Sequence
+import warnings
+from collections.abc import Container, Hashable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,8 @@ from unstuck.observation.batch import check_model
 
 SHARE = 0.1
 """The largest share of the total change that one layer gets."""
+FLOOR = 0.01
+"""Of an equal share: the least that a layer gets; a layer behind a single feature passes on no directions at all."""
 HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 370.0, 128.0
 """Measured constants of the rates of Adam (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
 SGD = 100.0
@@ -38,6 +41,8 @@ def depth_scaled_lr(
     with 400 for the first layer, because `prepare` made its weights small, lr * 16 / fan_in for the last at any depth,
     and lr / steps * 370 / hidden_size for a `CoreRNN` (the last layer: 128). share_l is proportional to D_l - 1,
     the directions that orthogonal weights of these shapes pass on to layer l, less one; no layer has more than a tenth.
+    Towers, such as branch and trunk of a DeepONet, divide `lr` each for itself: a module with cores begins a new one if
+    its inputs are not the outputs of the layer before it, nor these flattened.
     A bias has its weight's rate; in front of the first core of the model, a tower or a block, with a size of at most 1.
 
     SGD's rates are r_l = 100 lr * share_l * mean(W_l^2), the last layer's share is 1, and a bias has fan_in / 64 of its
@@ -61,6 +66,9 @@ def depth_scaled_lr(
     Returns:
         Parameter groups (`params`, `lr`); every parameter that requires a gradient is in one of them. Parameters of
         other kinds of layers get lr / L.
+
+    Warns:
+        UserWarning: layers behind a single feature get the least share.
 
     Raises:
         TypeError: not an nn.Module.
@@ -108,14 +116,15 @@ def _adam_rates(model: nn.Module, lr: float) -> _Rates:
     recurrent = [m for m in model.modules() if isinstance(m, CoreRNN)]
     hidden, last, entries = layers[:-1], layers[-1:], _entries(model)
     rates: _Rates = dict.fromkeys(model.parameters(), ("other", lr / max(1, len(hidden))))
-    for layer, share in zip(hidden, _shares(hidden), strict=True):
-        weight = _matrices(layer)
-        rate = lr * share * (FIRST if layer is hidden[0] else HIDDEN) / math.sqrt(weight.numel())
-        size = _size(weight)
-        for parameter in layer.parameters(recurse=False):
-            apart = layer in entries and parameter.dim() == 1
-            key = (layer is hidden[0], entries.get(layer), apart, rate)
-            rates[parameter] = key, rate * (min(size, 1.0) if apart else size)
+    for number, tower in enumerate(_towers(hidden, entries)):
+        for layer, share in zip(tower, _shares(tower), strict=True):
+            weight, first = _matrices(layer), layer is tower[0]
+            rate = lr * share * (FIRST if first else HIDDEN) / math.sqrt(weight.numel())
+            size = _size(weight)
+            for parameter in layer.parameters(recurse=False):
+                apart = layer in entries and parameter.dim() == 1
+                key = (number if first else None, entries.get(layer), apart, rate)
+                rates[parameter] = key, rate * (min(size, 1.0) if apart else size)
     for layer in last:
         rate = lr * (LAST_RECURRENT if recurrent else LAST) / _matrices(layer)[0].numel()
         rates.update(dict.fromkeys(layer.parameters(recurse=False), ("last", rate)))
@@ -131,8 +140,8 @@ def _sgd_rates(model: nn.Module, lr: float) -> _Rates:
         raise ValueError(f"'{recurrent[0]}' is a recurrent layer, for which there is no rule for SGD: use Adam")
     layers, entries = [m for m in model.modules() if isinstance(m, WEIGHTED)], _entries(model)
     rates: _Rates = dict.fromkeys(model.parameters(), ("other", SGD * lr / max(1, len(layers) - 1)))
-    shares = [*_shares(layers[:-1]), *(1.0 for _ in layers[-1:])]
-    for layer, share in zip(layers, shares, strict=True):
+    shares = [*(share for tower in _towers(layers[:-1], entries) for share in _shares(tower)), 1.0]
+    for layer, share in zip(layers, shares, strict=False):
         weight = _matrices(layer)
         for parameter in layer.parameters(recurse=False):
             size = 1.0 if parameter.dim() > 1 else min(1.0, weight[0].numel() * MEAN_SQUARE)
@@ -157,6 +166,19 @@ def _entries(model: nn.Module) -> dict[nn.Module, int]:
             if isinstance(layer, WEIGHTED):
                 entries.setdefault(layer, len(name.split(".")) if name else 0)
     return entries
+
+
+def _towers(layers: Sequence[nn.Module], entries: Container[nn.Module]) -> list[list[nn.Module]]:
+    """The layers of each tower, see `depth_scaled_lr`."""
+    towers: list[list[nn.Module]] = []
+    outputs = 0
+    for layer in layers:
+        n, m, _ = _matrices(layer).shape
+        if not towers or (layer in entries and m % outputs != 0):
+            towers.append([])
+        towers[-1].append(layer)
+        outputs = n
+    return towers
 
 
 def _matrices(layer: nn.Module) -> Tensor:
@@ -189,8 +211,16 @@ def _shares(layers: Sequence[nn.Module]) -> list[float]:
         a = min(1.0, n / m) - b * (m + 1)
         directions.append((a + 2 * b / known) / (a / known + b * (1 + 1 / known)))
     more = [max(d - 1, 1e-3) for d in directions]
+    least = FLOOR * sum(more) / max(1, len(more))
+    behind = [layer for layer, d in zip(layers[1:], more[1:], strict=True) if d < least]
+    if behind:
+        warnings.warn(
+            f"{behind[0]} passes on a single direction, and gets the least share of the rate, {FLOOR:g} of an equal "
+            f"one ({len(behind)} such layers); if they are a tower beside others, call depth_scaled_lr for each tower",
+            stacklevel=4,
+        )
     total = sum(more)
-    return [min(SHARE, d / total) for d in more]
+    return [min(SHARE, max(d, least) / total) for d in more]
 
 
 def _size(weight: Tensor) -> float:

@@ -59,6 +59,7 @@ class Solver(LayerObserver):
         self._note = note
         self._segments = Segments()
         self._weights = FreshWeights(model, self._segments, note) if fresh_weights else None
+        self.levels_by_features: Mapping[int, float] = {}  # saturation levels behind first layers of so many features
         self._solution = Solution(self.layers)
         self._log_gains: Mapping[str, float] = {}
         self._signs: dict[torch.Size, Tensor] = {}
@@ -120,7 +121,8 @@ class Solver(LayerObserver):
         signal = around / size
         gain = math.exp(self._log_gains.get(name, 0.0)) / core.scale
         if not leaves and self._saturation is not None and not alike:
-            level = self._saturation
+            features = layer.in_features if isinstance(layer, nn.Linear) else 0
+            level = self.levels_by_features.get(features, self._saturation)
             if self._weights is not None and layer is not None:
                 alpha = gain / float(local_derivative(signal * level, 1.0).square().mean().sqrt())
                 scale = level / (alpha * size)

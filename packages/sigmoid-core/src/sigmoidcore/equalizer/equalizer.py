@@ -56,7 +56,8 @@ class Equalizer:
     - The exception, for slopes that were wrong from the start: where the gradient leaves the band, +-`tolerance` around
       its median, slopes follow the profile, at most by 2 a sample.
 
-    Losses that contain derivatives (docs/physics.md) disable it. docs/method.md has the formulas and the reasons.
+    For losses that contain derivatives (docs/physics.md), it repairs accidents and does nothing else. docs/method.md
+    has the formulas and the reasons.
 
     Every second step costs four norms; hooks are in place on sampled steps only. Accumulation, clipping and steps that
     a gradient scaler skips do no harm. With `torch.compile`, sampled steps run uncompiled and nothing is
@@ -281,12 +282,16 @@ class Equalizer:
     ) -> bool:
         """Take a sample; returns whether so much is saturated at the first one that its gradients are useless.
 
-        Nothing moves if the loss of any rank contains derivatives, nor on a step that has set back (with `changes`).
+        If the loss of any rank contains derivatives, levels are remembered, and nothing else. Nothing moves on a step
+        that has set back (with `changes`).
         `ends` are the nodes of the model's outputs.
         """
         logs, finite = sizes.log(), bool(torch.isfinite(sizes).all())
         (recovered, neurons, _), moved, shut = changes or (0, 0, False), [], 0
-        if self._ranks.all(not differentiated, self._device) and finite and changes is None:
+        usable = finite and changes is None
+        if usable and not self._ranks.all(not differentiated, self._device):
+            self._level_rule.remember(passes, sizes, self._step)
+        elif usable:
             rows = (sum(p.rows for p in of_core) for of_core in passes.values())
             relative = self._ranks.means(relative_slopes(passes.values(), self._device), list(rows))
             closed = torch.cat(relative) < self._floor  # one look at the device, not one for every core

@@ -1,11 +1,15 @@
-"""Networks of cores: an MLP of any depth."""
+"""Networks of cores: an MLP of any depth, and the waves that its first layer may read."""
 
+import math
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.rows import Chain as Chain
+
+FEWEST, MOST = 0.5, 8.0  # waves over the width of the box
 
 
 class MLP(Chain):
@@ -20,6 +24,7 @@ class MLP(Chain):
         out_features: number of outputs.
         activation: makes the activation of a layer from its width; default: a centered `SigmoidCore` of slope 4.
             Use `activation=lambda width: nn.Sigmoid()` for the plain network of the same weights.
+        fourier: number of random waves that the first layer reads in the place of the inputs, see `FourierFeatures`.
 
     Shape:
         Input [batch, ..., in_features], output [batch, ..., out_features].
@@ -41,13 +46,49 @@ class MLP(Chain):
         out_features: int,
         *,
         activation: Callable[[int], nn.Module] | None = None,
+        fourier: int = 0,
     ) -> None:
         _check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
         make = activation or (lambda features: SigmoidCore(features, alpha=4.0, centered=True))
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [FourierFeatures(in_features, fourier)] if fourier else []
         for layer in range(depth):
-            layers += [nn.Linear(width if layer else in_features, width), make(width)]
+            layers += [nn.Linear(width if layer else 2 * fourier or in_features, width), make(width)]
         super().__init__(*layers, nn.Linear(width, out_features))
+
+
+class FourierFeatures(nn.Module):
+    """Sines and cosines of random waves: inputs [..., in_features] to [..., 2 waves].
+
+    `prepare` draws the waves for the box that its batch fills: directions at random, and from half a wave to eight over
+    the width of the box, evenly in the logarithm. They are buffers, and are not trained.
+
+    Source:
+        Tancik et al. (2020), arXiv 2006.10739; several scales: Wang, Wang, Perdikaris (2021), arXiv 2012.10047.
+    """
+
+    centre: Tensor
+    waves: Tensor
+
+    def __init__(self, in_features: int, waves: int) -> None:
+        super().__init__()
+        _check_sizes(in_features=in_features, fourier=waves)
+        self.register_buffer("centre", torch.zeros(in_features))
+        self.register_buffer("waves", torch.randn(waves, in_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the waves."""
+        phase = (input - self.centre) @ self.waves.T
+        return torch.cat([phase.sin(), phase.cos()], -1)
+
+    @torch.no_grad()
+    def fit(self, inputs: Tensor, generator: torch.Generator) -> None:
+        """Draw the waves for these inputs [..., in_features]."""
+        low, high = inputs.flatten(0, -2).aminmax(dim=0)
+        number, features = self.waves.shape
+        direction = nn.functional.normalize(torch.randn(number, features, generator=generator), dim=1)
+        count = FEWEST * (MOST / FEWEST) ** torch.rand(number, 1, generator=generator)
+        self.centre.copy_((low + high) / 2)
+        self.waves.copy_((2 * math.pi * count * direction).to(self.waves) / torch.where(high > low, high - low, 1.0))
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -1,0 +1,113 @@
+"""A network for differential equations, in DeepXDE, PINA, PhysicsNeMo or a plain loop, that needs no settings."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.calibration.calibrate import prepare
+from sigmoidcore.calibration.learning_rates import depth_scaled_lr
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.nn.networks import MLP
+
+FEWEST = 10  # points that tell the domain
+CURVED, OF_WAVES = 2.0, 1.0  # saturation level of the first layer: it has to be curved over the domain; waves are
+RATIO = 10.0
+"""The rate of `depth_scaled_lr` over Adam's: 0.01 when Adam has the 0.001 of every tutorial."""
+
+
+class PhysicsMLP(nn.Module):
+    """An `sc.MLP` that prepares itself at its first batch, and that one rate of Adam suits at every depth.
+
+    Frameworks such as DeepXDE and PINA give all parameters one rate. Here the sizes of the weights, which the slopes
+    undo, make up for what `depth_scaled_lr` would give each layer: `torch.optim.Adam(network.parameters(), lr=0.001)`
+    changes the function as the groups of `depth_scaled_lr(network, 0.01)` do. So leave out `depth_scaled_lr`.
+
+    Points all over the domain set the box that is mapped to -1 to 1 for each input, the weights (`sc.prepare`) and
+    their sizes: those given to `network.prepare`, or else the first batch in training mode. PINA asks for one boundary
+    after the other, so call `prepare` there. A state dict that is loaded has all of this.
+
+    Args:
+        in_features: number of inputs, the dimensions of space and time.
+        width: neurons of each hidden layer.
+        depth: number of hidden layers.
+        out_features: number of outputs.
+        fourier: number of random waves that the first layer reads, see `sc.MLP`.
+
+    Shape:
+        Input [points, in_features], also PINA's labelled tensors; output [points, out_features], a plain tensor.
+
+    Raises:
+        ValueError: a size is smaller than 1; the network is not prepared, and its first batch in training mode has
+            fewer than ten points, or an input that is the same at all of them.
+
+    Example:
+        >>> network = PhysicsMLP(2, 32, 8, 1)
+        >>> points = torch.rand(500, 2, requires_grad=True)
+        >>> u = network(points)
+        >>> f"{float(u.detach().std()):.2f}"
+        '1.00'
+        >>> optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+    """
+
+    centre: Tensor
+    radius: Tensor
+
+    def __init__(self, in_features: int, width: int, depth: int, out_features: int, *, fourier: int = 0) -> None:
+        super().__init__()
+        self.network = MLP(in_features, width, depth, out_features, fourier=fourier)
+        self.saturation = OF_WAVES if fourier else CURVED
+        self.is_prepared = False
+        self.factor = 1.0
+        self.register_buffer("centre", torch.zeros(in_features))
+        self.register_buffer("radius", torch.ones(in_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Prepare, if this is the first batch; then apply the network."""
+        points = input.as_subclass(Tensor)
+        if self.training and not self.is_prepared:
+            self.prepare(points)
+        outputs: Tensor = self.network((points - self.centre) / self.radius)
+        return outputs * self.factor
+
+    @torch.no_grad()
+    def prepare(self, points: Tensor) -> None:
+        """Draw new weights for the domain of these points [points, in_features]."""
+        points = points.detach().as_subclass(Tensor)
+        low, high = points.amin(0), points.amax(0)
+        if len(points) < FEWEST or not bool((high > low).all()):
+            raise ValueError(
+                f"{len(points)} points from {low.tolist()} to {high.tolist()} do not fill the domain: call "
+                "network.prepare with a few hundred points from all over it before the training"
+            )
+        self.centre.copy_((low + high) / 2)
+        self.radius.copy_((high - low) / 2)
+        required = [(p, p.requires_grad) for p in self.network.parameters()]
+        self.network.requires_grad_()  # DeepXDE freezes the network while it evaluates, which comes first
+        prepare(self.network, (points - self.centre) / self.radius, saturation=self.saturation)
+        self.factor = self._even_rates()
+        for parameter, trains in required:
+            parameter.requires_grad_(trains)
+        self.is_prepared = True
+
+    def _even_rates(self) -> float:
+        """Divide each layer's parameters by the rate that it should have; slopes and the result undo this."""
+        rates = {p: group["lr"] for group in depth_scaled_lr(self.network, RATIO) for p in group["params"]}
+        rate, waiting = 1.0, [module for module in self.network if isinstance(module, (nn.Linear, SigmoidCore))]
+        for module in waiting:
+            if isinstance(module, nn.Linear):
+                rate = rates[module.weight]
+                module.weight.div_(rate)
+                module.bias.div_(rate)
+            else:
+                module.set_slope(module.slope * rate)
+                module.set_shift(module.shift / rate)
+        return rate
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is not a tensor."""
+        return {"is_prepared": self.is_prepared, "factor": self.factor}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from `get_extra_state()`."""
+        self.is_prepared, self.factor = bool(state["is_prepared"]), float(state["factor"])

@@ -1,0 +1,104 @@
+"""The network that prepares itself, and losses whose terms pull equally."""
+
+import pytest
+import torch
+from torch import nn
+
+import sigmoidcore as sc
+from sigmoidcore.integrations.balanced_losses import BalancedLosses
+from sigmoidcore.integrations.physics import PhysicsMLP
+
+
+def box(low, high, count=400):
+    """Points that fill a box, its corners among them."""
+    low, high = torch.tensor(low), torch.tensor(high)
+    points = low + (high - low) * torch.rand(count, len(low))
+    points[0], points[1] = low, high
+    return points
+
+
+def losses(forward, optimizer, x, steps=20):
+    target, found = torch.sin(3 * x[:, :1] * x[:, 1:]), []
+    for _ in range(steps):
+        loss = (forward(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("depth", [4, 16])
+def test_one_rate_trains_it_as_the_groups_of_depth_scaled_lr_train_an_mlp(depth):
+    x, network = box([-1.0, -1.0], [1.0, 1.0]).double(), PhysicsMLP(2, 24, depth, 1).double()
+    plain = sc.MLP(2, 24, depth, 1).double()
+    torch.manual_seed(1)
+    sc.prepare(plain, x, saturation=2.0)
+    expected = losses(plain, torch.optim.Adam(sc.depth_scaled_lr(plain, 0.01), eps=1e-14), x)
+    torch.manual_seed(1)
+    network.prepare(x)
+    found = losses(network, torch.optim.Adam(network.parameters(), lr=0.001, eps=1e-14), x)
+    assert found[0] == pytest.approx(expected[0])
+    assert found == pytest.approx(expected, rel=0.1)  # rates have two digits
+    assert found[-1] < found[0] / 2
+
+
+def test_the_domain_may_be_anywhere_and_of_any_size():
+    shifted, outputs = box([5.0, -0.001], [1005.0, 0.001]), []
+    for points in (2 * (shifted - torch.tensor([5.0, -0.001])) / torch.tensor([1000.0, 0.002]) - 1, shifted):
+        network = PhysicsMLP(2, 16, 4, 1)
+        torch.manual_seed(1)
+        outputs.append(network(points))
+    torch.testing.assert_close(*outputs, rtol=1e-2, atol=1e-3)
+
+
+def test_the_first_training_batch_prepares_it_once_and_what_is_saved_is_prepared():
+    x, network, other = box([0.0, 0.0], [1.0, 3.0]), PhysicsMLP(2, 16, 4, 1), PhysicsMLP(2, 16, 4, 1)
+    network.eval()(torch.zeros(1, 2))
+    assert not network.is_prepared
+    network.train().requires_grad_(False)
+    u = network(x)
+    assert float(u.std()) == pytest.approx(1, rel=1e-2)
+    assert not any(p.requires_grad for p in network.parameters())
+    other.load_state_dict(network.state_dict())
+    for net in (network, other):
+        torch.testing.assert_close(net(x).detach(), u)
+
+
+@pytest.mark.parametrize("x", [torch.rand(5, 2), torch.rand(100, 2) * torch.tensor([1.0, 0.0])])
+def test_points_that_do_not_fill_the_domain_are_an_error(x):
+    with pytest.raises(ValueError, match=r"points from .* do not fill the domain: call network\.prepare"):
+        PhysicsMLP(2, 16, 4, 1)(x)
+
+
+def terms(net):
+    return [net.weight.square().sum(), 1e4 * net.bias.square().sum()]
+
+
+def test_balanced_losses_pull_equally_and_keep_their_weights_between_measurements():
+    net, gradients = nn.Linear(3, 2), []
+    balanced = BalancedLosses(net.parameters(), every=2)
+    balanced(terms(net)).backward()
+    assert float(net.weight.grad.norm()) == pytest.approx(float(net.bias.grad.norm()), rel=1e-5)
+    weights = balanced.weights
+    with torch.no_grad():
+        net.weight.mul_(2)
+    for _ in range(2):
+        balanced(terms(net))
+        gradients.append(balanced.weights)
+    assert gradients[0] == weights
+    assert gradients[1][0] < weights[0]
+    assert BalancedLosses(net.parameters(), every=0)(terms(net)) == sum(terms(net))
+
+
+def test_a_term_without_a_gradient_keeps_its_weight():
+    net = nn.Linear(3, 2)
+    balanced = BalancedLosses(net.parameters())
+    balanced([*terms(net), (0 * net.bias).sum(), net.bias.sum() * float("inf")])
+    assert balanced.weights[2:] == [1, 1]
+
+
+@pytest.mark.parametrize("options", [{"every": -1}, {"momentum": 1.0}])
+def test_an_invalid_option_is_an_error_that_names_it(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        BalancedLosses(nn.Linear(1, 1).parameters(), **options)
