@@ -1,10 +1,11 @@
-"""Write gallery.md and figures/gallery, beside this script: networks that people built, their mistake and its repair.
+"""Write gallery.md and modern.md, beside this script, with figures: broken networks of people, and their repairs.
 
-.venv/bin/python docs/gallery.py            # trains all programs and writes page and figures; half a minute
-.venv/bin/python docs/gallery.py --check    # trains them and writes nothing; exit with 1 if the page is out of date
+.venv/bin/python docs/gallery.py            # trains all programs and writes pages and figures; two minutes
+.venv/bin/python docs/gallery.py --check    # trains them and writes nothing; exit with 1 if a page is out of date
 
-gallery.toml holds the words and the code. Diagnoses and curves come from the programs of the half "development" of
-benchmarks/real_failures. Their numbers differ between processors, so that the check leaves numbers out.
+gallery.toml and modern.toml hold the words and the code. Diagnoses and curves come from the programs of the half
+"development" of benchmarks/real_failures, and of benchmarks/modern_failures. Their numbers differ between processors,
+so that the check leaves numbers out.
 """
 
 import difflib
@@ -13,10 +14,11 @@ import re
 import sys
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -26,15 +28,16 @@ from svg import svg
 import unstuck
 import unstuck.remedies
 from sigmoidcore.plots.style import PALETTE, legend_below, new_figure, style_axes
-from unstuck.findings import Finding, Severity
+from unstuck.findings import Finding, Severity, Trial
 from unstuck.report.text import finding_lines
 from unstuck.trials import verdict
 
 DOCS = Path(__file__).parent
-PAGE, WORDS, FIGURES = DOCS / "gallery.md", DOCS / "gallery.toml", DOCS / "figures" / "gallery"
 sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
-from real_failures import PROGRAMS, RULES, Program  # noqa: E402
+import modern_failures  # noqa: E402
+import real_failures  # noqa: E402
+from real_failures import Program  # noqa: E402
 
 unstuck.remedies.extensions = tuple  # plain PyTorch, as without Sigmoid Core
 COLUMNS = 80
@@ -46,6 +49,7 @@ SCORES = {
     "explained": ("Variance explained", "{:.0%}"),
     "correlation": ("Correlation", "{:.2f}"),
     "concordance": ("Concordance", "{:.0%}"),
+    "spread": ("Spread of the features", "{:.2f}"),
     "error": ("Error", "{:.3g}"),
 }
 HEAD = """# Gallery of broken networks
@@ -60,16 +64,65 @@ Where they agree, the loss does not show the mistake; the score below the figure
 To find your own mistake, do not search this page: [run the diagnosis](diagnosis.md), or
 [watch your script](watch.md) without a line of code. These networks are of the half of the collection on which the
 rules were developed, and chosen because the diagnosis names their cause. How often it succeeds, also on the half that
-it has never seen, is [measured](benchmarks.md#diagnosis). A gradient that vanishes with depth is the example of the
+it has never seen, is [measured](benchmarks.md#diagnosis). Language models, adapters and diffusion have
+[a page of their own](modern.md). A gradient that vanishes with depth is the example of the
 [quickstart](quickstart.md).
+
+"""
+MODERN_HEAD = """# {count} modern trainings that go wrong
+
+<!-- Written by docs/gallery.py from modern.toml and benchmarks/modern_failures; a test compares page and programs. -->
+
+Fine-tuning, adapters, preferences, diffusion: mistakes that people asked about in public, each rebuilt in a network
+that trains in seconds; symptoms are paraphrased. The report is what `unstuck train.py` prints at the end of the
+training, cut to the finding that names the cause. The left figure has the losses of the training, broken and repaired.
+The right one has the [trial](diagnosis.md#trials), if there was one: the recorded steps, trained again on copies of the
+weights, as they are and with one edit.
+
+These trainings were chosen because the diagnosis names their cause. How many it names of 84 that rules were developed
+on, and of 115 by strangers, is [measured](benchmarks.md#diagnosis). Older mistakes are in the
+[gallery of broken networks](gallery.md).
 
 """
 
 
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """A page: its name, its first words, the programs, and the rules that name their causes."""
+
+    name: str
+    head: str
+    programs: list[Program]
+    rules: Mapping[Any, tuple[str, ...]]
+    trials: bool = False
+
+    @property
+    def page(self) -> Path:
+        """The page itself."""
+        return DOCS / f"{self.name}.md"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of its figures."""
+        return DOCS / "figures" / self.name
+
+    def exhibits(self) -> list["Exhibit"]:
+        """Everything in its file of words."""
+        words = tomllib.loads((DOCS / f"{self.name}.toml").read_text(encoding="utf-8"))
+        return [Exhibit(self, **entry) for entry in words["exhibit"]]
+
+
+GALLERIES = (
+    Gallery("gallery", HEAD, real_failures.PROGRAMS, real_failures.RULES),
+    Gallery("modern", MODERN_HEAD, modern_failures.PROGRAMS, modern_failures.RULES, trials=True),
+)
+
+
 @dataclass(frozen=True)
 class Exhibit:
-    """A program of the collection, and the words of gallery.toml about it."""
+    """A program of a collection, and the words about it."""
 
+    gallery: Gallery
     group: str
     title: str
     program: str
@@ -86,8 +139,8 @@ class Exhibit:
     @property
     def source(self) -> Program:
         """The program itself."""
-        (found,) = (program for program in PROGRAMS if program.name == self.program)
-        assert found.half == "development", f"{self.program} is held out"
+        (found,) = (program for program in self.gallery.programs if program.name == self.program)
+        assert self.gallery.trials or found.half == "development", f"{self.program} is held out"
         return found
 
 
@@ -113,11 +166,6 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
 
 
-def exhibits() -> list[Exhibit]:
-    """Everything in gallery.toml."""
-    return [Exhibit(**entry) for entry in tomllib.loads(WORDS.read_text(encoding="utf-8"))["exhibit"]]
-
-
 def first_batch(program: Program, repaired: bool) -> unstuck.Diagnosis:
     """What `diagnose` says before the training."""
     training = program.training(repaired)
@@ -125,31 +173,33 @@ def first_batch(program: Program, repaired: bool) -> unstuck.Diagnosis:
     return unstuck.diagnose(training.model, (inputs,), targets, training.loss)
 
 
-def watched(program: Program) -> unstuck.Diagnosis:
+def watched(program: Program, trials: bool) -> unstuck.Diagnosis:
     """What a `Monitor` says after the training."""
     training = program.training(repaired=False)
-    with unstuck.Monitor(training.model, every=max(1, program.steps // 20)) as monitor:
+    with unstuck.Monitor(training.model, every=max(1, program.steps // 20), trials=trials) as monitor:
         training.run(program.steps)
     return monitor.diagnosis()
 
 
-def report(program: Program) -> Report:
+def report(exhibit: Exhibit) -> Report:
     """The first error or warning that names the cause, of one batch or else of the training."""
-    rules = {rule for cause in program.causes for rule in RULES[cause]}
-    for call, diagnose in (
-        ("`unstuck.diagnose` on the first batch", lambda: first_batch(program, repaired=False)),
-        (f"`unstuck.Monitor` over {program.steps} steps", lambda: watched(program)),
-    ):
+    program, trials = exhibit.source, exhibit.gallery.trials
+    rules = {rule for cause in program.causes for rule in exhibit.gallery.rules[cause]}
+    calls = [(f"`unstuck.Monitor` over {program.steps} steps", lambda: watched(program, trials))]
+    if not trials:
+        calls.insert(0, ("`unstuck.diagnose` on the first batch", lambda: first_batch(program, repaired=False)))
+    for call, diagnose in calls:
         for found in diagnose().findings:
             proved = found.trial is not None and found.trial.proved
             finding = found if proved else replace(found, trial=None)
             if finding.rule in rules and finding.severity is not Severity.NOTE:
-                return Report(call, finding)
+                return Report("`unstuck train.py`" if trials else call, finding)
     raise RuntimeError(f"the diagnosis does not name the cause of {program.name!r}: leave it out")
 
 
-def run(program: Program, repaired: bool) -> Run:
+def run(exhibit: Exhibit, repaired: bool) -> Run:
     """Train for the program's steps."""
+    program = exhibit.source
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         training = program.make(repaired)
@@ -168,14 +218,15 @@ def run(program: Program, repaired: bool) -> Run:
 
         training.batch, training.loss = next_batch, noted
         score = training.run(program.steps)
-    sizes = [layer.gradient for layer in first_batch(program, repaired).layers]
+    sizes = [layer.gradient for layer in first_batch(program, repaired).layers] if exhibit.profile else []
     return Run(losses, score, [size for size in sizes if size is not None])
 
 
-def draw(exhibit: Exhibit, runs: dict[str, Run]) -> Figure:
-    """Losses of the broken and the repaired training; the gradient of each layer, if the exhibit asks for it."""
-    figure = new_figure(6.4 if exhibit.profile else 4.4, 2.7)
-    panels = figure.subplots(1, 2 if exhibit.profile else 1, squeeze=False)[0]
+def draw(exhibit: Exhibit, runs: dict[str, Run], trial: Trial | None) -> Figure:
+    """Losses of the broken and the repaired training; beside them those of the trial, or the gradient of each layer."""
+    two = exhibit.profile or trial is not None
+    figure = new_figure(6.4 if two else 4.4, 2.7)
+    panels = figure.subplots(1, 2 if two else 1, squeeze=False)[0]
     for name, colour, line in (("broken", "vermilion", "-"), ("repaired", "blue", "--")):
         options = {"color": PALETTE[colour], "linestyle": line, "linewidth": 2}
         label = name if all(map(math.isfinite, runs[name].losses)) else f"{name}, until inf or NaN"
@@ -183,10 +234,17 @@ def draw(exhibit: Exhibit, runs: dict[str, Run]) -> Figure:
         if exhibit.profile:
             sizes = [size or math.nan for size in runs[name].profile]
             panels[1].semilogy(range(1, len(sizes) + 1), sizes, marker=".", **options)
+        elif trial is not None:
+            losses = trial.before if name == "broken" else trial.after
+            places = [i * trial.steps / max(1, len(losses) - 1) for i in range(len(losses))]
+            panels[1].plot(places, losses, **options)
     scale(panels[0], [loss for one in runs.values() for loss in one.losses if math.isfinite(loss)])
     style_axes(panels[0], "Training loss", "step", "")
     if exhibit.profile:
         style_axes(panels[1], "Gradient before training", "layer, input to loss", "")
+    elif trial is not None:
+        scale(panels[1], [loss for loss in (*trial.before, *trial.after) if math.isfinite(loss)])
+        style_axes(panels[1], "Trial: as it is, and with the edit", "step", "")
     legend_below(figure, ncols=2)
     return figure
 
@@ -216,6 +274,7 @@ def section(exhibit: Exhibit, found: Report, runs: dict[str, Run]) -> str:
     sign = -1 if exhibit.score == "error" else 1
     scores = {key: form.format(sign * one.score).replace("%", " %") for key, one in runs.items()}
     losses = "; ".join(f"{key} from {one.losses[0]:.3g} to {one.losses[-1]:.3g}" for key, one in runs.items())
+    figure = f"figures/{exhibit.gallery.name}/{exhibit.slug}.svg"
     file = f"benchmarks/{program.make.__module__.replace('.', '/')}.py"
     return "\n\n".join(
         [
@@ -224,16 +283,17 @@ def section(exhibit: Exhibit, found: Report, runs: dict[str, Run]) -> str:
             f"```diff\n{exhibit.code.strip(chr(10))}\n```",
             f"{found.call} says ([{found.finding.rule}](rules.md#{slug(rule)})):",
             "```text\n" + "\n".join(finding_lines(found.finding, COLUMNS)) + "\n```",
-            f"![Training loss over {program.steps} steps: {losses}.](figures/gallery/{exhibit.slug}.svg)",
+            f"![Training loss over {program.steps} steps: {losses}.]({figure})",
             f"{name} after {program.steps} steps: {scores['broken']}, repaired {scores['repaired']}. "
             f"Accepted cause: {program.explanation}. Program: `{file}`.",
         ]
     )
 
 
-def page(measured: dict[Exhibit, tuple[Report, dict[str, Run]]]) -> str:
+def page(gallery: Gallery, measured: dict[Exhibit, tuple[Report, dict[str, Run]]]) -> str:
     """The whole page."""
-    parts = [HEAD.format(count=len(measured)) + table({exhibit: found for exhibit, (found, _) in measured.items()})]
+    contents = table({exhibit: found for exhibit, (found, _) in measured.items()})
+    parts = [gallery.head.format(count=len(measured)) + contents]
     for group, members in groupby(measured, key=lambda exhibit: exhibit.group):
         parts += [f"## {group}", *(section(exhibit, *measured[exhibit]) for exhibit in members)]
     return "\n\n".join(parts) + "\n"
@@ -246,12 +306,11 @@ def without_numbers(text: str) -> list[str]:
     return re.sub(r"\d[\d.,]*(?:e[-+]\d+)?|\b(?:nan|inf)\b", "#", text).split()
 
 
-def measure() -> Iterator[tuple[Exhibit, tuple[Report, dict[str, Run]]]]:
+def measure(gallery: Gallery) -> Iterator[tuple[Exhibit, tuple[Report, dict[str, Run]]]]:
     """Diagnose and train every program."""
-    for exhibit in exhibits():
-        program = exhibit.source
-        runs = {"broken": run(program, repaired=False), "repaired": run(program, repaired=True)}
-        yield exhibit, (report(program), runs)
+    for exhibit in gallery.exhibits():
+        runs = {"broken": run(exhibit, repaired=False), "repaired": run(exhibit, repaired=True)}
+        yield exhibit, (report(exhibit), runs)
 
 
 def main() -> None:
@@ -260,15 +319,19 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     warnings.simplefilter("ignore")  # broken programs cause warnings
-    measured = dict(measure())
-    if "--check" in sys.argv[1:]:
-        words = [without_numbers(text) for text in (PAGE.read_text(encoding="utf-8"), page(measured))]
-        changes = [line for line in difflib.ndiff(*words) if line[0] in "-+"]
-        sys.exit(f"docs/gallery.md is out of date; run docs/gallery.py: {' '.join(changes[:40])}" if changes else 0)
-    FIGURES.mkdir(exist_ok=True)
-    for exhibit, (_, runs) in measured.items():
-        (FIGURES / f"{exhibit.slug}.svg").write_text(svg(draw(exhibit, runs)), encoding="utf-8")
-    PAGE.write_text(page(measured), encoding="utf-8")
+    for gallery in GALLERIES:
+        measured = dict(measure(gallery))
+        if "--check" in sys.argv[1:]:
+            words = [without_numbers(text) for text in (gallery.page.read_text("utf-8"), page(gallery, measured))]
+            changes = [line for line in difflib.ndiff(*words) if line[0] in "-+"]
+            if changes:
+                sys.exit(f"{gallery.page.name} is out of date; run docs/gallery.py: {' '.join(changes[:40])}")
+            continue
+        gallery.figures.mkdir(exist_ok=True)
+        for exhibit, (found, runs) in measured.items():
+            figure = svg(draw(exhibit, runs, found.finding.trial))
+            (gallery.figures / f"{exhibit.slug}.svg").write_text(figure, encoding="utf-8")
+        gallery.page.write_text(page(gallery, measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

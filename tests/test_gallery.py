@@ -13,19 +13,21 @@ def gallery(root, monkeypatch):
 
 
 def test_the_gallery_has_many_causes_and_nothing_that_is_held_out(gallery):
-    exhibits = gallery.exhibits()
+    exhibits = gallery.GALLERIES[0].exhibits()
     programs = [exhibit.source for exhibit in exhibits]
     assert len({program.name for program in programs}) == len(exhibits) >= 20
     assert len({cause for program in programs for cause in program.causes}) >= 20
     assert {program.half for program in programs} == {"development"}
 
 
-def test_every_network_has_its_words_its_source_and_its_figure_in_the_page(gallery):
-    page, figures = gallery.PAGE.read_text(encoding="utf-8"), sorted(gallery.FIGURES.iterdir())
-    exhibits = gallery.exhibits()
+@pytest.mark.parametrize("name", ["gallery", "modern"])
+def test_every_network_has_its_words_its_source_and_its_figure_in_the_page(gallery, name):
+    (own,) = (one for one in gallery.GALLERIES if one.name == name)
+    page, figures, exhibits = own.page.read_text(encoding="utf-8"), sorted(own.figures.iterdir()), own.exhibits()
+    assert len(exhibits) >= 10
     for exhibit in exhibits:
         section = page.split(f"\n### {exhibit.title}\n")[1].split("\n### ")[0]
-        for part in (exhibit.symptom, exhibit.source.source, exhibit.code.strip("\n"), f"gallery/{exhibit.slug}.svg"):
+        for part in (exhibit.symptom, exhibit.source.source, exhibit.code.strip("\n"), f"{name}/{exhibit.slug}.svg"):
             assert part in section
         assert re.search(r"^US\d\d\d (error|warning): ", section, flags=re.MULTILINE)
         assert f"| [{exhibit.title}](#{exhibit.slug}) |" in page
