@@ -9,6 +9,9 @@ import pytest
 from packaging.requirements import Requirement
 from support.commands import projects
 
+import sigmoidcore
+import unstuck
+
 # Written so that no pattern matches its own text in this file.
 REGISTRY_HOSTS = re.compile(
     r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs\.org|anaconda\.org|deb\.debian\.org"
@@ -88,6 +91,23 @@ def test_a_package_is_typed_and_its_readme_is_short_and_links_to_no_file(root: P
     assert text.count("\n") <= 100
     assert re.findall(r"\]\((?!https://)", text) == [], "a package index has no other files"
     assert len([*(root / "packages" / package / "src").glob("*/py.typed")]) == 1
+
+
+def test_the_citation_has_the_version_and_issues_ask_for_the_diagnosis(root: Path) -> None:
+    assert unstuck.__version__ == sigmoidcore.__version__
+    assert f"\nversion: {unstuck.__version__}\n" in (root / "CITATION.cff").read_text("utf-8")
+    forms = [
+        path.read_text("utf-8") for path in (root / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"
+    ]
+    assert ["unstuck --json" in form for form in forms] == [True, True]
+
+
+@pytest.mark.parametrize("package", projects())
+def test_the_changelog_of_a_package_is_short_and_has_its_version(root: Path, package: str) -> None:
+    text = (root / "packages" / package / "CHANGELOG.md").read_text("utf-8")
+    assert text.count("\n") <= 60
+    headings = re.findall(r"^## \[(.+?)\]", text, re.M)
+    assert headings[:2] == ["Unreleased", unstuck.__version__]
 
 
 def test_every_target_that_the_ci_runs_is_in_the_makefile(root: Path) -> None:
