@@ -1,10 +1,10 @@
 """On a GPU: a step of Sigmoid Core over the same network of sigmoids, and over ReLU + LayerNorm; what following costs.
 
-`make gpu` (20 minutes). Three sizes; eager, compiled and, on a GPU, CUDA graphs; float32, and autocast to float16 with a
-GradScaler and to bfloat16. The compared steps take turns (`speed.Clock`); a figure is the median of the ratios of the
-rounds. Memory: the most that a step of each network had allocated. **Followed**: 200 steps with the Equalizer, and with a
-Monitor, at their default cadence, over the same steps alone. **Processes**: a step with DistributedDataParallel over NCCL,
-if there are two GPUs. On a CPU (`--device cpu --quick`) the same code runs in a test.
+`make gpu` (20 minutes). Three sizes; eager, compiled and, on a GPU, CUDA graphs; float32, and autocast to float16 with
+a GradScaler and to bfloat16. The compared steps take turns (`speed.Clock`); a figure is the median of the ratios of
+the rounds. Memory: the most that a step of each network had allocated. **Followed**: 200 steps with the Equalizer, and
+with a Monitor, at their default cadence, over the same steps alone. **Processes**: a step with DistributedDataParallel
+over NCCL, if there are two GPUs. On a CPU (`--device cpu --quick`) the same code runs in a test.
 """
 
 import subprocess
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def networks(size: Size, device: torch.device) -> dict[str, nn.Module]:
     widths = [INPUTS] + [width] * depth
     normalised = [
         layer
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False)
+        for fan_in, fan_out in pairwise(widths)
         for layer in (nn.Linear(fan_in, fan_out), nn.LayerNorm(fan_out), nn.ReLU())
     ]
     found = {
