@@ -102,7 +102,7 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"了 {defects} 处真实缺陷，另有 {accused} 个脚本被误报。"
 
 
-@sentences("docs/benchmarks.md")
+@sentences("benchmarks/DETAILS.md")
 def benchmarks() -> Iterator[str]:
     shallow, deep = (one("depth", method="core", depth=layers)["accuracy"] for layers in (10, 1000))
     deepest = one("depth", depth=10_000)["accuracy"]
@@ -157,3 +157,12 @@ def equalizer() -> Iterator[str]:
     for fault in ("8", "0.05"):
         row = one("equalizer", task=f"digits, two slopes x {fault}")
         yield f"times {fault}: {row['watched']:.1f} % with it, {row['alone']:.1f} % without"
+
+
+@sentences("docs/benchmarks.md")
+def benchmarks_in_short() -> Iterator[str]:
+    """The sentences of the long page that the short one has, too."""
+    ends = ("real failures", " %)", "within its error.", "rate")
+    for sentence in benchmarks():
+        if sentence.endswith(ends) and not sentence.startswith(("The mean", "Another")) and "within" not in sentence:
+            yield sentence
