@@ -8,6 +8,7 @@ python .ci/dist.py --build-only  # build and check
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,9 @@ PACKAGES = {"unstuck": "", "sigmoid-core": "[data,demo]"}
 
 
 def run(*words: str | Path, folder: Path = ROOT) -> None:
-    """Run a command, which has to succeed."""
-    subprocess.run([str(word) for word in words], cwd=folder, check=True)
+    """Run a command, which has to succeed; the checkout is not on its path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([str(word) for word in words], cwd=folder, env=environment, check=True)
 
 
 def build(dist: Path) -> None:

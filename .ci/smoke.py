@@ -105,4 +105,5 @@ if __name__ == "__main__":
     {"unstuck": unstuck, "sigmoid-core": sigmoid_core}[package]()
     found = importlib.util.find_spec(package.replace("-", ""))
     assert found is not None
+    assert str(found.origin).startswith(sys.prefix), f"not the installed package: {found.origin}"
     print(f"{package}: every verb, and {readme(page)} blocks of its README; {found.origin}")
