@@ -6,12 +6,13 @@
 SHELL := /bin/sh
 PYTHON ?=
 BENCH ?=
+DIST ?=
 SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
 CANDIDATES = $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python)
 NOT_INSTALLED = The packages could not be installed; pip says why above. If it found no torch, this Python is too new for \
 	PyTorch: rm -rf .venv; make setup PYTHON=python3.12. If it reached nothing, check the network; then repeat the command.
 
-.PHONY: help setup demo test test-oldest test-integrations lint types doctest docs messages results notebooks bench format clean
+.PHONY: help setup demo test test-oldest test-integrations lint types doctest docs dist messages results notebooks bench evidence gpu format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +51,9 @@ docs: .venv/.installed-docs ## build the documentation into docs/_build/html
 	.venv/bin/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+dist: .venv/.installed-dev ## build both packages into dist/ and try them in empty environments (make dist DIST=--oldest: the oldest versions)
+	.venv/bin/python .ci/dist.py $(DIST)
+
 messages: .venv/.installed-test ## compile the Chinese texts of both packages
 	.venv/bin/python tests/support/messages.py
 
@@ -60,9 +64,15 @@ notebooks: .venv/.installed-integrations ## run the notebooks of the documentati
 	.venv/bin/python docs/notebooks.py
 
 bench: .venv/.installed-integrations ## run every benchmark, one after the other (make bench BENCH=--quick for a short run)
-	@set -e; for script in $(filter-out benchmarks/training.py,$(wildcard benchmarks/[!_]*.py)); do \
+	@set -e; for script in $(filter-out benchmarks/training.py benchmarks/gpu.py,$(wildcard benchmarks/[!_]*.py)); do \
 		echo; echo "== $$script"; .venv/bin/python "$$script" $(BENCH); \
 	done
+
+evidence: .venv/.installed-integrations ## run what READMEs and landing pages quote again, on this commit, and say what differs (resumable)
+	.venv/bin/python benchmarks/_evidence.py
+
+gpu: .venv/.installed-dev ## measure on a GPU, in 20 minutes
+	.venv/bin/python benchmarks/gpu.py --resume
 
 clean: ## remove everything that was built (.venv and runs/ stay)
 	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .venv-oldest
@@ -103,7 +113,8 @@ FOR_integrations := $(FOR_dev) -r tests/integrations/requirements.txt
 	@.venv/bin/python -m pip install -q --disable-pip-version-check $(FOR_$*) || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
 	@touch .venv/.installed-$*
 
-.venv/.installed-integrations: tests/integrations/requirements.txt
+.venv/.installed-dev: tests/requirements-dev.txt
+.venv/.installed-integrations: tests/requirements-dev.txt tests/integrations/requirements.txt
 
 .venv-oldest/.installed: .venv/.installed-test .ci/oldest.py
 	@.venv/bin/python -c 'import sys; sys.exit(sys.version_info > (3, 12))' || { \

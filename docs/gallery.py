@@ -259,12 +259,9 @@ def scale(axes: Axes, losses: list[float]) -> None:
 
 
 def table(reports: dict[Exhibit, Report]) -> str:
-    """The contents: cause, symptom, section."""
-    rows = [
-        f"| {found.finding.name} | {exhibit.symptom} | [{exhibit.title}](#{exhibit.slug}) |"
-        for exhibit, found in reports.items()
-    ]
-    return "\n".join(["| cause | symptom | what it was |", "|---|---|---|", *rows])
+    """The contents: cause and section."""
+    rows = [f"| {found.finding.name} | [{exhibit.title}](#{exhibit.slug}) |" for exhibit, found in reports.items()]
+    return "\n".join(["| cause | what it was |", "|---|---|", *rows])
 
 
 def section(exhibit: Exhibit, found: Report, runs: dict[str, Run]) -> str:

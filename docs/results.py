@@ -14,7 +14,7 @@ from pathlib import Path
 from result_tables import SENTENCES, TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("README*.md", "packages/*/README.md", "docs/*.md")
+FOLDERS = ("README*.md", "packages/*/README.md", "docs/*.md", "benchmarks/DETAILS.md")
 PAGES = tuple(str(page.relative_to(ROOT)) for pattern in FOLDERS for page in sorted(ROOT.glob(pattern)))
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n+(?:\|.*\n){2})((?:\|.*\n)*)")
 

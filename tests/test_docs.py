@@ -64,6 +64,12 @@ def test_the_python_of_the_page_runs_and_prints_the_output_on_the_page(page, tmp
     run(page, monkeypatch, integrations=False)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if Path(page).name.startswith("README.") and runs_here(page)])
+def test_the_blocks_of_a_readme_run_when_they_are_pasted(page):
+    hidden = [line for block in blocks(page) if block.hidden for line in block.text.splitlines()]
+    assert [line for line in hidden if not line.startswith("monkeypatch.")] == []  # they prepare nothing
+
+
 def test_every_block_is_in_a_language_that_is_checked():
     for block in BLOCKS:
         known = block.language in ("", "python", *SHELL, *PARSERS) or block.language.startswith("{")

@@ -153,6 +153,25 @@ def failures_peers() -> Cells:
 
 
 @table
+def tools() -> Cells:
+    """For the README of unstuck: causes named of the programs held out, and repaired programs accused."""
+    asked = {
+        "**unstuck**": ("your script, unchanged", "diagnosis_failures_held_out", None),
+        "SageMaker Debugger's rules": ("a hook in your loop", "failures_peers", "sagemaker"),
+        "torchmortem": ("a wrapper of your loop", "failures_peers", "torchmortem"),
+        "torch-audit": ("a wrapper of your loop", "failures_peers", "torch-audit"),
+        "TrainCheck": ("healthy runs of the same code to learn from", "failures_traincheck", "traincheck"),
+    }
+    for name, (needs, results, tool) in asked.items():
+        found = [row for row in rows(results) if tool is None or (row["tool"], row["half"]) == (tool, "held out")]
+        broken, repaired = ([row for row in found if row["variant"] == v] for v in ("broken", "repaired"))
+        outcomes = [row["outcome"] for row in broken if row["outcome"] is not None]
+        accused = [row["outcome"] == "accused" for row in repaired if row["outcome"] is not None]
+        named = outcomes.count("first") + outcomes.count("named")
+        yield name, needs, f"{named} of {len(outcomes)}", f"{sum(accused)} of {len(accused)}"
+
+
+@table
 def failures_traincheck() -> Cells:
     """The programs that TrainCheck was given, and what the other tools say of the same."""
     drawn = {row["program"] for row in rows("failures_traincheck")}

@@ -48,6 +48,12 @@ def _held_out() -> Iterator[tuple[int, int]]:
         yield outcomes.count("first") + outcomes.count("named"), len(outcomes)
 
 
+def _modern() -> tuple[int, int]:
+    """Mistakes in modern trainings that others wrote: how many are named, of how many."""
+    outcomes = [row["outcome"] for row in select("diagnosis_modern_strangers_mended", variant="broken")]
+    return outcomes.count("first") + outcomes.count("named"), len(outcomes)
+
+
 def _repositories() -> tuple[int, int, int, int]:
     """Scripts of others that trained under `watch`, their repositories, scripts with a true finding, those accused."""
     trained = [row for row in rows("watch_repositories") if row["measured"]]
@@ -69,6 +75,7 @@ def readme() -> Iterator[str]:
     ours, torchmortem, sagemaker = _held_out()
     yield "the cause of {} of {} programs of real people that no rule was written for".format(*ours)
     yield "torchmortem {} of {}, SageMaker's rules {} of {}.".format(*torchmortem, *sagemaker)
+    yield "](docs/benchmarks.md#diagnosis) {} of {}.".format(*_modern())
     scripts, repositories, defects, accused = _repositories()
     yield f"In {scripts} unmodified scripts of {repositories} public repositories, `unstuck`"
     yield f"{defects} real defects and accuses {accused} others."
@@ -88,12 +95,14 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"{count} 个真实的失败程序（没有哪条规则是为它们写的）中"
     yield f"{named} 个的原因；torchmortem 找出 {count} 个中的 {by_torchmortem} 个"
     yield f"SageMaker 的规则找出 {asked} 个中的 {by_sagemaker} 个。"
+    named, count = _modern()
+    yield f"](docs/benchmarks.md#diagnosis) {count} 个中的 {named} 个"
     scripts, repositories, defects, accused = _repositories()
     yield f"在 {repositories} 个公开仓库的 {scripts} 个未改动的脚本中，`unstuck`"
     yield f"了 {defects} 处真实缺陷，另有 {accused} 个脚本被误报。"
 
 
-@sentences("docs/benchmarks.md")
+@sentences("benchmarks/DETAILS.md")
 def benchmarks() -> Iterator[str]:
     shallow, deep = (one("depth", method="core", depth=layers)["accuracy"] for layers in (10, 1000))
     deepest = one("depth", depth=10_000)["accuracy"]
@@ -148,3 +157,12 @@ def equalizer() -> Iterator[str]:
     for fault in ("8", "0.05"):
         row = one("equalizer", task=f"digits, two slopes x {fault}")
         yield f"times {fault}: {row['watched']:.1f} % with it, {row['alone']:.1f} % without"
+
+
+@sentences("docs/benchmarks.md")
+def benchmarks_in_short() -> Iterator[str]:
+    """The sentences of the long page that the short one has, too."""
+    ends = ("real failures", " %)", "within its error.", "rate")
+    for sentence in benchmarks():
+        if sentence.endswith(ends) and not sentence.startswith(("The mean", "Another")) and "within" not in sentence:
+            yield sentence

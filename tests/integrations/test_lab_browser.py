@@ -186,6 +186,14 @@ def test_the_tour_has_five_steps_in_both_languages_and_escape_ends_it(open_page)
         assert page.locator("#guide").is_hidden()
 
 
+def test_the_guide_lies_beside_the_panels_of_both_networks(open_page):
+    page = open_page(viewport={"width": 1366, "height": 768})
+    page.click("#tour")
+    panels = [page.locator("fieldset.network").nth(which).bounding_box() for which in (0, 1)]
+    guide = page.locator("#guide").bounding_box()
+    assert all(panel["x"] + panel["width"] <= guide["x"] for panel in panels)
+
+
 def test_the_code_and_the_reports_are_offered(open_page, tmp_path):
     page = open_page()
     page.click("#code")
@@ -210,12 +218,19 @@ def test_the_page_comes_back_with_its_set_up_after_the_server_was_started_again(
     server.stop()
     page.locator("#status", has_text="trying again").wait_for()
     server.start()
-    page.locator("#status").wait_for(state="hidden")
+    page.locator("#status", has_text="which was at step 1, is lost").wait_for()
     wait_for_clock(page, lambda step: step == 0)
     assert page.locator("[name=depth] ~ output").inner_text() == "7"
     assert page.input_value("[name='a.kind']") == "tanh"
     page.click("#step")
     wait_for_clock(page, lambda step: step == 1)
+
+
+def test_a_wrong_value_in_the_address_is_named_until_the_next_set_up(open_page):
+    page = open_page("?depth=many&width=8&lang=en")
+    page.locator("#status", has_text="No option of this address is used").wait_for()
+    page.select_option("[name='a.kind']", "tanh")
+    page.locator("#status").wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])

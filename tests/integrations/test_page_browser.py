@@ -236,6 +236,9 @@ def test_nothing_is_wider_than_a_phone(open_page, width):
     page = open_page(diagnosis, viewport={"width": width, "height": 700})
     page.locator("#finding-1 a.layer").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    call = "pre => pre.scrollWidth <= pre.clientWidth"
+    assert page.locator(".call pre").evaluate_all(f"calls => calls.every({call})")  # it is not cut off
+    assert page.locator(".call pre").count() > 0
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,11 @@ def run_commands(block: Block, monkeypatch: pytest.MonkeyPatch) -> str:
     return stream.getvalue()
 
 
+def without_figures(text: str) -> str:
+    """The text without its numbers and line ends, which differ from one machine to another."""
+    return re.sub(r"\s", "", re.sub(r"\d+(\.\d+)?(e-?\d+)?", "#", text))
+
+
 def check_promises(block: Block, printed: str) -> None:
     """Require the texts behind `# ->`, in order."""
     lines = iter(printed.splitlines())
@@ -176,7 +181,8 @@ def check_promises(block: Block, printed: str) -> None:
 def check_output(block: Block, printed: str) -> None:
     """Require that a block of text is the output, or with the mark "excerpt" parts of it."""
     if "excerpt" in block.marks:
+        same = without_figures if block.marks["excerpt"] == "figures differ" else str
         for part in re.split(r"^\.\.\.\n", block.text, flags=re.MULTILINE):
-            assert part in printed, f"{part}is not part of the output:\n{printed}"
+            assert same(part) in same(printed), f"{part}is not part of the output:\n{printed}"
     elif "not run" not in block.marks:
         assert printed == block.text

@@ -1,9 +1,12 @@
 """Files that are written completely or not at all."""
 
+import contextlib
 import os
 
 import pytest
+from unstuck_support import diagnoses
 
+from unstuck.cli import main
 from unstuck.files import write_file
 from unstuck.language.errors import InputError, check_file
 
@@ -22,10 +25,21 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
 
     path = write_file(tmp_path / "a.json", b"old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space .*a\.json"):
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_page_that_does_not_fit_on_the_disk_is_named_in_a_line(tmp_path, monkeypatch, refused):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    diagnoses.broken(3).to_json(tmp_path / "a.json")
+    monkeypatch.setattr(os, "fsync", full)
+    with contextlib.redirect_stdout(None):
+        said = refused(main, ["report", str(tmp_path / "a.json"), "--html", str(tmp_path / "page.html")])
+    assert "page.html: No space left on device" in said
 
 
 def test_two_processes_do_not_share_a_part(tmp_path, monkeypatch):

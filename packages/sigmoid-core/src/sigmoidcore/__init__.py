@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sigmoidcore._public import *  # noqa: F403
 else:
-    # The first name that is used imports all of them: `sigmoid-core watch` needs this package before PyTorch.
+    # The first name that is used imports all of them: `unstuck train.py` imports this package before PyTorch.
     def __getattr__(name):
         if not name.startswith("__") or name == "__all__":
             import sigmoidcore._public as public

@@ -13,23 +13,7 @@ from unstuck import Diagnosis, Monitor, diagnose
 from unstuck.observation.profile import Profile
 
 __all__ = [
-    "MLP",
-    "Activation",
-    "Calibration",
-    "Conversion",
-    "Diagnosis",
-    "Equalizer",
-    "Monitor",
-    "Profile",
-    "SigmoidCore",
-    "calibrate",
-    "convert",
-    "depth_scaled_lr",
-    "diagnose",
-    "fold",
-    "gradient_profile",
-    "networks",
-    "prepare",
-    "recurrent",
-    "sigmoid_core",
-]
+    "MLP", "Activation", "Calibration", "Conversion", "Diagnosis", "Equalizer", "Monitor", "Profile", "SigmoidCore",
+    "calibrate", "convert", "depth_scaled_lr", "diagnose", "fold", "gradient_profile", "networks", "prepare",
+    "recurrent", "sigmoid_core",
+]  # fmt: skip

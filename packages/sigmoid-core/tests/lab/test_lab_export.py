@@ -44,6 +44,14 @@ def test_the_script_prints_the_loss_and_the_score_of_the_page(options, prices, c
     assert float(score) == pytest.approx(shown["score"], rel=1e-3)
 
 
+@pytest.mark.parametrize(("options", "address"), [({}, "the set-up that it opens with"), ({"depth": 9}, "?depth=9")])
+def test_the_script_says_how_the_lab_shows_it_again(options, address):
+    session = Session(lambda message: None)
+    session.arrange(parse(options))
+    session.turn()
+    assert session.code(0).splitlines()[0].endswith(f'on the data "moons"; in the lab: {address}')
+
+
 def test_a_table_of_numbers_is_split(prices):
     own = own_data(prices, "price")
     assert (own.features, own.outputs, own.classes, len(own.train_x), len(own.test_x)) == (2, 1, 0, 160, 40)

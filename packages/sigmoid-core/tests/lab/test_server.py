@@ -120,7 +120,9 @@ def test_a_page_builds_starts_steps_pauses_and_resets(client):
 
 def test_an_address_with_a_wrong_value_opens_the_first_set_up_and_says_why(client):
     with connect(client, "?depth=many") as socket:
-        assert "depth is 'many'" in wait_for(socket, "error")["text"]
+        text = wait_for(socket, "error")["text"]
+        assert "depth is 'many'" in text
+        assert "No option of this address is used" in text
         assert wait_for(socket, "built")["setting"]["depth"] == 30
 
 

@@ -187,6 +187,7 @@ def test_a_cell_unlike_the_others_is_shown_with_its_row(column, cells, message):
         (b'a,b\n"1,2\n3,4\n', "1 instead of 2 columns in row 1"),
         (b"PK\x03\x04\x14\0\0\0", "neither Parquet nor CSV"),
         (bytes(range(256)), "neither Parquet nor CSV"),
+        (b"a,b\n1,2\n3,4\0\n", "a NUL character in line 3"),
         (b"PAR1 and no more", "cannot be read as Parquet"),
     ],
 )

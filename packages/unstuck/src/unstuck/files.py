@@ -1,10 +1,14 @@
 """Files that are written completely or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, or of its user, that has no more space."""
 
 
 def write_file(path: Path, data: bytes) -> Path:
@@ -31,5 +35,9 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # which the operating system does not name
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)

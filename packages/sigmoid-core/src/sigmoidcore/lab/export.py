@@ -22,7 +22,7 @@ DATA = {
     "x, y, test_x, test_y = points[:{train}], classes[:{train}], points[{train}:], classes[{train}:]",
 )
 SCRIPT = """\
-# {depth} layers of {width} neurons on the data "{data}"; in the lab: ?{address}
+# {depth} layers of {width} neurons on the data "{data}"; in the lab: {address}
 {imports}
 
 {sources}{samples}
@@ -62,9 +62,11 @@ def python_code(setting: Setting, contender: Contender, steps: int, own: DataSet
     if data.classes:
         metric, score = "accuracy", "100 * float((model.eval()(test_x).argmax(1) == test_y).float().mean())"
     path, target = data.source or ("", "")
+    options = query(setting)
+    address = f"?{options}" if options else "the set-up that it opens with"
     values = {**vars(setting), "count": TRAIN + TEST, "train": TRAIN, "path": path, "target": target}
     values |= {
-        "address": query(setting) or "the first set-up", "imports": _imports(setting, kind, metric),
+        "address": address, "imports": _imports(setting, kind, metric),
         "sources": "\n" * bool(sources) + "".join(inspect.getsource(part) + "\n\n" for part in sources),
         "samples": DATA[setting.data].format(**values), "loss": "cross_entropy" if data.classes else "mse_loss",
         "builder": "sc.MLP" if kind == "sigmoid-core" else kind, "outputs": data.outputs,

@@ -19,7 +19,7 @@ from sigmoidcore.lab.protocol import obey
 from sigmoidcore.lab.session import FRAMES, Session
 from sigmoidcore.lab.setting import RATES, WITH_SLOPES, parse, schema
 from sigmoidcore.lab.worker import Worker
-from sigmoidcore.language import LANGUAGES, language, speaking
+from sigmoidcore.language import LANGUAGES, _, language, speaking
 from unstuck.language.errors import InputError
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -116,7 +116,10 @@ async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None
     try:
         session.arrange(parse({key: value for key, value in socket.query_params.items() if key not in NOT_OPTIONS}))
     except InputError as error:
-        outbox.put({"kind": "error", "text": str(error)})
+        first = _(
+            "{error}. No option of this address is used: this is the set-up that the lab opens with.", error=error
+        )
+        outbox.put({"kind": "error", "text": first})
     worker.add(session)
     try:
         async with asyncio.TaskGroup() as tasks:

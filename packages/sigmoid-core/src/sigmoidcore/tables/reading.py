@@ -67,6 +67,9 @@ def read_file(path: Path) -> File:
     for encoding in ("UTF-16",) if wide else ("UTF-8-sig", "GB18030", "Windows-1252"):
         with suppress(UnicodeDecodeError):
             text = data.decode(encoding)
+            if encoding == "UTF-8-sig" and "\0" in text and not re.search("[\1-\x08\x0e-\x1f]", text):
+                line = text.partition("\0")[0].count("\n") + 1
+                raise InputError(f"{path} has a NUL character in line {line}: remove it")
             # Accented letters, read as GB18030, are rare characters of Chinese.
             others = re.findall(r"[^\0-\x7f]", text[:1_000_000])
             usual = sum(b"\xa1" <= each.encode("gb2312", "ignore")[:1] < b"\xd8" for each in others)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from unstuck import __version__
 from unstuck.cli import script
-from unstuck.language import LANGUAGES, VARIABLE
+from unstuck.language import LANGUAGES, VARIABLE, _
 from unstuck.language.errors import InputError, check_file
 from unstuck.language.terminal import printable
 
@@ -128,5 +128,6 @@ def _report(words: Sequence[str]) -> partial[int]:
         diagnosis = Diagnosis.from_json(options.file.read_bytes())
     print(diagnosis)
     if options.html is not None:
-        print(printable(f"written: {diagnosis.to_html(options.html)}"))
+        with InputError.replacing("cannot write {path}: {error}", OSError, path=options.html):
+            print(printable(_("written: {path}", path=diagnosis.to_html(options.html))))
     return partial(int, diagnosis.fails(options.fail_on))

@@ -36,7 +36,6 @@ const heard = {
         lab.heats = message.networks.map((network) => network && new HeatMap(network.layers));
         controls.show(message.setting);
         history.replaceState(null, "", address().search || location.pathname);
-        at("status").hidden = true;
         if (lab.runAfter) link.ask("start");
         look(lab.layerAfter ?? lab.layer);
         lab.runAfter = false;
@@ -83,6 +82,7 @@ function arrange(values, run, layer = null) {
     const query = {};
     for (const [name, value] of Object.entries({...lab.setting, ...values})) query[name] = String(value);
     lab.wanted = new URLSearchParams(query);
+    at("status").hidden = true;
     Object.assign(lab, {runAfter: run, layerAfter: layer});
     link.ask("arrange", {setting: query});
 }
@@ -111,7 +111,10 @@ at("start").onclick = () => {
     running(!lab.running);
 };
 at("step").onclick = () => link.ask("step");
-at("reset").onclick = () => link.ask("reset");
+at("reset").onclick = () => {
+    at("status").hidden = true;
+    link.ask("reset");
+};
 at("share").onclick = () => show(t("share"), t("shareHint"), address().whole);
 at("code").onclick = () => link.ask("code", {network: 1});
 at("report").onclick = () => [0, 1].forEach((network) => link.ask("report", {network}));
@@ -268,8 +271,8 @@ link = new Link({
     message: (message) => heard[message.kind]?.(message),
     query: () => new URLSearchParams(lab.wanted),
     state(connected, reason) {
-        if (connected) at("status").hidden = true;
-        else {
+        if (connected && lab.built) say(t("again", {step: lab.step.toLocaleString("en")}));
+        else if (!connected) {
             running(false);
             say(reason || t("lost"));
         }
