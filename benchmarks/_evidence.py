@@ -35,9 +35,9 @@ SCRIPTS = {
     "learning_rate": "learning_rate.py",
     "peers": "compare_peers.py",
     "peers_1000": "compare_peers.py --only depth=1000",
-    "pinn_unclipped": "pinn.py --clip 0",
-    "pinn_unclipped_poisson": "pinn.py --clip 0 --only problem=poisson --only 'method=sigmoid core'",
-    "pinn_unclipped_sigmoid_core": "pinn.py --clip 0 --only 'method=sigmoid core'",
+    "pinn_unclipped": "{script at the commit of the file}",
+    "pinn_unclipped_poisson": "{script at the commit of the file}",
+    "pinn_unclipped_sigmoid_core": "{script at the commit of the file}",
     "watch_repositories": "watch_repositories.py --checkouts {checkouts} --images {images}",
 }
 """The script and the options that make each quoted file; braces stand for what is not in the repository."""
