@@ -163,6 +163,17 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """Two results that the loss compares, and that are equal."""
+
+    # results: of the same weights, or of equal ones; ratio: the difference is exponentiated; views: the rows of a
+    # similarity; old: the old values of a ratio, which are computed anew in each step
+    kind: Literal["results", "ratio", "views", "old"]
+    function: str  # that compares them
+    line: str = ""  # file and line of the call
+
+
+@dataclass(frozen=True)
 class Dependence:
     """What outputs depend on: of one recorded step. None: it was not, or cannot be, found out."""
 
@@ -182,6 +193,8 @@ class Dependence:
     unused: tuple[str, ...] = ()  # calls whose result the model returns, one number with a gradient, and no loss takes
     predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
     effects: tuple[Effect, ...] = ()  # of a training
+    twin: Twin | None = None  # equal results that are compared
+    mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
 ADD_TERM = "Add it to the loss, or compute it without gradients if it is for information only."
+COPY = (
+    "Check what both sides are: a reference (`ref_model`) or a teacher is another network, or a copy made before the "
+    "training (`copy.deepcopy`, `disable_adapter()`), and chosen and rejected answers differ where the mask counts."
+)
+AUGMENT = "Draw the random augmentation for each view anew, or keep dropout on where it makes the views."
+KEEP_OLD = "Compute the old log-probabilities once for each batch of samples, under `torch.no_grad()`, and keep them."
+GROUP = "Repeat each prompt in consecutive rows (`repeat_interleave`), and view the rewards as [prompts, generations]."
 MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
 """Parts of the names of inputs that a model may leave alone."""
 VISIBLE = 0.5
@@ -183,6 +190,37 @@ def unrelated(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found((), change, UNRELATED, text)
     return None
+
+
+@rule("US705", "compared with itself", remedy=COPY, mistake=True)
+def compared_with_itself(evidence: Evidence) -> Found | None:
+    """Two copies are one, or always equal: what compares them teaches nothing."""
+    twin = evidence.latest.dependence.twin if evidence.latest.dependence is not None else None
+    if twin is None:
+        return None
+    call = f"`{twin.function}`" + (f" ({twin.line})" if twin.line else "")
+    if twin.kind == "views":
+        text = _("{call} compares outputs with themselves: both views of each sample are the same.", call=call)
+        return Found((), 1.0, 0.0, text, AUGMENT)
+    if twin.kind == "ratio":
+        text = _("Both sides of {call} are the same and have a gradient: the ratio is 1, its gradient 0.", call=call)
+        return Found((), 1.0, 0.0, text, KEEP_OLD)
+    if twin.kind == "old":
+        text = _("The old values in {call} change from step to step with the same tokens: the ratio is 1.", call=call)
+        return Found((), 1.0, 0.0, text, KEEP_OLD)
+    return Found((), 1.0, 0.0, _("Both sides of {call} are always the same: it is 0 and teaches nothing.", call=call))
+
+
+@rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)
+def mixed_groups(evidence: Evidence) -> Found | None:
+    """Completions are rewarded for the question that they had to answer, not for the answer."""
+    size = evidence.latest.dependence.mixed_groups if evidence.latest.dependence is not None else None
+    if size is None:
+        return None
+    text = _(
+        "The advantages have a mean of 0 in groups of {size} rows, and these rows have different prompts.", size=size
+    )
+    return Found((), size, 0.0, text)
 
 
 def _reader(effect: Effect) -> str:
