@@ -133,7 +133,7 @@ def _mixed_groups(again: Again) -> int | None:
         if node.module is not None or node.function not in calls.MULTIPLICATIONS or len(node.reads) != 2:
             continue
         for moving, factor in (node.reads, node.reads[::-1]):
-            rows = factor.shape[:1] == (again.samples,)
+            rows = factor.shape[:1] == (again.samples,) and factor.dtype is not None and factor.dtype.is_floating_point
             if moving in own and moving.requires_grad and factor not in own and rows:
                 ids, values = again.run([again.tokens[0], factor])
                 if size := _size_of_mixed_groups(ids, values.flatten(1).sum(1) if values.dim() > 1 else values):

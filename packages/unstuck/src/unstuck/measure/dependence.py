@@ -1,5 +1,6 @@
 """What the outputs and the loss of a recorded step depend on: some of its inputs change, and the step runs again."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -185,9 +186,10 @@ def _predicted(step: Step) -> str | None:
         if node.module is not None or len(pair) < 2:
             continue
         own = [{n for n in step.needed([read]) if n.op == "parameter"} for read in pair]
-        shapes = [sorted(n.shape for n in weights) for weights in own]
+        shapes = [Counter(n.shape for n in weights) for weights in own]
         alone = set(step.needed()) == {*step.needed([node]), *_behind(node)}
-        alike = shapes[0] == shapes[1] or node.function == "kl_div" or alone
+        copied = (shapes[0] <= shapes[1] or shapes[1] <= shapes[0]) and pair[0].shape == pair[1].shape
+        alike = copied or node.function == "kl_div" or alone
         taught = own[0] < own[1] or own[1] < own[0] or (alike and not own[0] & own[1])
         if node.function in DIFFERENCES and not (alone and _is_squared(node)):
             continue

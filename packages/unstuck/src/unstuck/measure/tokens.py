@@ -1,6 +1,6 @@
 """Tokens: whether their labels are where they belong, and what padding and other documents do to outputs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ class _Labels:
 def _labels(again: Again) -> _Labels | None:
     """The labels of the step and the tokens that they are, next tokens before others; None without any."""
     found = [one for call in again.step.calls("cross_entropy", "nll_loss") for one in _labels_of(again, call)]
+    found += [one for call in again.step.calls("gather") for one in _gathered(again, call)]
     return next((one for shift in (*SHIFTS, None) for one in found if one.shift == shift), None)
 
 
@@ -80,12 +81,39 @@ def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
         )
         if wanted.is_floating_point() or wanted.numel() != places[:, 0].numel():
             continue
-        at, wanted = places[:, 0].flatten().long(), wanted.flatten()
+        wanted = wanted.flatten()
         counts = (wanted >= 0) & (wanted != arguments.get("ignore_index", -100))
-        own, kept = (at[counts] // length, at[counts] % length), wanted[counts]
-        same = [_share_of_later(ids, own, kept, shift) for shift in range(3)]
-        shift = next((k for k in SHIFTS if same[k] >= ALIGNED), None)
-        yield _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, same[0])
+        yield _placed(tokens, ids, outputs, places[:, 0].flatten().long(), wanted, counts)
+
+
+def _gathered(again: Again, call: Node) -> Iterator[_Labels]:
+    """Labels whose logarithms of probabilities are gathered by hand, as for DPO, PPO and GRPO; a mask hides some."""
+    log_odds, index = calls.given(call, "input", "dim", "index").get("input"), calls.given(call, "input", "dim", "index").get("index")
+    if not (isinstance(log_odds, Node) and isinstance(index, Node) and call.requires_grad and call.module is None):
+        return
+    before = log_odds.through(calls.MOVES)
+    softmax = before if before.function == "log_softmax" else None
+    outputs = before.reads[0].through(calls.MOVES) if softmax else before
+    for tokens in (n for n in again.tokens if len(outputs.shape) == 3 and n.shape == outputs.shape[:2]):
+        samples, length, classes = outputs.shape
+        place = torch.arange(samples * length, dtype=torch.float32).reshape(samples, length, 1).expand(-1, -1, classes)
+        edits: dict[Node, Callable[..., Tensor]] = {outputs: lambda *_a, **_k: place.clone()}
+        if softmax:
+            edits[softmax] = lambda x, *_a, **_k: x
+        places, wanted, ids = again.run([call, index, tokens], edits=edits)
+        gradient = again.gradients([call])[0]
+        if places.shape != wanted.shape or gradient is None or not gradient.any():
+            continue
+        yield _placed(tokens, ids, outputs, places.flatten().long(), wanted.flatten(), gradient.flatten() != 0)
+
+
+def _placed(tokens: Node, ids: Tensor, outputs: Node, at: Tensor, wanted: Tensor, counts: Tensor) -> _Labels:
+    """Labels at places of [samples, positions], of which some count."""
+    length = outputs.shape[1]
+    own, kept = (at[counts] // length, at[counts] % length), wanted[counts]
+    same = [_share_of_later(ids, own, kept, shift) for shift in range(3)]
+    shift = next((k for k in SHIFTS if same[k] >= ALIGNED), None)
+    return _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, same[0])
 
 
 def _share_of_later(ids: Tensor, places: tuple[Tensor, Tensor], wanted: Tensor, shift: int) -> float:
