@@ -35,7 +35,7 @@ RULES: Mapping[Cause, tuple[str, ...]] = {
     "target encoder with gradient": ("US309",),
     "buffers not averaged": ("US509",),
     "parameters not in the optimizer": ("US303",),
-    "frozen and random": ("US505",),
+    "frozen and random": ("US501", "US505"),
     "graph cut": ("US501",),
     "router without gradient": ("US502",),
     "codes without gradient": ("US501", "US502"),

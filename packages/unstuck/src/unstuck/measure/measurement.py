@@ -93,6 +93,7 @@ class Weight:
     nonfinite: int = 0  # number of non-finite entries
     nonfinite_gradient: int = 0  # and of non-finite entries of the gradient
     fresh: bool = False  # it is frozen or of the loss, and its numbers are those of PyTorch's default initialisation
+    normal: bool = False  # it is frozen, and its numbers are normal with a deviation of 0.02, as of a new layer
     alike: bool = False  # all rows are equal and not 0: the neurons that they feed compute the same
 
 
@@ -193,6 +194,7 @@ class Dependence:
     unused: tuple[str, ...] = ()  # calls whose result the model returns, one number with a gradient, and no loss takes
     predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
     effects: tuple[Effect, ...] = ()  # of a training
+    new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
     twin: Twin | None = None  # equal results that are compared
     mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
 

@@ -1,5 +1,6 @@
 """Tokens: whether their labels are where they belong, and what padding and other documents do to outputs."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,10 @@ FEWEST_LABELS, ALIGNED = 8, 0.99
 """Labels, and the share of them that are tokens of the inputs at the same distance."""
 SHIFTS = (1, 0, 2)
 """Positions by which labels may be later, in the order in which they are looked for."""
+MOST_ROWS, NEAR = 2048, 0.05
+"""Rows of an embedding that are compared, and the distance of two of them over the median of all."""
+SCATTERED = 1.2
+"""Runs of labels that count, in a row."""
 FEWEST_PADDED = 0.02
 """Share of the tokens that are padding."""
 
@@ -27,7 +32,7 @@ def of_tokens(again: Again) -> dict[str, Any]:
     tokens = again.tokens[0] if labels is None else labels.tokens
     (ids,) = again.run([tokens])
     padded, documents = _padded(again, ids), _documents(again, ids)
-    found = {} if labels is None else _of_labels(again, labels)
+    found = {"new_rows": _new_rows(again, tokens, ids)} | ({} if labels is None else _of_labels(again, labels))
     if padded is not None:
         own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
         place = [int(i) for i in (~padded).nonzero()[0]]  # of a token whose embedding takes that of the padding
@@ -57,6 +62,13 @@ class _Labels:
     def share_at(self, padded: Tensor) -> float:
         """The share of the labels that count at padded positions."""
         return float(padded[self.places].float().mean()) if len(self.wanted) else 0.0
+
+    @property
+    def scattered(self) -> bool:
+        """Whether most rows have labels that are ignored between those that count, as where words are masked."""
+        counts = torch.zeros(self.ids.shape, dtype=torch.int8)
+        counts[self.places[0].cpu(), self.places[1].cpu()] = 1
+        return bool((counts.diff(dim=1) == 1).sum(1).float().mean() > SCATTERED)
 
 
 def _labels(again: Again) -> _Labels | None:
@@ -113,7 +125,9 @@ def _placed(tokens: Node, ids: Tensor, outputs: Node, at: Tensor, wanted: Tensor
     own, kept = (at[counts] // length, at[counts] % length), wanted[counts]
     same = [_share_of_later(ids, own, kept, shift) for shift in range(3)]
     shift = next((k for k in SHIFTS if same[k] >= ALIGNED), None)
-    return _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, same[0])
+    one = len(kinds(kept)) == 1 and len(kept) >= FEWEST_LABELS  # the mask itself, where labels are the masked inputs
+    seen = float((ids[own] == kept).float().mean()) if one else same[0]
+    return _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, seen)
 
 
 def _share_of_later(ids: Tensor, places: tuple[Tensor, Tensor], wanted: Tensor, shift: int) -> float:
@@ -132,7 +146,7 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
     found: dict[str, Any] = {"ignored": labels.ignored, "shift": labels.shift}
     if labels.shift is not None:
         found["later"] = later
-    elif later:
+    if later and (labels.shift is None or (labels.shift == 0 and labels.scattered)):
         found["visible"] = labels.own
     if labels.shift == 0 and later is False and len(labels.wanted):
         place = int(labels.places[1].mode().values)
@@ -158,6 +172,20 @@ def _ends(ids: Tensor) -> tuple[Tensor, Tensor]:
     """The token that most rows end with, and where it stands, up to the end."""
     last = ids[:, -1].mode().values
     return last, (ids == last).flip(1).long().cumprod(1).flip(1).bool()
+
+
+def _new_rows(again: Again, tokens: Node, ids: Tensor) -> tuple[int, ...]:
+    """Tokens whose rows of an embedding are far nearer to each other than others are, and do not train."""
+    own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
+    weights = [calls.given(n, "input", "weight").get("weight") for n in own]
+    frozen = [w for w in weights if isinstance(w, Node) and w.op == "parameter" and not w.requires_grad]
+    used = ids.unique()
+    if len(frozen) != 1 or len(weights) != 1 or len(used) > MOST_ROWS or len(used) < FEWEST_LABELS:
+        return ()
+    rows = again.values[frozen[0].target][used].float()
+    apart = torch.cdist(rows, rows).fill_diagonal_(math.inf)
+    near = (apart.min(1).values < NEAR * apart[apart.isfinite()].median()).nonzero()[:, 0]
+    return tuple(used[near].tolist())
 
 
 def _moves(again: Again, labels: _Labels, change: Change, seen: Any, tolerated: float) -> bool | None:

@@ -16,7 +16,7 @@ SURELY_WITHOUT_GRADIENT = 3
 SURELY_ZERO = 10
 """After this many measurements of a training, a gradient of 0 is a warning."""
 OFTEN_ZERO = 0.25
-"""Share of the first half of the measurements whose gradient is 0."""
+"""Share of the first quarter of the measurements whose gradient is 0."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
@@ -134,8 +134,8 @@ def _often_zero(evidence: Evidence) -> Found | None:
     """Steps of a policy gradient, whose loss may be negative, that learn nothing: all advantages are 0."""
     known = [[w.gradient for w in m.weights if w.gradient is not None] for m in evidence.measurements]
     idle = [bool(gradients) and not any(gradients) for gradients in known]
-    half, negative = idle[: len(idle) // 2], any((m.loss or 0.0) < 0 for m in evidence.measurements)
-    if not negative or len(idle) < SURELY_ZERO or sum(half) < OFTEN_ZERO * len(half):
+    early, negative = idle[: len(idle) // 4], any((m.loss or 0.0) < 0 for m in evidence.measurements)
+    if not negative or len(idle) < SURELY_ZERO or sum(early) < OFTEN_ZERO * len(early):
         return None
     text = _(
         "In {count} of {all} measured steps every gradient is exactly 0: there is nothing to learn from these samples.",
