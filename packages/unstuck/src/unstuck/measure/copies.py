@@ -27,7 +27,12 @@ BALANCED = 1e-3
 def of_copies(again: Again, earlier: Sequence[Step] = ()) -> dict[str, Any]:
     """What is the same where it should not be, in a step and those before it."""
     twins = (*_equal(again), *_old_ones_anew([*earlier, again.step], again))
-    return {"twin": next(iter(twins), None), "mixed_groups": _mixed_groups(again)}
+    return {
+        "twin": next(iter(twins), None),
+        "mixed_groups": _mixed_groups(again),
+        "teacher_dropout": _teacher_dropout(again.step, earlier),
+        "blank": next((n.shape for n in again.read if _is_blank(n, again, earlier)), ()),
+    }
 
 
 def _equal(again: Again) -> Iterator[Twin]:
@@ -154,6 +159,50 @@ def _size_of_mixed_groups(ids: Tensor, advantages: Tensor) -> int | None:
     other = (advantages.view(-1, size).mean(1), advantages.view(size, -1).mean(0))
     balanced = any(float(means.abs().max()) < limit for means in other)
     return size if len(kinds(advantages)) > 1 and balanced and float((sums / counts.cpu()).abs().max()) > 10 * limit else None
+
+
+def _teacher_dropout(step: Step, earlier: Sequence[Step]) -> float | None:
+    """The largest share that a network drops whose weights stay and whose outputs the loss compares with others."""
+    own, shares = _weights(step), list[float]()
+    for node in step.needed():
+        pair = _pair(node) or ()
+        targets = [n for n in pair if n in own and not n.requires_grad] if any(n.requires_grad for n in pair) else []
+        made = step.needed(targets)
+        foreign = [n for n in made if n.op == "constant" and _is_weight(n)]
+        if foreign and earlier and _stay(step, earlier[0], foreign) and all(n.op != "parameter" for n in made):
+            shares += [calls.dropped(n) for n in made if n.function in ("dropout", calls.DOT_PRODUCT)]
+    return max(shares, default=0.0) or None
+
+
+def _is_weight(node: Node) -> bool:
+    return any(user.function in calls.WEIGHTED and node in user.reads[1:] for user in node.users)
+
+
+def _stay(step: Step, before: Step, weights: Sequence[Node]) -> bool:
+    """Whether a step and one before it read the same weights of another network, in the same order."""
+    first, last = ([n for n in one.nodes if n.op == "constant"] for one in (before, step))
+    pairs = [(first[i], n) for i, n in enumerate(last) if n in set(weights) and i < len(first)]
+    known = [(a.value, b.value) for a, b in pairs if a.value is not None and b.value is not None]
+    return bool(known) and all(a.shape == b.shape and torch.equal(a, b) for a, b in known)
+
+
+def _is_blank(node: Node, again: Again, earlier: Sequence[Step]) -> bool:
+    """Whether an input of floating-point numbers is 0 in all steps, and weights of its own read it."""
+    if node.value is None or not node.value.is_floating_point() or len(node.shape) < 2 or node.value.any():
+        return False
+    others = [n.value for step in earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
+    readers = [user for user in _users(node) if user.function in {"linear", *calls.CONVOLUTIONS}]
+    own = all(len([u for w in user.reads[1:] for u in w.users if u.function == user.function]) < 3 for user in readers)
+    blank = [x for x in others if x is not None and not x.any()]
+    return bool(readers) and own and len(blank) >= len(earlier)
+
+
+def _users(node: Node) -> Iterator[Node]:
+    """What reads a node, moved or reshaped at most."""
+    for user in node.users:
+        yield user
+        if user.function in calls.MOVES:
+            yield from _users(user)
 
 
 def line_of(node: Node) -> str:

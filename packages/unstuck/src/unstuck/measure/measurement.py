@@ -187,6 +187,8 @@ class Dependence:
     visible: float | None = None  # share of the labels that are the tokens at their positions, which the model sees
     order: bool | None = None  # outputs depend on the order of earlier tokens
     endless: bool | None = None  # rows end with one token that is never a label, behind others that differ
+    unstarted: bool = False  # the inputs of a decoder begin with words that are no labels there
+    single: bool = False  # all labels that count are one token, and others are ignored
     padded_labels: float | None = None  # share of the labels that count and are of a padded position
     padding: bool | None = None  # outputs depend on padded tokens
     documents: bool | None = None  # outputs depend on other documents of a packed row
@@ -195,6 +197,8 @@ class Dependence:
     predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
     effects: tuple[Effect, ...] = ()  # of a training
     new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
+    blank: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps, and that weights read
+    teacher_dropout: float | None = None  # share that a network drops that does not train, and whose outputs are targets
     twin: Twin | None = None  # equal results that are compared
     mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
 

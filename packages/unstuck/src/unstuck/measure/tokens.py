@@ -12,8 +12,8 @@ from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, LEAK, Again, Change, by_position, differ, kinds, with_others_in
 from unstuck.step import Node
 
-FEWEST_LABELS, ALIGNED = 8, 0.99
-"""Labels, and the share of them that are tokens of the inputs at the same distance."""
+FEWEST_LABELS, FEWEST_ALIKE, FEWEST_WORDS, ALIGNED = 8, 32, 3, 0.99
+"""Labels, labels that may all be one token, and different words; the share of labels that are tokens of the inputs at the same distance."""
 SHIFTS = (1, 0, 2)
 """Positions by which labels may be later, in the order in which they are looked for."""
 MOST_ROWS, NEAR = 2048, 0.05
@@ -152,17 +152,37 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
         place = int(labels.places[1].mode().values)
         here = slice(place, place + 1)
         found["copies"] = bool(_moves(again, labels, lambda x: with_others_in(x, here), (slice(None), here), EQUAL))
+    found["single"] = len(kinds(labels.wanted)) == 1 and len(labels.wanted) >= FEWEST_ALIKE and labels.ignored > 0
     if labels.shift == 1:
-        found["endless"] = _is_endless(labels)
+        encoder = any(_is_text(again, node) for node in again.tokens if node is not labels.tokens)
+        found["endless"] = _is_endless(labels, encoder)
+        found["unstarted"] = encoder and _is_unstarted(labels)
     if labels.shift == 1 and later is False and again.trained:  # branches may start at nearly 0
         swap = [1, 0, *range(2, length)]
         found["order"] = _moves(again, labels, lambda x: x[:, swap], (slice(None), slice(2, None)), EQUAL)
     return found
 
 
-def _is_endless(labels: _Labels) -> bool:
-    """Whether rows end with one token that is never a label, behind others that differ: texts have no end token."""
+def _is_text(again: Again, node: Node) -> bool:
+    """Whether numbers are tokens, and not their places, types or documents."""
+    (ids,) = again.run([node])
+    return len(kinds(ids)) > FEWEST_WORDS and not bool(((ids.diff(dim=1) == 1) | (ids[:, 1:] == 0)).all())
+
+
+def _is_unstarted(labels: _Labels) -> bool:
+    """Whether a decoder begins with words of its labels: no label is the first word of a text."""
+    first = kinds(labels.ids[:, 0])
+    return len(first) > FEWEST_WORDS and len(first & kinds(labels.wanted)) > len(first) / 2
+
+
+def _is_endless(labels: _Labels, encoder: bool) -> bool:
+    """Whether rows end with one token that is never a label, behind others that differ: texts have no end token.
+
+    The outputs of a decoder that all have one length need no end.
+    """
     last, run = _ends(labels.ids)
+    if encoder and len(kinds(run.sum(1))) == 1:
+        return False
     rows = (run.sum(1) > 1) & ~run.all(1)
     before = labels.ids[rows, run[rows].long().argmax(1) - 1]
     return bool(4 * rows.sum() >= len(rows)) and last not in labels.wanted and len(kinds(before)) > 2

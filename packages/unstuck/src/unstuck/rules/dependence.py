@@ -22,6 +22,10 @@ MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all 
 SHIFT_ONCE = (
     "Shift the labels once: models of Transformers shift them in their loss, and take labels that equal the inputs."
 )
+START = (
+    "Give T5 and its like `labels` only, which they shift themselves, or begin `decoder_input_ids` with "
+    "`decoder_start_token_id`."
+)
 KEEP_LABELS = "Check what sets the labels to -100, and the length at which samples are cut off."
 KEEP_END = (
     "Ignore the padding only behind the first end token, or use another token for padding; nothing to do if the texts "
@@ -30,6 +34,7 @@ KEEP_END = (
 IGNORE_PADDING = "Ignore the padding in the loss: `labels[attention_mask == 0] = -100`, or `ignore_index`."
 MASK_PADDING = "Give the model the attention mask, and let it use it; causal models want the padding at the right."
 USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
+PASS_ON = "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
 CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
@@ -123,6 +128,15 @@ def misplaced_labels(evidence: Evidence) -> Found | None:
         return Found((), 1.0, 1.0, _("Every label is ignored: the loss is computed from nothing."), KEEP_LABELS)
     if found.shift == 2:
         return Found((), 2.0, 1.0, _("The labels are the tokens after the next ones: they were shifted twice."))
+    if found.unstarted:
+        text = _(
+            "The decoder begins with the first word of the target, and no label is that word: it does not learn to "
+            "start."
+        )
+        return Found((), 1.0, 0.0, text, START, Severity.WARNING)
+    if found.single:
+        text = _("All labels that count are the same token, and the others are ignored.")
+        return Found((), 1.0, 0.0, text, KEEP_LABELS, Severity.WARNING)
     if found.endless:
         text = _("The token that the rows end with is never a label: the model does not learn to stop.")
         return Found((), 1.0, 0.0, text, KEEP_END, Severity.WARNING)
@@ -155,6 +169,9 @@ def without_effect(evidence: Evidence) -> Found | None:
     names = [name for name in found.unread if not any(word in name for word in MAY_REST)]
     if names:
         return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
+    if found.blank:
+        text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(found.blank))
+        return Found((), 0.0, 0.0, text, PASS_ON)
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
     for effect in found.effects:

@@ -32,6 +32,7 @@ ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of 
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
 TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
+TEACHER_MODE = "Call `teacher.eval()` (or that of the reference) once, also after `student.train()`."
 PASS_MODE = "Give the call the mode: `training=self.training`, or `dropout_p=p if self.training else 0.0`."
 DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
 
@@ -186,6 +187,13 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
 def dropout(evidence: Evidence) -> Found | None:
     """So little of the signal is left that the network cannot learn from it."""
     latest = evidence.latest
+    share = latest.dependence.teacher_dropout if latest.dependence is not None else None
+    if share:
+        text = _(
+            "A dropout of {share} % is on in a network that does not train, and whose outputs are targets of the loss.",
+            share=percent(share),
+        )
+        return Found((), share, 0.0, text, TEACHER_MODE)
     if latest.evaluating and latest.dropouts:
         worst = max(latest.dropouts)
         text = _("A dropout of {share} % runs in evaluation mode, too: the network is used with a part of its signal.",
