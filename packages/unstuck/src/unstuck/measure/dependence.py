@@ -14,6 +14,7 @@ from unstuck.measure.again import EQUAL, FEWEST, MIXED, Again, by_position, diff
 from unstuck.measure.calls import DIFFERENCES, REGRESSION_LOSSES
 from unstuck.measure.copies import of_copies
 from unstuck.measure.measurement import Dependence, Effect
+from unstuck.measure.shown import of_shown
 from unstuck.measure.tokens import of_tokens
 from unstuck.step import Node, Step
 
@@ -39,7 +40,7 @@ def depend(
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
         return None
     copies = partial(of_copies, earlier=earlier)
-    for question in (_of_samples, of_tokens, copies, _without_running, *([_of_effects] if trained else [])):
+    for question in (_of_samples, of_tokens, of_shown, copies, _without_running, *([_of_effects] if trained else [])):
         # A call of the step may raise anything.
         with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             found |= question(again)

@@ -197,6 +197,8 @@ class Dependence:
     predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
     effects: tuple[Effect, ...] = ()  # of a training
     new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
+    seen_only: bool = False  # the loss counts only what the model is shown of its input, and hidden parts of it never
+    same_places: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
     blank: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps, and that weights read
     teacher_dropout: float | None = None  # share that a network drops that does not train, and whose outputs are targets
     twin: Twin | None = None  # equal results that are compared

@@ -37,6 +37,7 @@ USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced aw
 PASS_ON = "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
 CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
+INVERT_MASK = "Invert the mask of the loss: let it count the hidden patches or tokens."
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
 ADD_TERM = "Add it to the loss, or compute it without gradients if it is for information only."
@@ -112,6 +113,9 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "{share} % of the labels are the tokens at the same positions, which the model sees.", share=percent(share)
         )
         return Found((), share, VISIBLE, text, MASKED_ONLY, Severity.WARNING)
+    if found.seen_only:
+        text = _("The loss counts only what the model is shown of its input, and never what is hidden from it.")
+        return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING)
     if found.documents:
         text = _("Outputs depend on other documents of the same row.")
         return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING)
@@ -172,6 +176,9 @@ def without_effect(evidence: Evidence) -> Found | None:
     if found.blank:
         text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(found.blank))
         return Found((), 0.0, 0.0, text, PASS_ON)
+    if found.same_places:
+        text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
+        return Found((), 0.0, 0.0, text, ADD_POSITIONS)
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
     for effect in found.effects:
