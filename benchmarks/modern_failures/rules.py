@@ -20,7 +20,7 @@ RULES: Mapping[Cause, tuple[str, ...]] = {
     "other samples visible": ("US506",),
     "condition ignored": ("US703",),
     "inputs hidden": ("US703",),
-    "positions wrong": ("US703",),
+    "positions wrong": ("US703", "US707"),
     "pairs shuffled apart": ("US704",),
     "positives wrong": ("US704",),
     "targets wrong": ("US704",),

@@ -191,6 +191,8 @@ class Dependence:
     single: bool = False  # all labels that count are one token, and others are ignored
     padded_labels: float | None = None  # share of the labels that count and are of a padded position
     padding: bool | None = None  # outputs depend on padded tokens
+    moved: bool = False  # padding at the left moves the places of the tokens
+    first_only: bool = False  # the output for a sample depends on its first token only
     documents: bool | None = None  # outputs depend on other documents of a packed row
     unread: tuple[str, ...] = ()  # inputs of the model that no call reads
     unused: tuple[str, ...] = ()  # calls whose result the model returns, one number with a gradient, and no loss takes
@@ -198,6 +200,8 @@ class Dependence:
     effects: tuple[Effect, ...] = ()  # of a training
     new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
     seen_only: bool = False  # the loss counts only what the model is shown of its input, and hidden parts of it never
+    copies_input: bool = False  # the targets are an input, which the model has learned to copy, beside another input
+    order_of_patches: bool | None = None  # outputs depend on the order of the patches of an image
     same_places: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
     blank: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps, and that weights read
     teacher_dropout: float | None = None  # share that a network drops that does not train, and whose outputs are targets

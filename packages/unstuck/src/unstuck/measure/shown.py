@@ -12,13 +12,17 @@ from unstuck.step import Node
 
 HIDDEN, FEW = 0.05, 0.01
 """Share of an input that the model is not shown, at least; share of what the loss counts."""
+COPIED = 0.1
+"""Mean squared error over the variance of an input that is copied, at most."""
+CUTS = calls.MOVES | {"unfold", "einsum"}
 COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES
 LATER = 2
 """Dimensions before the features: samples and places."""
 
 
 def of_shown(again: Again) -> dict[str, Any]:
-    """Whether a reconstruction counts hidden parts of its inputs, and differs between places."""
+    """What becomes of the places of inputs: whether a reconstruction counts hidden parts of its inputs, and differs between places."""
+    found = {"order_of_patches": _order_matters(again) if again.trained else None}
     for node in again.step.needed():
         pair = () if node.module or node.function not in COMPARISONS else node.reads[:2]
         if len(pair) < 2 or pair[0].shape != pair[1].shape or pair[0].requires_grad == pair[1].requires_grad:
@@ -26,9 +30,47 @@ def of_shown(again: Again) -> dict[str, Any]:
         output, target = pair if pair[0].requires_grad else pair[::-1]
         if output not in again.step.needed(again.step.losses):
             continue
-        alike = _are_alike(again, output, target) if again.trained else False
-        return {"same_places": alike, "seen_only": any(_counts_shown(again, output, target, x) for x in _inputs(again))}
-    return {}
+        found["same_places"] = again.trained and _are_alike(again, output, target)
+        found["seen_only"] = any(_counts_shown(again, output, target, x) for x in _inputs(again))
+        found["copies_input"] = again.trained and any(_is_copied(again, output, target, x) for x in again.read)
+        break
+    return found
+
+
+def _order_matters(again: Again) -> bool | None:
+    """Whether an attention's outputs change with the order of the patches of an image; None without patches."""
+    attends = any(again.step.calls(calls.DOT_PRODUCT, calls.ATTENTION, "softmax"))
+    for node in again.step.calls("linear", "conv2d") if attends and not again.draws else ():
+        read = node.reads[0].through(CUTS)
+        cut = read in again.read and len(read.shape) > LATER and read.shape != node.reads[0].shape
+        if node.function == "linear" and cut and len(node.shape) == LATER + 1 and node.shape[1] > FEWEST:
+            dims: tuple[int, ...] = (1,)
+        elif node.function == "conv2d" and read in again.read and _is_patching(node):
+            dims = (-2, -1)
+        else:
+            continue
+        after = again.run(again.outputs, {node: lambda x: x.roll([1] * len(dims), dims)})  # noqa: B023
+        return any(differ(a, b, EQUAL) for a, b in zip(again.before, after, strict=True))
+    return None
+
+
+def _is_patching(node: Node) -> bool:
+    """Whether a convolution reads patches that do not overlap."""
+    given = calls.given(node, "input", "weight", "bias", "stride")
+    weight, stride = given.get("weight"), given.get("stride", 1)
+    strides = tuple(stride) if isinstance(stride, tuple | list) else (stride, stride)
+    return isinstance(weight, Node) and weight.shape[2:] == strides and max(strides) > 1 and node.shape[-1] > 1
+
+
+def _is_copied(again: Again, output: Node, target: Node, read: Node) -> bool:
+    """Whether the targets are an input, beside another one, and the outputs are whatever stands in its place."""
+    varied = [n for n in again.read if n is not read and n.value is not None and bool((n.value != n.value[:1]).any())]
+    floating = read.dtype is not None and read.dtype.is_floating_point and len(read.shape) > 1
+    if not floating or not varied or read.shape != output.shape or not _is_copy(target.through(calls.MOVES), read):
+        return False
+    x = torch.stack([column.roll(i + 1, 0) for i, column in enumerate(read.value.unbind(1))], 1)  # type: ignore[union-attr]
+    (made,) = again.run([output], {read: lambda _: x})
+    return float((made - x).square().mean()) < COPIED * float(x.var())
 
 
 def _inputs(again: Again) -> Iterator[Node]:

@@ -32,7 +32,8 @@ def of_tokens(again: Again) -> dict[str, Any]:
     tokens = again.tokens[0] if labels is None else labels.tokens
     (ids,) = again.run([tokens])
     padded, documents = _padded(again, ids), _documents(again, ids)
-    found = {"new_rows": _new_rows(again, tokens, ids)} | ({} if labels is None else _of_labels(again, labels))
+    found = {"new_rows": _new_rows(again, tokens, ids), "first_only": _reads_first_only(again, tokens)}
+    found |= ({} if labels is None else _of_labels(again, labels))
     if padded is not None:
         own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
         place = [int(i) for i in (~padded).nonzero()[0]]  # of a token whose embedding takes that of the padding
@@ -40,6 +41,7 @@ def of_tokens(again: Again) -> dict[str, Any]:
         found["padding"] = _reaches(again, change, ~padded)
         if labels is not None:
             found["padded_labels"] = labels.share_at(padded)
+    found["moved"] = _run_on(again, _starts(again, ids, padded))
     if documents is not None:
         first = documents == documents[:, :1]
         found["documents"] = _reaches(again, {tokens: lambda x: torch.where(first, x.roll(1, 0), x)}, ~first)
@@ -192,6 +194,49 @@ def _ends(ids: Tensor) -> tuple[Tensor, Tensor]:
     """The token that most rows end with, and where it stands, up to the end."""
     last = ids[:, -1].mode().values
     return last, (ids == last).flip(1).long().cumprod(1).flip(1).bool()
+
+
+def _reads_first_only(again: Again, tokens: Node) -> bool:
+    """Whether the last output, one for each sample, depends on the first token and on no other."""
+    last, (samples, length) = again.outputs[-1], tokens.shape
+    if last.shape[0] != samples or tokens not in again.step.needed([last]) or not again.trained:
+        return False
+    before, rest, first = (
+        again.run([last], change)[0]
+        for change in (
+            None,
+            {tokens: lambda x: with_others_in(x, slice(1, length))},
+            {tokens: lambda x: with_others_in(x, slice(1))},
+        )
+    )
+    return by_position(before, samples, length) is None and differ(before, first, LEAK) and not differ(before, rest, EQUAL)
+
+
+def _run_on(again: Again, starts: Tensor) -> bool:
+    """Whether an embedding reads places that count on where texts start in the middle of a row."""
+    for node in again.step.calls("embedding") if bool(starts.any()) else ():
+        read = calls.given(node, "input").get("input")
+        if isinstance(read, Node) and read.shape and read.shape[-1] == starts.shape[1]:
+            (places,) = again.run([read])
+            if bool((places.diff(dim=-1) == 1).all()):
+                return bool(places.expand(starts.shape)[starts].min() > 0)
+    return False
+
+
+def _starts(again: Again, ids: Tensor, padded: Tensor | None) -> Tensor:
+    """Where texts start in the middle of a row: behind padding, or where a mask of blocks hides all tokens before."""
+    starts = torch.zeros(ids.shape, dtype=torch.bool)
+    if padded is not None:
+        text = (~padded).cpu()
+        starts[:, 1:] = text[:, 1:] & (text.long().cumsum(1)[:, :-1] == 0)
+    length = ids.shape[1]
+    for node in again.given:
+        value = node.value
+        if value is not None and len(value) == len(ids) and value.shape[-2:] == (length, length) and kinds(value) == {0, 1}:
+            seen = value.reshape(len(ids), -1, length, length)[:, 0].cpu().bool().tril(-1).any(-1)
+            own = value.reshape(len(ids), -1, length, length)[:, 0].diagonal(dim1=-2, dim2=-1).cpu().bool()
+            starts[:, 1:] |= (own & ~seen)[:, 1:] & seen.roll(-1, 1)[:, 1:]
+    return starts
 
 
 def _new_rows(again: Again, tokens: Node, ids: Tensor) -> tuple[int, ...]:

@@ -33,13 +33,19 @@ KEEP_END = (
 )
 IGNORE_PADDING = "Ignore the padding in the loss: `labels[attention_mask == 0] = -100`, or `ignore_index`."
 MASK_PADDING = "Give the model the attention mask, and let it use it; causal models want the padding at the right."
+COUNT_PLACES = (
+    "Give the model `position_ids` that begin with 0 in each text: `(attention_mask.cumsum(1) - 1).clamp(min=0)` behind "
+    "padding at the left, or one `arange` for each packed sample."
+)
 USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
 PASS_ON = "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
 CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
 INVERT_MASK = "Invert the mask of the loss: let it count the hidden patches or tokens."
+OTHER_TARGET = "Give the loss what the model cannot see, such as the noise or the clean data; nothing to do for an autoencoder."
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
+READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."
 ADD_TERM = "Add it to the loss, or compute it without gradients if it is for information only."
 COPY = (
     "Check what both sides are: a reference (`ref_model`) or a teacher is another network, or a copy made before the "
@@ -116,6 +122,9 @@ def visible_targets(evidence: Evidence) -> Found | None:
     if found.seen_only:
         text = _("The loss counts only what the model is shown of its input, and never what is hidden from it.")
         return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING)
+    if found.copies_input:
+        text = _("The targets are an input of the model, which copies it whatever it is.")
+        return Found((), 1.0, 0.0, text, OTHER_TARGET, Severity.WARNING)
     if found.documents:
         text = _("Outputs depend on other documents of the same row.")
         return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING)
@@ -179,6 +188,12 @@ def without_effect(evidence: Evidence) -> Found | None:
     if found.same_places:
         text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
         return Found((), 0.0, 0.0, text, ADD_POSITIONS)
+    if found.order_of_patches is False:
+        text = _("The outputs do not depend on the order of the patches of an image.")
+        return Found((), 0.0, 0.0, text, ADD_POSITIONS)
+    if found.first_only:
+        text = _("The outputs depend on the first token of a sample and on no other.")
+        return Found((), 0.0, 0.0, text, READ_LAST)
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
     for effect in found.effects:
@@ -245,6 +260,16 @@ def mixed_groups(evidence: Evidence) -> Found | None:
         "The advantages have a mean of 0 in groups of {size} rows, and these rows have different prompts.", size=size
     )
     return Found((), size, 0.0, text)
+
+
+@rule("US707", "positions run on", remedy=COUNT_PLACES, mistake=True)
+def positions_run_on(evidence: Evidence) -> Found | None:
+    """A text begins at another place in the training than in use: its position embeddings are those of other places."""
+    found = evidence.latest.dependence
+    if found is None or not found.moved:
+        return None
+    text = _("Texts begin in the middle of a row, and their positions count what stands before them.")
+    return Found((), 1.0, 0.0, text)
 
 
 def _reader(effect: Effect) -> str:
