@@ -1,7 +1,8 @@
-"""What a loss compares or multiplies: results that are always equal, and advantages of groups that are mixed."""
+"""What a loss compares or multiplies: results that are always equal, teachers, advantages of groups that are mixed."""
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,9 @@ BALANCED = 1e-3
 """Mean of the advantages of a group, relative to their size."""
 
 
-def of_copies(again: Again, earlier: Sequence[Step] = ()) -> dict[str, Any]:
-    """What is the same where it should not be, in a step and those before it."""
-    twins = (*_equal(again), *_old_ones_anew([*earlier, again.step], again))
-    return {
-        "twin": next(iter(twins), None),
-        "mixed_groups": _mixed_groups(again),
-        "teacher_dropout": _teacher_dropout(again.step, earlier),
-        "blank": next((n.shape for n in again.read if _is_blank(n, again, earlier)), ()),
-    }
+def of_twins(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
+    """Results that the loss compares and that are always the same."""
+    return {"twin": next(_equal(again), None) or _old_ones_anew([*earlier, again.step], again)}
 
 
 def _equal(again: Again) -> Iterator[Twin]:
@@ -42,19 +37,14 @@ def _equal(again: Again) -> Iterator[Twin]:
     results = again.run([one for _node, pair in pairs for one in pair])
     for (node, pair), a, b in zip(pairs, results[::2], results[1::2], strict=True):
         one, other = (a.exp(), b) if node.function == "kl_div" and not node.kwargs.get("log_target") else (a, b)
-        product = node.function in calls.PRODUCTS
-        if product and pair[0] is pair[1] and len(a) % 2 == 0:  # both views stand in one tensor
-            one, other = a.chunk(2)
-        elif product and pair[0] is pair[1]:
-            continue
-        same = own[pair[0]] == own[pair[1]]
-        if not (same or again.trained) or not _are_equal(one, other, ROUNDED if same else EXACT):
-            continue
-        users = [user for user in node.users if user.requires_grad]
-        ratio = bool(users) and all(user.function in LIMITED for user in users)
-        if ratio and not all(n.requires_grad for n in pair):
-            continue
-        yield Twin("views" if product else "ratio" if ratio else "results", node.function, line_of(node))
+        product, same = node.function in calls.PRODUCTS, own[pair[0]] == own[pair[1]]
+        if product and pair[0] is pair[1]:  # both views may stand in one tensor
+            one, other = a.tensor_split(2)
+        readers = {user.function for user in node.users if user.requires_grad}
+        ratio = bool(readers) and readers <= LIMITED
+        allowed = ratio and not all(n.requires_grad for n in pair)  # the first step after new samples
+        if (same or again.trained) and not allowed and _are_equal(one, other, ROUNDED if same else EXACT):
+            yield Twin("views" if product else "ratio" if ratio else "results", node.function, _line(node))
 
 
 def _weights(step: Step) -> dict[Node, int]:
@@ -64,9 +54,8 @@ def _weights(step: Step) -> dict[Node, int]:
         before = 0
         for read in node.reads:
             before |= found.get(read, 0)
-        if node.function in calls.WEIGHTED:
-            for read in node.reads[1:]:
-                before |= bits.setdefault(read.through(calls.MOVES), 1 << len(bits))
+        for read in node.reads[1:] if node.function in calls.WEIGHTED else ():
+            before |= bits.setdefault(read.through(calls.MOVES), 1 << len(bits))
         if before:
             found[node] = before
     return found
@@ -79,13 +68,13 @@ def _pair(node: Node) -> tuple[Node, Node] | None:
     one, other = node.reads[:2]
     if node.function in ("matmul", "mm", "rmatmul"):
         one, other = _unscaled(one), _unscaled(other)
-        return (one, other) if len(one.shape) == 2 == len(other.shape) and one.shape == other.shape else None
+        return (one, other) if len(one.shape) == 2 and one.shape == other.shape else None
     apart = one.through(SAME) is not other.through(SAME)
     return (one, other) if node.function in COMPARISONS and one.shape == other.shape and apart else None
 
 
 def _unscaled(node: Node) -> Node:
-    """What is moved, normalised or multiplied by a number or a tensor of one."""
+    """What is moved, normalised or multiplied by a number."""
     while node.function in calls.MOVES | SCALINGS and node.reads:
         node = next((read for read in node.reads if read.shape), node.reads[0])
     return node
@@ -93,119 +82,104 @@ def _unscaled(node: Node) -> Node:
 
 def _are_equal(one: Tensor, other: Tensor, tolerated: float) -> bool:
     """Whether numbers are equal that are not all the same."""
-    size = one.abs().max()
-    varied = bool((one != one.flatten()[0]).any()) if one.numel() > 1 else bool(size)
-    return varied and bool(((one - other).abs() <= tolerated * size).all())
+    varied = one.shape == other.shape and one.numel() > 0 and bool((one != one.flatten()[0]).any())
+    return varied and bool(((one - other).abs() <= tolerated * one.abs().max()).all())
 
 
-def _old_ones_anew(steps: Sequence[Step], again: Again) -> Iterator[Twin]:
-    """Old log-probabilities that change from step to step although the samples are the same."""
-    found = [(step, old) for step in steps if (old := _old(step)) is not None]
-    pairs = list(zip(found, found[1:], strict=False))
+def _old_ones_anew(steps: Sequence[Step], again: Again) -> Twin | None:
+    """Old log-probabilities that change in each step although the samples are the same."""
+    found = [(step, node) for step in steps if (node := _ratio(step)) is not None]
     values = [Again(step, again.values).run([node.reads[1]])[0] for step, node in found]
-    changed = [
-        one.shape == other.shape and not torch.equal(one, other)
-        for ((a, _), (b, _)), one, other in zip(pairs, values, values[1:], strict=False)
-        if _inputs_are_equal(a, b)
-    ]
-    if len(changed) > 1 and all(changed):
-        yield Twin("old", found[-1][1].function, line_of(found[-1][1]))
+    pairs = zip(pairwise(step for step, _node in found), pairwise(values), strict=True)
+    equal = [a.shape == b.shape and torch.equal(a, b) for steps, (a, b) in pairs if _read_the_same(*steps)]
+    last = found[-1][1] if found else None
+    return Twin("old", last.function, _line(last)) if last and len(equal) > 1 and not any(equal) else None
 
 
-def _old(step: Step) -> Node | None:
-    """The difference of new and old log-probabilities whose exponential is a ratio; None without one."""
+def _ratio(step: Step) -> Node | None:
+    """The difference of new and old log-probabilities, which is exponentiated; None without one."""
     own = _weights(step)
-    for node in step.needed():
+    for node in (call.reads[0] for call in step.calls("exp")):
         pair = _pair(node) if node.function in calls.DIFFERENCES else None
         if pair and pair[0] in own and pair[0].requires_grad and pair[1] not in own:
-            readers = [n for n in step.calls("exp") if n.reads[0] is node]
-            if readers:
-                return node
+            return node
     return None
 
 
-def _inputs_are_equal(one: Step, other: Step) -> bool:
+def _read_the_same(one: Step, other: Step) -> bool:
     """Whether the embeddings of two steps read the same tokens."""
     tokens = [[n.value for n in Again(step, {}).tokens if n.value is not None] for step in (one, other)]
     pairs = list(zip(*tokens, strict=False))
     return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def _mixed_groups(again: Again) -> int | None:
+def of_groups(again: Again) -> dict[str, Any]:
     """The size of groups whose advantages have a mean of 0 while those of the rows of a prompt have not."""
     own = _weights(again.step)
     for node in again.step.needed() if again.tokens else ():
-        if node.module is not None or node.function not in calls.MULTIPLICATIONS or len(node.reads) != 2:
-            continue
-        for moving, factor in (node.reads, node.reads[::-1]):
-            rows = factor.shape[:1] == (again.samples,) and factor.dtype is not None and factor.dtype.is_floating_point
-            if moving in own and moving.requires_grad and factor not in own and rows:
-                ids, values = again.run([again.tokens[0], factor])
-                if size := _size_of_mixed_groups(ids, values.flatten(1).sum(1) if values.dim() > 1 else values):
-                    return size
+        if node.module is None and node.function in calls.MULTIPLICATIONS and len(node.reads) == 2:
+            for moving, factor in (node.reads, node.reads[::-1]):
+                floating = factor.dtype is not None and factor.dtype.is_floating_point
+                if moving in own and factor not in own and floating and factor.shape[:1] == (again.samples,):
+                    ids, values = again.run([again.tokens[0], factor])
+                    if size := _mixed(ids, values.reshape(again.samples, -1).sum(1)):
+                        return {"mixed_groups": size}
+    return {}
+
+
+def _mixed(ids: Tensor, advantages: Tensor) -> int | None:
+    """The size of groups of rows with several prompts whose advantages add up to 0."""
+    for length in range(ids.shape[1] - 1, 0, -1):
+        prompts = {tuple(row): i for i, row in enumerate(ids[:, :length].tolist())}
+        prompt = torch.tensor([prompts[tuple(row)] for row in ids[:, :length].tolist()])
+        size = math.gcd(*prompt.bincount().tolist())
+        if size > 1 and len(prompts) > 1:
+            limit, x = BALANCED * float(advantages.abs().max()), advantages.cpu()
+            own = torch.zeros(len(x), dtype=x.dtype).index_add(0, prompt, x)
+            others = (x.view(-1, size).mean(1), x.view(size, -1).mean(0))
+            balanced = len(kinds(x)) > 1 and any(float(means.abs().max()) < limit for means in others)
+            return size if balanced and float(own.abs().max()) > 10 * size * limit else None
     return None
 
 
-def _size_of_mixed_groups(ids: Tensor, advantages: Tensor) -> int | None:
-    for length in range(ids.shape[1] - 1, 0, -1):
-        _, prompt, counts = ids[:, :length].unique(dim=0, return_inverse=True, return_counts=True)
-        size = math.gcd(*counts.tolist())
-        if size > 1 and len(counts) > 1:
-            break
-    else:
-        return None
-    limit = BALANCED * float(advantages.abs().max())
-    sums = torch.zeros(len(counts), dtype=advantages.dtype).index_add(0, prompt.cpu(), advantages.cpu())
-    other = (advantages.view(-1, size).mean(1), advantages.view(size, -1).mean(0))
-    balanced = any(float(means.abs().max()) < limit for means in other)
-    return size if len(kinds(advantages)) > 1 and balanced and float((sums / counts.cpu()).abs().max()) > 10 * limit else None
-
-
-def _teacher_dropout(step: Step, earlier: Sequence[Step]) -> float | None:
+def of_teachers(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
     """The largest share that a network drops whose weights stay and whose outputs the loss compares with others."""
-    own, shares = _weights(step), list[float]()
-    for node in step.needed():
-        pair = _pair(node) or ()
-        targets = [n for n in pair if n in own and not n.requires_grad] if any(n.requires_grad for n in pair) else []
-        made = step.needed(targets)
-        foreign = [n for n in made if n.op == "constant" and _is_weight(n)]
-        if foreign and earlier and _stay(step, earlier[0], foreign) and all(n.op != "parameter" for n in made):
+    own, shares = _weights(again.step), [0.0]
+    for pair in filter(None, map(_pair, again.step.needed())):
+        made = again.step.needed([n for n in pair if n in own and not n.requires_grad])
+        taught = any(n.requires_grad for n in pair) and not any(n.op == "parameter" for n in made)
+        if taught and earlier and _stay(again.step, earlier[0], made):
             shares += [calls.dropped(n) for n in made if n.function in ("dropout", calls.DOT_PRODUCT)]
-    return max(shares, default=0.0) or None
+    return {"teacher_dropout": max(shares) or None}
 
 
-def _is_weight(node: Node) -> bool:
-    return any(user.function in calls.WEIGHTED and node in user.reads[1:] for user in node.users)
-
-
-def _stay(step: Step, before: Step, weights: Sequence[Node]) -> bool:
-    """Whether a step and one before it read the same weights of another network, in the same order."""
+def _stay(step: Step, before: Step, made: Sequence[Node]) -> bool:
+    """Whether another network has the same weights as in a step before; they are constants, in the same order."""
     first, last = ([n for n in one.nodes if n.op == "constant"] for one in (before, step))
-    pairs = [(first[i], n) for i, n in enumerate(last) if n in set(weights) and i < len(first)]
-    known = [(a.value, b.value) for a, b in pairs if a.value is not None and b.value is not None]
-    return bool(known) and all(a.shape == b.shape and torch.equal(a, b) for a, b in known)
+    weights = {n.reads[1] for n in made if n.function in calls.WEIGHTED and len(n.reads) > 1}
+    known = [(a.value, b.value) for a, b in zip(first, last, strict=False) if b in weights]
+    same = (a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in known)
+    return bool(known) and all(same)
 
 
-def _is_blank(node: Node, again: Again, earlier: Sequence[Step]) -> bool:
-    """Whether an input of floating-point numbers is 0 in all steps, and weights of its own read it."""
-    if node.value is None or not node.value.is_floating_point() or len(node.shape) < 2 or node.value.any():
-        return False
-    others = [n.value for step in earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
-    readers = [user for user in _users(node) if user.function in {"linear", *calls.CONVOLUTIONS}]
-    own = all(len([u for w in user.reads[1:] for u in w.users if u.function == user.function]) < 3 for user in readers)
-    blank = [x for x in others if x is not None and not x.any()]
-    return bool(readers) and own and len(blank) >= len(earlier)
+def of_blanks(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
+    """The shape of an input of floating-point numbers that is 0 in all steps, and that weights of its own read."""
+    blank: dict[Node, bool] = {
+        n: n.value is not None and n.value.is_floating_point() and not n.value.any() for n in again.read
+    }
+    for call in again.step.calls("linear", *calls.CONVOLUTIONS):
+        read = call.reads[0].through(calls.MOVES)
+        shared = (
+            sum(user.function == call.function for user in call.reads[1].users) > 1
+        )  # as over the steps of a sequence
+        if blank.get(read) and len(read.shape) > 1 and not shared:
+            others = [n.value for step in earlier for n in step.nodes if n.op == read.op and n.shape == read.shape]
+            if sum(x is not None and not x.any() for x in others) >= len(earlier):
+                return {"blank": read.shape}
+    return {}
 
 
-def _users(node: Node) -> Iterator[Node]:
-    """What reads a node, moved or reshaped at most."""
-    for user in node.users:
-        yield user
-        if user.function in calls.MOVES:
-            yield from _users(user)
-
-
-def line_of(node: Node) -> str:
+def _line(node: Node) -> str:
     """File and line of the user's code that makes a call; empty if they are not known."""
     file, number = node.place
     return f"{Path(file).name}:{number}" if file else ""

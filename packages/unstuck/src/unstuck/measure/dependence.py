@@ -1,7 +1,7 @@
 """What the outputs and the loss of a recorded step depend on: some of its inputs change, and the step runs again."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,9 +12,9 @@ from torch import Tensor
 from unstuck._torch.modes import unfollowed
 from unstuck.measure.again import EQUAL, FEWEST, MIXED, Again, by_position, differ, kinds, rolled, with_others_in
 from unstuck.measure.calls import DIFFERENCES, REGRESSION_LOSSES
-from unstuck.measure.copies import of_copies
+from unstuck.measure.copies import of_blanks, of_groups, of_teachers, of_twins
 from unstuck.measure.measurement import Dependence, Effect
-from unstuck.measure.shown import of_shown
+from unstuck.measure.shown import of_patches, of_reconstructions
 from unstuck.measure.tokens import of_tokens
 from unstuck.step import Node, Step
 
@@ -39,8 +39,9 @@ def depend(
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
         return None
-    copies = partial(of_copies, earlier=earlier)
-    for question in (_of_samples, of_tokens, of_shown, copies, _without_running, *([_of_effects] if trained else [])):
+    questions: list[Callable[[Again], dict[str, Any]]] = [_of_samples, of_tokens, of_patches, of_reconstructions]
+    questions += [partial(question, earlier=earlier) for question in (of_twins, of_teachers, of_blanks)]
+    for question in (*questions, of_groups, _without_running, *([_of_effects] if trained else [])):
         # A call of the step may raise anything.
         with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             found |= question(again)

@@ -204,7 +204,9 @@ class Dependence:
     order_of_patches: bool | None = None  # outputs depend on the order of the patches of an image
     same_places: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
     blank: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps, and that weights read
-    teacher_dropout: float | None = None  # share that a network drops that does not train, and whose outputs are targets
+    teacher_dropout: float | None = (
+        None  # share that a network drops that does not train, and whose outputs are targets
+    )
     twin: Twin | None = None  # equal results that are compared
     mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
 

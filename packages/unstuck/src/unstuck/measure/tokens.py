@@ -1,7 +1,7 @@
 """Tokens: whether their labels are where they belong, and what padding and other documents do to outputs."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from unstuck.measure.again import EQUAL, LEAK, Again, Change, by_position, diffe
 from unstuck.step import Node
 
 FEWEST_LABELS, FEWEST_ALIKE, FEWEST_WORDS, ALIGNED = 8, 32, 3, 0.99
-"""Labels, labels that may all be one token, and different words; the share of labels that are tokens of the inputs at the same distance."""
+"""Labels; labels that are all one token; different words; share of labels that are tokens at the same distance."""
 SHIFTS = (1, 0, 2)
 """Positions by which labels may be later, in the order in which they are looked for."""
 MOST_ROWS, NEAR = 2048, 0.05
@@ -33,7 +33,7 @@ def of_tokens(again: Again) -> dict[str, Any]:
     (ids,) = again.run([tokens])
     padded, documents = _padded(again, ids), _documents(again, ids)
     found = {"new_rows": _new_rows(again, tokens, ids), "first_only": _reads_first_only(again, tokens)}
-    found |= ({} if labels is None else _of_labels(again, labels))
+    found |= {} if labels is None else _of_labels(again, labels)
     if padded is not None:
         own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
         place = [int(i) for i in (~padded).nonzero()[0]]  # of a token whose embedding takes that of the padding
@@ -87,11 +87,8 @@ def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
         return
     outputs = logits.through(calls.MOVES)
     for tokens in (n for n in again.tokens if len(outputs.shape) == 3 and n.shape == outputs.shape[:2]):
-        samples, length, classes = outputs.shape
-        place = torch.arange(samples * length, dtype=torch.float32).reshape(samples, length, 1).expand(-1, -1, classes)
         places, wanted, ids = again.run(
-            [logits, targets, tokens],
-            {outputs: lambda x, place=place: place.to(x.device)},  # type: ignore[misc]
+            [logits, targets, tokens], {outputs: lambda x: _place_of_each(outputs).to(x.device)}
         )
         if wanted.is_floating_point() or wanted.numel() != places[:, 0].numel():
             continue
@@ -102,23 +99,26 @@ def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
 
 def _gathered(again: Again, call: Node) -> Iterator[_Labels]:
     """Labels whose logarithms of probabilities are gathered by hand, as for DPO, PPO and GRPO; a mask hides some."""
-    log_odds, index = calls.given(call, "input", "dim", "index").get("input"), calls.given(call, "input", "dim", "index").get("index")
-    if not (isinstance(log_odds, Node) and isinstance(index, Node) and call.requires_grad and call.module is None):
+    arguments = calls.given(call, "input", "dim", "index")
+    odds, index = arguments.get("input"), arguments.get("index")
+    if not (isinstance(odds, Node) and isinstance(index, Node) and call.requires_grad and call.module is None):
         return
-    before = log_odds.through(calls.MOVES)
-    softmax = before if before.function == "log_softmax" else None
-    outputs = before.reads[0].through(calls.MOVES) if softmax else before
+    softmax = odds.through(calls.MOVES)
+    outputs = softmax.reads[0].through(calls.MOVES) if softmax.function == "log_softmax" else softmax
     for tokens in (n for n in again.tokens if len(outputs.shape) == 3 and n.shape == outputs.shape[:2]):
-        samples, length, classes = outputs.shape
-        place = torch.arange(samples * length, dtype=torch.float32).reshape(samples, length, 1).expand(-1, -1, classes)
-        edits: dict[Node, Callable[..., Tensor]] = {outputs: lambda *_a, **_k: place.clone()}
-        if softmax:
-            edits[softmax] = lambda x, *_a, **_k: x
-        places, wanted, ids = again.run([call, index, tokens], edits=edits)
-        gradient = again.gradients([call])[0]
-        if places.shape != wanted.shape or gradient is None or not gradient.any():
-            continue
-        yield _placed(tokens, ids, outputs, places.flatten().long(), wanted.flatten(), gradient.flatten() != 0)
+        places, wanted, ids = again.run(
+            [call, index, tokens],
+            edits={softmax: lambda x, *_a, **_k: x, outputs: lambda *_a, **_k: _place_of_each(outputs)},
+        )
+        (gradient,) = again.gradients([call])
+        if places.shape == wanted.shape and gradient is not None and gradient.any():
+            yield _placed(tokens, ids, outputs, places.flatten().long(), wanted.flatten(), gradient.flatten() != 0)
+
+
+def _place_of_each(outputs: Node) -> Tensor:
+    """The number of its sample and position in the place of each output [samples, positions, classes]."""
+    samples, length, classes = outputs.shape
+    return torch.arange(samples * length, dtype=torch.float32).reshape(samples, length, 1).repeat(1, 1, classes)
 
 
 def _placed(tokens: Node, ids: Tensor, outputs: Node, at: Tensor, wanted: Tensor, counts: Tensor) -> _Labels:
@@ -201,15 +201,11 @@ def _reads_first_only(again: Again, tokens: Node) -> bool:
     last, (samples, length) = again.outputs[-1], tokens.shape
     if last.shape[0] != samples or tokens not in again.step.needed([last]) or not again.trained:
         return False
-    before, rest, first = (
-        again.run([last], change)[0]
-        for change in (
-            None,
-            {tokens: lambda x: with_others_in(x, slice(1, length))},
-            {tokens: lambda x: with_others_in(x, slice(1))},
-        )
-    )
-    return by_position(before, samples, length) is None and differ(before, first, LEAK) and not differ(before, rest, EQUAL)
+    (before,), (first,) = again.run([last]), again.run([last], {tokens: lambda x: with_others_in(x, slice(1))})
+    if by_position(before, samples, length) is not None or not differ(before, first, LEAK):
+        return False
+    (rest,) = again.run([last], {tokens: lambda x: with_others_in(x, slice(1, length))})
+    return not differ(before, rest, EQUAL)
 
 
 def _run_on(again: Again, starts: Tensor) -> bool:
@@ -229,13 +225,12 @@ def _starts(again: Again, ids: Tensor, padded: Tensor | None) -> Tensor:
     if padded is not None:
         text = (~padded).cpu()
         starts[:, 1:] = text[:, 1:] & (text.long().cumsum(1)[:, :-1] == 0)
-    length = ids.shape[1]
-    for node in again.given:
-        value = node.value
-        if value is not None and len(value) == len(ids) and value.shape[-2:] == (length, length) and kinds(value) == {0, 1}:
-            seen = value.reshape(len(ids), -1, length, length)[:, 0].cpu().bool().tril(-1).any(-1)
-            own = value.reshape(len(ids), -1, length, length)[:, 0].diagonal(dim1=-2, dim2=-1).cpu().bool()
-            starts[:, 1:] |= (own & ~seen)[:, 1:] & seen.roll(-1, 1)[:, 1:]
+    size = ids.shape[1]
+    for value in (n.value for n in again.given if n.value is not None and n.shape[-2:] == (size, size)):
+        if kinds(value) == {0, 1}:
+            visible = value.reshape(len(ids), -1, size, size)[:, 0].cpu().bool()
+            alone = ~visible.tril(-1).any(-1) & visible.diagonal(dim1=-2, dim2=-1)
+            starts[:, 1:-1] |= alone[:, 1:-1] & ~alone[:, 2:]  # padding sees itself only
     return starts
 
 
@@ -244,7 +239,7 @@ def _new_rows(again: Again, tokens: Node, ids: Tensor) -> tuple[int, ...]:
     own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
     weights = [calls.given(n, "input", "weight").get("weight") for n in own]
     frozen = [w for w in weights if isinstance(w, Node) and w.op == "parameter" and not w.requires_grad]
-    used = ids.unique()
+    used = torch.tensor(sorted(kinds(ids)))
     if len(frozen) != 1 or len(weights) != 1 or len(used) > MOST_ROWS or len(used) < FEWEST_LABELS:
         return ()
     rows = again.values[frozen[0].target][used].float()

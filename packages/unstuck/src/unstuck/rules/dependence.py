@@ -34,15 +34,19 @@ KEEP_END = (
 IGNORE_PADDING = "Ignore the padding in the loss: `labels[attention_mask == 0] = -100`, or `ignore_index`."
 MASK_PADDING = "Give the model the attention mask, and let it use it; causal models want the padding at the right."
 COUNT_PLACES = (
-    "Give the model `position_ids` that begin with 0 in each text: `(attention_mask.cumsum(1) - 1).clamp(min=0)` behind "
-    "padding at the left, or one `arange` for each packed sample."
+    "Give the model `position_ids` that begin with 0 in each text: `(attention_mask.cumsum(1) - 1).clamp(min=0)` "
+    "behind padding at the left, or one `arange` for each packed sample."
 )
 USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
-PASS_ON = "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
+PASS_ON = (
+    "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
+)
 CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
 INVERT_MASK = "Invert the mask of the loss: let it count the hidden patches or tokens."
-OTHER_TARGET = "Give the loss what the model cannot see, such as the noise or the clean data; nothing to do for an autoencoder."
+OTHER_TARGET = (
+    "Give the loss what the model cannot see, such as the noise or the clean data; nothing to do for an autoencoder."
+)
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
 READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."

@@ -89,7 +89,9 @@ def _new_rows(evidence: Evidence) -> Found | None:
 
 def _frozen_head(evidence: Evidence) -> Found | None:
     """A last layer as an initialisation draws it that is frozen, behind layers that train; not that of words."""
-    words = {evidence.weights[name].shape[0] for x in evidence.layers if x.plain_kind == "embedding" for name in x.weights}
+    words = {
+        evidence.weights[name].shape[0] for x in evidence.layers if x.plain_kind == "embedding" for name in x.weights
+    }
     own = [evidence.weights[name] for i in evidence.sinks for name in evidence.layers[i].weights]
     drawn = [w for w in own if len(w.shape) > 1 and (w.fresh or w.normal or is_zero(w)) and w.shape[0] not in words]
     if not drawn or any(w.trains for w in own) or not any(w.trains and w.gradient for w in evidence.latest.weights):
