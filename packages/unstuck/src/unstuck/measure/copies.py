@@ -87,22 +87,24 @@ def _are_equal(one: Tensor, other: Tensor, tolerated: float) -> bool:
 
 
 def _old_ones_anew(steps: Sequence[Step], again: Again) -> Twin | None:
-    """Old log-probabilities that change in each step although the samples are the same."""
-    found = [(step, node) for step in steps if (node := _ratio(step)) is not None]
-    values = [Again(step, again.values).run([node.reads[1]])[0] for step, node in found]
-    pairs = zip(pairwise(step for step, _node in found), pairwise(values), strict=True)
-    equal = [a.shape == b.shape and torch.equal(a, b) for steps, (a, b) in pairs if _read_the_same(*steps)]
-    last = found[-1][1] if found else None
-    return Twin("old", last.function, _line(last)) if last and len(equal) > 1 and not any(equal) else None
+    """Old log-probabilities that are computed in each step although the samples are the same."""
+    found = [(step, *ratio) for step in steps if (ratio := _ratio(step)) is not None]
+    values = [Again(step, again.values).run([node.reads[1]])[0] for step, node, _own in found]
+    kept = [
+        not own and a.shape == b.shape and torch.equal(a, b)
+        for ((one, _, _), (other, _, own)), (a, b) in zip(pairwise(found), pairwise(values), strict=True)
+        if _read_the_same(one, other)
+    ]
+    return Twin("old", found[-1][1].function, _line(found[-1][1])) if len(kept) > 1 and not any(kept) else None
 
 
-def _ratio(step: Step) -> Node | None:
-    """The difference of new and old log-probabilities, which is exponentiated; None without one."""
+def _ratio(step: Step) -> tuple[Node, bool] | None:
+    """The difference of new and old log-probabilities, which is exponentiated, and whether the step computes both."""
     own = _weights(step)
     for node in (call.reads[0] for call in step.calls("exp")):
-        pair = _pair(node) if node.function in calls.DIFFERENCES else None
-        if pair and pair[0] in own and pair[0].requires_grad and pair[1] not in own:
-            return node
+        new, old = (_pair(node) if node.function in calls.DIFFERENCES else None) or (node, node)
+        if new in own and new.requires_grad and not old.requires_grad and own.get(old, own[new]) == own[new]:
+            return node, old in own
     return None
 
 

@@ -64,12 +64,16 @@ def _is_shown(again: Again, counts: Tensor, target: Node, read: Node) -> bool:
     reached = again.gradients([read], again.outputs)[0] if same and floating else None
     if reached is None:
         return False
-    hidden = reached == 0
-    if not HIDDEN < float(hidden.float().mean()) < 1 or bool((hidden == hidden[:1]).all()):
+    hidden, (x,) = reached == 0, again.run([read])
+    padding = len(x[hidden]) == 0 or bool((x[hidden] == x[hidden][0]).all())
+    if padding or float(hidden.float().mean()) < HIDDEN or bool((hidden == hidden[:1]).all()):
         return False
-    (before,), (after,) = again.run([target]), again.run([target], dict.fromkeys(same, lambda x: x + hidden))
-    unseen = after != before
-    return bool(unseen.any()) and float((unseen & counts).sum()) <= FEW * float(counts.sum())
+    (before,), (shown,), (other,) = (
+        again.run([target], dict.fromkeys(same, lambda x, part=part: x + part))  # type: ignore[misc]
+        for part in (torch.zeros_like(x), ~hidden, hidden)
+    )
+    unseen = (other != before) & counts
+    return bool((shown != before).any()) and float(unseen.sum()) <= FEW * float(counts.sum())
 
 
 def _is_copy(node: Node, read: Node) -> bool:

@@ -156,7 +156,8 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
         found["copies"] = bool(_moves(again, labels, lambda x: with_others_in(x, here), (slice(None), here), EQUAL))
     found["single"] = len(kinds(labels.wanted)) == 1 and len(labels.wanted) >= FEWEST_ALIKE and labels.ignored > 0
     if labels.shift == 1:
-        encoder = any(_is_text(again, node) for node in again.tokens if node is not labels.tokens)
+        read = set(again.step.needed([labels.outputs])) - {labels.tokens}
+        encoder = any(_is_text(again, node) for node in again.tokens if node in read)
         found["endless"] = _is_endless(labels, encoder)
         found["unstarted"] = encoder and _is_unstarted(labels)
     if labels.shift == 1 and later is False and again.trained:  # branches may start at nearly 0
@@ -199,7 +200,8 @@ def _ends(ids: Tensor) -> tuple[Tensor, Tensor]:
 def _reads_first_only(again: Again, tokens: Node) -> bool:
     """Whether the last output, one for each sample, depends on the first token and on no other."""
     last, (samples, length) = again.outputs[-1], tokens.shape
-    if last.shape[0] != samples or tokens not in again.step.needed([last]) or not again.trained:
+    needed = set(again.step.needed([last]))
+    if last.shape[0] != samples or tokens not in needed or not needed.issuperset(again.outputs) or not again.trained:
         return False
     (before,), (first,) = again.run([last]), again.run([last], {tokens: lambda x: with_others_in(x, slice(1))})
     if by_position(before, samples, length) is not None or not differ(before, first, LEAK):
