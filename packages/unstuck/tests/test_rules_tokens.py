@@ -123,7 +123,8 @@ def test_words_that_are_not_hidden_and_labels_that_are_the_mask_are_named(inputs
 @pytest.mark.parametrize(("inverted", "expected"), [(True, ["US701"]), (False, [])])
 def test_labels_that_are_padding_only_are_named(inverted, expected):
     ids, padded = with_padding()
-    labels = ids[:, 1:].where(padded[:, 1:] == inverted, -100)
+    ids = ids.where(~(padded & (padded.cumsum(1) == 1)), HIDDEN)
+    labels = ids[:, 1:].where((ids[:, 1:] == PAD) == inverted, -100)
     found = codes(Language(), {"ids": ids[:, :-1], "padded": padded[:, :-1]}, labels)
     assert [code for code in found if code == "US701"] == expected
 
