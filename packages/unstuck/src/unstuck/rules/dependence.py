@@ -251,7 +251,8 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
     if twin.kind == "old":
         text = _("The old values in {call} change from step to step with the same tokens: the ratio is 1.", call=call)
         return Found((), 1.0, 0.0, text, KEEP_OLD)
-    return Found((), 1.0, 0.0, _("Both sides of {call} are always the same: the network learns nothing from it.", call=call))
+    text = _("Both sides of {call} are always the same: the network learns nothing from it.", call=call)
+    return Found((), 1.0, 0.0, text)
 
 
 @rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)
