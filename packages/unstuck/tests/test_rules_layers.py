@@ -47,10 +47,36 @@ def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
 def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
     """An adapter, a prompt or an embedding trains through a frozen model."""
     model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
-    nn.init.orthogonal_(model[2].weight)
+    nn.init.orthogonal_(model[4].weight)
     model[2:].requires_grad_(False)
     (finding,) = diagnosed(model).findings
     assert (finding.rule, finding.severity) == ("US505", Severity.NOTE)
+
+
+@pytest.mark.parametrize("draw", [nn.Linear.reset_parameters, lambda head: nn.init.normal_(head.weight, std=0.02)])
+def test_a_frozen_head_as_it_was_drawn_is_named(draw):
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    draw(model[4].requires_grad_(False))
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity, finding.layers) == ("US505", Severity.WARNING, ("4.weight",))
+    assert "modules_to_save" in finding.remedy
+
+
+@pytest.mark.parametrize(("draw", "severity"), [(0.02, Severity.WARNING), (0.05, Severity.NOTE)])
+def test_a_few_frozen_weights_before_layers_that_train_are_named_if_they_are_as_drawn(draw, severity):
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 10))
+    nn.init.normal_(model[0].requires_grad_(False).weight, std=draw)
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity) == ("US505", severity)
+
+
+def test_a_head_behind_the_last_linear_layer_of_an_encoder_is_a_note():
+    model = nn.Sequential()
+    model.encoder, model.head = (
+        mlp(nn.ReLU(), outputs=64),
+        nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
+    )
+    assert [(f.rule, f.severity) for f in diagnosed(model).findings] == [("US507", Severity.NOTE)]
 
 
 def test_an_adapter_that_is_frozen_at_its_start_is_named():

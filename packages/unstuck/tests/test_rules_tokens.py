@@ -1,4 +1,4 @@
-"""US301, US309, US606, US701 to US704: what a recorded step of a modern training depends on."""
+"""US301, US309, US505, US606, US701 to US704, US707: what a recorded step of a modern training depends on."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def flat(logits, labels):
 
 def codes(model, inputs, labels, loss=flat):
     found = unstuck.diagnose(model, inputs, labels, loss, trials=False).findings
-    mine = ("US309", "US606", "US701", "US702", "US703", "US704")
+    mine = ("US309", "US505", "US606", "US701", "US702", "US703", "US704", "US707")
     return [finding.rule for finding in found if finding.rule in mine and finding.severity != "note"]
 
 
@@ -107,6 +107,100 @@ def test_labels_of_tokens_that_the_model_sees_are_named(only_masked, expected):
     hidden = torch.rand(ids.shape) < 0.3
     labels = ids.masked_fill(~hidden, -100) if only_masked else ids
     assert codes(Language(causal=False), ids.masked_fill(hidden, HIDDEN), labels) == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs_hidden", "labels_hidden", "expected"),
+    [(True, False, []), (False, False, ["US606"]), (True, True, ["US606"])],
+)
+def test_words_that_are_not_hidden_and_labels_that_are_the_mask_are_named(inputs_hidden, labels_hidden, expected):
+    ids, hidden = words(), torch.rand(SAMPLES, LENGTH) < 0.3
+    masked = ids.masked_fill(hidden, HIDDEN)
+    labels = (masked if labels_hidden else ids).where(hidden, -100)
+    assert codes(Language(causal=False), masked if inputs_hidden else ids, labels)[:1] == expected
+
+
+@pytest.mark.parametrize(("inverted", "expected"), [(True, ["US701"]), (False, [])])
+def test_labels_that_are_padding_only_are_named(inverted, expected):
+    ids, padded = with_padding()
+    ids = ids.where(~(padded & (padded.cumsum(1) == 1)), HIDDEN)
+    labels = ids[:, 1:].where((ids[:, 1:] == PAD) == inverted, -100)
+    found = codes(Language(), {"ids": ids[:, :-1], "padded": padded[:, :-1]}, labels)
+    assert [code for code in found if code == "US701"] == expected
+
+
+def gathered(logits, ids, shift=1, counted=None):
+    """Minus the logarithms of the tokens' probabilities, as DPO sums them."""
+    odds = logits[:, : LENGTH - shift].log_softmax(-1).gather(-1, ids[:, shift:, None])[..., 0]
+    return -(odds if counted is None else odds * counted[:, shift:]).sum(1).mean()
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(1, []), (0, ["US606"]), (2, ["US701"])])
+def test_gathered_probabilities_have_places_as_the_labels_of_cross_entropy(shift, expected):
+    ids = words()
+    assert codes(Language(), ids, ids, lambda logits, ids: gathered(logits, ids, shift)) == expected
+
+
+@pytest.mark.parametrize(("masked", "expected"), [(True, []), (False, ["US702"])])
+def test_padding_among_gathered_probabilities_is_named(masked, expected):
+    ids, padded = with_padding()
+    ids = ids.where(~(padded & (padded.cumsum(1) == 1)), HIDDEN)
+    assert (
+        codes(Language(), ids, ids, lambda logits, ids: gathered(logits, ids, 1, ids != PAD if masked else None))
+        == expected
+    )
+
+
+class Translator(nn.Module):
+    """An encoder, and a decoder that is told the mean of what it read."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Embedding(SIZE, 16), Language()
+
+    def forward(self, source, target):
+        logits = self.decoder(target)
+        return logits + self.decoder.head(self.encoder(source).mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(("started", "expected"), [(True, []), (False, ["US701"])])
+def test_a_decoder_that_never_starts_is_named(started, expected):
+    source, target = words(), words()
+    begun = torch.cat([torch.full((SAMPLES, 1), PAD), target[:, :-1]], 1)
+    inputs, labels = (begun, target) if started else (target[:, :-1], target[:, 1:])
+    assert codes(Translator(), {"source": source, "target": inputs}, labels) == expected
+
+
+@pytest.mark.parametrize(("counted", "expected"), [(True, ["US707"]), (False, [])])
+def test_padding_at_the_left_that_moves_the_places_is_named(counted, expected):
+    ids, padded = (x.flip(1) for x in with_padding())
+    places = torch.arange(LENGTH).expand_as(ids) if counted else ((~padded).cumsum(1) - 1).clamp(min=0)
+    labels = ids[:, 1:].masked_fill(padded[:, 1:], -100)
+    inputs = {"ids": ids[:, :-1], "padded": padded[:, :-1], "places": places[:, :-1]}
+    assert [code for code in codes(Language(), inputs, labels) if code == "US707"] == expected
+
+
+@pytest.mark.parametrize(("new", "frozen", "expected"), [(1e-3, True, ["US505"]), (1e-3, False, []), (1.0, True, [])])
+def test_frozen_rows_of_new_tokens_are_named(new, frozen, expected):
+    model, ids = Language(), words()
+    with torch.no_grad():
+        model.tokens.weight[-3:] = model.tokens.weight[:-3].mean(0) + new * torch.randn(3, 16)
+    model.tokens.requires_grad_(not frozen)
+    assert codes(model, ids[:, :-1], ids[:, 1:]) == expected
+
+
+@pytest.mark.parametrize(("read", "expected"), [(0, True), (-1, False)])
+def test_an_answer_at_the_first_token_of_a_causal_model_is_named(read, expected):
+    class Judge(Language):
+        def forward(self, ids):
+            return super().forward(ids)[:, read]
+
+    def batch(step):
+        ids = words()
+        return (ids,), ids[:, -1] % 4
+
+    found = trained(Judge(classes=4), batch, 20, functional.cross_entropy)
+    assert ("US703" in found) == expected
 
 
 class Conditional(nn.Module):

@@ -160,7 +160,8 @@ class Monitor:
         measurements, time = list(self.measurements), verdict.SECONDS if seconds is None else seconds
         if self.recording is not None and self.recording.steps:
             trained = (measurements[-1].step or 0) >= FEWEST_TRAINED
-            found = depend(self.recording.steps[-1], state(self.model), trained)
+            *earlier, last = self.recording.steps
+            found = depend(last, state(self.model), trained, earlier)
             measurements[-1] = replace(measurements[-1], dependence=found)
         return judged(measurements, Subject(self.model, names=self._names), self.recording, time)
 

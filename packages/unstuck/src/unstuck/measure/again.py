@@ -98,12 +98,36 @@ class Again:
     def _replay(self) -> Replay:
         return Replay(self.values)
 
-    def run(self, ends: Sequence[Node], changes: Mapping[Node, Change] | None = None) -> list[Tensor]:
-        """The results of some nodes, where those of others change."""
+    def run(
+        self,
+        ends: Sequence[Node],
+        changes: Mapping[Node, Change] | None = None,
+        edits: Mapping[Node, Callable[..., Any]] | None = None,
+    ) -> list[Tensor]:
+        """The results of some nodes, where those of others change, or other functions take their place."""
         self._seed()
-        edits = {node: _changed(node, change) for node, change in (changes or {}).items()}
+        changed = {node: _changed(node, change) for node, change in (changes or {}).items()}
         self._replay.renew(self.values)
-        return self._replay.results(self.step, ends, {**self._norms, **edits})
+        return self._replay.results(self.step, ends, {**self._norms, **changed, **(edits or {})})
+
+    def gradients(self, nodes: Sequence[Node], ends: Sequence[Node] | None = None) -> list[Tensor | None]:
+        """The gradients of the losses, or of random sums of some results, at the results of nodes; None without one."""
+        made: dict[Node, Tensor] = {}
+
+        def kept(node: Node) -> Change:
+            def keep(x: Tensor) -> Tensor:
+                made[node] = x if x.requires_grad else x.detach().clone().requires_grad_()
+                return made[node]
+
+            return keep
+
+        with torch.enable_grad():
+            results = self.run(self.step.losses if ends is None else ends, {node: kept(node) for node in nodes})
+            generator = torch.Generator().manual_seed(0)
+            parts = [x if ends is None else x * torch.randn(x.shape, generator=generator).to(x.device) for x in results]
+            total = torch.stack([part.sum().float() for part in parts if part.requires_grad]).sum()
+            found = torch.autograd.grad(total, [made[n] for n in nodes], allow_unused=True)
+        return list(found)
 
 
 class _OfWholeBatch:

@@ -1,7 +1,9 @@
 """What the outputs and the loss of a recorded step depend on: some of its inputs change, and the step runs again."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +11,10 @@ from torch import Tensor
 
 from unstuck._torch.modes import unfollowed
 from unstuck.measure.again import EQUAL, FEWEST, MIXED, Again, by_position, differ, kinds, rolled, with_others_in
+from unstuck.measure.calls import DIFFERENCES, REGRESSION_LOSSES
+from unstuck.measure.copies import of_blanks, of_groups, of_teachers, of_twins
 from unstuck.measure.measurement import Dependence, Effect
+from unstuck.measure.shown import of_patches, of_reconstructions
 from unstuck.measure.tokens import of_tokens
 from unstuck.step import Node, Step
 
@@ -18,20 +23,25 @@ MOST_CALLS = 3000
 
 
 @unfollowed
-def depend(step: Step, values: Mapping[str, Tensor], trained: bool = False) -> Dependence | None:
+def depend(
+    step: Step, values: Mapping[str, Tensor], trained: bool = False, earlier: Sequence[Step] = ()
+) -> Dependence | None:
     """What the outputs and the loss depend on; None if the step cannot run again.
 
     Args:
         step: a recorded step.
         values: parameters and buffers, by name.
         trained: whether they were trained: an input whose weights start at 0 has no effect before.
+        earlier: recorded steps before this one, oldest first.
     """
     again, found = Again(step, values, trained), dict[str, Any]()
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
         return None
-    for question in (_of_samples, of_tokens, _without_running, *([_of_effects] if trained else [])):
+    questions: list[Callable[[Again], dict[str, Any]]] = [_of_samples, of_tokens, of_patches, of_reconstructions]
+    questions += [partial(question, earlier=earlier) for question in (of_twins, of_teachers, of_blanks)]
+    for question in (*questions, of_groups, _without_running, *([_of_effects] if trained else [])):
         # A call of the step may raise anything.
         with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             found |= question(again)
@@ -153,19 +163,38 @@ def _unused(step: Step) -> Iterator[str]:
             yield f"{node.function} in {node.module}" if node.module else node.function
 
 
+def _is_squared(node: Node) -> bool:
+    """Whether a difference is an error, squared or as a norm."""
+    return any(user.function in ("square", "pow", "norm", "abs") or user.reads == (node, node) for user in node.users)
+
+
+def _behind(node: Node) -> set[Node]:
+    """All that depends on a node."""
+    found, waiting = set[Node](), [node]
+    while waiting:
+        waiting += (new := set(waiting.pop().users) - found)
+        found |= new
+    return found
+
+
 def _predicted(step: Step) -> str | None:
     """The function that compares outputs with targets that have a gradient, too; None without any.
 
-    Of a regression, the weights of the one are those of the other and at least one more, as of a prediction, or others
-    of the same shapes, as of a teacher.
+    Of a regression, the weights of the one are those of the other and at least one more, as of a prediction, or others,
+    as of a teacher: of the same shapes, or nothing else is in the loss.
     """
-    for node in step.calls("cross_entropy", "mse_loss", "cosine_similarity", "smooth_l1_loss", "l1_loss"):
+    for node in step.calls("cross_entropy", "cosine_similarity", "kl_div", *REGRESSION_LOSSES, *DIFFERENCES):
         pair = [read for read in node.reads if read.requires_grad][:2]
         if node.module is not None or len(pair) < 2:
             continue
         own = [{n for n in step.needed([read]) if n.op == "parameter"} for read in pair]
-        shapes = [sorted(n.shape for n in weights) for weights in own]
-        apart = not own[0] & own[1] and shapes[0] == shapes[1]
-        if node.function == "cross_entropy" or (own[0] and own[1] and (own[0] < own[1] or own[1] < own[0] or apart)):
+        shapes = [Counter(n.shape for n in weights) for weights in own]
+        alone = set(step.needed()) == {*step.needed([node]), *_behind(node)}
+        copied = (shapes[0] <= shapes[1] or shapes[1] <= shapes[0]) and pair[0].shape == pair[1].shape
+        alike = copied or node.function == "kl_div" or alone
+        taught = own[0] < own[1] or own[1] < own[0] or (alike and not own[0] & own[1])
+        if node.function in DIFFERENCES and not (alone and _is_squared(node)):
+            continue
+        if node.function == "cross_entropy" or (own[0] and own[1] and taught):
             return node.function
     return None

@@ -93,6 +93,7 @@ class Weight:
     nonfinite: int = 0  # number of non-finite entries
     nonfinite_gradient: int = 0  # and of non-finite entries of the gradient
     fresh: bool = False  # it is frozen or of the loss, and its numbers are those of PyTorch's default initialisation
+    normal: bool = False  # it is frozen, and its numbers are normal with a deviation of 0.02, as of a new layer
     alike: bool = False  # all rows are equal and not 0: the neurons that they feed compute the same
 
 
@@ -163,6 +164,17 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """Two results that the loss compares, and that are equal."""
+
+    # results: of the same weights, or of equal ones; ratio: the difference is exponentiated; views: the rows of a
+    # similarity; old: the old values of a ratio, which are computed anew in each step
+    kind: Literal["results", "ratio", "views", "old"]
+    function: str  # that compares them
+    line: str = ""  # file and line of the call
+
+
+@dataclass(frozen=True)
 class Dependence:
     """What outputs depend on: of one recorded step. None: it was not, or cannot be, found out."""
 
@@ -175,13 +187,28 @@ class Dependence:
     visible: float | None = None  # share of the labels that are the tokens at their positions, which the model sees
     order: bool | None = None  # outputs depend on the order of earlier tokens
     endless: bool | None = None  # rows end with one token that is never a label, behind others that differ
+    unstarted: bool = False  # the inputs of a decoder begin with words that are no labels there
+    single: bool = False  # all labels that count are one token, and others are ignored
     padded_labels: float | None = None  # share of the labels that count and are of a padded position
     padding: bool | None = None  # outputs depend on padded tokens
+    moved: bool = False  # padding at the left moves the places of the tokens
+    first_only: bool = False  # the output for a sample depends on its first token only
     documents: bool | None = None  # outputs depend on other documents of a packed row
     unread: tuple[str, ...] = ()  # inputs of the model that no call reads
     unused: tuple[str, ...] = ()  # calls whose result the model returns, one number with a gradient, and no loss takes
     predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
     effects: tuple[Effect, ...] = ()  # of a training
+    new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
+    seen_only: bool = False  # the loss counts only what the model is shown of its input, and hidden parts of it never
+    copies_input: bool = False  # the targets are an input, which the model has learned to copy, beside another input
+    order_of_patches: bool | None = None  # outputs depend on the order of the patches of an image
+    same_places: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
+    blank: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps, and that weights read
+    teacher_dropout: float | None = (
+        None  # share that a network drops that does not train, and whose outputs are targets
+    )
+    twin: Twin | None = None  # equal results that are compared
+    mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from unstuck.observation.process_group import Ranks
 from unstuck.observation.sizes import norms
 
 _ORDINARY = (Tensor, nn.Parameter)
+NEW_DEVIATION = 0.02
 FEW_NUMBERS = 64
 """A frozen weight with fewer numbers may look like any."""
 
@@ -152,6 +153,7 @@ class Parameters:
                 nonfinite=round(sizes[name].nonfinite),
                 nonfinite_gradient=round(gradients.get(name, _NOTHING).nonfinite),
                 fresh=not parameter.requires_grad and is_fresh(_local(parameter)),
+                normal=not parameter.requires_grad and _is_normal(_local(parameter)),
                 alike=name in shown - differ,
             )
             for name, parameter in self.named.items()
@@ -228,6 +230,18 @@ def is_fresh(weight: Tensor) -> bool:
     largest, size = float(weight.abs().max()) / bound, float(weight.float().square().mean().sqrt()) / bound
     tolerance = max(0.1, 3.5 * math.sqrt(0.2 / weight.numel()))  # standard errors of the size of few numbers
     return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
+
+
+@unfollowed
+@torch.no_grad()
+def _is_normal(weight: Tensor) -> bool:
+    """Whether numbers are normal with the deviation that Transformers draws new layers with, 0.02."""
+    count = weight.numel()
+    if weight.dim() < 2 or count < FEW_NUMBERS or not weight.is_floating_point():
+        return False
+    x = weight.float() / NEW_DEVIATION
+    errors = (x.mean(), (x.square().mean() - 1) / math.sqrt(2), (x.pow(4).mean() - 3) / math.sqrt(96))
+    return all(abs(float(error)) < 4 / math.sqrt(count) for error in errors)
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:

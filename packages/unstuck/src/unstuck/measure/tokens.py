@@ -1,5 +1,6 @@
 """Tokens: whether their labels are where they belong, and what padding and other documents do to outputs."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,14 @@ from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, LEAK, Again, Change, by_position, differ, kinds, with_others_in
 from unstuck.step import Node
 
-FEWEST_LABELS, ALIGNED = 8, 0.99
-"""Labels, and the share of them that are tokens of the inputs at the same distance."""
+FEWEST_LABELS, FEWEST_ALIKE, FEWEST_WORDS, ALIGNED = 8, 32, 3, 0.99
+"""Labels; labels that are all one token; different words; share of labels that are tokens at the same distance."""
 SHIFTS = (1, 0, 2)
 """Positions by which labels may be later, in the order in which they are looked for."""
+MOST_ROWS, NEAR = 2048, 0.05
+"""Rows of an embedding that are compared, and the distance of two of them over the median of all."""
+SCATTERED = 1.2
+"""Runs of labels that count, in a row."""
 FEWEST_PADDED = 0.02
 """Share of the tokens that are padding."""
 
@@ -27,7 +32,8 @@ def of_tokens(again: Again) -> dict[str, Any]:
     tokens = again.tokens[0] if labels is None else labels.tokens
     (ids,) = again.run([tokens])
     padded, documents = _padded(again, ids), _documents(again, ids)
-    found = {} if labels is None else _of_labels(again, labels)
+    found = {"new_rows": _new_rows(again, tokens, ids), "first_only": _reads_first_only(again, tokens)}
+    found |= {} if labels is None else _of_labels(again, labels)
     if padded is not None:
         own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
         place = [int(i) for i in (~padded).nonzero()[0]]  # of a token whose embedding takes that of the padding
@@ -35,6 +41,7 @@ def of_tokens(again: Again) -> dict[str, Any]:
         found["padding"] = _reaches(again, change, ~padded)
         if labels is not None:
             found["padded_labels"] = labels.share_at(padded)
+    found["moved"] = _run_on(again, _starts(again, ids, padded))
     if documents is not None:
         first = documents == documents[:, :1]
         found["documents"] = _reaches(again, {tokens: lambda x: torch.where(first, x.roll(1, 0), x)}, ~first)
@@ -58,10 +65,18 @@ class _Labels:
         """The share of the labels that count at padded positions."""
         return float(padded[self.places].float().mean()) if len(self.wanted) else 0.0
 
+    @property
+    def scattered(self) -> bool:
+        """Whether most rows have labels that are ignored between those that count, as where words are masked."""
+        counts = torch.zeros(self.ids.shape, dtype=torch.int8)
+        counts[self.places[0].cpu(), self.places[1].cpu()] = 1
+        return bool((counts.diff(dim=1) == 1).sum(1).float().mean() > SCATTERED)
+
 
 def _labels(again: Again) -> _Labels | None:
     """The labels of the step and the tokens that they are, next tokens before others; None without any."""
     found = [one for call in again.step.calls("cross_entropy", "nll_loss") for one in _labels_of(again, call)]
+    found += [one for call in again.step.calls("gather") for one in _gathered(again, call)]
     return next((one for shift in (*SHIFTS, None) for one in found if one.shift == shift), None)
 
 
@@ -72,20 +87,49 @@ def _labels_of(again: Again, call: Node) -> Iterator[_Labels]:
         return
     outputs = logits.through(calls.MOVES)
     for tokens in (n for n in again.tokens if len(outputs.shape) == 3 and n.shape == outputs.shape[:2]):
-        samples, length, classes = outputs.shape
-        place = torch.arange(samples * length, dtype=torch.float32).reshape(samples, length, 1).expand(-1, -1, classes)
         places, wanted, ids = again.run(
-            [logits, targets, tokens],
-            {outputs: lambda x, place=place: place.to(x.device)},  # type: ignore[misc]
+            [logits, targets, tokens], {outputs: lambda x: _place_of_each(outputs).to(x.device)}
         )
         if wanted.is_floating_point() or wanted.numel() != places[:, 0].numel():
             continue
-        at, wanted = places[:, 0].flatten().long(), wanted.flatten()
+        wanted = wanted.flatten()
         counts = (wanted >= 0) & (wanted != arguments.get("ignore_index", -100))
-        own, kept = (at[counts] // length, at[counts] % length), wanted[counts]
-        same = [_share_of_later(ids, own, kept, shift) for shift in range(3)]
-        shift = next((k for k in SHIFTS if same[k] >= ALIGNED), None)
-        yield _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, same[0])
+        yield _placed(tokens, ids, outputs, places[:, 0].flatten().long(), wanted, counts)
+
+
+def _gathered(again: Again, call: Node) -> Iterator[_Labels]:
+    """Labels whose logarithms of probabilities are gathered by hand, as for DPO, PPO and GRPO; a mask hides some."""
+    arguments = calls.given(call, "input", "dim", "index")
+    odds, index = arguments.get("input"), arguments.get("index")
+    if not (isinstance(odds, Node) and isinstance(index, Node) and call.requires_grad and call.module is None):
+        return
+    softmax = odds.through(calls.MOVES)
+    outputs = softmax.reads[0].through(calls.MOVES) if softmax.function == "log_softmax" else softmax
+    for tokens in (n for n in again.tokens if len(outputs.shape) == 3 and n.shape == outputs.shape[:2]):
+        places, wanted, ids = again.run(
+            [call, index, tokens],
+            edits={softmax: lambda x, *_a, **_k: x, outputs: lambda *_a, **_k: _place_of_each(outputs)},
+        )
+        (gradient,) = again.gradients([call])
+        if places.shape == wanted.shape and gradient is not None and gradient.any():
+            yield _placed(tokens, ids, outputs, places.flatten().long(), wanted.flatten(), gradient.flatten() != 0)
+
+
+def _place_of_each(outputs: Node) -> Tensor:
+    """The number of its sample and position in the place of each output [samples, positions, classes]."""
+    samples, length, classes = outputs.shape
+    return torch.arange(samples * length, dtype=torch.float32).reshape(samples, length, 1).repeat(1, 1, classes)
+
+
+def _placed(tokens: Node, ids: Tensor, outputs: Node, at: Tensor, wanted: Tensor, counts: Tensor) -> _Labels:
+    """Labels at places of [samples, positions], of which some count."""
+    length = outputs.shape[1]
+    own, kept = (at[counts] // length, at[counts] % length), wanted[counts]
+    same = [_share_of_later(ids, own, kept, shift) for shift in range(3)]
+    shift = next((k for k in SHIFTS if same[k] >= ALIGNED), None)
+    one = len(kinds(kept)) == 1 and len(kept) >= FEWEST_LABELS  # the mask itself, where labels are the masked inputs
+    seen = float((ids[own] == kept).float().mean()) if one else same[0]
+    return _Labels(tokens, ids, outputs, own, kept, 1 - float(counts.float().mean()), shift, seen)
 
 
 def _share_of_later(ids: Tensor, places: tuple[Tensor, Tensor], wanted: Tensor, shift: int) -> float:
@@ -104,23 +148,44 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
     found: dict[str, Any] = {"ignored": labels.ignored, "shift": labels.shift}
     if labels.shift is not None:
         found["later"] = later
-    elif later:
+    if later and (labels.shift is None or (labels.shift == 0 and labels.scattered)):
         found["visible"] = labels.own
     if labels.shift == 0 and later is False and len(labels.wanted):
         place = int(labels.places[1].mode().values)
         here = slice(place, place + 1)
         found["copies"] = bool(_moves(again, labels, lambda x: with_others_in(x, here), (slice(None), here), EQUAL))
+    found["single"] = len(kinds(labels.wanted)) == 1 and len(labels.wanted) >= FEWEST_ALIKE and labels.ignored > 0
     if labels.shift == 1:
-        found["endless"] = _is_endless(labels)
+        read = set(again.step.needed([labels.outputs])) - {labels.tokens}
+        encoder = any(_is_text(again, node) for node in again.tokens if node in read)
+        found["endless"] = _is_endless(labels, encoder)
+        found["unstarted"] = encoder and _is_unstarted(labels)
     if labels.shift == 1 and later is False and again.trained:  # branches may start at nearly 0
         swap = [1, 0, *range(2, length)]
         found["order"] = _moves(again, labels, lambda x: x[:, swap], (slice(None), slice(2, None)), EQUAL)
     return found
 
 
-def _is_endless(labels: _Labels) -> bool:
-    """Whether rows end with one token that is never a label, behind others that differ: texts have no end token."""
+def _is_text(again: Again, node: Node) -> bool:
+    """Whether numbers are tokens, and not their places, types or documents."""
+    (ids,) = again.run([node])
+    return len(kinds(ids)) > FEWEST_WORDS and not bool(((ids.diff(dim=1) == 1) | (ids[:, 1:] == 0)).all())
+
+
+def _is_unstarted(labels: _Labels) -> bool:
+    """Whether a decoder begins with words of its labels: no label is the first word of a text."""
+    first = kinds(labels.ids[:, 0])
+    return len(first) > FEWEST_WORDS and len(first & kinds(labels.wanted)) > len(first) / 2
+
+
+def _is_endless(labels: _Labels, encoder: bool) -> bool:
+    """Whether rows end with one token that is never a label, behind others that differ: texts have no end token.
+
+    The outputs of a decoder that all have one length need no end.
+    """
     last, run = _ends(labels.ids)
+    if encoder and len(kinds(run.sum(1))) == 1:
+        return False
     rows = (run.sum(1) > 1) & ~run.all(1)
     before = labels.ids[rows, run[rows].long().argmax(1) - 1]
     return bool(4 * rows.sum() >= len(rows)) and last not in labels.wanted and len(kinds(before)) > 2
@@ -130,6 +195,59 @@ def _ends(ids: Tensor) -> tuple[Tensor, Tensor]:
     """The token that most rows end with, and where it stands, up to the end."""
     last = ids[:, -1].mode().values
     return last, (ids == last).flip(1).long().cumprod(1).flip(1).bool()
+
+
+def _reads_first_only(again: Again, tokens: Node) -> bool:
+    """Whether the last output, one for each sample, depends on the first token and on no other."""
+    last, (samples, length) = again.outputs[-1], tokens.shape
+    needed = set(again.step.needed([last]))
+    if last.shape[0] != samples or tokens not in needed or not needed.issuperset(again.outputs) or not again.trained:
+        return False
+    (before,), (first,) = again.run([last]), again.run([last], {tokens: lambda x: with_others_in(x, slice(1))})
+    if by_position(before, samples, length) is not None or not differ(before, first, LEAK):
+        return False
+    (rest,) = again.run([last], {tokens: lambda x: with_others_in(x, slice(1, length))})
+    return not differ(before, rest, EQUAL)
+
+
+def _run_on(again: Again, starts: Tensor) -> bool:
+    """Whether an embedding reads places that count on where texts start in the middle of a row."""
+    for node in again.step.calls("embedding") if bool(starts.any()) else ():
+        read = calls.given(node, "input").get("input")
+        if isinstance(read, Node) and read.shape and read.shape[-1] == starts.shape[1]:
+            (places,) = again.run([read])
+            if bool((places.diff(dim=-1) == 1).all()):
+                return bool(places.expand(starts.shape)[starts].min() > 0)
+    return False
+
+
+def _starts(again: Again, ids: Tensor, padded: Tensor | None) -> Tensor:
+    """Where texts start in the middle of a row: behind padding, or where a mask of blocks hides all tokens before."""
+    starts = torch.zeros(ids.shape, dtype=torch.bool)
+    if padded is not None:
+        text = (~padded).cpu()
+        starts[:, 1:] = text[:, 1:] & (text.long().cumsum(1)[:, :-1] == 0)
+    size = ids.shape[1]
+    for value in (n.value for n in again.given if n.value is not None and n.shape[-2:] == (size, size)):
+        if kinds(value) == {0, 1}:
+            visible = value.reshape(len(ids), -1, size, size)[:, 0].cpu().bool()
+            alone = ~visible.tril(-1).any(-1) & visible.diagonal(dim1=-2, dim2=-1)
+            starts[:, 1:-1] |= alone[:, 1:-1] & ~alone[:, 2:]  # padding sees itself only
+    return starts
+
+
+def _new_rows(again: Again, tokens: Node, ids: Tensor) -> tuple[int, ...]:
+    """Tokens whose rows of an embedding are far nearer to each other than others are, and do not train."""
+    own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
+    weights = [calls.given(n, "input", "weight").get("weight") for n in own]
+    frozen = [w for w in weights if isinstance(w, Node) and w.op == "parameter" and not w.requires_grad]
+    used = torch.tensor(sorted(kinds(ids)))
+    if len(frozen) != 1 or len(weights) != 1 or len(used) > MOST_ROWS or len(used) < FEWEST_LABELS:
+        return ()
+    rows = again.values[frozen[0].target][used].float()
+    apart = torch.cdist(rows, rows).fill_diagonal_(math.inf)
+    near = (apart.min(1).values < NEAR * apart[apart.isfinite()].median()).nonzero()[:, 0]
+    return tuple(used[near].tolist())
 
 
 def _moves(again: Again, labels: _Labels, change: Change, seen: Any, tolerated: float) -> bool | None:

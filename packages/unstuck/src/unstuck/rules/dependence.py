@@ -22,6 +22,10 @@ MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all 
 SHIFT_ONCE = (
     "Shift the labels once: models of Transformers shift them in their loss, and take labels that equal the inputs."
 )
+START = (
+    "Give T5 and its like `labels` only, which they shift themselves, or begin `decoder_input_ids` with "
+    "`decoder_start_token_id`."
+)
 KEEP_LABELS = "Check what sets the labels to -100, and the length at which samples are cut off."
 KEEP_END = (
     "Ignore the padding only behind the first end token, or use another token for padding; nothing to do if the texts "
@@ -29,12 +33,31 @@ KEEP_END = (
 )
 IGNORE_PADDING = "Ignore the padding in the loss: `labels[attention_mask == 0] = -100`, or `ignore_index`."
 MASK_PADDING = "Give the model the attention mask, and let it use it; causal models want the padding at the right."
+COUNT_PLACES = (
+    "Give the model `position_ids` that begin with 0 in each text: `(attention_mask.cumsum(1) - 1).clamp(min=0)` "
+    "behind padding at the left, or one `arange` for each packed sample."
+)
 USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
+PASS_ON = (
+    "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
+)
 CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
+INVERT_MASK = "Invert the mask of the loss: let it count the hidden patches or tokens."
+OTHER_TARGET = (
+    "Give the loss what the model cannot see, such as the noise or the clean data; nothing to do for an autoencoder."
+)
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
+READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."
 ADD_TERM = "Add it to the loss, or compute it without gradients if it is for information only."
+COPY = (
+    "Check what both sides are: a reference (`ref_model`) or a teacher is another network, or a copy made before the "
+    "training (`copy.deepcopy`, `disable_adapter()`), and chosen and rejected answers differ where the mask counts."
+)
+AUGMENT = "Draw the random augmentation for each view anew, or keep dropout on where it makes the views."
+KEEP_OLD = "Compute the old log-probabilities once for each batch of samples, under `torch.no_grad()`, and keep them."
+GROUP = "Repeat each prompt in consecutive rows (`repeat_interleave`), and view the rewards as [prompts, generations]."
 MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
 """Parts of the names of inputs that a model may leave alone."""
 VISIBLE = 0.5
@@ -100,6 +123,12 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "{share} % of the labels are the tokens at the same positions, which the model sees.", share=percent(share)
         )
         return Found((), share, VISIBLE, text, MASKED_ONLY, Severity.WARNING)
+    if found.seen_only:
+        text = _("The loss counts only what the model is shown of its input, and never what is hidden from it.")
+        return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING)
+    if found.copies_input:
+        text = _("The targets are an input of the model, which copies it whatever it is.")
+        return Found((), 1.0, 0.0, text, OTHER_TARGET, Severity.WARNING)
     if found.documents:
         text = _("Outputs depend on other documents of the same row.")
         return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING)
@@ -116,6 +145,15 @@ def misplaced_labels(evidence: Evidence) -> Found | None:
         return Found((), 1.0, 1.0, _("Every label is ignored: the loss is computed from nothing."), KEEP_LABELS)
     if found.shift == 2:
         return Found((), 2.0, 1.0, _("The labels are the tokens after the next ones: they were shifted twice."))
+    if found.unstarted:
+        text = _(
+            "The decoder begins with the first word of the target, and no label is that word: it does not learn to "
+            "start."
+        )
+        return Found((), 1.0, 0.0, text, START, Severity.WARNING)
+    if found.single:
+        text = _("All labels that count are the same token, and the others are ignored.")
+        return Found((), 1.0, 0.0, text, KEEP_LABELS, Severity.WARNING)
     if found.endless:
         text = _("The token that the rows end with is never a label: the model does not learn to stop.")
         return Found((), 1.0, 0.0, text, KEEP_END, Severity.WARNING)
@@ -148,6 +186,18 @@ def without_effect(evidence: Evidence) -> Found | None:
     names = [name for name in found.unread if not any(word in name for word in MAY_REST)]
     if names:
         return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
+    if found.blank:
+        text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(found.blank))
+        return Found((), 0.0, 0.0, text, PASS_ON)
+    if found.same_places:
+        text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
+        return Found((), 0.0, 0.0, text, ADD_POSITIONS)
+    if found.order_of_patches is False:
+        text = _("The outputs do not depend on the order of the patches of an image.")
+        return Found((), 0.0, 0.0, text, ADD_POSITIONS)
+    if found.first_only:
+        text = _("The outputs depend on the first token of a sample and on no other.")
+        return Found((), 0.0, 0.0, text, READ_LAST)
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
     for effect in found.effects:
@@ -183,6 +233,48 @@ def unrelated(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found((), change, UNRELATED, text)
     return None
+
+
+@rule("US705", "compared with itself", remedy=COPY, mistake=True)
+def compared_with_itself(evidence: Evidence) -> Found | None:
+    """Two copies are one, or always equal: what compares them teaches nothing."""
+    twin = evidence.latest.dependence.twin if evidence.latest.dependence is not None else None
+    if twin is None:
+        return None
+    call = f"`{twin.function}`" + (f" ({twin.line})" if twin.line else "")
+    if twin.kind == "views":
+        text = _("{call} compares outputs with themselves: both views of each sample are the same.", call=call)
+        return Found((), 1.0, 0.0, text, AUGMENT)
+    if twin.kind == "ratio":
+        text = _("Both sides of {call} are the same and have a gradient: the ratio is 1, its gradient 0.", call=call)
+        return Found((), 1.0, 0.0, text, KEEP_OLD)
+    if twin.kind == "old":
+        text = _("The old values in {call} change from step to step with the same tokens: the ratio is 1.", call=call)
+        return Found((), 1.0, 0.0, text, KEEP_OLD)
+    text = _("Both sides of {call} are always the same: the network learns nothing from it.", call=call)
+    return Found((), 1.0, 0.0, text)
+
+
+@rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)
+def mixed_groups(evidence: Evidence) -> Found | None:
+    """Completions are rewarded for the question that they had to answer, not for the answer."""
+    size = evidence.latest.dependence.mixed_groups if evidence.latest.dependence is not None else None
+    if size is None:
+        return None
+    text = _(
+        "The advantages have a mean of 0 in groups of {size} rows, and these rows have different prompts.", size=size
+    )
+    return Found((), size, 0.0, text)
+
+
+@rule("US707", "positions run on", remedy=COUNT_PLACES, mistake=True)
+def positions_run_on(evidence: Evidence) -> Found | None:
+    """A text begins at another place in the training than in use: its position embeddings are those of other places."""
+    found = evidence.latest.dependence
+    if found is None or not found.moved:
+        return None
+    text = _("Texts begin in the middle of a row, and their positions count what stands before them.")
+    return Found((), 1.0, 0.0, text)
 
 
 def _reader(effect: Effect) -> str:

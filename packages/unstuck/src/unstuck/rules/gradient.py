@@ -27,7 +27,14 @@ SHRINK = (
 )
 
 
-@rule("US101", "vanishing gradient", remedy=INITIALISE, hidden_by=("US307", "US401", "US503"), signal=True, stalls=True)
+@rule(
+    "US101",
+    "vanishing gradient",
+    remedy=INITIALISE,
+    hidden_by=("US307", "US401", "US503", "US705"),
+    signal=True,
+    stalls=True,
+)
 def vanishing(evidence: Evidence) -> Found | None:
     """Layers near the inputs get almost no gradient: they stay as they were initialised."""
     if not fades(evidence):

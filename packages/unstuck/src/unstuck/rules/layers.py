@@ -15,14 +15,24 @@ STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
 DRAWN = ("linear", "conv1d", "conv2d", "conv3d")
 """Layers whose default initialisation is known."""
 LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE = 1.0, 0.2, 20
+FEW_FROZEN = 0.25
+"""Frozen weights that are a smaller share of all are no base, and hardly on purpose as they were drawn."""
 LINEAR_ON_PURPOSE = 10
 
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
+TRAIN_HEAD = (
+    "Set requires_grad to True for the head and give it to the optimizer; with PEFT, name it in `modules_to_save`, so "
+    "that it is trained and saved."
+)
+TRAIN_ROWS = (
+    "Train the embedding: with PEFT, `modules_to_save=['embed_tokens', 'lm_head']` or `trainable_token_indices`."
+)
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
 ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
 TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
+TEACHER_MODE = "Call `teacher.eval()` (or that of the reference) once, also after `student.train()`."
 PASS_MODE = "Give the call the mode: `training=self.training`, or `dropout_p=p if self.training else 0.0`."
 DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
 
@@ -44,16 +54,54 @@ def frozen(evidence: Evidence) -> Found | None:
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
         return Found(fresh, len(fresh), 0, text)
+    if found := _new_rows(evidence) or _frozen_head(evidence):
+        return found
+    share = sum(math.prod(w.shape) for w in fixed) / sum(math.prod(w.shape) for w in latest.weights)
+    drawn = tuple(w.name for w in fixed if (w.fresh or w.normal) and w.name in before - behind)
+    if drawn and share < FEW_FROZEN:
+        text = _(
+            "{names} {verb} frozen as an initialisation draws them, and what follows trains.",
+            names=listed(drawn), verb=verb(drawn, "is", "are"),
+        )  # fmt: skip
+        return Found(drawn, share, FEW_FROZEN, text)
     parts = {w.name.rpartition(".")[0].rpartition(".")[0] for w in fixed if w.fresh}  # of an adapter: one is drawn
     zero = tuple(w.name for w in fixed if is_zero(w) and w.name.rpartition(".")[0].rpartition(".")[0] in parts)
     if zero and any(w.trains for w in latest.weights):
         text = _("{names} {verb} frozen at 0.", names=listed(zero), verb=verb(zero, "is", "are"))
         return Found(zero, len(zero), 0, text)
     names = tuple(w.name for w in fixed)
-    share = sum(math.prod(w.shape) for w in fixed) / sum(math.prod(w.shape) for w in latest.weights)
     values = {"share": percent(share), "names": listed(names, [w.name for w in latest.weights])}
     text = _("{share} % of the parameters are frozen: {names}.", **values)
     return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
+
+
+def _new_rows(evidence: Evidence) -> Found | None:
+    """Rows of a frozen embedding that were added for new tokens."""
+    new = evidence.latest.dependence.new_rows if evidence.latest.dependence is not None else ()
+    if not new:
+        return None
+    text = _(
+        "The rows of the tokens {tokens} are nearly equal and frozen: the network cannot tell these tokens apart.",
+        tokens=listed([str(token) for token in new]),
+    )
+    return Found((), len(new), 0, text, TRAIN_ROWS)
+
+
+def _frozen_head(evidence: Evidence) -> Found | None:
+    """A last layer as an initialisation draws it that is frozen, behind layers that train; not that of words."""
+    words = {
+        evidence.weights[name].shape[0] for x in evidence.layers if x.plain_kind == "embedding" for name in x.weights
+    }
+    own = [evidence.weights[name] for i in evidence.sinks for name in evidence.layers[i].weights]
+    drawn = [w for w in own if len(w.shape) > 1 and (w.fresh or w.normal or is_zero(w)) and w.shape[0] not in words]
+    if not drawn or any(w.trains for w in own) or not any(w.trains and w.gradient for w in evidence.latest.weights):
+        return None
+    names = tuple(w.name for w in drawn)
+    text = _(
+        "The last layer, {names}, is frozen as an initialisation draws it, and layers before it train.",
+        names=listed(names),
+    )
+    return Found(names, len(names), 0, text, TRAIN_HEAD)
 
 
 @rule("US507", "no activation in between", remedy=ACTIVATE, mistake=True, signal=True)
@@ -61,8 +109,8 @@ def no_activation(evidence: Evidence) -> Found | None:
     """Two linear layers in a row are one linear layer."""
     found = []
     for i, layer in enumerate(evidence.layers):
-        if layer.reads is None or evidence.consumers[layer.reads] != (i,):
-            continue
+        if layer.reads is None or layer.gradient is None or evidence.consumers[layer.reads] != (i,):
+            continue  # one without a gradient follows another network, as an average
         before = evidence.layers[layer.reads]
         shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
         linear = before.plain_kind == layer.plain_kind == "linear" and [*map(len, shapes)] == [2, 2]
@@ -78,7 +126,9 @@ def no_activation(evidence: Evidence) -> Found | None:
         first=named(found[0]), second=named(found[1]),
     )  # fmt: skip
     experiment = all(x.role == "weights" for x in evidence.layers) and len(evidence.layers) >= LINEAR_ON_PURPOSE
-    severity = Severity.NOTE if experiment else None
+    parts = {name.partition(".")[0] for name in found if "." in name}
+    heads = len(parts) > 1 and len(found) == 2  # what is between an encoder and a head is used by itself
+    severity = Severity.NOTE if experiment or heads else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
 
 
@@ -139,6 +189,13 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
 def dropout(evidence: Evidence) -> Found | None:
     """So little of the signal is left that the network cannot learn from it."""
     latest = evidence.latest
+    share = latest.dependence.teacher_dropout if latest.dependence is not None else None
+    if share:
+        text = _(
+            "A dropout of {share} % is on in a network that does not train, and whose outputs are targets of the loss.",
+            share=percent(share),
+        )
+        return Found((), share, 0.0, text, TEACHER_MODE)
     if latest.evaluating and latest.dropouts:
         worst = max(latest.dropouts)
         text = _("A dropout of {share} % runs in evaluation mode, too: the network is used with a part of its signal.",

@@ -68,7 +68,8 @@ def wrong_input(evidence: Evidence) -> Found | None:
 
 def _constant_term(evidence: Evidence) -> Found | None:
     """A term of the loss that has lost its graph, or reads no output, beside others that have one."""
-    if not evidence.latest.constant_terms:
+    depends = evidence.latest.dependence
+    if not evidence.latest.constant_terms or (depends is not None and depends.twin):  # US705 says why
         return None
     text = _(
         "A term of the loss has no gradient after {function}: it trains nothing.",

@@ -1,6 +1,7 @@
 """What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
 
 import math
+from collections import Counter
 from statistics import median
 
 from unstuck.findings import Severity
@@ -152,7 +153,9 @@ def _unheld_in_loss(evidence: Evidence) -> Found | None:
     history = [{w.name: w.size for w in m.loss_weights} for m in evidence.measurements]
     fixed = [w for w in evidence.latest.loss_weights if all(own.get(w.name, w.size) == w.size for own in history)]
     names = tuple(w.name for w in fixed if w.gradient)
-    if not names or (len(names) > FEW_PARAMETERS and not any(w.fresh for w in fixed)):
+    own = Counter(w.shape for w in evidence.latest.weights)
+    copied = len(names) > FEW_PARAMETERS and Counter(w.shape for w in fixed) <= own  # a reference that is a copy
+    if not names or copied or (len(names) > FEW_PARAMETERS and not any(w.fresh for w in fixed)):
         return None
     text = _(
         "The loss has parameters that get a gradient, and no optimizer holds them ({names}): they stay as they were "

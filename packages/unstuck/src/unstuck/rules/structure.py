@@ -15,6 +15,8 @@ SURELY_WITHOUT_GRADIENT = 3
 """After this many measurements of a training, a parameter without a gradient is a warning in any case."""
 SURELY_ZERO = 10
 """After this many measurements of a training, a gradient of 0 is a warning."""
+OFTEN_ZERO = 0.25
+"""Share of the first quarter of the measurements whose gradient is 0."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
@@ -31,6 +33,10 @@ FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, 
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
 SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16: float16 has no number below 6e-8."
 EXPECTED_ZERO = "Nothing to do if this batch is fitted exactly; otherwise check the loss function."
+VARY_REWARDS = (
+    "Look at the advantages: completions of one prompt that are alike, or that all get the same reward, have none. "
+    "Raise the temperature or the number of generations, and check the reward."
+)
 START_ONE = "Two factors that both start at 0 block each other: start only one of them at 0."
 WAIT_A_STEP = "Nothing to do if a weight starts at 0 on purpose, or this batch does not use these weights."
 REGISTER = (
@@ -78,6 +84,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     """A gradient of exactly 0 trains nothing, and marks a function without slope."""
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
+    if (found := _often_zero(evidence)) is not None:
+        return found
     zero = [w for w in matrices if w.gradient == 0]
     if not zero:
         return None
@@ -120,6 +128,20 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return Found(tuple(never), 0.0, 0.0, text)
     text = _("The gradient of {names} is exactly 0 in this batch.", names=listed(names))
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
+
+
+def _often_zero(evidence: Evidence) -> Found | None:
+    """Steps of a policy gradient, whose loss may be negative, that learn nothing: all advantages are 0."""
+    known = [[w.gradient for w in m.weights if w.gradient is not None] for m in evidence.measurements]
+    idle = [bool(gradients) and not any(gradients) for gradients in known]
+    early, negative = idle[: len(idle) // 4], any((m.loss or 0.0) < 0 for m in evidence.measurements)
+    if not negative or len(idle) < SURELY_ZERO or sum(early) < OFTEN_ZERO * len(early):
+        return None
+    text = _(
+        "In {count} of {all} measured steps every gradient is exactly 0: there is nothing to learn from these samples.",
+        count=sum(idle), all=len(idle),
+    )  # fmt: skip
+    return Found((), sum(idle) / len(idle), OFTEN_ZERO, text, VARY_REWARDS)
 
 
 def _always_zero(evidence: Evidence, names: Sequence[str]) -> list[str]:

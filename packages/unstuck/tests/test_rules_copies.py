@@ -1,0 +1,305 @@
+"""US309, US502, US510, US606, US703, US705, US706: copies that are one, teachers, groups, hidden parts and places."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import unstuck
+
+MINE = ("US303", "US309", "US502", "US510", "US606", "US703", "US705", "US706")
+ROWS, WORDS = 32, 12
+
+
+def codes(model, loss, batch, steps=14, after=lambda: None, rate=1e-2):
+    """Warnings and errors of a training on `loss(*batch(step))`."""
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=rate)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss(*batch(step)).backward()
+            optimizer.step()
+            after()
+    findings = monitor.diagnosis(seconds=0.0).findings
+    return [f.rule for f in findings if f.rule in MINE and f.severity != "note"]
+
+
+def mlp(*widths, dropout=0.0):
+    layers = [(nn.Linear(a, b), nn.Tanh(), nn.Dropout(dropout)) for a, b in pairwise(widths)]
+    return nn.Sequential(*[layer for group in layers for layer in group][:-2])
+
+
+def policy():
+    return nn.Sequential(nn.Embedding(WORDS, 16), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, WORDS))
+
+
+def log_odds(model, ids):
+    return model(ids)[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+
+
+def dpo(model, reference, counted):
+    def loss(chosen, rejected):
+        new, old = ([(log_odds(m, x) * counted).sum(1) for x in (chosen, rejected)] for m in (model, reference))
+        return -functional.logsigmoid((new[0] - old[0]) - (new[1] - old[1])).mean()
+
+    return loss
+
+
+def answers(step):
+    """A prompt of two words with a chosen and a rejected answer."""
+    asked, chosen, rejected = (torch.randint(a, b, (ROWS, 3)) for a, b in ((0, WORDS), (0, 6), (6, WORDS)))
+    return torch.cat([asked, chosen], 1), torch.cat([asked, rejected], 1)
+
+
+def test_a_reference_that_is_the_policy_is_named():
+    model, answer = policy(), torch.arange(5) > 1
+    assert "US705" in codes(model, dpo(model, model, answer), answers)
+    assert "US705" not in codes(model, dpo(model, copy.deepcopy(model), answer), answers)
+
+
+def test_a_mask_that_counts_the_prompt_of_both_answers_is_named():
+    model = policy()
+    assert "US705" in codes(model, dpo(model, copy.deepcopy(model), torch.arange(5) < 2), answers)
+
+
+def ppo(model, old_of):
+    def loss(ids, old, gains):
+        new = log_odds(model, ids)
+        ratio = (new - old_of(new, old, ids)).exp()
+        return -torch.min(ratio * gains, ratio.clamp(0.8, 1.2) * gains).mean()
+
+    def rollout(step):
+        if step % 4 == 0:
+            rollout.ids, rollout.gains = torch.randint(WORDS, (ROWS, 6)), torch.randn(ROWS, 1)
+        if step % 4 == 0 or rollout.anew:
+            rollout.old = log_odds(model, rollout.ids).detach()
+        return rollout.ids, rollout.old, rollout.gains
+
+    rollout.anew = False
+    return loss, rollout
+
+
+@pytest.mark.parametrize(
+    ("old_of", "anew", "expected"),
+    [
+        (lambda new, old, again: old, False, []),
+        (lambda new, old, again: new.detach(), False, []),
+        (lambda new, old, again: again, False, ["US705"]),
+        (lambda new, old, again: old, True, ["US705"]),
+    ],
+    ids=["kept", "first step", "with its gradient", "computed in every step"],
+)
+def test_ratios_that_are_always_one_are_named(old_of, anew, expected):
+    model = policy()
+    loss, rollout = ppo(model, lambda new, old, ids: old_of(new, old, log_odds(model, ids)))
+    rollout.anew = anew
+    assert [code for code in codes(model, loss, rollout, steps=16) if code == "US705"] == expected
+
+
+def similar(model, noise):
+    def loss(x):
+        views = torch.cat([x + noise * torch.randn_like(x), x + noise * torch.randn_like(x)])
+        z = functional.normalize(model(views), dim=-1)
+        similarity = (5 * z @ z.mT).masked_fill(torch.eye(len(z)).bool(), -1e9)
+        return functional.cross_entropy(similarity, (torch.arange(len(z)) + len(x)) % len(z))
+
+    return loss
+
+
+@pytest.mark.parametrize(("noise", "dropout", "expected"), [(0.0, 0.0, ["US705"]), (0.3, 0.0, []), (0.0, 0.1, [])])
+def test_two_views_that_are_one_are_named_unless_dropout_makes_them(noise, dropout, expected):
+    model = mlp(8, 16, 8, dropout=dropout)
+    assert codes(model, similar(model, noise), lambda step: (torch.randn(ROWS, 8),)) == expected
+
+
+def distil(teacher, read=lambda student, teacher: student):
+    def loss(logits, x):
+        with torch.no_grad():
+            wanted = teacher(x)
+        odds = read(logits, wanted).log_softmax(-1), wanted.softmax(-1)
+        return functional.kl_div(*odds, reduction="batchmean") + 0.1 * logits.square().mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("case", ["dropout", "evaluation", "average", "itself"])
+def test_teachers_with_dropout_or_without_a_student_are_named_and_averages_are_not(case):
+    student = mlp(8, 16, 4, dropout=0.3)
+    teacher = copy.deepcopy(student).requires_grad_(False).train(case != "evaluation")
+
+    def average():
+        for slow, fast in zip(teacher.parameters(), student.parameters(), strict=case == "average"):
+            slow.data.lerp_(fast.data, 0.1 if case == "average" else 0.0)
+
+    loss = distil(
+        teacher.eval() if case == "itself" else teacher, (lambda s, t: t) if case == "itself" else lambda s, t: s
+    )
+    inputs = [torch.randn(ROWS, 8) for _ in range(14)]
+    found = codes(student, lambda x: loss(student(x), x), lambda step: (inputs[step],), after=average)
+    assert found == {"dropout": ["US510"], "itself": ["US705"]}.get(case, [])
+
+
+@pytest.mark.parametrize(("frozen", "expected"), [(True, []), (False, ["US309"])])
+def test_a_teacher_that_learns_with_its_student_is_named(frozen, expected):
+    both = nn.ModuleList([mlp(8, 16, 4), mlp(8, 12, 4)])
+    both[1].requires_grad_(not frozen)
+
+    def loss(x):
+        return functional.kl_div(both[0](x).log_softmax(-1), both[1](x).softmax(-1), reduction="batchmean")
+
+    assert codes(both, loss, lambda step: (torch.randn(ROWS, 8),)) == expected
+
+
+@pytest.mark.parametrize(("repeat", "expected"), [("rows", []), ("batch", ["US706"])])
+def test_advantages_of_rows_with_several_prompts_are_named(repeat, expected):
+    model = policy()
+
+    def rollout(step):
+        asked = torch.randperm(WORDS)[:8, None]
+        asked = asked.repeat_interleave(4, 0) if repeat == "rows" else asked.repeat(4, 1)
+        ids = torch.cat([asked, torch.randint(WORDS, (ROWS, 3))], 1)
+        gains = torch.randn(8, 4)
+        return ids, (gains - gains.mean(1, keepdim=True)).flatten()
+
+    def loss(ids, gains):
+        new = log_odds(model, ids)
+        return -((new - new.detach()).exp() * gains[:, None]).mean()
+
+    assert [code for code in codes(model, loss, rollout) if code == "US706"] == expected
+
+
+@pytest.mark.parametrize(("alike", "expected"), [(0.6, ["US502"]), (0.0, [])])
+def test_steps_without_advantages_are_named(alike, expected):
+    model = policy()
+
+    def rollout(step):
+        return torch.randint(WORDS, (ROWS, 4)), torch.randn(ROWS) * (step % 5 >= 5 * alike)
+
+    def loss(ids, gains):
+        new = log_odds(model, ids)
+        return -((new - new.detach()).exp() * gains[:, None]).mean()
+
+    assert [code for code in codes(model, loss, rollout, steps=16) if code == "US502"] == expected
+
+
+class Captions(nn.Module):
+    """Reads an image and a word."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.words, self.head = nn.Linear(8, 16), nn.Embedding(WORDS, 16), nn.Linear(16, 4)
+
+    def forward(self, pixels, ids):
+        return self.head(torch.tanh(self.image(pixels) + self.words(ids)))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0.0, ["US703"]), (1.0, [])])
+def test_inputs_that_are_always_zero_are_named(size, expected):
+    model = Captions()
+
+    def batch(step):
+        ids = torch.randint(WORDS, (ROWS,))
+        return size * functional.one_hot(ids % 8, 8).float(), ids
+
+    found = codes(model, lambda x, ids: functional.cross_entropy(model(x, ids), ids % 4), batch)
+    assert found[:1] == expected
+
+
+class Masked(nn.Module):
+    """A masked autoencoder of six patches, of which it sees two."""
+
+    def __init__(self, places=True):
+        super().__init__()
+        self.first, self.last, self.mixed = nn.Linear(4, 16), nn.Linear(16, 4), nn.Linear(16, 16)
+        self.places = nn.Parameter(torch.randn(6, 16)) if places else 0
+
+    def forward(self, patches, hidden):
+        shown = self.first(patches * ~hidden[..., None])
+        return self.last(torch.tanh(self.mixed(shown.mean(1, keepdim=True)) + self.places))
+
+
+def pictures(step):
+    hidden = torch.rand(ROWS, 6).argsort(1) > 1
+    return torch.randn(ROWS, 6, 4) + torch.randn(ROWS, 1, 4), hidden
+
+
+def error_of(model, counted):
+    def loss(patches, hidden):
+        outputs, kept = model(patches, hidden), counted(hidden)
+        return functional.mse_loss(outputs[kept], patches.clone()[kept])
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [(torch.logical_not, ["US606"]), (lambda hidden: hidden, []), (torch.ones_like, [])],
+    ids=["shown", "hidden", "all"],
+)
+def test_a_loss_of_what_a_masked_autoencoder_is_shown_is_named(counted, expected):
+    model = Masked()
+    assert codes(model, error_of(model, counted), pictures) == expected
+
+
+@pytest.mark.parametrize(("places", "expected"), [(False, ["US703"]), (True, [])])
+def test_outputs_that_do_not_know_their_place_are_named(places, expected):
+    model = Masked(places).train()
+    model.mixed.weight.data *= 3
+
+    def loss(patches, hidden):
+        return ((model(patches, hidden).expand_as(patches) - patches).square().mean(-1) * hidden).sum()
+
+    assert codes(model, loss, pictures) == expected
+
+
+@pytest.mark.parametrize(("target", "expected"), [("input", ["US606"]), ("noise", [])])
+def test_a_denoiser_that_is_asked_for_its_input_is_named(target, expected):
+    model = mlp(3, 64, 2)
+
+    class Denoiser(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, x, time):
+            return self.net(torch.cat([x, time], 1))
+
+    denoiser = Denoiser()
+
+    def batch(step):
+        clean, noise, time = torch.ones(256, 2), torch.randn(256, 2), torch.rand(256, 1)
+        return (1 - time) * clean + time * noise, time, noise
+
+    def loss(x, time, noise):
+        return functional.mse_loss(denoiser(x, time), x.clone() if target == "input" else noise)
+
+    assert codes(denoiser, loss, batch, steps=150) == expected
+
+
+class Vision(nn.Module):
+    """A vision transformer whose patches are cut by a convolution or a view."""
+
+    def __init__(self, places, cut):
+        super().__init__()
+        self.cut, self.patches = cut, nn.Conv2d(1, 16, 4, 4) if cut == "convolution" else nn.Linear(16, 16)
+        self.places = nn.Parameter(torch.randn(9, 16)) if places else 0
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        if self.cut == "convolution":
+            tokens = self.patches(x).flatten(2).mT
+        else:
+            tokens = self.patches(x.unfold(2, 4, 4).unfold(3, 4, 4).flatten(4).flatten(1, 3))
+        tokens = tokens + self.places
+        return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+
+
+@pytest.mark.parametrize("cut", ["convolution", "view"])
+@pytest.mark.parametrize(("places", "expected"), [(False, ["US703"]), (True, [])])
+def test_a_vision_transformer_without_positions_is_named(places, cut, expected):
+    model = Vision(places, cut)
+    batch = [(torch.randn(ROWS, 1, 12, 12), torch.randint(4, (ROWS,))) for _ in range(14)]
+    assert codes(model, lambda x, y: functional.cross_entropy(model(x), y), batch.__getitem__) == expected
