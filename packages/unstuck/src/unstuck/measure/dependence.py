@@ -9,7 +9,10 @@ from torch import Tensor
 
 from unstuck._torch.modes import unfollowed
 from unstuck.measure.again import EQUAL, FEWEST, MIXED, Again, by_position, differ, kinds, rolled, with_others_in
+from unstuck.measure.axes import of_axes
+from unstuck.measure.choices import of_choices
 from unstuck.measure.measurement import Dependence, Effect
+from unstuck.measure.pairs import of_pairs
 from unstuck.measure.tokens import of_tokens
 from unstuck.step import Node, Step
 
@@ -29,9 +32,10 @@ def depend(step: Step, values: Mapping[str, Tensor], trained: bool = False) -> D
     again, found = Again(step, values, trained), dict[str, Any]()
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
-    if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
+    if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
         return None
-    for question in (_of_samples, of_tokens, _without_running, *([_of_effects] if trained else [])):
+    of_outputs = (_of_samples, of_tokens, *([_of_effects] if trained else []))
+    for question in (*(of_outputs if again.outputs else ()), of_axes, of_pairs, of_choices, _without_running):
         # A call of the step may raise anything.
         with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             found |= question(again)

@@ -163,6 +163,29 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Pairing:
+    """A softmax over the similarities of all pairs of samples."""
+
+    rows: int
+    columns: int
+    scale: float | None = None  # what cosines are multiplied by; None: they are none
+    itself: bool = False  # a sample is among its own candidates, and is not the one that is looked for
+    repeated: float = 0.0  # share of the samples of which there is another copy, which counts as a wrong candidate
+    # how the two views of a sample stand ("halves", "neighbours"), if the targets expect another order; "equal": they
+    # are the same; else ""
+    order: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of codes or experts, among options that the network scores."""
+
+    module: str  # in which it is made
+    options: int
+    used: float  # as many options, used alike, as are taken: exp(entropy)
+
+
+@dataclass(frozen=True)
 class Dependence:
     """What outputs depend on: of one recorded step. None: it was not, or cannot be, found out."""
 
@@ -182,6 +205,13 @@ class Dependence:
     unused: tuple[str, ...] = ()  # calls whose result the model returns, one number with a gradient, and no loss takes
     predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
     effects: tuple[Effect, ...] = ()  # of a training
+    wrong_axis: str | None = None  # reads probabilities that are normalised over another dimension than its own
+    blanks: float | None = None  # share of the texts of a CTC loss that contain its blank
+    too_long: float | None = None  # share of the texts of a CTC loss that have more letters than frames
+    lost_places: str | None = None  # knows positions, and queries and keys of the first attention know nothing of them
+    pairing: Pairing | None = None  # what a loss of all pairs compares
+    choices: tuple[Choice, ...] = ()  # of codes or experts
+    constant: str | None = None  # a quotient or a softmax that is always 1, and that has a gradient
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ Shapes = tuple[Shape, Shape]
 def swapped_shapes(name: str, before: Shape, features: int, after: Shape) -> Shapes | None:
     """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
 
-    It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
-    an image of tokens or patches, tokens of pixels, or rows of channels, or its rows begin inside of the rows before.
+    It swaps the sizes of dimensions, splits or merges heads past the positions or frames past the channels, makes steps
+    of the columns of an image, an image of tokens or patches, or the other way round, tokens of pixels, or rows of
+    channels, or its rows begin inside of the rows before.
     Dimension `features` of its argument counts features.
     """
     if name not in ("view", "reshape"):
@@ -23,7 +24,8 @@ def swapped_shapes(name: str, before: Shape, features: int, after: Shape) -> Sha
     heads = _heads(before, after) or _heads(after, before)
     places = _tokens(after, before) if features in (-1, 2) else features == 1 and _pixels(before, after)
     crosses = _crosses(before, after) or _columns(before, after)
-    return (before, after) if swaps or rows or heads or places or crosses else None
+    others = _frames(before, after) or _frames(after, before) or _pieces(before, after)
+    return (before, after) if swaps or rows or heads or places or crosses or others else None
 
 
 def _crosses(before: Shape, after: Shape) -> bool:
@@ -53,6 +55,19 @@ def _tokens(image: Shape, tokens: Shape) -> bool:
     fits = side > 0 and features == channels * side**2 and height % side == width % side == 0
     grid = fits and (height // side) * (width // side) == count and (side == 1 or height == width)
     return grid and height > side and width > side and channels != count and width != features
+
+
+def _pieces(image: Shape, patches: Shape) -> bool:
+    """Whether [samples, channels, height, width] became [samples, patches, numbers], which are no squares, nor rows."""
+    return _tokens(image, patches) and bool(image[2] * image[3] != patches[1] and patches[2] % image[3])
+
+
+def _frames(video: Shape, frames: Shape) -> bool:
+    """Whether [samples, channels, frames, ...] became [samples * frames, channels, ...], or the other way round."""
+    if len(video) < 4 or len(frames) < 3:
+        return False
+    samples, channels, count, *_rest = video
+    return frames[:2] == (samples * count, channels) and channels != count and 1 not in (channels, count)
 
 
 def _columns(image: Shape, steps: Shape) -> bool:

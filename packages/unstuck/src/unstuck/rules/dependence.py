@@ -68,6 +68,12 @@ def mixed_samples(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
     depends = latest.dependence
+    if depends is not None and depends.wrong_axis:
+        text = _(
+            "{call} reads probabilities that sum to 1 over another dimension than the one that it takes them for.",
+            call=depends.wrong_axis,
+        )
+        return Found((), 1.0, 0.0, text, OVER_FEATURES)
     if depends is None or not depends.samples:
         return None
     text = _("The output for a sample changes with the other samples of the batch or its place among them.")
@@ -150,6 +156,13 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
+    if found.lost_places:
+        text = _(
+            "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "
+            "in.",
+            what=found.lost_places,
+        )  # fmt: skip
+        return Found((), 1.0, 0.0, text, ADD_POSITIONS)
     for effect in found.effects:
         if effect.targets or effect.moves:
             continue
