@@ -85,6 +85,7 @@ class Weight:
     gradient: float | None = None  # L2 norm of `.grad`, of all micro-batches and ranks, unscaled, unclipped
     update: float | None = None  # size of the last step's change over its size before; None: no step, or its size was 0
     still: float | None = None  # share of numbers of half precision with a gradient that the step left as they were
+    taken: float | None = None  # norm of the gradient that the step has seen over that after the backward pass
     rate: float | None = None  # learning rate in the last step; None: no optimizer that made a step holds it
     # size of the weight decay in the last step over that of the gradient, or over the rest of the change if the decay
     # is decoupled from the gradient. None: without a decay.
