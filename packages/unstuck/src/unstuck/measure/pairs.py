@@ -27,15 +27,15 @@ def of_pairs(again: Again) -> dict[str, Any]:
 def _pairing(again: Again, call: Node) -> Iterator[Pairing]:
     """What a softmax over similarities compares; nothing if it reads something else."""
     logits = call.reads[0]
-    product = _product(logits)
-    if product is None or call not in set(again.step.needed()):
+    pairs = product(logits)
+    if pairs is None or call not in set(again.step.needed()):
         return
-    one, other = (_features(node) for node in product.reads[:2])
+    one, other = (_features(node) for node in pairs.reads[:2])
     wanted = calls.given(call, "input", "target").get("target") if call.function == "cross_entropy" else None
     read = set(again.step.needed([logits]))
     values = [n.value for n in again.given if n in read and n.value is not None]
     given = [x for x in values if x.is_floating_point() and x.dim() > 1]
-    found = again.run([logits, product, *product.reads[:2], *([wanted] if isinstance(wanted, Node) else [])])
+    found = again.run([logits, pairs, *pairs.reads[:2], *([wanted] if isinstance(wanted, Node) else [])])
     scores, products, left, right, *targets = found
     rows, columns = scores.shape
     positives = targets[0] if targets and targets[0].shape == (rows,) else None
@@ -60,7 +60,7 @@ def _features(node: Node) -> Node:
     return node
 
 
-def _product(logits: Node) -> Node | None:
+def product(logits: Node) -> Node | None:
     """The product of all pairs of features that logits of the same shape come from."""
     waiting, seen = [logits], set[Node]()
     while waiting and len(logits.shape) == 2 and min(logits.shape) >= FEWEST:

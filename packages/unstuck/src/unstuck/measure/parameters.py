@@ -4,6 +4,7 @@ import math
 import weakref
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -67,6 +68,11 @@ class Parameters:
             if name in names and self._gradients.get(name, _NOTHING).norm != 0:
                 return parameter.grad is None or not bool(_local(parameter.grad).any())
         return False
+
+    @property
+    def share_taken(self) -> float:
+        """The median over the weights of what an optimizer has seen of the gradient of the backward pass."""
+        return median(self._taken.values()) if self._taken else 1.0
 
     @unfollowed
     def note_cleared(self) -> None:

@@ -1,7 +1,10 @@
 """Views and reshapes that take dimensions for others, by their shapes."""
 
 import math
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise, permutations
+
+from torch import Tensor
 
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape]
@@ -26,6 +29,35 @@ def swapped_shapes(name: str, before: Shape, features: int, after: Shape) -> Sha
     crosses = _crosses(before, after) or _columns(before, after)
     others = _frames(before, after) or _frames(after, before) or _pieces(before, after)
     return (before, after) if swaps or rows or heads or places or crosses or others else None
+
+
+def moved(before: Shape, after: Shape) -> Callable[[Tensor], Tensor] | None:
+    """A view as it is meant, if it takes dimensions for others: it moves them, then merges, or splits, then moves."""
+    if not any(swapped_shapes("view", before, features, after) for features in (-1, 1)):
+        return None
+    orders = sorted(permutations(range(len(before))), key=lambda order: sum(i != k for i, k in enumerate(order)))
+    for order in orders[1:]:
+        if _merges([before[i] for i in order], after):
+            return lambda x: x.permute(order).reshape(after)
+    orders = sorted(permutations(range(len(after))), key=lambda order: sum(i != k for i, k in enumerate(order)))
+    for order in orders[1:]:
+        split = [after[i] for i in order]
+        if _merges(split, before):
+            back = [order.index(i) for i in range(len(order))]
+            return lambda x: x.reshape(split).permute(back)
+    return None
+
+
+def _merges(parts: Sequence[int], whole: Shape) -> bool:
+    """Whether neighbouring dimensions of one shape make up those of another one."""
+    left = list(parts)
+    for size in whole:
+        product = 1
+        while left and product < size:
+            product *= left.pop(0)
+        if product != size:
+            return False
+    return all(size == 1 for size in left)
 
 
 def _crosses(before: Shape, after: Shape) -> bool:
