@@ -44,7 +44,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "schedule wrong": ("US301", "US302"),
     "shapes broadcast": ("US602",),
     "steps too large": ("US302",),
-    "target wrong": ("US704",),
+    "target wrong": ("US606", "US704"),
     "teacher in training mode": ("US509", "US510"),
     "task too easy": ("US708",),
     "temperature wrong": ("US709",),

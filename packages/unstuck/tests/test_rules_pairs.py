@@ -1,4 +1,4 @@
-"""US601, US603, US506, US703, US708 to US710: pairs, choices, axes and places of a recorded training."""
+"""Pairs, choices, axes and places of a recorded training: US708 to US710, and causes of older rules."""
 
 import pytest
 import torch
@@ -157,3 +157,68 @@ def test_one_position_for_all_tokens_is_named(places, named):
     ids = torch.randint(20, (ROWS, 8))
     loss = lambda scores: functional.cross_entropy(scores.mT, ids.sort(1).values)  # noqa: E731
     assert ("US703" in trained(Attentive(places), lambda: ids, loss)) is named
+
+
+class Denoiser(nn.Module):
+    """Points and their times to what was added."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(9, 8)
+
+    def forward(self, noisy, time):
+        return self.net(torch.cat([noisy, time[:, None]], 1))
+
+
+@pytest.mark.parametrize(
+    ("times", "own", "expected"),
+    [(torch.rand(ROWS), False, set()), (torch.rand(ROWS), True, {"US606"}), (torch.zeros(ROWS), False, {"US703"})],
+)
+def test_a_denoiser_is_given_a_time_and_not_asked_for_what_it_reads(times, own, expected):
+    points, noise = torch.randn(ROWS, 8), torch.randn(ROWS, 8)
+    noisy = torch.lerp(points, noise, times[:, None])
+    model, target = Denoiser(), noisy if own else noise
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(30):
+            optimizer.zero_grad()
+            functional.mse_loss(model(noisy, times), target).backward()
+            optimizer.step()
+    assert {f.rule for f in monitor.diagnosis(seconds=0).findings if f.severity != "note"} == expected
+
+
+@pytest.mark.parametrize(("scale", "named"), [(1.0, False), (100.0, True)])
+def test_inputs_that_drown_the_embeddings_of_places_are_named(scale, named):
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.places = nn.Linear(12, 16), nn.Parameter(0.1 * torch.randn(1, 6, 16))
+            self.head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))
+
+        def forward(self, x):
+            return self.head(self.embed(x) + self.places)
+
+    x, labels = scale * torch.randn(ROWS, 6, 12), torch.randint(3, (ROWS, 6))
+    loss = lambda scores: functional.cross_entropy(scores.mT, labels)  # noqa: E731
+    assert ("US206" in trained(Patches(), lambda: x, loss)) is named
+
+
+@pytest.mark.filterwarnings("ignore:reduction")
+@pytest.mark.parametrize(
+    ("reduction", "weight", "named"), [("batchmean", 1.0, False), ("mean", 1.0, True), ("mean", 50.0, False)]
+)
+def test_a_divergence_that_is_divided_by_the_classes_is_drowned(reduction, weight, named):
+    x, labels, teacher = torch.randn(ROWS, 8), torch.randint(16, (ROWS,)), torch.randn(ROWS, 16).softmax(1)
+
+    def loss(scores):
+        soft = functional.kl_div(scores.log_softmax(1), teacher, reduction=reduction)
+        return weight * soft + functional.cross_entropy(scores, labels)
+
+    assert ("US609" in trained(mlp(), lambda: x, loss)) is named
+
+
+@pytest.mark.parametrize(("weight", "named"), [(0.1, False), (1000.0, True)])
+def test_a_term_that_is_always_a_small_share_of_the_loss_is_drowned(weight, named):
+    x, y = torch.randn(ROWS, 8), torch.randn(ROWS, 4)
+    loss = lambda out: functional.mse_loss(out, y) + weight * (1 + out.softmax(1).square().mean())  # noqa: E731
+    assert ("US609" in trained(mlp(8, 4), lambda: x, loss, steps=110)) is named

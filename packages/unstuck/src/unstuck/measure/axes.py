@@ -14,6 +14,8 @@ from unstuck.step import Node
 CLASSES = {"ctc_loss": -1, "nll_loss": 1, "kl_div": -1}
 """Losses of logarithms of probabilities, with the dimension of the classes."""
 SUMS = 1e-2
+DROWNED = 100.0
+"""How much larger than an embedding of places the rest may be."""
 POSITIONS = ("pos", "rot", "freq", "place")
 """Parts of the names of what knows positions."""
 MASKS = frozenset({"add", "radd", "masked_fill", "where", "float"})
@@ -22,9 +24,53 @@ MASKS = frozenset({"add", "radd", "masked_fill", "where", "float"})
 def of_axes(again: Again) -> dict[str, Any]:
     """Softmaxes over wrong dimensions, texts that have no path, and positions that are lost."""
     found: dict[str, Any] = {"wrong_axis": next(_wrong_axes(again), None)}
+    several = sum(n.function in calls.LOSSES for n in again.step.needed()) > 1
+    for call in (n for n in again.step.calls("kl_div") if several and n in set(again.step.needed())):
+        arguments = calls.given(call, "input", "target", "size_average", "reduce", "reduction")
+        if arguments.get("reduction", "mean") == "mean" and call.reads[0].shape[-1:] > (1,):
+            found["divided"] = call.reads[0].shape[-1]
     for call in again.step.calls("ctc_loss"):
         found |= _of_texts(again, call)
+    found |= {"own_input": _own_input(again), "zeros": _zeros(again), "drowned": _drowned(again)}
     return found | {"lost_places": _lost_places(again)}
+
+
+def _numbers(again: Again) -> list[Node]:
+    """The model's inputs that have one number for each sample, such as a time."""
+    floating = (n for n in _inputs(again) if n.dtype is not None and n.dtype.is_floating_point)
+    return [n for n in floating if math.prod(n.shape[1:]) == 1]
+
+
+def _inputs(again: Again) -> list[Node]:
+    """What the model reads for each sample."""
+    return [n for n in again.given if n.value is not None and any(user.module is not None for user in n.users)]
+
+
+def _zeros(again: Again) -> bool:
+    """Whether an input that has one number for each sample is 0 for all of them, beside other inputs."""
+    return len(_inputs(again)) > 1 and any(n.value is not None and not n.value.any() for n in _numbers(again))
+
+
+def _own_input(again: Again) -> bool:
+    """Whether a denoiser, which reads a time for each sample, is asked for the very numbers that it reads."""
+    if not any(n.value is not None and len(set(n.value.flatten().tolist())) > 2 for n in _numbers(again)):
+        return False
+    needed, inputs = set(again.step.needed()), [n for n in _inputs(again) if n not in _numbers(again)]
+    regressions = (n for n in again.step.calls(*calls.REGRESSION_LOSSES) if n in needed)
+    pairs = ((node.value, x.value) for call in regressions for node in call.reads[:2] for x in inputs)
+    return any(one is not None and other is not None and torch.equal(one, other) for one, other in pairs)
+
+
+def _drowned(again: Again) -> float | None:
+    """How many times as large what is added to an embedding of places is, if that is far larger."""
+    for node in (n for n in again.step.calls("add", "radd") if n.module is not None and len(n.reads) == 2):
+        places = [n for n in node.reads if n.op == "parameter" and len(n.shape) > 1]
+        if len(places) == 1:
+            sizes = [float(x.float().square().mean().sqrt()) for x in again.run(list(node.reads))]
+            sizes = sizes if node.reads[1] is places[0] else sizes[::-1]
+            if sizes[0] > DROWNED * sizes[1] > 0:
+                return sizes[0] / sizes[1]
+    return None
 
 
 def _of_texts(again: Again, call: Node) -> dict[str, Any]:

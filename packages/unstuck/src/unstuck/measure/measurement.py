@@ -207,6 +207,10 @@ class Dependence:
     predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
     effects: tuple[Effect, ...] = ()  # of a training
     wrong_axis: str | None = None  # reads probabilities that are normalised over another dimension than its own
+    own_input: bool = False  # a denoiser, which reads a time, is asked for the numbers that it reads
+    zeros: bool = False  # an input that has one number for each sample is 0 for all of them
+    drowned: float | None = None  # how much larger than an embedding of places that is what it is added to
+    divided: int | None = None  # classes by which a kl_div beside other terms is divided, because it is a plain mean
     blanks: float | None = None  # share of the texts of a CTC loss that contain its blank
     too_long: float | None = None  # share of the texts of a CTC loss that have more letters than frames
     lost_places: str | None = None  # knows positions, and queries and keys of the first attention know nothing of them

@@ -29,6 +29,8 @@ KEEP_END = (
 )
 IGNORE_PADDING = "Ignore the padding in the loss: `labels[attention_mask == 0] = -100`, or `ignore_index`."
 MASK_PADDING = "Give the model the attention mask, and let it use it; causal models want the padding at the right."
+DENOISE = "Let the target be the noise, the clean sample, or the velocity."
+ROUNDED = "Check for a division of whole numbers (`//`) or a conversion that rounds to 0, as of times from 0 to 1."
 USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
 CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
@@ -100,6 +102,9 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "only: the model copies its input."
         )
         return Found((), 1.0, 0.0, text, SHIFT)
+    if found.own_input:
+        text = _("The targets are the very numbers that the model reads beside a time: it copies its input.")
+        return Found((), 1.0, 0.0, text, DENOISE)
     if (found.visible or 0.0) > VISIBLE:
         share = found.visible or 0.0
         text = _(
@@ -156,6 +161,8 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
+    if found.zeros:
+        return Found((), 0.0, 0.0, _("An input that has one number for each sample is 0 for all of them."), ROUNDED)
     if found.lost_places:
         text = _(
             "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "

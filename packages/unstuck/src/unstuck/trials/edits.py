@@ -398,14 +398,25 @@ def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
         yield Edit(_("with later tokens hidden"), replacing(attention, causal), "US606", reveals=True)
     shapes = {n.reads[0].shape for n in called(step, ("embedding",)) if n.reads and len(n.reads[0].shape) == 2}
     for nodes in grouped(called(step, ("cross_entropy",))):
-        rows = nodes[0].reads[0].shape[0]
-        for samples, length in (shape for shape in shapes if prod(shape) == rows):
+        for shape in (shape for shape in shapes if prod(shape) == nodes[0].reads[0].shape[0]):
+            later, unpadded = partial(one_later, shape), partial(without_padding, shape)
+            words = _("with labels that are one token later")
+            yield Edit(words, replacing(nodes, later), "US606", reveals=True)
+            yield Edit(_("without labels of padding"), replacing(nodes, unpadded), "US702", reveals=True)
 
-            def change(node: Node, x: Tensor, y: Tensor, *args: Any, n: int = samples, t: int = length, **kw: Any) -> Any:
-                later = x.reshape(n, t, -1)[:, :-1].flatten(0, 1), y.reshape(n, t)[:, 1:].flatten()
-                return node.target(*later, *args, **kw)
 
-            yield Edit(_("with labels that are one token later"), replacing(nodes, change), "US606", reveals=True)
+def one_later(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A cross-entropy with the label of the next token."""
+    outputs, labels = x.reshape(*shape, -1)[:, :-1], y.reshape(shape)[:, 1:]
+    return node.target(outputs.flatten(0, 1), labels.flatten(), *args, **kwargs)
+
+
+def without_padding(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A cross-entropy without the label that most rows end with, where they end with it."""
+    labels = y.reshape(shape)
+    ends = (labels == labels[:, -1].mode().values).flip(1).long().cumprod(1).flip(1).bool()
+    kept = ~ends.flatten()
+    return node.target(x[kept], y[kept], *args, **kwargs)
 
 
 def scores(node: Node) -> tuple[int, ...] | None:
