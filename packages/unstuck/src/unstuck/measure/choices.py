@@ -17,8 +17,8 @@ JOINED = calls.MOVES | {"stack", "cat"}
 
 
 def of_choices(again: Again) -> dict[str, Any]:
-    """How many options are used, and what is always 1."""
-    return {"choices": tuple(_choices(again)), "constant": _constant(again)}
+    """How many options are used after some training, and what is always 1."""
+    return {"constant": _constant(again), "choices": tuple(_choices(again)) if again.trained else ()}
 
 
 def _choices(again: Again) -> Iterator[Choice]:

@@ -71,7 +71,7 @@ def wrong_scale(evidence: Evidence) -> Found | None:
     return None
 
 
-@rule("US710", "options that are not used", remedy=USE_ALL, hidden_by=("US401",), mistake=True)
+@rule("US710", "options that are not used", remedy=USE_ALL, hidden_by=("US401", "US501"), mistake=True)
 def unused_options(evidence: Evidence) -> Found | None:
     """A few codes, or one expert, answer for all samples: the others are not trained."""
     found = evidence.latest.dependence
