@@ -25,7 +25,7 @@ def drowned(evidence: Evidence) -> Found | None:
     """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
     divided = evidence.latest.dependence.divided if evidence.latest.dependence is not None else None
     parts = [t.part / m.loss for m in evidence.measurements for t in m.terms if t.function == "kl_div" and m.loss]
-    if divided is not None and parts and max(parts) < SMALL_PART:
+    if divided is not None and len(parts) > 1 and max(parts) < SMALL_PART:
         text = _("kl_div with `mean` divides by the {classes} classes, too, and other terms drown it.", classes=divided)
         return Found((), divided, 1.0, text, BATCH_MEAN)
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
