@@ -333,6 +333,35 @@ def test_columns_of_an_image_become_steps_by_a_permutation(steps, expected):
     assert findings(Reader(), torch.randn(8, 1, 4, 6)) == expected
 
 
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (lambda x: x.reshape(8, 9, 16), [("US506", "warning")]),
+        (lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).reshape(8, 9, 16), []),
+        (lambda x: x.reshape(8, 12, 12), []),  # rows
+    ],
+)
+def test_patches_of_an_image_are_squares(pieces, expected):
+    images = torch.randn(8, 1, 12, 12)
+    layers = {"first": nn.Linear(pieces(images).shape[-1], 8), "last": nn.Linear(8, 4)}
+    model = Forward(lambda net, x: net.last(net.first(pieces(x)) + 1).mean(1), **layers)
+    assert findings(model, images) == expected
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (lambda x: x.reshape(8 * 5, 6, 16).mT, [("US506", "warning")]),
+        (lambda x: x.permute(0, 2, 3, 4, 1).reshape(8 * 5, 16, 6), []),
+        (lambda x: x.reshape(8 * 6, 5, 16).mT, []),  # each channel for itself
+    ],
+)
+def test_frames_of_a_video_are_moved_beside_the_samples(frames, expected):
+    layers = {"first": nn.Conv3d(1, 6, 1), "last": nn.Linear(frames(torch.empty(8, 6, 5, 4, 4)).shape[-1], 4)}
+    model = Forward(lambda net, x: net.last(frames(net.first(x)) + 1), **layers)
+    assert findings(model, torch.randn(8, 1, 5, 4, 4)) == expected
+
+
 def test_windows_of_an_image_that_become_positions_are_no_columns():
     class Windows(nn.Module):
         def __init__(self):

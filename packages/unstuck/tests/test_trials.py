@@ -115,10 +115,28 @@ def test_a_training_whose_steps_do_not_learn_when_trained_again_is_not_judged():
         for _ in range(8):
             optimizer.zero_grad()
             F.mse_loss(model(x), x[:, :1]).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            before = [p.detach().clone() for p in model.parameters()]
             optimizer.step()
+            for parameter, old in zip(model.parameters(), before, strict=True):
+                parameter.data.lerp_(old, 0.99)
     _findings, trials = tried((), monitor.recording, SECONDS)
     assert trials.missing == "trained again, the recorded steps do not learn as the training did"
+
+
+@pytest.mark.parametrize(("limit", "rule"), [(1e-7, "US301"), (0.0, "US306")])
+def test_gradients_that_are_clipped_to_nothing_are_proved(limit, rule):
+    model, (x, y) = network(), batch()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(60):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), limit)
+            optimizer.step()
+    (finding,) = (f for f in monitor.diagnosis(seconds=SECONDS).findings if f.rule == rule)
+    assert finding.trial is not None
+    assert finding.trial.proved
+    assert finding.trial.edit == "with the gradients of the backward passes"
 
 
 def test_nothing_of_the_user_changes():
@@ -376,3 +394,52 @@ def test_edits_name_known_rules():
     known = {rule.id for rule in RULES}
     assert set(re.findall(r"US\d+", inspect.getsource(edits))) <= known
     assert verdict.STEPS >= verdict.FEWEST
+
+
+@pytest.mark.parametrize(("rate", "rule"), [(3e-3, "US301"), (20.0, "US302"), (0.5, None)])
+def test_a_training_that_stands_still_has_its_rate_tried(rate, rule):
+    (x, y), deep = batch(), [nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)]
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), *deep) if rate > 1 else network()
+    recording = recorded(model, F.cross_entropy, x, y, torch.optim.SGD(model.parameters(), rate), steps=60)
+    findings, trials = tried((), recording, SECONDS)
+    assert [f.rule for f in findings if f.trial.proved] == ([] if rule is None else [rule])
+    assert trials.cause is None
+
+
+def test_a_training_of_noise_has_no_wrong_rate():
+    model, (x, _y) = network(outputs=1), batch()
+    noise = lambda x, _y: F.mse_loss(x, torch.randn_like(x))  # noqa: E731
+    recording = recorded(model, noise, x, None, torch.optim.SGD(model.parameters(), 1e-3), steps=60)
+    assert tried((), recording, SECONDS)[0] == ()
+
+
+@pytest.mark.parametrize("reads_later", [False, True])
+def test_tokens_that_should_not_be_seen_are_proved_by_hiding_them(reads_later):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(12, 16), nn.Parameter(torch.randn(8, 16))
+            self.project, self.head = nn.Linear(16, 48), nn.Linear(16, 12)
+
+        def forward(self, ids):
+            q, k, v = self.project(self.tokens(ids) + self.places).chunk(3, -1)
+            return self.head(F.scaled_dot_product_attention(q, k, v, is_causal=not reads_later))
+
+    model, ids = Reader(), torch.randint(12, (64, 9))
+    loss = lambda outputs, y: F.cross_entropy(outputs.flatten(0, 1), y.flatten())  # noqa: E731
+    recording = recorded(model, loss, ids[:, :-1], ids[:, 1:], torch.optim.Adam(model.parameters(), 3e-2), steps=30)
+    trial = of("US606", recording)
+    assert trial.proved is reads_later
+    assert trial.edit == "with later tokens hidden" or not reads_later
+
+
+def test_a_view_is_proved_by_moving_its_axes():
+    targets = torch.randn(64, 3, 8)
+    model = nn.Sequential(nn.Linear(8, 8))
+    loss = lambda outputs, y: F.mse_loss(outputs.reshape(64, 3, 8), y)  # noqa: E731
+    x = targets.transpose(1, 2).contiguous()  # [64, 8, 3]
+    model = nn.Sequential(nn.Linear(3, 3))
+    recording = recorded(model, loss, x, targets, torch.optim.Adam(model.parameters(), 3e-2), steps=30)
+    trial = of("US506", recording)
+    assert trial.proved
+    assert trial.edit.startswith("with axes that are moved before `reshape`")

@@ -242,14 +242,14 @@ class Monitor:
         self._probe.stop_following()
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
             self._nonfinite.before_step(self._step, optimizer)
-        if self.recording is not None and optimizer in self._optimizers:
-            take = self._probe.take_step if self._probe.attached else lambda: None
-            self.recording.before_step(optimizer, take, self._of_others)
         if self._probe.attached and optimizer in self._optimizers:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
             self._in_step, self._discarded = True, self._probe.discarded
             self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
+        if self.recording is not None and optimizer in self._optimizers:
+            take = self._probe.take_step if self._probe.attached else lambda: None
+            self.recording.before_step(optimizer, take, self._of_others, self._probe.parameters.share_taken)
 
     def _of_others(self) -> set[int]:
         """Parameters that optimizers of other models move."""

@@ -1,7 +1,7 @@
 """What the outputs and the loss of a recorded step depend on: some of its inputs change, and the step runs again."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from unstuck._torch.modes import unfollowed
 from unstuck.measure.again import EQUAL, FEWEST, MIXED, Again, by_position, differ, kinds, rolled, with_others_in
+from unstuck.measure.axes import of_axes
 from unstuck.measure.calls import DIFFERENCES, REGRESSION_LOSSES
+from unstuck.measure.choices import of_choices
 from unstuck.measure.copies import of_blanks, of_groups, of_teachers, of_twins
 from unstuck.measure.measurement import Dependence, Effect
+from unstuck.measure.pairs import of_pairs
 from unstuck.measure.shown import of_patches, of_reconstructions
 from unstuck.measure.tokens import of_tokens
 from unstuck.step import Node, Step
@@ -37,11 +40,12 @@ def depend(
     again, found = Again(step, values, trained), dict[str, Any]()
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
-    if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST or not again.outputs:
+    if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
         return None
-    questions: list[Callable[[Again], dict[str, Any]]] = [_of_samples, of_tokens, of_patches, of_reconstructions]
-    questions += [partial(question, earlier=earlier) for question in (of_twins, of_teachers, of_blanks)]
-    for question in (*questions, of_groups, _without_running, *([_of_effects] if trained else [])):
+    of_outputs = [_of_samples, of_tokens, of_patches, of_reconstructions, *([_of_effects] if trained else [])]
+    of_steps = [partial(question, earlier=earlier) for question in (of_twins, of_teachers, of_blanks)]
+    others = [of_groups, of_axes, of_pairs, of_choices, _without_running]
+    for question in (*(of_outputs if again.outputs else ()), *of_steps, *others):
         # A call of the step may raise anything.
         with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             found |= question(again)

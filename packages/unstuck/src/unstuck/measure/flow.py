@@ -100,8 +100,11 @@ class Flow:
         return self.read(node.reads[0]) if node.function == "sum" and node.reads else ""
 
     def swapped(self, node: Node) -> Shapes | None:
-        """The shapes of a view behind a tensor that takes dimensions for others and moves no number."""
-        while node.function in calls.MOVES and node.reads:
+        """The shapes of a view behind a tensor that takes dimensions for others and moves no number.
+
+        Something may be added to the view, such as an embedding of places.
+        """
+        while node.function in calls.MOVES | calls.ADDITIONS and node.reads:
             before = self.origin(node.reads[0])
             if before is UNKNOWN and node.module is None:
                 return None

@@ -85,6 +85,7 @@ class Weight:
     gradient: float | None = None  # L2 norm of `.grad`, of all micro-batches and ranks, unscaled, unclipped
     update: float | None = None  # size of the last step's change over its size before; None: no step, or its size was 0
     still: float | None = None  # share of numbers of half precision with a gradient that the step left as they were
+    taken: float | None = None  # norm of the gradient that the step has seen over that after the backward pass
     rate: float | None = None  # learning rate in the last step; None: no optimizer that made a step holds it
     # size of the weight decay in the last step over that of the gradient, or over the rest of the change if the decay
     # is decoupled from the gradient. None: without a decay.
@@ -174,6 +175,28 @@ class Twin:
     line: str = ""  # file and line of the call
 
 
+class Pairing:
+    """A softmax over the similarities of all pairs of samples."""
+
+    rows: int
+    columns: int
+    scale: float | None = None  # what cosines are multiplied by; None: they are none
+    itself: bool = False  # a sample is among its own candidates, and is not the one that is looked for
+    repeated: float = 0.0  # share of the samples of which there is another copy, which counts as a wrong candidate
+    # how the two views of a sample stand ("halves", "neighbours"), if the targets expect another order; "equal": they
+    # are the same; else ""
+    order: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of codes or experts, among options that the network scores."""
+
+    module: str  # in which it is made
+    options: int
+    used: float  # as many options, used alike, as are taken: exp(entropy)
+
+
 @dataclass(frozen=True)
 class Dependence:
     """What outputs depend on: of one recorded step. None: it was not, or cannot be, found out."""
@@ -209,6 +232,17 @@ class Dependence:
     )
     twin: Twin | None = None  # equal results that are compared
     mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
+    wrong_axis: str | None = None  # reads probabilities that are normalised over another dimension than its own
+    own_input: bool = False  # a denoiser, which reads a time, is asked for the numbers that it reads
+    zeros: bool = False  # an input that has one number for each sample is 0 for all of them
+    drowned: float | None = None  # how much larger than an embedding of places that is what it is added to
+    divided: int | None = None  # classes by which a kl_div beside other terms is divided, because it is a plain mean
+    blanks: float | None = None  # share of the texts of a CTC loss that contain its blank
+    too_long: float | None = None  # share of the texts of a CTC loss that have more letters than frames
+    lost_places: str | None = None  # knows positions, and queries and keys of the first attention know nothing of them
+    pairing: Pairing | None = None  # what a loss of all pairs compares
+    choices: tuple[Choice, ...] = ()  # of codes or experts
+    constant: str | None = None  # a quotient or a softmax that is always 1, and that has a gradient
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 import weakref
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Parameters:
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
         self._still: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
         self._groups: dict[str, StepGroup] = {}
         self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass
         self._uncleared = {name for name, p in self.named.items() if p.grad is not None}
@@ -67,6 +69,11 @@ class Parameters:
             if name in names and self._gradients.get(name, _NOTHING).norm != 0:
                 return parameter.grad is None or not bool(_local(parameter.grad).any())
         return False
+
+    @property
+    def share_taken(self) -> float:
+        """The median over the weights of what an optimizer has seen of the gradient of the backward pass."""
+        return median(self._taken.values()) if self._taken else 1.0
 
     @unfollowed
     def note_cleared(self) -> None:
@@ -113,6 +120,10 @@ class Parameters:
         if in_backward:
             self._read(own)
             self._used_up.update(own)
+        else:
+            left = _sizes({name: p.grad for name, p in own.items() if p.grad is not None})
+            had = {name: self._gradients[name].norm for name in own if name in self._gradients}
+            self._taken |= {n: left.get(n, _NOTHING).norm / norm for n, norm in had.items() if 0 < norm < math.inf}
 
     @unfollowed
     @torch.no_grad()
@@ -147,6 +158,7 @@ class Parameters:
                 gradient=gradients[name].norm / scale if name in gradients else None,
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
                 still=self._still.get(name),
+                taken=self._taken.get(name),
                 rate=self._groups[name].rate if name in self._groups else None,
                 decay=self._decay(name, sizes, gradients, updates),
                 uncleared=name in self._uncleared and name in moved,

@@ -1,7 +1,10 @@
 """Views and reshapes that take dimensions for others, by their shapes."""
 
 import math
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise, permutations
+
+from torch import Tensor
 
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape]
@@ -11,8 +14,9 @@ Shapes = tuple[Shape, Shape]
 def swapped_shapes(name: str, before: Shape, features: int, after: Shape) -> Shapes | None:
     """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
 
-    It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
-    an image of tokens or patches, tokens of pixels, or rows of channels, or its rows begin inside of the rows before.
+    It swaps the sizes of dimensions, splits or merges heads past the positions or frames past the channels, makes steps
+    of the columns of an image, an image of tokens or patches, or the other way round, tokens of pixels, or rows of
+    channels, or its rows begin inside of the rows before.
     Dimension `features` of its argument counts features.
     """
     if name not in ("view", "reshape"):
@@ -23,7 +27,37 @@ def swapped_shapes(name: str, before: Shape, features: int, after: Shape) -> Sha
     heads = _heads(before, after) or _heads(after, before)
     places = _tokens(after, before) if features in (-1, 2) else features == 1 and _pixels(before, after)
     crosses = _crosses(before, after) or _columns(before, after)
-    return (before, after) if swaps or rows or heads or places or crosses else None
+    others = _frames(before, after) or _frames(after, before) or _pieces(before, after)
+    return (before, after) if swaps or rows or heads or places or crosses or others else None
+
+
+def moved(before: Shape, after: Shape) -> Callable[[Tensor], Tensor] | None:
+    """A view as it is meant, if it takes dimensions for others: it moves them, then merges, or splits, then moves."""
+    if not any(swapped_shapes("view", before, features, after) for features in (-1, 1)):
+        return None
+    orders = sorted(permutations(range(len(before))), key=lambda order: sum(i != k for i, k in enumerate(order)))
+    for order in orders[1:]:
+        if _merges([before[i] for i in order], after):
+            return lambda x: x.permute(order).reshape(after)
+    orders = sorted(permutations(range(len(after))), key=lambda order: sum(i != k for i, k in enumerate(order)))
+    for order in orders[1:]:
+        split = [after[i] for i in order]
+        if _merges(split, before):
+            back = [order.index(i) for i in range(len(order))]
+            return lambda x: x.reshape(split).permute(back)
+    return None
+
+
+def _merges(parts: Sequence[int], whole: Shape) -> bool:
+    """Whether neighbouring dimensions of one shape make up those of another one."""
+    left = list(parts)
+    for size in whole:
+        product = 1
+        while left and product < size:
+            product *= left.pop(0)
+        if product != size:
+            return False
+    return all(size == 1 for size in left)
 
 
 def _crosses(before: Shape, after: Shape) -> bool:
@@ -53,6 +87,19 @@ def _tokens(image: Shape, tokens: Shape) -> bool:
     fits = side > 0 and features == channels * side**2 and height % side == width % side == 0
     grid = fits and (height // side) * (width // side) == count and (side == 1 or height == width)
     return grid and height > side and width > side and channels != count and width != features
+
+
+def _pieces(image: Shape, patches: Shape) -> bool:
+    """Whether [samples, channels, height, width] became [samples, patches, numbers], which are no squares, nor rows."""
+    return _tokens(image, patches) and bool(image[2] * image[3] != patches[1] and patches[2] % image[3])
+
+
+def _frames(video: Shape, frames: Shape) -> bool:
+    """Whether [samples, channels, frames, ...] became [samples * frames, channels, ...], or the other way round."""
+    if len(video) < 4 or len(frames) < 3:
+        return False
+    samples, channels, count, *_rest = video
+    return frames[:2] == (samples * count, channels) and channels != count and 1 not in (channels, count)
 
 
 def _columns(image: Shape, steps: Shape) -> bool:

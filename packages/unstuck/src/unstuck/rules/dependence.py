@@ -37,6 +37,8 @@ COUNT_PLACES = (
     "Give the model `position_ids` that begin with 0 in each text: `(attention_mask.cumsum(1) - 1).clamp(min=0)` "
     "behind padding at the left, or one `arange` for each packed sample."
 )
+DENOISE = "Let the target be the noise, the clean sample, or the velocity."
+ROUNDED = "Check for a division of whole numbers (`//`) or a conversion that rounds to 0, as of times from 0 to 1."
 USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
 PASS_ON = (
     "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
@@ -91,6 +93,12 @@ def mixed_samples(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
     depends = latest.dependence
+    if depends is not None and depends.wrong_axis:
+        text = _(
+            "{call} reads probabilities that sum to 1 over another dimension than the one that it takes them for.",
+            call=depends.wrong_axis,
+        )
+        return Found((), 1.0, 0.0, text, OVER_FEATURES)
     if depends is None or not depends.samples:
         return None
     text = _("The output for a sample changes with the other samples of the batch or its place among them.")
@@ -117,6 +125,9 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "only: the model copies its input."
         )
         return Found((), 1.0, 0.0, text, SHIFT)
+    if found.own_input:
+        text = _("The targets are the very numbers that the model reads beside a time: it copies its input.")
+        return Found((), 1.0, 0.0, text, DENOISE)
     if (found.visible or 0.0) > VISIBLE:
         share = found.visible or 0.0
         text = _(
@@ -200,6 +211,15 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), 0.0, 0.0, text, READ_LAST)
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
+    if found.zeros:
+        return Found((), 0.0, 0.0, _("An input that has one number for each sample is 0 for all of them."), ROUNDED)
+    if found.lost_places:
+        text = _(
+            "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "
+            "in.",
+            what=found.lost_places,
+        )  # fmt: skip
+        return Found((), 1.0, 0.0, text, ADD_POSITIONS)
     for effect in found.effects:
         if effect.targets or effect.moves:
             continue

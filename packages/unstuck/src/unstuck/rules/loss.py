@@ -13,7 +13,7 @@ from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import REGRESSION, loss_of_equal_outputs
 from unstuck.rules.units import LARGE_INPUTS
-from unstuck.wording import named, number
+from unstuck.wording import named, number, percent
 
 READS_LOGITS = (
     *("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"),
@@ -31,6 +31,8 @@ MASK = 1e6
 FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
 LARGE_LOGITS, WORSE_THAN_EQUAL, FAR_OFF = 5.0, 3.0, 10.0
 USUAL_RATE, FEW_STEPS = 1e-3, 50.0
+FEW_TEXTS = 0.1
+"""Share of texts that may be too long; usual trainings skip them."""
 
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
@@ -47,6 +49,8 @@ STANDARDISE = (
 ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 TWO_CLASSES = "Give the last layer one output for each class, or use binary_cross_entropy_with_logits for a single one."
+BLANK = "Give the blank an index of its own: `blank=` the number of letters, or letters from 1 on."
+MORE_FRAMES = "Use smaller strides or longer recordings, and leave out texts that are too long."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
 SMALLER = (
     "Start with smaller weights, for example PyTorch's defaults or `nn.init.orthogonal_`; if the network is trained, "
@@ -63,7 +67,16 @@ def wrong_input(evidence: Evidence) -> Found | None:
     calls += [(evidence.layers[i].read_by, i) for i in ends]
     read = (_misread(function or "", evidence.layers[i]) for function, i in calls if i is not None)
     found = _swapped(latest.comparisons) or next(filter(None, read), None)
-    return found or _constant_term(evidence) or _single_class(evidence)
+    return found or _constant_term(evidence) or _single_class(evidence) or _blank_letter(evidence)
+
+
+def _blank_letter(evidence: Evidence) -> Found | None:
+    """A CTC loss whose blank occurs in the texts: it can never be read there."""
+    blanks = evidence.latest.dependence.blanks if evidence.latest.dependence is not None else None
+    if not blanks:
+        return None
+    text = _("{share} % of the texts contain the blank of ctc_loss, which is no letter.", share=percent(blanks))
+    return Found((), blanks, 0.0, text, BLANK)
 
 
 def _constant_term(evidence: Evidence) -> Found | None:
@@ -115,6 +128,11 @@ def broadcast(evidence: Evidence) -> Found | None:
 @rule("US603", "targets out of reach", remedy=SCALE, mistake=True)
 def out_of_reach(evidence: Evidence) -> Found | None:
     """The last activation cannot return these targets, so the loss pushes it to its end and stays large."""
+    too_long = evidence.latest.dependence.too_long if evidence.latest.dependence is not None else None
+    if (too_long or 0.0) > FEW_TEXTS:
+        share = too_long or 0.0
+        text = _("{share} % of the texts have more letters than frames: no path leads to them.", share=percent(share))
+        return Found((), share, FEW_TEXTS, text, MORE_FRAMES, Severity.ERROR if share == 1 else None)
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
         binary = c.function in BINARY_LOSSES and _missed(c, 0.0, 1.0)
@@ -140,7 +158,7 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     return None
 
 
-@rule("US604", "targets far from the outputs", remedy=STANDARDISE, hidden_by=("US401", "US603"), mistake=True)
+@rule("US604", "targets far from the outputs", remedy=STANDARDISE, hidden_by=("US401", "US501", "US603"), mistake=True)
 def far_targets(evidence: Evidence) -> Found | None:
     """The network first learns the size of the targets, with large errors and gradients, and slowly the rest."""
     for c in evidence.latest.comparisons:

@@ -86,6 +86,10 @@ def uncleared(evidence: Evidence) -> Found | None:
 def discarded(evidence: Evidence) -> Found | None:
     """Backward passes are computed for nothing: their gradients are emptied before the step."""
     steps = evidence.measurements
+    left = [[w.taken for w in m.weights if w.taken is not None] for m in steps]
+    if len(steps) >= FEWEST_MEASUREMENTS and all(shares and not any(shares) for shares in left):
+        text = _("The gradients of every backward pass are empty at the step of the optimizer: nothing moves.")
+        return Found((), 1.0, 0.0, text, CLEAR, Severity.ERROR)
     wasted = min((m.discarded for m in steps[1:]), default=0)
     if len(steps) < FEWEST_MEASUREMENTS or wasted < DISCARDED_PASSES or any(m.foreign_steps for m in steps):
         return None

@@ -29,6 +29,7 @@ WAIT = (
     "needs find_unused_parameters=True)."
 )
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
+NO_QUOTIENT = "Normalise before the choice, or only if several are chosen: a single number over itself is 1."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
 SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16: float16 has no number below 6e-8."
@@ -87,6 +88,10 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     if (found := _often_zero(evidence)) is not None:
         return found
     zero = [w for w in matrices if w.gradient == 0]
+    constant = evidence.latest.dependence.constant if evidence.latest.dependence is not None else None
+    if constant:
+        text = _("{call} is always 1: what it is computed from has no gradient.", call=constant)
+        return Found((), 1.0, 0.0, text, NO_QUOTIENT)
     if not zero:
         return None
     names = tuple(w.name for w in zero)

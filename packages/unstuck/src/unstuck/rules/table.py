@@ -14,6 +14,7 @@ from unstuck.rules import (  # noqa: F401 - their decorators fill the table
     layers,
     loss,
     numbers,
+    pairs,
     standstill,
     steps,
     structure,

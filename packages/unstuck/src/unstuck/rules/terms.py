@@ -1,18 +1,20 @@
 """The terms of a loss: drowned, with reversed weights of classes, with a gradient in the target."""
 
+from collections.abc import Sequence
 from statistics import fmean
 
 from unstuck.language import _
 from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS
 from unstuck.wording import number, percent
 
-EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
+EQUAL_OUTPUTS, FADED_REST, SLIGHT, OUTWEIGHED, SMALL_PART = 0.2, 0.1, 1e-3, 0.02, 0.1
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
+BATCH_MEAN = 'Use `reduction="batchmean"`.'
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
 STOP = "Call `detach()` on the targets, or compute them under `torch.no_grad()`."
 DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
@@ -21,6 +23,11 @@ DETACH = "Call detach() on what multiplies the log-probabilities; a loss for reg
 @rule("US609", "a term of the loss is drowned", remedy=BALANCE, hidden_by=("US303", "US401", "US501"))
 def drowned(evidence: Evidence) -> Found | None:
     """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
+    divided = evidence.latest.dependence.divided if evidence.latest.dependence is not None else None
+    parts = [t.part / m.loss for m in evidence.measurements for t in m.terms if t.function == "kl_div" and m.loss]
+    if divided is not None and len(parts) > 1 and max(parts) < SMALL_PART:
+        text = _("kl_div with `mean` divides by the {classes} classes, too, and other terms drown it.", classes=divided)
+        return Found((), divided, 1.0, text, BATCH_MEAN)
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
     if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
@@ -38,7 +45,20 @@ def drowned(evidence: Evidence) -> Found | None:
             share=number(fmean(shares)), rest=number(rest[-1] / rest[0]), function=term.function,
         )  # fmt: skip
         return Found((), fmean(shares), EQUAL_OUTPUTS, text)
-    return None
+    return _outweighed(steps)
+
+
+def _outweighed(steps: Sequence[Measurement]) -> Found | None:
+    """The only loss function of a loss whose other terms are large from the first step to the last, and do not fall."""
+    shares = [m.terms[0].part / m.loss for m in steps if len(m.terms) == 1 and m.loss]
+    rest = [(m.loss or 0.0) - m.terms[0].part for m in steps if len(m.terms) == 1]
+    if len(shares) < len(steps) or not 0 < max(shares) < OUTWEIGHED or rest[-1] < UNLEARNED_LOSS * rest[0]:
+        return None
+    text = _(
+        "{function} is never more than {share} % of the loss: the other terms drown it.",
+        function=steps[-1].terms[0].function, share=percent(max(shares)),
+    )  # fmt: skip
+    return Found((), max(shares), OUTWEIGHED, text)
 
 
 def _varied(measurement: Measurement, term: LossTerm) -> float | None:

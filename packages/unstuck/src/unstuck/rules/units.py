@@ -97,6 +97,14 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
         i for i, x in enumerate(layers) if x.role == "weights" and tokens.issuperset(x.sources) and i not in tokens
     ]
     sizes = {i: layers[i].read_rms or size for i in first}
+    drowned = evidence.latest.dependence.drowned if evidence.latest.dependence is not None else None
+    if drowned is not None and size > LARGE_INPUTS:
+        text = _(
+            "The inputs have a size of {size} (root mean square) instead of about 1, and are {times} times as large as "
+            "the embeddings of places that are added.",
+            size=number(size), times=number(drowned),
+        )  # fmt: skip
+        return Found((), size, LARGE_INPUTS, text)
     large = [i for i in first if LARGE_INPUTS < sizes[i] < math.inf and _passes_size_on(evidence, i)]
     if not large:
         return None

@@ -1,16 +1,17 @@
 """The optimizer's steps are too small or too large for the weights."""
 
+import math
 from collections.abc import Callable
-from itertools import pairwise
-from statistics import median
+from itertools import pairwise, takewhile
+from statistics import fmean, median
 
 from unstuck.findings import Severity
 from unstuck.language import _
-from unstuck.measure.measurement import Weight
+from unstuck.measure.measurement import Measurement, Weight
 from unstuck.rules import numbers
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import PATIENT_MEASUREMENTS, UNLEARNED_LOSS, falling, fitted, unlearned
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -24,15 +25,21 @@ FADED_RATE, FADED_UPDATE = 0.01, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 BLOWN_UP, GROWN = 0.5, 3.0
 
+SHORT_WAY, CLIPPED = 0.01, 0.01
+"""Sum of all steps over the size of a weight; share of the gradient that clipping leaves, or the scale of a loss."""
+
 FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
 KEEP_WIDE = (
     "Keep the weights in float32 and compute in half precision under torch.autocast, or raise the learning rate."
+)
+UNCLIP = (
+    "Clip to a norm of about 1, after `scaler.unscale_(optimizer)` if the loss is scaled; or raise the learning rate."
 )
 WARM_SHORTER = "Let the warm-up end after a twentieth of the steps; nothing to do if the training goes on."
 SLOWER = "Lower the learning rate and warm it up."
 
 
-@rule("US301", "updates too small", remedy=FASTER, hidden_by=("US101", "US303", "US401", "US502"))
+@rule("US301", "updates too small", remedy=FASTER, hidden_by=("US101", "US303", "US306", "US401", "US502"))
 def too_small(evidence: Evidence) -> Found | None:
     """The weights stand still: steps of this size are rounded away, or end before anything is learned."""
     if (rounded := _rounded(evidence)) is not None:
@@ -41,7 +48,7 @@ def too_small(evidence: Evidence) -> Found | None:
     largest = {name: max(values) for name, values in updates.items()}
     found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
     if not found:
-        return _ended(evidence, updates) or _warming(evidence, updates)
+        return _ended(evidence, updates) or _warming(evidence, updates) or _stands(evidence, updates)
     text = _(
         "No measured step changed {names} by more than {size} of its size, which is rounded away.",
         names=listed(found, tuple(largest), "weight"), size=number(largest[found[-1]]),
@@ -70,7 +77,7 @@ def _rounded(evidence: Evidence) -> Found | None:
 def too_large(evidence: Evidence) -> Found | None:
     """Each step overwrites the result of earlier steps, or the first steps have ruined the network."""
     if numbers.nonfinite(evidence):
-        return None
+        return _diverged(evidence)
     updates = _updates(evidence)
     usual = _violence(evidence, updates)
     largest = LARGEST_UPDATE
@@ -156,6 +163,52 @@ def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
         share=number(share),
     )
     return Found(tuple(updates), share, FADED_RATE, text)
+
+
+def _stands(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """Steps that all together are too small to learn anything, and have not."""
+    steps = (evidence.latest.step or 0) + 1
+    ways = {name: steps * fmean(values) for name, values in updates.items()}
+    if steps < PATIENT_STEPS / 2 or not ways or max(ways.values()) > SHORT_WAY:
+        return None
+    if not unlearned(evidence) or fitted(evidence):
+        return None
+    farthest = max(ways, key=lambda name: ways[name])
+    text = _(
+        "All {steps} steps together change {name} by at most {share} of its size, and no weight by more: the loss "
+        "stands still.",
+        steps=steps, name=named(farthest), share=number(ways[farthest]),
+    )  # fmt: skip
+    taken = [w.taken for m in evidence.measurements for w in m.weights if w.taken is not None]
+    clipped = median(taken) if taken else 1.0
+    remedy = UNCLIP if clipped < CLIPPED else None
+    return Found(tuple(ways), ways[farthest], SHORT_WAY, text, remedy)
+
+
+def _diverged(evidence: Evidence) -> Found | None:
+    """Steps that grew, or made the loss grow, until numbers were not finite any more."""
+    sound = list(takewhile(_is_sound, evidence.measurements))
+    first, last = (sound[0].loss, sound[-1].loss) if sound else (None, None)
+    if not sound or len(sound) == len(evidence.measurements) or evidence.latest.origin is not None:
+        return None
+    before = Evidence(sound)
+    largest = _violence(before, _updates(before, fewest=1), max)
+    worst = max(largest, key=lambda name: largest[name], default="")
+    grown = first is not None and last is not None and 0 < GROWN * first < last
+    if not worst or not (grown or sorted(largest.values())[len(largest) // 2] > LARGEST_UPDATE):
+        return None
+    text = _(
+        "Before numbers became inf or NaN, the loss went from {first} to {last}, and a step was {size} times as large "
+        "as {name}: the training diverged.",
+        first=number(first or 0.0), last=number(last or 0.0), size=number(largest[worst]), name=named(worst),
+    )  # fmt: skip
+    return Found((worst,), largest[worst], LARGEST_UPDATE, text, severity=Severity.ERROR)
+
+
+def _is_sound(measurement: Measurement) -> bool:
+    """Whether loss and weights are finite."""
+    finite = measurement.loss is not None and math.isfinite(measurement.loss)
+    return finite and not any(w.nonfinite or w.nonfinite_gradient for w in measurement.weights)
 
 
 def _largest_rates(evidence: Evidence) -> list[float]:

@@ -18,6 +18,8 @@ from torch.nn import functional
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.activations import ACTIVATIONS
+from unstuck.measure.pairs import product
+from unstuck.measure.views import moved
 from unstuck.step import Node, Step
 from unstuck.trials.recording import Recording
 from unstuck.wording import named
@@ -31,6 +33,8 @@ BINARY, REGRESSION = calls.BINARY_LOSSES, calls.REGRESSION_LOSSES | calls.DIFFER
 ROOTS, LOGARITHMS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"}), frozenset({"log", "log2", "log10"})
 QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
 MAY_DIE = frozenset({"relu", "relu6", "hardtanh", "threshold", "hardsigmoid"})
+CLIPPED = 0.1
+"""Share of the gradients that is left of them."""
 LEAST = 1e-6
 """Smallest argument of a logarithm, a root or a quotient in a trial."""
 MOST = 4
@@ -51,6 +55,8 @@ class Edit:
         redraws: the weights are drawn again.
         all_train: frozen weights and those that no optimizer holds train, too.
         clears: gradients are cleared before every step; None: as they were.
+        unclipped: the optimizers see the whole gradients of the backward passes.
+        reveals: the training learns what it should not see, and does not without it.
         another_loss: its values cannot be compared with those of the recorded loss.
     """
 
@@ -63,6 +69,8 @@ class Edit:
     redraws: bool = False
     all_train: bool = False
     clears: bool | None = None
+    unclipped: bool = False
+    reveals: bool = False
     another_loss: bool = False
 
 
@@ -289,12 +297,15 @@ def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
     yield Edit(_("with cleared gradients"), proves="US305", clears=True)
     if any(group.get("weight_decay") for one in recording.optimizers for group in one.groups):
         yield Edit(_("without weight decay"), proves="US307", options={"weight_decay": 0.0})
+    if min(recording.taken, default=1.0) < CLIPPED:
+        yield Edit(_("with the gradients of the backward passes"), proves="US301 US306", unclipped=True)
     for factor in (10, 100):
         yield Edit(_("with {factor} times the learning rate", factor=factor), proves="US301", rate=float(factor))
+        if factor == 10:
+            yield Edit(_("with Adam at a rate of 0.001"), proves="US301 US302", adam=True)
     for factor in (10, 100):
         words = _("with a learning rate {factor} times smaller", factor=factor)
         yield Edit(words, proves="US302 US102 US201 US202 US401 US607", rate=1 / factor)
-    yield Edit(_("with Adam at a rate of 0.001"), proves="US301 US302", adam=True)
 
 
 def of_the_weights(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -337,9 +348,108 @@ def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, change, "US609", another_loss=True)
 
 
+def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Views that move the numbers, and a softmax over the last dimension."""
+    for nodes in grouped(n for n in called(step, ("view", "reshape")) if is_floating(n)):
+        if (move := moved(nodes[0].reads[0].shape, nodes[0].shape)) is not None:
+            words = _("with axes that are moved before {call}", call=place(nodes[0]))
+            yield Edit(words, replacing(nodes, lambda node, x, *args, move=move, **kwargs: move(x)), "US506")
+    for nodes in grouped(n for n in called(step, ("softmax", "log_softmax")) if len(n.shape) > 1):
+        if calls.softmax_dim(nodes[0]) != len(nodes[0].shape) - 1:
+            change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731
+            words = _("with {call} over the last dimension", call=place(nodes[0]))
+            yield Edit(words, replacing(nodes, change), "US506", another_loss=True)
+
+
+def of_the_pairs(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Another scale of similarities, and other positives, for a loss of all pairs."""
+    for nodes in grouped(n for n in called(step, ("cross_entropy",)) if product(n.reads[0]) is not None):
+        own = step.needed([nodes[0].reads[0]])
+        if not any(n.function in ("normalize", "norm", "cosine_similarity", "vector_norm") for n in own):
+            continue
+        for factor in (100, 10, 0.1, 0.01):
+            words = _("with similarities times {factor} in {call}", factor=factor, call=place(nodes[0]))
+            scaled = lambda node, x, *args, f=factor, **kwargs: node.target(x * f, *args, **kwargs)  # noqa: E731
+            yield Edit(words, replacing(nodes, scaled), "US709", another_loss=True)
+        for words, order in ((_("with views in two halves"), halves), (_("with views side by side"), neighbours)):
+
+            def change(node: Node, x: Tensor, y: Tensor, *args: Any, order: Call = order, **kwargs: Any) -> Any:
+                rows = torch.arange(len(x), device=x.device)
+                hidden = x.masked_fill(rows[:, None] == rows, -torch.inf)
+                return node.target(hidden, order(rows), *args, **kwargs)
+
+            yield Edit(words, replacing(nodes, change), "US708")
+
+
+def halves(rows: Tensor) -> Tensor:
+    """The other view of each row, if views are in two halves."""
+    return (rows + len(rows) // 2) % len(rows)
+
+
+def neighbours(rows: Tensor) -> Tensor:
+    """The other view of each row, if views are side by side."""
+    return rows ^ 1
+
+
+def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Later tokens that are hidden, and labels that are one token later: a training that knew them learns no more."""
+    attention = [n for n in called(step, (calls.DOT_PRODUCT, calls.ATTENTION, "softmax")) if scores(n) is not None]
+    if attention:
+        yield Edit(_("with later tokens hidden"), replacing(attention, causal), "US606", reveals=True)
+    shapes = {n.reads[0].shape for n in called(step, ("embedding",)) if n.reads and len(n.reads[0].shape) == 2}
+    for nodes in grouped(called(step, ("cross_entropy",))):
+        for shape in (shape for shape in shapes if prod(shape) == nodes[0].reads[0].shape[0]):
+            later, unpadded = partial(one_later, shape), partial(without_padding, shape)
+            words = _("with labels that are one token later")
+            yield Edit(words, replacing(nodes, later), "US606", reveals=True)
+            yield Edit(_("without labels of padding"), replacing(nodes, unpadded), "US702", reveals=True)
+
+
+def one_later(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A cross-entropy with the label of the next token."""
+    outputs, labels = x.reshape(*shape, -1)[:, :-1], y.reshape(shape)[:, 1:]
+    return node.target(outputs.flatten(0, 1), labels.flatten(), *args, **kwargs)
+
+
+def without_padding(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A cross-entropy without the label that most rows end with, where they end with it."""
+    labels = y.reshape(shape)
+    ends = (labels == labels[:, -1].mode().values).flip(1).long().cumprod(1).flip(1).bool()
+    kept = ~ends.flatten()
+    return node.target(x[kept], y[kept], *args, **kwargs)
+
+
+def scores(node: Node) -> tuple[int, ...] | None:
+    """The shape [..., queries, keys] of the scores of an attention of tokens to each other; None of another call."""
+    if node.function == calls.DOT_PRODUCT:
+        shape: tuple[int, ...] = (node.reads[0].shape[-2], node.reads[1].shape[-2])
+    elif node.function == calls.ATTENTION:
+        shape = (node.reads[0].shape[0], node.reads[1].shape[0])
+    else:
+        shape = node.shape[-2:]
+    return shape if len(shape) == 2 and shape[0] == shape[1] > 1 else None
+
+
+def causal(node: Node, *args: Any, **kwargs: Any) -> Any:
+    """An attention whose queries see no later keys."""
+    length = (scores(node) or (0,))[-1]
+    later = torch.ones(length, length, dtype=torch.bool, device=args[0].device).triu(1)
+    if node.function == "softmax":
+        return node.target(args[0].masked_fill(later, -torch.inf), *args[1:], **kwargs)
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = kwargs if node.function == calls.ATTENTION else dict(zip(names, args, strict=False)) | kwargs
+    mask = given.get("attn_mask")
+    bias = torch.zeros(length, length, device=later.device).masked_fill(later, -torch.inf)
+    if mask is not None:
+        hidden = mask if node.function == calls.ATTENTION else ~mask if mask.dtype == torch.bool else mask
+        bias = bias + (torch.zeros(mask.shape).masked_fill(hidden, -torch.inf) if mask.dtype == torch.bool else mask)
+    given = {**given, "attn_mask": bias, "is_causal": False}
+    return node.target(*(args if node.function == calls.ATTENTION else ()), **given)
+
+
 EDITS = (
     of_the_loss, of_the_targets, of_the_inputs, of_the_graph, of_the_optimizer, of_the_weights, of_the_layers,
-    of_the_terms,
+    of_the_terms, of_the_axes, of_the_pairs, of_the_tokens,
 )  # fmt: skip
 """The functions that look for edits, in the order in which they are tried."""
 

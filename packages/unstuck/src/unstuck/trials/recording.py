@@ -66,11 +66,13 @@ class Recording:
 
     Attributes:
         steps: oldest first.
+        taken: of each, the share of the gradient that the optimizer has seen.
         values: parameters and buffers by name, as they were at the first recorded step.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.steps: deque[Step] = deque(maxlen=STEPS)
+        self.taken: deque[float] = deque(maxlen=STEPS)
         self.values: dict[str, Tensor] = {}
         self._model = model
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
@@ -112,7 +114,11 @@ class Recording:
         self._open = False
 
     def before_step(
-        self, optimizer: torch.optim.Optimizer, take: Callable[[], Step | None], others: Callable[[], set[int]]
+        self,
+        optimizer: torch.optim.Optimizer,
+        take: Callable[[], Step | None],
+        others: Callable[[], set[int]],
+        taken: float = 1.0,
     ) -> None:
         """An optimizer is about to step.
 
@@ -120,6 +126,7 @@ class Recording:
             optimizer: one of the model's.
             take: returns the step that was recorded, or None.
             others: returns the identities of parameters that optimizers of other models move.
+            taken: the share of the gradient that is left of that of the backward pass, as after clipping.
         """
         with self._failing():
             before = self._optimizers.get(id(optimizer))
@@ -131,6 +138,7 @@ class Recording:
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
                     raise NotTriedError(_("another network trains beside it, which the loss reads"))
                 self.keep(step)
+                self.taken.append(min(1.0, taken))
                 settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
                 self._optimizers, self._open = {id(optimizer): settings}, True
 

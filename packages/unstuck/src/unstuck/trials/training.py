@@ -14,6 +14,9 @@ from unstuck.step import Node, Replay, gpus
 from unstuck.trials.edits import Edit, is_stray
 from unstuck.trials.recording import USUAL_RATE, Recording
 
+CHECKED = 5
+"""Steps from one look whether the loss is finite to the next."""
+
 
 @unfollowed
 def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf) -> list[float]:
@@ -38,6 +41,7 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
     if edit.all_train:
         _train_strays(recording, changes, optimizers[0])
     losses: list[Tensor] = []
+    shares = recording.taken or [1.0]
 
     def loss_of(number: int) -> Tensor:
         place = number % len(recording.steps)
@@ -58,10 +62,14 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
                 break
             loss = loss_of(number)
             losses.append(loss.detach())
+            if number % CHECKED == 0 and not bool(loss.isfinite()):  # it does not come back
+                losses += [losses[-1]] * (steps - number - 1)
+                break
             for optimizer in optimizers if edit.clears is not False else ():
                 optimizer.zero_grad()
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
+                _take(optimizers, 1.0 if edit.unclipped else shares[number % len(shares)])
             for optimizer in optimizers:
                 optimizer.step()
     return torch.stack(losses).tolist()
@@ -81,6 +89,13 @@ def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> 
     if edit.all_train:
         optimizers[0].param_groups[0]["params"] += [values[name] for name in recording.parameters - recording.held]
     return optimizers
+
+
+def _take(optimizers: list[torch.optim.Optimizer], share: float) -> None:
+    """Leave a share of the gradients, as clipping did in the training."""
+    for parameter in (p for one in optimizers for group in one.param_groups for p in group["params"]):
+        if share < 1.0 and parameter.grad is not None:
+            parameter.grad *= share
 
 
 def _train_strays(recording: Recording, changes: list[dict[Node, Any]], optimizer: torch.optim.Optimizer) -> None:

@@ -10,11 +10,14 @@ import torch
 from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severity, Trial, Trials
 from unstuck.language import _
 from unstuck.rules import RULES
+from unstuck.rules.rule import TABLE
 from unstuck.trials.edits import Edit, edits
 from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
 
+SLOW = 0.8
+"""A training of which more of the loss is left may have steps that are too small or too large."""
 SECONDS = 10.0
 """What trials may take, about."""
 STEPS, FEWEST = 100, 20
@@ -23,7 +26,8 @@ OWN_SHARE = 0.3
 """Share of the time for the training as it was recorded."""
 HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
 """An edit helps if no more than the first share of the loss is left, and no more than the second of what is left
-without it, or if the loss falls so many times as far; but not if no more than the last share is left without it."""
+without it, or if the loss falls so many times as far; but not if no more than the last share is left without it. It
+reveals what the training should not see if so many times as much is left with it."""
 
 
 ARITHMETIC = frozenset({"US304", "US401", "US504", "US602"})
@@ -51,10 +55,16 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
     others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
-    stood = recording.left > STANDS  # the training itself; False if it is not known
-    cause = tries.search() if stood and tries.own_left > STANDS and not proved else None
+    cause = None
+    if recording.left > SLOW < tries.own_left and not proved:  # of the training itself; False if it is not known
+        edit, cause = tries.search()
+        if edit is not None and cause is not None and edit.rate != 1.0 and cause.after[-1] <= LEARNS * cause.after[0]:
+            proved, cause = [_of_rate(edit, cause)], None
+            others = [f for f in others if f.rule != proved[0].rule]
+        elif recording.left <= STANDS or tries.own_left <= STANDS:
+            cause = None
     trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left, "", cause)
-    loud = any(finding.severity is not Severity.NOTE for finding in findings)
+    loud = any(finding.severity is not Severity.NOTE for finding in (*findings, *proved))
     silent = math.isnan(recording.left) and not loud and tries.own_left > LEARNS  # it may be trained already
     return (*proved, *others), NONE_TRIED if silent else trials
 
@@ -68,6 +78,13 @@ def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
         elif trial is not None and severity is Severity.ERROR and finding.rule not in ARITHMETIC:
             severity = Severity.WARNING
     return replace(finding, trial=trial, severity=severity)
+
+
+def _of_rate(edit: Edit, trial: Trial) -> Finding:
+    """A finding that a trial makes: the steps of the training are too small, or too large."""
+    rule = TABLE["US302" if edit.rate < 1.0 else "US301"]
+    text = _("The training stands still, and learns {edit}.", edit=edit.words)
+    return Finding(rule.id, _(rule.name), Severity.WARNING, (), edit.rate, 1.0, text, _(rule.remedy), trial=trial)
 
 
 class Tries:
@@ -111,16 +128,29 @@ class Tries:
         return self.left(self.before, self.before[0]) if known else math.nan
 
     def of(self, rule: str) -> Trial | None:
-        """The best trial of the edits of a rule; None if there is none."""
-        tried = (self.run(edit) for edit in edits(self._recording) if rule in edit.proves)
-        found = [result for result in tried if result is not None]
-        return min(found, key=lambda result: (not result[1].proved, result[0]), default=(0.0, None))[1]
+        """The first trial of the edits of a rule that proves it, or the best; None if there is none."""
+        found = []
+        for edit in (edit for edit in edits(self._recording) if rule in edit.proves):
+            if (result := self.run(edit)) is not None:
+                found.append(result)
+                if result[1].proved:
+                    return result[1]
+        return min(found, key=lambda result: result[0], default=(0.0, None))[1]
 
-    def search(self) -> Trial | None:
-        """The best edit with which it learns, of those that there is time for; an easier loss is no proof."""
-        tried = (self.run(edit) for edit in edits(self._recording) if not edit.another_loss and edit.clears is None)
-        proved = [result for result in tried if result is not None and result[1].proved]
-        return min(proved, key=lambda result: result[0], default=(0.0, None))[1]
+    def search(self) -> tuple[Edit | None, Trial | None]:
+        """The best edit with which it learns, of those that there is time for; an easier loss is no proof.
+
+        Other rates come first, which fit most trainings.
+        """
+        own = (e for e in edits(self._recording) if not e.another_loss and not e.reveals and e.clears is None)
+        proved = []
+        for edit in sorted(own, key=lambda edit: abs(math.log(edit.rate)) or (2.5 if edit.adam else math.inf)):
+            if (result := self.run(edit)) is not None and result[1].proved:
+                proved.append((*result, edit))
+                if edit.rate != 1.0 and result[0] <= LEARNS:
+                    break
+        _left, trial, best = min(proved, key=lambda r: (r[2].adam, r[0]), default=(0.0, None, None))
+        return best, trial
 
     def left(self, losses: Sequence[float], first: float) -> float:
         """The share of the loss that is left at the end: of the last pass over the recorded steps."""
@@ -151,6 +181,8 @@ class Tries:
         now = self.left(after, self.before[0] if comparable else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
         proved = now <= HELPS and better and was > LEARNT and not any(loss < 0 for loss in after)
+        if edit.reveals:
+            proved = was <= LEARNS and now >= TIMES * was
         return now, Trial(edit.words, len(after) - 1, _thinned(self.before), _thinned(after), proved)
 
 

@@ -1,0 +1,82 @@
+"""Choices that a network makes for each sample or token: codes and experts that are used, weights that are always 1."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from unstuck.measure import calls
+from unstuck.measure.again import Again
+from unstuck.measure.measurement import Choice
+from unstuck.step import Node
+
+CHOOSE = frozenset({"argmax", "argmin", "topk", "max", "min"})
+FEWEST_OPTIONS, ROWS_OF_AN_OPTION = 4, 4
+"""Options, and choices of each on average, that tell whether one is used."""
+JOINED = calls.MOVES | {"stack", "cat"}
+
+
+def of_choices(again: Again) -> dict[str, Any]:
+    """How many options are used after some training, and what is always 1."""
+    return {"constant": _constant(again), "choices": tuple(_choices(again)) if again.trained else ()}
+
+
+def _choices(again: Again) -> Iterator[Choice]:
+    """The choices among what the network computes, and how often each option is taken."""
+    needed = set(again.step.needed())
+    for node in (n for n in again.step.calls(*CHOOSE) if n.module is not None and n.reads):
+        indices = _indices(node)
+        if indices is None or indices not in needed or not _depends(again, node.reads[0]) or _predicts(node.reads[0]):
+            continue
+        scores, chosen = again.run([node.reads[0], indices])
+        dim = calls.given(node, "input", "k", "dim").get("dim", -1) if node.function == "topk" else _dim(node)
+        if not isinstance(dim, int) or scores.dim() < 2:
+            continue
+        options, rows = scores.shape[dim], scores.numel() // scores.shape[dim]
+        if options < FEWEST_OPTIONS or rows < ROWS_OF_AN_OPTION * options or chosen.numel() % rows:
+            continue
+        counts = torch.bincount(chosen.flatten(), minlength=options).float()
+        shares = counts / counts.sum()
+        used = float(torch.special.entr(shares).sum().exp())  # as many that are used alike
+        yield Choice(node.module or "", options, used)
+
+
+def _indices(node: Node) -> Node | None:
+    """Which option a call takes: of several results the second."""
+    if node.function in ("argmax", "argmin"):
+        return node
+    return next((n for n in node.users if n.function == "getitem" and n.args[1] == 1), None)
+
+
+def _dim(node: Node) -> Any:
+    """The dimension of the options."""
+    return calls.given(node, "input", "dim").get("dim")
+
+
+def _depends(again: Again, node: Node) -> bool:
+    """Whether a number depends on samples and weights."""
+    needed = again.step.needed([node])
+    return any(n.op == "parameter" for n in needed) and not set(again.given).isdisjoint(needed)
+
+
+def _predicts(node: Node) -> bool:
+    """Whether a loss compares the options with labels: then one of them is an answer, which is read again."""
+    waiting, seen = [node], set[Node]()
+    while waiting:
+        waiting = [user for n in waiting for user in n.users if user not in seen]
+        seen.update(waiting)
+        if any(n.function in calls.LOSSES for n in waiting):
+            return True
+        waiting = [n for n in waiting if n.function in JOINED]
+    return False
+
+
+def _constant(again: Again) -> str | None:
+    """A quotient, or a softmax, of what the network computes, that is 1 for all: nothing before it has a gradient."""
+    needed = [n for n in again.step.needed() if n.requires_grad and n.module is not None and n.shape]
+    ends = [n for n in needed if n.function in ("div", "truediv", "true_divide", "softmax") and n.shape[0] > 1]
+    ends = [n for n in ends if len(n.moving) > (n.function != "softmax")]
+    for node, value in zip(ends, again.run(ends), strict=True):
+        if value.numel() >= again.samples and bool(((value - 1).abs() < 1e-6).all()):
+            return f"{node.function} in {node.module}" if node.module else node.function
+    return None

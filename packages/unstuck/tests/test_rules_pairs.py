@@ -1,0 +1,224 @@
+"""Pairs, choices, axes and places of a recorded training: US708 to US710, and causes of older rules."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import unstuck
+
+ROWS = 32
+EYE, OWN = torch.eye(2 * ROWS, dtype=torch.bool), torch.arange(2 * ROWS)
+
+
+def trained(model, batch, loss, steps=30):
+    """The rules that are loud after some steps."""
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model(batch())).backward()
+            optimizer.step()
+    found = monitor.diagnosis(seconds=0).findings
+    return {finding.rule for finding in found if finding.severity != "note"}
+
+
+def mlp(features=8, width=16):
+    return nn.Sequential(nn.Linear(features, 32), nn.GELU(), nn.Linear(32, width))
+
+
+def simclr(positives, side_by_side=False, scale=5.0, hidden=True, alike=False):
+    def batch():
+        points = torch.randn(ROWS, 8)
+        views = [points + (0 if alike else 0.3) * torch.randn(ROWS, 8) for _ in range(2)]
+        return torch.stack(views, 1).flatten(0, 1) if side_by_side else torch.cat(views)
+
+    def loss(features):
+        features = functional.normalize(features, dim=-1)
+        scores = scale * features @ features.T
+        return functional.cross_entropy(scores.masked_fill(EYE, -1e9) if hidden else scores, positives)
+
+    return trained(mlp(), batch, loss)
+
+
+HALVES, NEIGHBOURS = (OWN + ROWS) % (2 * ROWS), OWN ^ 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"positives": HALVES}, set()),
+        ({"positives": NEIGHBOURS, "side_by_side": True}, set()),
+        ({"positives": NEIGHBOURS}, {"US708"}),
+        ({"positives": HALVES, "side_by_side": True}, {"US708"}),
+        ({"positives": HALVES, "hidden": False, "scale": 20.0}, {"US708"}),
+        ({"positives": HALVES, "alike": True}, {"US708"}),
+        ({"positives": HALVES, "scale": 0.1}, {"US709"}),
+        ({"positives": HALVES, "scale": 1000.0}, {"US709"}),
+    ],
+)
+def test_positives_and_scales_of_two_views_are_judged(options, expected):
+    assert simclr(**options) == expected
+
+
+@pytest.mark.parametrize(("copies", "expected"), [(1, set()), (4, {"US708"})])
+def test_texts_that_a_batch_has_several_times_are_named(copies, expected):
+    class Towers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.text = mlp(), mlp()
+
+        def forward(self, pair):
+            return self.image(pair[0]), self.text(pair[1])
+
+    def batch():
+        texts = torch.randn(ROWS // copies, 8).repeat(copies, 1)
+        return texts + 0.1 * torch.randn(ROWS, 8), texts
+
+    def loss(pair):
+        image, text = (functional.normalize(x, dim=-1) for x in pair)
+        return functional.cross_entropy(image @ text.T / 0.07, torch.arange(ROWS))
+
+    assert trained(Towers(), batch, loss) == expected
+
+
+class Codes(nn.Module):
+    """The nearest code of each sample, and a decoder."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.encoder, self.codes, self.decoder = mlp(8, 4), nn.Embedding(16, 4), mlp(4, 8)
+        nn.init.normal_(self.codes.weight, std=size)
+
+    def forward(self, x):
+        encoded = self.encoder(x)
+        chosen = self.codes(torch.cdist(encoded, self.codes.weight).argmin(1))
+        decoded = self.decoder(encoded + (chosen - encoded).detach())
+        drawn = functional.mse_loss(chosen, encoded.detach()) + functional.mse_loss(encoded, chosen.detach())
+        return functional.mse_loss(decoded, x) + drawn
+
+
+@pytest.mark.parametrize(("size", "named"), [(0.1, False), (20.0, True)])
+def test_codes_far_from_what_they_stand_for_are_not_used(size, named):
+    points = torch.randn(128, 8)
+    assert ("US710" in trained(Codes(size), lambda: points, lambda loss: loss)) is named
+
+
+class Router(nn.Module):
+    """One of four experts for each sample; its weight is divided by the sum of the chosen ones or not."""
+
+    def __init__(self, divides):
+        super().__init__()
+        self.router, self.experts, self.divides = nn.Linear(8, 4), nn.Linear(8, 4), divides
+
+    def forward(self, x):
+        weight, chosen = self.router(x).softmax(-1).topk(1)
+        weight = weight / weight.sum(-1, keepdim=True) if self.divides else weight
+        return weight * self.experts(x).gather(1, chosen)
+
+
+@pytest.mark.parametrize("divides", [False, True])
+def test_the_weight_of_a_single_expert_that_is_divided_by_itself_has_no_gradient(divides):
+    x = torch.randn(64, 8)
+    assert ("US502" in trained(Router(divides), lambda: x, lambda y: (y - x[:, :1]).square().mean())) is divides
+
+
+@pytest.mark.parametrize(
+    ("dim", "blank", "stride", "expected"),
+    [(-1, 0, 1, set()), (0, 0, 1, {"US506"}), (-1, 2, 1, {"US601"}), (-1, 0, 6, {"US603"})],
+)
+def test_ctc_has_letters_last_a_blank_of_its_own_and_enough_frames(dim, blank, stride, expected):
+    sounds, letters = torch.randn(16, 12, 8), torch.randint(1, 6, (16, 4))
+
+    def loss(scores):
+        frames = torch.full((16,), 12 // stride)
+        likely = scores[:, ::stride].transpose(0, 1).log_softmax(dim)
+        return functional.ctc_loss(likely, letters, frames, torch.full((16,), 4), blank, zero_infinity=True)
+
+    assert expected <= trained(mlp(8, 6), lambda: sounds, loss)
+    assert expected or not trained(mlp(8, 6), lambda: sounds, loss)
+
+
+class Attentive(nn.Module):
+    """Tokens, one embedding for each of so many places, and attention to all."""
+
+    def __init__(self, places, later=False):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(20, 16), nn.Parameter(torch.randn(1, places, 16))
+        self.attention, self.head, self.later = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 20), later
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.positions
+        return self.head(x + self.attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize(("places", "named"), [(8, False), (1, True)])
+def test_one_position_for_all_tokens_is_named(places, named):
+    ids = torch.randint(20, (ROWS, 8))
+    loss = lambda scores: functional.cross_entropy(scores.mT, ids.sort(1).values)  # noqa: E731
+    assert ("US703" in trained(Attentive(places), lambda: ids, loss)) is named
+
+
+class Denoiser(nn.Module):
+    """Points and their times to what was added."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(9, 8)
+
+    def forward(self, noisy, time):
+        return self.net(torch.cat([noisy, time[:, None]], 1))
+
+
+@pytest.mark.parametrize(
+    ("times", "own", "expected"),
+    [(torch.rand(ROWS), False, set()), (torch.rand(ROWS), True, {"US606"}), (torch.zeros(ROWS), False, {"US703"})],
+)
+def test_a_denoiser_is_given_a_time_and_not_asked_for_what_it_reads(times, own, expected):
+    points, noise = torch.randn(ROWS, 8), torch.randn(ROWS, 8)
+    noisy = torch.lerp(points, noise, times[:, None])
+    model, target = Denoiser(), noisy if own else noise
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(30):
+            optimizer.zero_grad()
+            functional.mse_loss(model(noisy, times), target).backward()
+            optimizer.step()
+    assert {f.rule for f in monitor.diagnosis(seconds=0).findings if f.severity != "note"} == expected
+
+
+@pytest.mark.parametrize(("scale", "named"), [(1.0, False), (100.0, True)])
+def test_inputs_that_drown_the_embeddings_of_places_are_named(scale, named):
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.places = nn.Linear(12, 16), nn.Parameter(0.1 * torch.randn(1, 6, 16))
+            self.head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))
+
+        def forward(self, x):
+            return self.head(self.embed(x) + self.places)
+
+    x, labels = scale * torch.randn(ROWS, 6, 12), torch.randint(3, (ROWS, 6))
+    loss = lambda scores: functional.cross_entropy(scores.mT, labels)  # noqa: E731
+    assert ("US206" in trained(Patches(), lambda: x, loss)) is named
+
+
+@pytest.mark.filterwarnings("ignore:reduction")
+@pytest.mark.parametrize(
+    ("reduction", "weight", "named"), [("batchmean", 1.0, False), ("mean", 1.0, True), ("mean", 50.0, False)]
+)
+def test_a_divergence_that_is_divided_by_the_classes_is_drowned(reduction, weight, named):
+    x, labels, teacher = torch.randn(ROWS, 8), torch.randint(16, (ROWS,)), torch.randn(ROWS, 16).softmax(1)
+
+    def loss(scores):
+        soft = functional.kl_div(scores.log_softmax(1), teacher, reduction=reduction)
+        return weight * soft + functional.cross_entropy(scores, labels)
+
+    assert ("US609" in trained(mlp(), lambda: x, loss)) is named
+
+
+@pytest.mark.parametrize(("weight", "named"), [(0.1, False), (1000.0, True)])
+def test_a_term_that_is_always_a_small_share_of_the_loss_is_drowned(weight, named):
+    x, y = torch.randn(ROWS, 8), torch.randn(ROWS, 4)
+    loss = lambda out: functional.mse_loss(out, y) + weight * (1 + out.softmax(1).square().mean())  # noqa: E731
+    assert ("US609" in trained(mlp(8, 4), lambda: x, loss, steps=110)) is named
