@@ -175,6 +175,7 @@ class Twin:
     line: str = ""  # file and line of the call
 
 
+@dataclass(frozen=True)
 class Pairing:
     """A softmax over the similarities of all pairs of samples."""
 
