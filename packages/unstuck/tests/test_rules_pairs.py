@@ -52,7 +52,7 @@ HALVES, NEIGHBOURS = (OWN + ROWS) % (2 * ROWS), OWN ^ 1
         ({"positives": NEIGHBOURS}, {"US708"}),
         ({"positives": HALVES, "side_by_side": True}, {"US708"}),
         ({"positives": HALVES, "hidden": False, "scale": 20.0}, {"US708"}),
-        ({"positives": HALVES, "alike": True}, {"US708"}),
+        ({"positives": HALVES, "alike": True}, {"US705"}),
         ({"positives": HALVES, "scale": 0.1}, {"US709"}),
         ({"positives": HALVES, "scale": 1000.0}, {"US709"}),
     ],

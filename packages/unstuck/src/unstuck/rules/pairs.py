@@ -22,7 +22,7 @@ USE_ALL = (
 TEMPERATURE = "Divide cosines by a temperature of 0.05 to 0.2; a learned scale begins at 1 / 0.07 and stays below 100."
 
 
-@rule("US708", "wrong positives or negatives", remedy=OTHER_PAIRS, hidden_by=("US401",), mistake=True)
+@rule("US708", "wrong positives or negatives", remedy=OTHER_PAIRS, hidden_by=("US401", "US705"), mistake=True)
 def wrong_pairs(evidence: Evidence) -> Found | None:
     """A loss of all pairs draws samples together that do not belong together, or pushes copies apart."""
     pairing = None if evidence.latest.dependence is None else evidence.latest.dependence.pairing

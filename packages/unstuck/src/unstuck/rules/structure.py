@@ -91,7 +91,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     constant = evidence.latest.dependence.constant if evidence.latest.dependence is not None else None
     if constant:
         text = _("{call} is always 1: what it is computed from has no gradient.", call=constant)
-        return Found((), 1.0, 0.0, text, NO_QUOTIENT)
+        return Found(tuple(w.name for w in zero), 1.0, 0.0, text, NO_QUOTIENT)
     if not zero:
         return None
     names = tuple(w.name for w in zero)
