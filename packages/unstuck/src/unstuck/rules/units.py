@@ -9,7 +9,7 @@ from unstuck.measure.activations import activation_of
 from unstuck.measure.measurement import SHUT, Layer
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import REGRESSION
+from unstuck.rules.standstill import REGRESSION, falling
 from unstuck.wording import listed, named, number, percent
 
 FEWEST_ROWS = 32
@@ -80,7 +80,8 @@ def sharp_attention(evidence: Evidence) -> Found | None:
         "almost no gradient.",
         names=listed(names), entropy=number(value),
     )  # fmt: skip
-    return Found(names, value, SHUT, text)
+    learns = Severity.NOTE if falling(evidence) else None
+    return Found(names, value, SHUT, text, severity=learns)
 
 
 @rule(
