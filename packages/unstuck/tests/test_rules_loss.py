@@ -92,6 +92,7 @@ def test_labels_of_a_binary_cross_entropy_are_between_0_and_1(function, low, hig
     assert rules(found) == expected
     if expected:
         assert only(found).severity is Severity.ERROR
+        assert ("/ 255" in only(found).remedy) is (high == 255)
 
 
 @pytest.mark.parametrize(

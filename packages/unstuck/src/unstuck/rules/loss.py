@@ -33,6 +33,8 @@ LARGE_LOGITS, WORSE_THAN_EQUAL, FAR_OFF = 5.0, 3.0, 10.0
 USUAL_RATE, FEW_STEPS = 1e-3, 50.0
 FEW_TEXTS = 0.1
 """Share of texts that may be too long; usual trainings skip them."""
+MOST_LABEL = 2.0
+"""Targets of a binary loss beyond it are not labels that begin at 1."""
 
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
@@ -47,6 +49,10 @@ STANDARDISE = (
     "predictions back."
 )
 ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
+DIVIDE = (
+    "Divide targets such as pixels by the largest value that they can have (`targets / 255`); labels of classes are 0 "
+    "and 1 here, and more classes need cross_entropy."
+)
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 TWO_CLASSES = "Give the last layer one output for each class, or use binary_cross_entropy_with_logits for a single one."
 BLANK = "Give the blank an index of its own: `blank=` the number of letters, or letters from 1 on."
@@ -146,7 +152,8 @@ def out_of_reach(evidence: Evidence) -> Found | None:
                     "no minimum.",
                     function=c.function, **values,
                 )  # fmt: skip
-                return Found(_layers(evidence, c), missed, 0.0, text, ZERO_OR_ONE, Severity.ERROR)
+                remedy = DIVIDE if c.low >= 0 and c.high > MOST_LABEL else ZERO_OR_ONE
+                return Found(_layers(evidence, c), missed, 0.0, text, remedy, Severity.ERROR)
             assert layer is not None
             values |= {"name": named(layer.name), "kind": layer.kind.removesuffix("()")}
             text = _(
