@@ -136,6 +136,14 @@ def test_large_outputs_that_are_wrong_are_named_by_the_loss_of_equal_outputs():
     assert [rules(replace(binary, loss=loss)) for loss in (2.0, 2.2)] == [[], ["US607"]]
 
 
+def test_outputs_of_a_regression_that_stay_far_from_the_targets_are_named_by_their_sizes():
+    far = replace(compared(of(output_rms=4.0, target_rms=1.0, target_deviation=1.0)), loss=9.0, step=200)
+    assert rules(far) == ["US607"]
+    assert rules(replace(far, step=50)) == []
+    assert rules(replace(far, comparisons=(replace(far.comparisons[0], output_rms=2.5),))) == []
+    assert rules(replace(far, comparisons=(replace(far.comparisons[0], target_deviation=0.0),))) == []
+
+
 @pytest.mark.parametrize("std", [1.0, 0.1])
 def test_unit_normal_weights_in_a_network_of_tanhs_are_found_and_redrawn(std):
     layers = [m for _ in range(8) for m in (nn.Linear(64, 64), nn.Tanh())]

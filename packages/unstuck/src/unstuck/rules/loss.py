@@ -11,7 +11,7 @@ from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, OVERLAP, REGRESSI
 from unstuck.measure.measurement import Comparison, Layer
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import REGRESSION, loss_of_equal_outputs
+from unstuck.rules.standstill import PATIENT_STEPS, REGRESSION, constant_level, loss_of_equal_outputs
 from unstuck.rules.units import LARGE_INPUTS
 from unstuck.wording import named, number, percent
 
@@ -207,6 +207,8 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
     latest = evidence.latest
     if latest.loss is None or len(latest.comparisons) != 1 or (latest.input_rms or 0.0) > LARGE_INPUTS:
         return None
+    if latest.comparisons[0].function == "mse_loss":
+        return _far_outputs(evidence, latest.comparisons[0])
     (comparison,), guess = latest.comparisons, loss_of_equal_outputs(latest.comparisons[0])
     # Outputs of no layer are computed, such as similarities over a temperature.
     if guess is None or comparison.reads is None or not comparison.output_rms > LARGE_LOGITS:
@@ -221,6 +223,22 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
     soon = times < FAR_OFF and _steps_to_shrink(evidence, evidence.layers[comparison.reads]) < FEW_STEPS
     severity = Severity.NOTE if soon else None
     return Found(_layers(evidence, comparison), times, WORSE_THAN_EQUAL, text, severity=severity)
+
+
+def _far_outputs(evidence: Evidence, comparison: Comparison) -> Found | None:
+    """Outputs of a regression that are still farther from the targets than their mean is, by the sizes alone."""
+    level, targets = constant_level(comparison), comparison.target_rms
+    if level is None or comparison.reads is None or (evidence.latest.step or 0) < PATIENT_STEPS:
+        return None
+    times = max(0.0, comparison.output_rms - targets) ** 2 / level
+    if not WORSE_THAN_EQUAL < times < math.inf:
+        return None
+    text = _(
+        "The outputs are much larger than the targets (root mean square {size} and {targets}), and farther from them "
+        "than a constant: the weights are too large to be corrected soon.",
+        size=number(comparison.output_rms), targets=number(targets),
+    )  # fmt: skip
+    return Found(_layers(evidence, comparison), times, WORSE_THAN_EQUAL, text)
 
 
 def _steps_to_shrink(evidence: Evidence, head: Layer) -> float:
