@@ -1,47 +1,66 @@
 """Trainings of today that did not learn: does `unstuck` name the cause at the end, as `unstuck train.py` does?
 
 `modern_failures/` is the half that rules are developed on; `modern_failures_strangers/` was written by people who did
-not read the rules, and has healthy trainings that do unusual things on purpose. Each program is trained under a
-`Monitor` that records steps, broken and repaired, and the diagnosis of its training is judged as in
-`diagnosis_failures`: *first*, *named*, *note*, *another*, *silent*; a repaired or healthy one is *accused* if it has
-an error or a warning. The tables of both packages say which rules name which cause; they were written from the words
-for the causes alone. Nothing is tried again (`--trials` does, for up to ten seconds a program, and counts proofs).
+not read the rules, and has healthy trainings that do unusual things on purpose; so was `modern_failures_second/`, after
+rules had been mended for the first. Each program is trained under a `Monitor` that records steps, broken and repaired,
+and the diagnosis of its training is judged as in `diagnosis_failures`: *first*, *named*, *note*, *another*, *silent*;
+a repaired or healthy one is *accused* if it has an error or a warning. The tables of the packages say which rules name
+which cause; they were written from the words for the causes alone. Nothing is tried again (`--trials` does, for up to
+ten seconds a program, and counts proofs).
 """
 
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 import modern_failures
+import modern_failures_second.collection
+import modern_failures_second.rules
+import modern_failures_strangers.collection
+import modern_failures_strangers.healthy
+import modern_failures_strangers.rules
 import unstuck
 from _report import Report, Row, arguments, table
 from diagnosis_failures import outcome
-from modern_failures_strangers import collection
-from modern_failures_strangers.healthy import TRAININGS
-from modern_failures_strangers.rules import RULES as STRANGERS_RULES
+from modern_failures import PROGRAMS
 from unstuck.findings import Finding, Severity
 from unstuck.trials import verdict
 
 MEASUREMENTS = 20
 """Of each training, at least."""
+STRANGERS: dict[str, tuple[list[Any], Any, list[Any]]] = {
+    "strangers": (
+        modern_failures_strangers.collection.PROGRAMS,
+        modern_failures_strangers.rules.RULES,
+        modern_failures_strangers.healthy.TRAININGS,
+    ),
+    "second": (
+        modern_failures_second.collection.PROGRAMS,
+        modern_failures_second.rules.RULES,
+        modern_failures_second.collection.HEALTHY,
+    ),
+}
+"""Programs, rules and healthy trainings of the halves by strangers."""
 Cases = Iterator[tuple[str, str, Callable[[], Any], int, set[str]]]
 """Name, variant, what builds the training, its steps, the rules that name the cause."""
 
 
 def programs(half: str) -> Cases:
     """All trainings of a half."""
-    own = modern_failures.PROGRAMS if half == "development" else collection.PROGRAMS
-    for program in own:
-        causes = program.causes if half == "development" else (program.cause,)
-        known = modern_failures.RULES if half == "development" else STRANGERS_RULES
-        right = {rule for cause in causes for rule in known.get(cause, ())}
-        yield program.name, "broken", lambda p=program: p.make(False), program.steps, right  # type: ignore[misc]
-        yield program.name, "repaired", lambda p=program: p.make(True), program.steps, right  # type: ignore[misc]
-    for healthy in TRAININGS if half == "strangers" else ():
+    if half == "development":
+        found = [(p, {r for cause in p.causes for r in modern_failures.RULES.get(cause, ())}) for p in PROGRAMS]
+    else:
+        collection, rules, _ = STRANGERS[half]
+        found = [(p, set(rules.get(p.cause, ()))) for p in collection]
+    for program, right in found:
+        for variant, repaired in (("broken", False), ("repaired", True)):
+            yield program.name, variant, partial(program.make, repaired), program.steps, right
+    for healthy in () if half == "development" else STRANGERS[half][2]:
         yield healthy.name, "healthy", healthy.make, healthy.steps, set()
 
 
@@ -61,12 +80,12 @@ def diagnosed(make: Callable[[], Any], steps: int, seconds: float) -> tuple[tupl
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--half", choices=("development", "strangers"), default="development", help="see above")
+    parser.add_argument("--half", choices=("development", *STRANGERS), default="development", help="see above")
     parser.add_argument("--trials", action="store_true", help="train the recorded steps again, with edits")
     options = parser.parse_args()
     options.threads = options.threads or 1
     torch.set_flush_denormal(True)
-    name = "diagnosis_modern" if options.half == "development" else "diagnosis_modern_strangers"
+    name = "diagnosis_modern" + ("" if options.half == "development" else f"_{options.half}")
     settings = {"half": options.half, "trials": options.trials}
     report = Report(name, options, key=("program", "variant"), seeds=[0], settings=settings)
     for number, (program, variant, make, steps, right) in enumerate(programs(options.half)):

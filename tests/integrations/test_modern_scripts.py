@@ -1,4 +1,4 @@
-"""`unstuck` with the Trainer, LoRA of PEFT and a diffusion model: nothing is accused, and the script ends as without."""
+"""`unstuck` with the Trainer, LoRA of PEFT and a diffusion model: nothing is accused."""
 
 import json
 import subprocess

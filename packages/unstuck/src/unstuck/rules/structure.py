@@ -80,7 +80,7 @@ def no_gradient(evidence: Evidence) -> Found | None:
     return _of(rest, text)
 
 
-@rule("US502", "gradient of exactly zero", remedy=FIND_FLAT, hidden_by=("US206", "US401", "US601"))
+@rule("US502", "gradient of exactly zero", remedy=FIND_FLAT, hidden_by=("US206", "US401", "US601", "US705"))
 def zero_gradient(evidence: Evidence) -> Found | None:
     """A gradient of exactly 0 trains nothing, and marks a function without slope."""
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
