@@ -27,6 +27,7 @@ SCRIPTS = {
     "convnet_sigmoid_core": "convnet.py --only 'method=sigmoid core'",
     "depth": "depth.py",
     "diagnosis_failures_held_out": "diagnosis_failures.py --half held-out",
+    "diagnosis_modern_second": "diagnosis_modern.py --half second",
     "diagnosis_modern_strangers_mended": "diagnosis_modern.py --half strangers",
     "equalizer_settings": "equalizer_settings.py",
     "equalizer_settings_one_rule": "equalizer_settings.py --only method=sigmoid-core",

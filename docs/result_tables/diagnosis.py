@@ -43,10 +43,10 @@ def diagnosis_modern() -> Cells:
 
 @table
 def diagnosis_modern_strangers() -> Cells:
-    """As they were judged first, and after a mend."""
-    names = ("diagnosis_modern_strangers", "diagnosis_modern_strangers_mended")
-    for (words, first), (_words, mended) in zip(*map(outcomes_of, names), strict=True):
-        yield words, first, mended
+    """The first collection as it was judged first, and after mends; the second, judged once."""
+    names = ("diagnosis_modern_strangers", "diagnosis_modern_strangers_mended", "diagnosis_modern_second")
+    for found in zip(*map(outcomes_of, names), strict=True):
+        yield found[0][0], *(count for _words, count in found)
     healthy = [[row["outcome"] for row in select(name, variant="healthy")] for name in names]
     yield "healthy training that looks odd accused", *(f"{own.count('accused')} of {len(own)}" for own in healthy)
 

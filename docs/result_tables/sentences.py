@@ -50,7 +50,7 @@ def _held_out() -> Iterator[tuple[int, int]]:
 
 def _modern() -> tuple[int, int]:
     """Mistakes in modern trainings that others wrote: how many are named, of how many."""
-    outcomes = [row["outcome"] for row in select("diagnosis_modern_strangers_mended", variant="broken")]
+    outcomes = [row["outcome"] for row in select("diagnosis_modern_second", variant="broken")]
     return outcomes.count("first") + outcomes.count("named"), len(outcomes)
 
 
