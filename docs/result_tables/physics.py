@@ -46,6 +46,14 @@ def cells(measured: Sequence[Row]) -> dict[tuple[str, int], dict[str, Cell]]:
     return found
 
 
+def complete() -> dict[tuple[str, int], dict[str, Cell]]:
+    """The cells of the results that have all methods of more than half of the cells: a run may not be finished."""
+    found = cells(rows("physics"))
+    usual = [name for name in methods(found) if 2 * sum(name in by_method for by_method in found.values()) > len(found)]
+    whole = {key: by_method for key, by_method in found.items() if by_method.keys() >= set(usual)}
+    return {key: {name: by_method[name] for name in usual} for key, by_method in whole.items()}
+
+
 def methods(found: dict[tuple[str, int], dict[str, Cell]]) -> list[str]:
     """All methods, in order."""
     return list(dict.fromkeys(method for cell in found.values() for method in cell))
@@ -63,7 +71,7 @@ def mean(ratios: Sequence[float]) -> str:
 @table
 def physics() -> Cells:
     """Equation, layers, and the error of every method: the lowest is bold."""
-    found = cells(rows("physics"))
+    found = complete()
     for (problem, depth), by_method in found.items():
         least = min(cell.error for cell in by_method.values())
         errors = {name: bold(f"{cell.error:.2g}", cell.error == least) for name, cell in by_method.items()}
@@ -73,7 +81,7 @@ def physics() -> Cells:
 @table
 def physics_methods() -> Cells:
     """Method, cells, first or nearly, over tanh, over the best other, worse than tanh, 16 over 4 layers, time."""
-    found = cells(rows("physics"))
+    found = complete()
     for method in methods(found):
         mine = {key: by_method for key, by_method in found.items() if method in by_method}
         others = {
@@ -103,7 +111,7 @@ def physics_methods() -> Cells:
 @table
 def physics_choice() -> Cells:
     """Equation; the best method with its layers, rate, error and seconds; the best of tanh and of Sigmoid Core."""
-    found = cells(rows("physics"))
+    found = complete()
     for problem in dict.fromkeys(problem for problem, _ in found):
         tried = {
             (depth, name): cell
