@@ -30,7 +30,6 @@ SCRIPTS = {
     "diagnosis_modern_second": "diagnosis_modern.py --half second",
     "diagnosis_modern_strangers_mended": "diagnosis_modern.py --half strangers",
     "equalizer_settings": "equalizer_settings.py",
-    "equalizer_settings_one_rule": "equalizer_settings.py --only method=sigmoid-core",
     "failures_peers": "failures_peers.py",
     "failures_traincheck": "failures_traincheck.py",
     "learning_rate": "learning_rate.py",

@@ -233,11 +233,9 @@ def skipgram() -> Cells:
 
 @table
 def equalizer_settings() -> Cells:
-    others = ("sigmoid-core, without the Equalizer", "tanh-orthogonal", "dks", "rezero", "resnet")
-    for row in select("equalizer_settings", method=others[0]):
-        setting = row["setting"]
-        found = [one("equalizer_settings_one_rule", setting=setting)["accuracy"]]
-        found += [one("equalizer_settings", setting=setting, method=method)["accuracy"] for method in others]
+    names = ("sigmoid-core", "sigmoid-core, without the Equalizer", "tanh-orthogonal", "dks", "rezero", "resnet")
+    for row in select("equalizer_settings", method=names[0]):
+        found = [one("equalizer_settings", setting=row["setting"], method=name)["accuracy"] for name in names]
         yield row["setting"], *(f"**{a:.1f}**" if a == max(found) else f"{a:.1f}" for a in found)
 
 
