@@ -222,3 +222,50 @@ def test_a_term_that_is_always_a_small_share_of_the_loss_is_drowned(weight, name
     x, y = torch.randn(ROWS, 8), torch.randn(ROWS, 4)
     loss = lambda out: functional.mse_loss(out, y) + weight * (1 + out.softmax(1).square().mean())  # noqa: E731
     assert ("US609" in trained(mlp(8, 4), lambda: x, loss, steps=110)) is named
+
+
+class TwoInputs(nn.Module):
+    """Two inputs, with weights of their own, or side by side as the coordinates of a field."""
+
+    def __init__(self, side_by_side):
+        super().__init__()
+        self.first, self.second, self.both = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 16)
+        self.head, self.side_by_side = nn.Linear(16, 1), side_by_side
+
+    def forward(self, x, y):
+        hidden = self.both(torch.cat([x, y], 1)) if self.side_by_side else self.first(x) + self.second(y)
+        return self.head(hidden.tanh())
+
+
+@pytest.mark.parametrize(
+    ("side_by_side", "missing", "named"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_an_input_that_is_always_0_is_named_if_it_has_weights_of_its_own(side_by_side, missing, named):
+    model, x, y = TwoInputs(side_by_side), torch.randn(ROWS, 8), torch.randn(ROWS, 8)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(20):
+            optimizer.zero_grad()
+            functional.mse_loss(model(x, 0 * y if missing else y), x[:, :1]).backward()
+            optimizer.step()
+    assert ("US703" in {f.rule for f in monitor.diagnosis(seconds=0).findings if f.severity != "note"}) is named
+
+
+def test_the_time_of_initial_conditions_may_be_0():
+    class Field(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+
+        def forward(self, x, t):
+            return self.net(torch.cat([x, t], 1))
+
+    model, x, t = Field(), torch.rand(ROWS, 1), torch.rand(ROWS, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(20):
+            optimizer.zero_grad()
+            start = functional.mse_loss(model(x, torch.zeros(ROWS, 1)), x.sin())
+            (functional.mse_loss(model(x, t), (x - t).sin()) + start).backward()
+            optimizer.step()
+    assert "US703" not in {f.rule for f in monitor.diagnosis(seconds=0).findings}

@@ -31,7 +31,7 @@ def of_axes(again: Again) -> dict[str, Any]:
             found["divided"] = call.reads[0].shape[-1]
     for call in again.step.calls("ctc_loss"):
         found |= _of_texts(again, call)
-    found |= {"own_input": _own_input(again), "zeros": _zeros(again), "drowned": _drowned(again)}
+    found |= {"own_input": _own_input(again), "drowned": _drowned(again)}
     return found | {"lost_places": _lost_places(again)}
 
 
@@ -46,18 +46,15 @@ def _inputs(again: Again) -> list[Node]:
     return [n for n in again.given if n.value is not None and any(user.module is not None for user in n.users)]
 
 
-def _zeros(again: Again) -> bool:
-    """Whether an input that has one number for each sample is 0 for all of them, beside other inputs."""
-    return len(_inputs(again)) > 1 and any(n.value is not None and not n.value.any() for n in _numbers(again))
-
-
 def _own_input(again: Again) -> bool:
     """Whether a denoiser, which reads a time for each sample, is asked for the very numbers that it reads."""
     if not any(n.value is not None and len(set(n.value.flatten().tolist())) > 2 for n in _numbers(again)):
         return False
     needed, inputs = set(again.step.needed()), [n for n in _inputs(again) if n not in _numbers(again)]
     regressions = (n for n in again.step.calls(*calls.REGRESSION_LOSSES) if n in needed)
-    pairs = ((node.value, x.value) for call in regressions for node in call.reads[:2] for x in inputs)
+    pairs = (
+        (n.through(calls.KEEP_PLACES).value, x.value) for call in regressions for n in call.reads[:2] for x in inputs
+    )
     return any(one is not None and other is not None and torch.equal(one, other) for one, other in pairs)
 
 

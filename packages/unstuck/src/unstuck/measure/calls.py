@@ -61,6 +61,7 @@ MOVES = KEEP_PLACES | {
     *("getitem", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
 }
 """Functions whose result has the numbers of their first argument, or some of them, in other places or shapes."""
+UNSCALED = MOVES | SCALINGS.keys() | {"rmul", "normalize", "detach"}
 OF_LOSSES = LOSSES | DIFFERENCES | MOVES
 """Functions of which a loss is made, also where another network computes it from the outputs."""
 
@@ -74,6 +75,13 @@ def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
 def given(node: Node, *names: str) -> dict[str, Any]:
     """The arguments of a recorded call by name; `names` are those of the first ones, in order."""
     return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+def unscaled(node: Node) -> Node:
+    """What is compared, before it was moved, normalised or multiplied by a number."""
+    while node.function in UNSCALED and node.reads:
+        node = next((read for read in node.reads if read.shape), node.reads[0])
+    return node
 
 
 def clamps_probabilities(node: Node) -> bool:

@@ -18,7 +18,6 @@ EXACT, ROUNDED = 1e-6, 1e-4
 """Differences, relative to the size, of equal results of different weights, and of the same weights."""
 COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES | {"kl_div", "cosine_similarity", "cosine_embedding_loss"}
 SAME = calls.KEEP_PLACES | {"detach", "data"}
-SCALINGS = frozenset({"normalize", "mul", "rmul", "div", "truediv"})
 LIMITED = frozenset({"exp", *calls.CLAMPS})
 """What reads the difference of new and old values in PPO: it is 0 in the first step after new samples."""
 BALANCED = 1e-3
@@ -67,17 +66,10 @@ def _pair(node: Node) -> tuple[Node, Node] | None:
         return None
     one, other = node.reads[:2]
     if node.function in ("matmul", "mm", "rmatmul"):
-        one, other = _unscaled(one), _unscaled(other)
+        one, other = calls.unscaled(one), calls.unscaled(other)
         return (one, other) if len(one.shape) == 2 and one.shape == other.shape else None
     apart = one.through(SAME) is not other.through(SAME)
     return (one, other) if node.function in COMPARISONS and one.shape == other.shape and apart else None
-
-
-def _unscaled(node: Node) -> Node:
-    """What is moved, normalised or multiplied by a number."""
-    while node.function in calls.MOVES | SCALINGS and node.reads:
-        node = next((read for read in node.reads if read.shape), node.reads[0])
-    return node
 
 
 def _are_equal(one: Tensor, other: Tensor, tolerated: float) -> bool:
@@ -164,21 +156,25 @@ def _stay(step: Step, before: Step, made: Sequence[Node]) -> bool:
     return bool(known) and all(same)
 
 
-def of_blanks(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
-    """The shape of an input of floating-point numbers that is 0 in all steps, and that weights of its own read."""
-    blank: dict[Node, bool] = {
-        n: n.value is not None and n.value.is_floating_point() and not n.value.any() for n in again.read
-    }
-    for call in again.step.calls("linear", *calls.CONVOLUTIONS):
-        read = call.reads[0].through(calls.MOVES)
-        shared = (
-            sum(user.function == call.function for user in call.reads[1].users) > 1
-        )  # as over the steps of a sequence
-        if blank.get(read) and len(read.shape) > 1 and not shared:
-            others = [n.value for step in earlier for n in step.nodes if n.op == read.op and n.shape == read.shape]
-            if sum(x is not None and not x.any() for x in others) >= len(earlier):
-                return {"blank": read.shape}
+def of_zero_inputs(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
+    """The shape of an input of floating-point numbers that is 0 in all steps, and may not be."""
+    blank = (n for n in again.read if n.value is not None and n.value.is_floating_point() and not n.value.any())
+    for node in (n for n in blank if _is_alone(again.step, n)):
+        others = [n.value for step in earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
+        if sum(x is not None and not x.any() for x in others) >= len(earlier):
+            return {"zero_input": node.shape}
     return {}
+
+
+def _is_alone(step: Step, node: Node) -> bool:
+    """Whether an input of one number for each sample, or with weights of its own, is read where no other one is."""
+    if math.prod(node.shape[1:]) == 1:  # else it is one of several coordinates, such as the time of initial conditions
+        readers = {(user.function, user.module) for user in node.users}
+        others = (n for n in step.nodes if n.op == node.op and n is not node)
+        return not any((user.function, user.module) in readers for n in others for user in n.users)
+    own = (call for call in step.calls("linear", *calls.CONVOLUTIONS) if call.reads[0].through(calls.MOVES) is node)
+    # Weights that are shared, as over the steps of a sequence, may begin with a state of 0.
+    return any(sum(user.function == call.function for user in call.reads[1].users) == 1 for call in own)
 
 
 def _line(node: Node) -> str:

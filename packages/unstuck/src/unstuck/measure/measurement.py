@@ -184,9 +184,7 @@ class Pairing:
     scale: float | None = None  # what cosines are multiplied by; None: they are none
     itself: bool = False  # a sample is among its own candidates, and is not the one that is looked for
     repeated: float = 0.0  # share of the samples of which there is another copy, which counts as a wrong candidate
-    # how the two views of a sample stand ("halves", "neighbours"), if the targets expect another order; "equal": they
-    # are the same; else ""
-    order: str = ""
+    order: str = ""  # how the two views of a sample stand ("halves", "neighbours"), if the targets expect another order
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ class Dependence:
     single: bool = False  # all labels that count are one token, and others are ignored
     padded_labels: float | None = None  # share of the labels that count and are of a padded position
     padding: bool | None = None  # outputs depend on padded tokens
-    moved: bool = False  # padding at the left moves the places of the tokens
+    run_on: bool = False  # padding at the left moves the places of the tokens
     first_only: bool = False  # the output for a sample depends on its first token only
     documents: bool | None = None  # outputs depend on other documents of a packed row
     unread: tuple[str, ...] = ()  # inputs of the model that no call reads
@@ -224,10 +222,9 @@ class Dependence:
     effects: tuple[Effect, ...] = ()  # of a training
     new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
     seen_only: bool = False  # the loss counts only what the model is shown of its input, and hidden parts of it never
-    copies_input: bool = False  # the targets are an input, which the model has learned to copy, beside another input
     order_of_patches: bool | None = None  # outputs depend on the order of the patches of an image
     same_places: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
-    blank: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps, and that weights read
+    zero_input: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps
     teacher_dropout: float | None = (
         None  # share that a network drops that does not train, and whose outputs are targets
     )
@@ -235,7 +232,6 @@ class Dependence:
     mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
     wrong_axis: str | None = None  # reads probabilities that are normalised over another dimension than its own
     own_input: bool = False  # a denoiser, which reads a time, is asked for the numbers that it reads
-    zeros: bool = False  # an input that has one number for each sample is 0 for all of them
     drowned: float | None = None  # how much larger than an embedding of places that is what it is added to
     divided: int | None = None  # classes by which a kl_div beside other terms is divided, because it is a plain mean
     blanks: float | None = None  # share of the texts of a CTC loss that contain its blank

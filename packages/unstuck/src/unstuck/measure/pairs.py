@@ -30,7 +30,7 @@ def _pairing(again: Again, call: Node) -> Iterator[Pairing]:
     pairs = product(logits)
     if pairs is None or call not in set(again.step.needed()):
         return
-    one, other = (_features(node) for node in pairs.reads[:2])
+    one, other = map(calls.unscaled, pairs.reads[:2])
     wanted = calls.given(call, "input", "target").get("target") if call.function == "cross_entropy" else None
     read = set(again.step.needed([logits]))
     values = [n.value for n in again.given if n in read and n.value is not None]
@@ -51,13 +51,6 @@ def _pairing(again: Again, call: Node) -> Iterator[Pairing]:
         repeated=max((_repeated(x, rows) for x in given), default=0.0),
         order=_order(given, positives) if same else "",
     )
-
-
-def _features(node: Node) -> Node:
-    """What is compared, before it was turned or multiplied by a number."""
-    while node.function in TURNED or (node.function in calls.SCALINGS and len(node.reads) == 1):
-        node = node.reads[0]
-    return node
 
 
 def product(logits: Node) -> Node | None:
@@ -117,8 +110,6 @@ def _order(values: list[Tensor], positives: Tensor) -> str:
         whole = torch.cat(values)
     if whole is None or rows % 2 or rows < 4 * FEWEST:
         return ""
-    if torch.equal(whole[positives], whole):
-        return "equal"
     x = whole.flatten(1).float()
     x = (x - x.mean(0)) / x.std(0).clamp_min(torch.finfo(x.dtype).tiny)
     x = torch.nn.functional.normalize(x, dim=1)

@@ -19,7 +19,8 @@ from unstuck.observation.process_group import Ranks
 from unstuck.observation.sizes import norms
 
 _ORDINARY = (Tensor, nn.Parameter)
-NEW_DEVIATION = 0.02
+NEW_DEVIATION, MOST_DRAWN = 0.02, 2**16
+"""Deviation of new layers of Transformers; numbers of a frozen weight that tell how it was drawn."""
 FEW_NUMBERS = 64
 """A frozen weight with fewer numbers may look like any."""
 
@@ -236,11 +237,12 @@ class _Parts:
 @torch.no_grad()
 def is_fresh(weight: Tensor) -> bool:
     """Whether numbers are uniform in the bounds of PyTorch's default initialisation, 1 / sqrt(inputs)."""
-    if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
+    x = _drawn(weight)
+    if x is None:
         return False
     bound = weight[0].numel() ** -0.5
-    largest, size = float(weight.abs().max()) / bound, float(weight.float().square().mean().sqrt()) / bound
-    tolerance = max(0.1, 3.5 * math.sqrt(0.2 / weight.numel()))  # standard errors of the size of few numbers
+    largest, size = float(x.abs().max()) / bound, float(x.square().mean().sqrt()) / bound
+    tolerance = max(0.1, 3.5 * math.sqrt(0.2 / len(x)))  # standard errors of the size of few numbers
     return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
 
 
@@ -248,12 +250,19 @@ def is_fresh(weight: Tensor) -> bool:
 @torch.no_grad()
 def _is_normal(weight: Tensor) -> bool:
     """Whether numbers are normal with the deviation that Transformers draws new layers with, 0.02."""
-    count = weight.numel()
-    if weight.dim() < 2 or count < FEW_NUMBERS or not weight.is_floating_point():
+    x = _drawn(weight)
+    if x is None:
         return False
-    x = weight.float() / NEW_DEVIATION
-    errors = (x.mean(), (x.square().mean() - 1) / math.sqrt(2), (x.pow(4).mean() - 3) / math.sqrt(96))
-    return all(abs(float(error)) < 4 / math.sqrt(count) for error in errors)
+    x = x / NEW_DEVIATION
+    errors = torch.stack([x.mean(), (x.square().mean() - 1) / math.sqrt(2), (x.pow(4).mean() - 3) / math.sqrt(96)])
+    return bool(errors.abs().max() < 4 / math.sqrt(len(x)))
+
+
+def _drawn(weight: Tensor) -> Tensor | None:
+    """Numbers of a matrix, at even distances, that tell how it was drawn; None if they are too few."""
+    if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
+        return None
+    return weight.flatten()[:: 1 + weight.numel() // MOST_DRAWN].float()
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:

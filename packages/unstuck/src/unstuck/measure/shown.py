@@ -9,10 +9,9 @@ from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, FEWEST, Again, differ
 from unstuck.step import Node
 
-HIDDEN, FEW = 0.05, 0.01
-"""Share of an input that the model is not shown, at least; share of what the loss counts."""
-COPIED, UNMOVED = 0.1, 1e-5
-"""Mean squared error over the variance of an input that is copied, at most; change of outputs without positions."""
+HIDDEN, FEW, UNMOVED = 0.05, 0.01, 1e-5
+"""Share of an input that the model is not shown, at least; share of what the loss counts; change of outputs that do not
+know positions."""
 CUTS = calls.MOVES | {"unfold", "einsum"}
 COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES
 
@@ -52,7 +51,6 @@ def of_reconstructions(again: Again) -> dict[str, Any]:
             found = {"seen_only": any(_is_shown(again, gradient != 0, target, read) for read in again.read)}
             if again.trained:
                 found["same_places"] = _are_alike(again, gradient != 0, output, target)
-                found["copies_input"] = any(_is_copied(again, output, target, read) for read in again.read)
             return found
     return {}
 
@@ -96,15 +94,3 @@ def _are_alike(again: Again, counts: Tensor, output: Node, target: Node) -> bool
 
 def _vary(x: Tensor) -> bool:
     return differ(x, x[:1], EQUAL)
-
-
-def _is_copied(again: Again, output: Node, target: Node, read: Node) -> bool:
-    """Whether the targets are an input, beside another one, and the outputs are whatever stands in its place."""
-    varied = [n for n in again.read if n is not read and n.value is not None and bool((n.value != n.value[:1]).any())]
-    floating = read.dtype is not None and read.dtype.is_floating_point and len(read.shape) > 1
-    if not floating or not varied or read.shape != output.shape or not _is_copy(target.through(calls.MOVES), read):
-        return False
-    (x,) = again.run([read])
-    x = torch.stack([column.roll(i + 1, 0) for i, column in enumerate(x.unbind(1))], 1)
-    (made,) = again.run([output], {read: lambda _: x})
-    return float((made - x).square().mean()) < COPIED * float(x.var())

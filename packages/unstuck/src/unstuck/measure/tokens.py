@@ -41,7 +41,7 @@ def of_tokens(again: Again) -> dict[str, Any]:
         found["padding"] = _reaches(again, change, ~padded)
         if labels is not None:
             found["padded_labels"] = labels.share_at(padded)
-    found["moved"] = _run_on(again, _starts(again, ids, padded))
+    found["run_on"] = _run_on(again, _starts(again, ids, padded))
     if documents is not None:
         first = documents == documents[:, :1]
         found["documents"] = _reaches(again, {tokens: lambda x: torch.where(first, x.roll(1, 0), x)}, ~first)

@@ -46,9 +46,6 @@ PASS_ON = (
 CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
 INVERT_MASK = "Invert the mask of the loss: let it count the hidden patches or tokens."
-OTHER_TARGET = (
-    "Give the loss what the model cannot see, such as the noise or the clean data; nothing to do for an autoencoder."
-)
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
 READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."
@@ -137,9 +134,6 @@ def visible_targets(evidence: Evidence) -> Found | None:
     if found.seen_only:
         text = _("The loss counts only what the model is shown of its input, and never what is hidden from it.")
         return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING)
-    if found.copies_input:
-        text = _("The targets are an input of the model, which copies it whatever it is.")
-        return Found((), 1.0, 0.0, text, OTHER_TARGET, Severity.WARNING)
     if found.documents:
         text = _("Outputs depend on other documents of the same row.")
         return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING)
@@ -197,9 +191,9 @@ def without_effect(evidence: Evidence) -> Found | None:
     names = [name for name in found.unread if not any(word in name for word in MAY_REST)]
     if names:
         return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
-    if found.blank:
-        text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(found.blank))
-        return Found((), 0.0, 0.0, text, PASS_ON)
+    if found.zero_input:
+        text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(found.zero_input))
+        return Found((), 0.0, 0.0, text, ROUNDED if math.prod(found.zero_input[1:]) == 1 else PASS_ON)
     if found.same_places:
         text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
         return Found((), 0.0, 0.0, text, ADD_POSITIONS)
@@ -211,8 +205,6 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), 0.0, 0.0, text, READ_LAST)
     if found.order is False:
         return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
-    if found.zeros:
-        return Found((), 0.0, 0.0, _("An input that has one number for each sample is 0 for all of them."), ROUNDED)
     if found.lost_places:
         text = _(
             "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "
@@ -291,7 +283,7 @@ def mixed_groups(evidence: Evidence) -> Found | None:
 def positions_run_on(evidence: Evidence) -> Found | None:
     """A text begins at another place in the training than in use: its position embeddings are those of other places."""
     found = evidence.latest.dependence
-    if found is None or not found.moved:
+    if found is None or not found.run_on:
         return None
     text = _("Texts begin in the middle of a row, and their positions count what stands before them.")
     return Found((), 1.0, 0.0, text)

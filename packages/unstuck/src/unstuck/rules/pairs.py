@@ -14,7 +14,6 @@ FLAT, SHARP = 0.8, 300.0
 OTHER_PAIRS = "Check the indices of the positives: views in two halves are `(i + N) % 2N`, side by side `i ^ 1`."
 HIDE_ITSELF = "Mask the diagonal: `similarities.fill_diagonal_(-inf)` before the softmax."
 EACH_ONCE = "Draw batches in which each occurs once, or mask its copies."
-TWO_VIEWS = "Draw the random transformation twice, once for each view."
 USE_ALL = (
     "Start codes among the encoder's outputs and draw unused ones anew; give a router small first weights, noise, and "
     "a loss that balances it."
@@ -31,9 +30,6 @@ def wrong_pairs(evidence: Evidence) -> Found | None:
     if pairing.itself:
         text = _("Each sample is among its own candidates, is always the most similar, and counts as wrong.")
         return Found((), 1.0, 0.0, text, HIDE_ITSELF)
-    if pairing.order == "equal":
-        text = _("The two views of each sample are equal: they are found without learning anything.")
-        return Found((), 1.0, 0.0, text, TWO_VIEWS)
     if pairing.order:
         where = _("in the other half of the batch") if pairing.order == "halves" else _("next to it")
         return Found((), 1.0, 0.0, _("The other view of a sample is {where}, and the targets are others.", where=where))
