@@ -78,7 +78,7 @@ def differences(folder: Path, newer: Path) -> tuple[list[str], set[str]]:
 
 
 def main() -> None:
-    """Run what is quoted, and say what differs."""
+    """Run the quoted benchmarks and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the commands only")
     for name in ("data", "checkouts", "images"):

@@ -114,7 +114,7 @@ PROGRAMS = [
     Program(
         name="weight of the only expert normalised",
         source="https://github.com/jingyaogong/minimind/issues/858",
-        symptom="the mixture is no better than a dense layer and its router does not change",
+        symptom="the mixture is not better than a dense layer, and its router does not change",
         explanation="with one expert for each token the weight is divided by itself and is always one, so the router "
         "gets no gradient",
         cause="router without gradient",

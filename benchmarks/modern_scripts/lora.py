@@ -1,4 +1,4 @@
-"""LoRA of PEFT on a Llama from its configuration, in a loop of its own: python lora.py [STEPS]."""
+"""LoRA (PEFT) on a small Llama, in a plain loop: python lora.py [STEPS]."""
 
 import sys
 

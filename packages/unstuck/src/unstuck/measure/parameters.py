@@ -37,7 +37,10 @@ class Parameters:
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
         self._still: dict[str, float] = {}
-        self._taken: dict[str, float] = {}
+        self._had: dict[
+            str, Size
+        ] = {}  # gradients before the step, of the backward pass and as the optimizer sees them
+        self._seen: dict[str, Size] = {}
         self._groups: dict[str, StepGroup] = {}
         self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass
         self._uncleared = {name for name, p in self.named.items() if p.grad is not None}
@@ -74,7 +77,7 @@ class Parameters:
     @property
     def share_taken(self) -> float:
         """The median over the weights of what an optimizer has seen of the gradient of the backward pass."""
-        return median(self._taken.values()) if self._taken else 1.0
+        return median(_shares(self._seen, self._had).values() or [1.0])
 
     @unfollowed
     def note_cleared(self) -> None:
@@ -122,9 +125,10 @@ class Parameters:
             self._read(own)
             self._used_up.update(own)
         else:
-            left = _sizes({name: p.grad for name, p in own.items() if p.grad is not None})
-            had = {name: self._gradients[name].norm for name in own if name in self._gradients}
-            self._taken |= {n: left.get(n, _NOTHING).norm / norm for n, norm in had.items() if 0 < norm < math.inf}
+            had = {name: self._gradients[name] for name in own if name in self._gradients}
+            seen = _sizes({name: p.grad for name, p in own.items() if p.grad is not None})
+            self._had |= had
+            self._seen |= {name: seen.get(name, _NOTHING) for name in had}
 
     @unfollowed
     @torch.no_grad()
@@ -146,6 +150,7 @@ class Parameters:
         self._read_sizes()
         parts = _Parts(self.named, ranks)
         sizes, gradients, updates = map(parts.join, (self._sizes, self._gradients, self._moves))
+        seen = _shares(parts.join(self._seen), parts.join(self._had))
         several = {n for n, p in self.named.items() if p.dim() > 1 and len(_local(p)) > 1 and self._sizes[n].norm != 0}
         taken, differ, shown = parts.agree(used | set(self._gradients), self._rows_differ, several)
         moved = updates.keys() or (self.moved_by_hand if self._uncleared else set())
@@ -159,7 +164,7 @@ class Parameters:
                 gradient=gradients[name].norm / scale if name in gradients else None,
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
                 still=self._still.get(name),
-                taken=self._taken.get(name),
+                taken=seen.get(name),
                 rate=self._groups[name].rate if name in self._groups else None,
                 decay=self._decay(name, sizes, gradients, updates),
                 uncleared=name in self._uncleared and name in moved,
@@ -263,6 +268,10 @@ def _drawn(weight: Tensor) -> Tensor | None:
     if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
         return None
     return weight.flatten()[:: 1 + weight.numel() // MOST_DRAWN].float()
+
+
+def _shares(of: Mapping[str, Size], whole: Mapping[str, Size]) -> dict[str, float]:
+    return {name: of[name].norm / size.norm for name, size in whole.items() if 0 < size.norm < math.inf}
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from unstuck.measure.activations import ACTIVATIONS
 from unstuck.measure.pairs import product
 from unstuck.measure.views import moved
 from unstuck.step import Node, Step
+from unstuck.trials import replacements
 from unstuck.trials.recording import Recording
 from unstuck.wording import named
 
@@ -31,12 +32,9 @@ Changes = Mapping[Node, Call]
 BENDS = ACTIVATIONS.keys() | calls.SOFTMAXES | calls.CLAMPS
 BINARY, REGRESSION = calls.BINARY_LOSSES, calls.REGRESSION_LOSSES | calls.DIFFERENCES
 ROOTS, LOGARITHMS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"}), frozenset({"log", "log2", "log10"})
-QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
 MAY_DIE = frozenset({"relu", "relu6", "hardtanh", "threshold", "hardsigmoid"})
 CLIPPED = 0.1
 """Share of the gradients that is left of them."""
-LEAST = 1e-6
-"""Smallest argument of a logarithm, a root or a quotient in a trial."""
 MOST = 4
 """Calls of one kind that are edited one by one, at most."""
 
@@ -148,44 +146,10 @@ def comparisons(step: Step, functions: Iterable[str]) -> Iterator[Compared]:
             yield Compared(node, pair[swapped], pair[not swapped], swapped)
 
 
-# What edits put in the place of a call: functions of its node, its arguments.
-
-
 def replacing(nodes: Iterable[Node], change: Call) -> Callable[[Step], Changes]:
     """Changes of these calls, and of the same code in other steps."""
     known = {code(node) for node in nodes}
     return lambda step: {n: partial(change, n) for n in step.needed() if n.function and code(n) in known}
-
-
-def left_out(node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """What the call reads."""
-    return x
-
-
-def with_gradients(node: Node, *args: Any, **kwargs: Any) -> Any:
-    """The call, in a graph."""
-    with torch.enable_grad():
-        return node.target(*args, **kwargs)
-
-
-def away_from_0(node: Node, *args: Any, **kwargs: Any) -> Any:
-    """The call with an argument, or a denominator, of at least `LEAST`."""
-    at = int(node.function in QUOTIENTS)
-    if len(args) > at and isinstance(args[at], Tensor):
-        args = (*args[:at], args[at].clamp_min(LEAST), *args[at + 1 :])
-    return node.target(*args, **kwargs)
-
-
-def by_the_batch(node: Node, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, *_: Any) -> Tensor:
-    """Batch normalisation in training mode."""
-    return functional.batch_norm(x, None, None, weight, bias, training=True)
-
-
-def with_logits(node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A binary cross-entropy of logits."""
-    options = {name: kwargs[name] for name in ("weight", "reduction") if name in kwargs}
-    options = options if node.function in BINARY else {"reduction": kwargs.get("reduction", "mean")}
-    return functional.binary_cross_entropy_with_logits(x, y.to(x.dtype), **options)
 
 
 def with_targets(compared: Compared, change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Step], Changes]:
@@ -201,21 +165,6 @@ def with_targets(compared: Compared, change: Callable[[Tensor, Tensor], Tensor])
     return replacing([compared.call], call)
 
 
-def standardised(x: Tensor) -> Tensor:
-    """Numbers with mean 0 and standard deviation 1: of each column, of each channel, or of all together."""
-    if x.dim() == 0 or x.numel() < 2:
-        return x
-    dims = (0,) if x.dim() == 2 else (0, *range(2, x.dim())) if x.dim() > 3 else tuple(range(x.dim()))
-    deviation, mean = torch.std_mean(x.detach(), dims, correction=0, keepdim=True)
-    return ((x - mean) / torch.where(deviation > 0, deviation, 1)).detach()
-
-
-def between_0_and_1(x: Tensor) -> Tensor:
-    """Numbers from 0 to 1."""
-    low, high = x.aminmax()
-    return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
-
-
 # The table.
 
 
@@ -225,7 +174,9 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
         name, where = c.call.function, place(c.call)
         last = producer(c.outputs, calls.MOVES | calls.CLAMPS | {"log", "add", "mul"})
         if last.function in BENDS and name not in ("binary_cross_entropy", "nll_loss"):
-            yield Edit(_("without {call}", call=place(last)), replacing([last], left_out), "US601 US603 US401")
+            yield Edit(
+                _("without {call}", call=place(last)), replacing([last], replacements.left_out), "US601 US603 US401"
+            )
         if name not in calls.LOSSES - calls.REGRESSION_LOSSES:
             continue
         if c.swapped:
@@ -239,8 +190,8 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
         elif name in ("cross_entropy", "binary_cross_entropy") and c.outputs.shape == c.targets.shape:
             words = _("with `{better}` for {call}", better="binary_cross_entropy_with_logits", call=where)
             last = producer(c.outputs)
-            without = replacing([last] if last.function in BENDS else [], left_out)
-            loss = replacing([c.call], with_logits)
+            without = replacing([last] if last.function in BENDS else [], replacements.left_out)
+            loss = replacing([c.call], replacements.with_logits)
             both = lambda step, a=without, b=loss: {**a(step), **b(step)}  # noqa: E731
             yield Edit(words, both, "US601", another_loss=True)
 
@@ -256,9 +207,9 @@ def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
             scaled = {"proves": "US603 US604", "another_loss": True}
             if c.call.function in REGRESSION:
                 words = _("with standardised targets in {call}", call=where)
-                yield Edit(words, with_targets(c, lambda _x, y: standardised(y)), **scaled)  # type: ignore[arg-type]
+                yield Edit(words, with_targets(c, lambda _x, y: replacements.standardised(y)), **scaled)  # type: ignore[arg-type]
             words = _("with targets between 0 and 1 in {call}", call=where)
-            yield Edit(words, with_targets(c, lambda _x, y: between_0_and_1(y)), **scaled)  # type: ignore[arg-type]
+            yield Edit(words, with_targets(c, lambda _x, y: replacements.between_0_and_1(y)), **scaled)  # type: ignore[arg-type]
 
 
 def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -266,7 +217,7 @@ def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
 
     def changes(step: Step) -> Changes:
         given = (n for n in step.needed() if n.op == "input" and len(n.shape) > 1 and is_floating(n))
-        return dict.fromkeys(given, standardised)
+        return dict.fromkeys(given, replacements.standardised)
 
     if changes(step):
         yield Edit(_("with standardised inputs"), changes, "US206")
@@ -276,13 +227,13 @@ def of_the_graph(step: Step, recording: Recording) -> Iterator[Edit]:
     """Without what cuts the graph, such as detach and no_grad, and without functions of slope 0."""
     depends = computed(step)
     for nodes in grouped(n for n in called(step, ("detach", "data")) if n in depends):
-        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, left_out), "US501")
+        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US501")
     silent = [n for n in step.needed() if n.function and not n.grad_enabled and n in depends]
     if silent:
         words = _("with gradients through {call}", call=place(silent[0]))
-        yield Edit(words, replacing(silent, with_gradients), "US501")
+        yield Edit(words, replacing(silent, replacements.with_gradients), "US501")
     for nodes in grouped(called(step, calls.ROUNDINGS)):
-        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, left_out), "US502")
+        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US502")
 
 
 def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -324,14 +275,14 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
         words = _("with `leaky_relu` for {call}", call=f"`{nodes[0].function}`")
         change = lambda node, x, *args, **kwargs: functional.leaky_relu(x, 0.1)  # noqa: E731
         yield Edit(words, replacing(nodes, change), "US202 US502")
-    for nodes in grouped(n for n in called(step, ROOTS | LOGARITHMS | QUOTIENTS) if is_floating(n)):
-        words = _("with arguments of at least {least} in {call}", least=LEAST, call=place(nodes[0]))
-        yield Edit(words, replacing(nodes, away_from_0), "US401")
+    for nodes in grouped(n for n in called(step, ROOTS | LOGARITHMS | replacements.QUOTIENTS) if is_floating(n)):
+        words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
+        yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
     if nodes := called(step, ("batch_norm",)):
-        yield Edit(_("with batch normalisation in training mode"), replacing(nodes, by_the_batch), "US509")
-        yield Edit(_("without batch normalisation"), replacing(nodes, left_out), "US509")
+        yield Edit(_("with batch normalisation in training mode"), replacing(nodes, replacements.by_the_batch), "US509")
+        yield Edit(_("without batch normalisation"), replacing(nodes, replacements.left_out), "US509")
     if nodes := called(step, ("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")):
-        yield Edit(_("without dropout"), replacing(nodes, left_out), "US510")
+        yield Edit(_("without dropout"), replacing(nodes, replacements.left_out), "US510")
     if hidden := called(step, calls.CONVOLUTIONS | {"linear"})[:-1]:
         change = lambda node, *args, **kwargs: functional.relu(node.target(*args, **kwargs))  # noqa: E731
         yield Edit(_("with a relu after each hidden layer"), replacing(hidden, change), "US507")
@@ -342,7 +293,7 @@ def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
     depends = computed(step)
     for node in [n for n in called(step, calls.ADDITIONS) if n.shape == () and n in depends][-1:]:
         for i, read in enumerate(node.all_input_nodes[:2]):
-            term = producer(read, calls.MOVES | calls.MULTIPLICATIONS | QUOTIENTS)
+            term = producer(read, calls.MOVES | calls.MULTIPLICATIONS | replacements.QUOTIENTS)
             words = _("without the term {call} of the loss", call=place(term))
             change = replacing([node], lambda node, *args, i=i: args[1 - i])
             yield Edit(words, change, "US609", another_loss=True)
@@ -371,7 +322,10 @@ def of_the_pairs(step: Step, recording: Recording) -> Iterator[Edit]:
             words = _("with similarities times {factor} in {call}", factor=factor, call=place(nodes[0]))
             scaled = lambda node, x, *args, f=factor, **kwargs: node.target(x * f, *args, **kwargs)  # noqa: E731
             yield Edit(words, replacing(nodes, scaled), "US709", another_loss=True)
-        for words, order in ((_("with views in two halves"), halves), (_("with views side by side"), neighbours)):
+        for words, order in (
+            (_("with views in two halves"), replacements.halves),
+            (_("with views side by side"), replacements.neighbours),
+        ):
 
             def change(node: Node, x: Tensor, y: Tensor, *args: Any, order: Call = order, **kwargs: Any) -> Any:
                 rows = torch.arange(len(x), device=x.device)
@@ -381,70 +335,20 @@ def of_the_pairs(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, replacing(nodes, change), "US708")
 
 
-def halves(rows: Tensor) -> Tensor:
-    """The other view of each row, if views are in two halves."""
-    return (rows + len(rows) // 2) % len(rows)
-
-
-def neighbours(rows: Tensor) -> Tensor:
-    """The other view of each row, if views are side by side."""
-    return rows ^ 1
-
-
 def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
     """Later tokens that are hidden, and labels that are one token later: a training that knew them learns no more."""
-    attention = [n for n in called(step, (calls.DOT_PRODUCT, calls.ATTENTION, "softmax")) if scores(n) is not None]
+    attention = [
+        n for n in called(step, (calls.DOT_PRODUCT, calls.ATTENTION, "softmax")) if replacements.scores(n) is not None
+    ]
     if attention:
-        yield Edit(_("with later tokens hidden"), replacing(attention, causal), "US606", reveals=True)
+        yield Edit(_("with later tokens hidden"), replacing(attention, replacements.causal), "US606", reveals=True)
     shapes = {n.reads[0].shape for n in called(step, ("embedding",)) if n.reads and len(n.reads[0].shape) == 2}
     for nodes in grouped(called(step, ("cross_entropy",))):
         for shape in (shape for shape in shapes if prod(shape) == nodes[0].reads[0].shape[0]):
-            later, unpadded = partial(one_later, shape), partial(without_padding, shape)
+            later, unpadded = partial(replacements.one_later, shape), partial(replacements.without_padding, shape)
             words = _("with labels that are one token later")
             yield Edit(words, replacing(nodes, later), "US606", reveals=True)
             yield Edit(_("without labels of padding"), replacing(nodes, unpadded), "US702", reveals=True)
-
-
-def one_later(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A cross-entropy with the label of the next token."""
-    outputs, labels = x.reshape(*shape, -1)[:, :-1], y.reshape(shape)[:, 1:]
-    return node.target(outputs.flatten(0, 1), labels.flatten(), *args, **kwargs)
-
-
-def without_padding(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A cross-entropy without the label that most rows end with, where they end with it."""
-    labels = y.reshape(shape)
-    ends = (labels == labels[:, -1].mode().values).flip(1).long().cumprod(1).flip(1).bool()
-    kept = ~ends.flatten()
-    return node.target(x[kept], y[kept], *args, **kwargs)
-
-
-def scores(node: Node) -> tuple[int, ...] | None:
-    """The shape [..., queries, keys] of the scores of an attention of tokens to each other; None of another call."""
-    if node.function == calls.DOT_PRODUCT:
-        shape: tuple[int, ...] = (node.reads[0].shape[-2], node.reads[1].shape[-2])
-    elif node.function == calls.ATTENTION:
-        shape = (node.reads[0].shape[0], node.reads[1].shape[0])
-    else:
-        shape = node.shape[-2:]
-    return shape if len(shape) == 2 and shape[0] == shape[1] > 1 else None
-
-
-def causal(node: Node, *args: Any, **kwargs: Any) -> Any:
-    """An attention whose queries see no later keys."""
-    length = (scores(node) or (0,))[-1]
-    later = torch.ones(length, length, dtype=torch.bool, device=args[0].device).triu(1)
-    if node.function == "softmax":
-        return node.target(args[0].masked_fill(later, -torch.inf), *args[1:], **kwargs)
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = kwargs if node.function == calls.ATTENTION else dict(zip(names, args, strict=False)) | kwargs
-    mask = given.get("attn_mask")
-    bias = torch.zeros(length, length, device=later.device).masked_fill(later, -torch.inf)
-    if mask is not None:
-        hidden = mask if node.function == calls.ATTENTION else ~mask if mask.dtype == torch.bool else mask
-        bias = bias + (torch.zeros(mask.shape).masked_fill(hidden, -torch.inf) if mask.dtype == torch.bool else mask)
-    given = {**given, "attn_mask": bias, "is_causal": False}
-    return node.target(*(args if node.function == calls.ATTENTION else ()), **given)
 
 
 EDITS = (
