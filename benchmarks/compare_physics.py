@@ -2,7 +2,7 @@
 
 Sixteen equations of the families of PINNacle (arXiv 2306.08827), one a file in `physics/problems`, each with a
 reference that is closed or computed by a solver of another kind. The loss is the weighted sum of mean squares of the
-equation and of its boundary and initial values. Thirteen networks, one family a file in `physics/methods`, with 4, 8
+equation and of its boundary and initial values. Fourteen networks, one family a file in `physics/methods`, with 4, 8
 or 16 hidden layers of width 32.
 
 All get the same budget: 1,000 steps of Adam with betas 0.9 and 0.99 on 192 new quasi-random points, whose rate stays
@@ -12,8 +12,8 @@ Adam goes on to L-BFGS, and to seeds 1, 2 and 3, which are those to report. All 
 PINNacle, but the walls of the flow (10). Where an equation has a source, its residual is divided by the source's size.
 
 Derivatives are those of `torch.autograd.grad` for all methods, the fastest way that runs every network as it is.
-`sigmoid-core` has the recipe of docs/physics.md, without a knob and without an Equalizer; `sigmoid-core-equalizer` has
-one.
+`sigmoid-core` is the network of docs/physics.md, without a knob and without an Equalizer; `sigmoid-core-equalizer` has
+one, and `sigmoid-core-inputs` reads the inputs, not waves.
 
 Rows come in an order that is useful early: depth 8 with seed 0 for all, then 16 and 4, then the other seeds. Such a row
 needs the row of seed 0 in the same file. Time is the processor's (`--threads 1`): about 70 minutes for depth 8 with

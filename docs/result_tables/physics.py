@@ -46,9 +46,15 @@ def cells(measured: Sequence[Row]) -> dict[tuple[str, int], dict[str, Cell]]:
     return found
 
 
+def measured() -> list[Row]:
+    """The rows of both files. The first was measured when Sigmoid Core read the inputs themselves."""
+    before = [row | {"method": f"{OURS}-inputs"} if row["method"] == OURS else row for row in rows("physics")]
+    return [*before, *rows("physics_sigmoid_core")]
+
+
 def complete() -> dict[tuple[str, int], dict[str, Cell]]:
     """The cells of the results that have all methods of more than half of the cells: a run may not be finished."""
-    found = cells(rows("physics"))
+    found = cells(measured())
     usual = [name for name in methods(found) if 2 * sum(name in by_method for by_method in found.values()) > len(found)]
     whole = {key: by_method for key, by_method in found.items() if by_method.keys() >= set(usual)}
     return {key: {name: by_method[name] for name in usual} for key, by_method in whole.items()}

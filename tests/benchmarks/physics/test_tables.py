@@ -34,7 +34,7 @@ ROWS = [
 def tables(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "docs")
     module = importlib.import_module("result_tables.physics")
-    monkeypatch.setattr(module, "rows", lambda name: ROWS)
+    monkeypatch.setattr(module, "measured", lambda: ROWS)
     return module
 
 
@@ -54,7 +54,7 @@ def test_methods_are_counted_over_all_cells(tables):
 
 
 def test_a_cell_without_a_usual_method_is_left_out_and_an_unusual_method_does_not_count(tables, monkeypatch):
-    monkeypatch.setattr(tables, "rows", lambda name: [*ROWS, row("heat", 4, "tanh", 0.3)])
+    monkeypatch.setattr(tables, "measured", lambda: [*ROWS, row("heat", 4, "tanh", 0.3)])
     assert {(cells[0], cells[1]) for cells in tables.physics()} == {("wave", "4"), ("wave", "16"), ("kdv", "4")}
     assert [cells[0] for cells in tables.physics_methods()] == ["tanh", "sigmoid-core"]
 

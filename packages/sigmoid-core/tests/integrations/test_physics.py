@@ -28,12 +28,12 @@ def losses(forward, optimizer, x, steps=20):
     return found
 
 
-@pytest.mark.parametrize("depth", [4, 16])
-def test_one_rate_trains_it_as_the_groups_of_depth_scaled_lr_train_an_mlp(depth):
-    x, network = box([-1.0, -1.0], [1.0, 1.0]).double(), PhysicsMLP(2, 24, depth, 1).double()
-    plain = sc.MLP(2, 24, depth, 1).double()
+@pytest.mark.parametrize(("depth", "options", "waves"), [(4, {}, 12), (16, {}, 12), (8, {"fourier": 0}, 0)])
+def test_one_rate_trains_it_as_the_groups_of_depth_scaled_lr_train_an_mlp(depth, options, waves):
+    x, network = box([-1.0, -1.0], [1.0, 1.0]).double(), PhysicsMLP(2, 24, depth, 1, **options).double()
+    plain = sc.MLP(2, 24, depth, 1, fourier=waves).double()
     torch.manual_seed(1)
-    sc.prepare(plain, x, saturation=2.0)
+    sc.prepare(plain, x, saturation=1.0 if waves else 2.0)
     expected = losses(plain, torch.optim.Adam(sc.depth_scaled_lr(plain, 0.01), eps=1e-14), x)
     torch.manual_seed(1)
     network.prepare(x)

@@ -22,7 +22,7 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
 
     Args:
         layer_sizes: as those of `dde.nn.FNN`: inputs, the width for each hidden layer, outputs.
-        fourier: number of random waves that the first layer reads, see `sc.MLP`.
+        fourier: number of random waves that the first layer reads, see `PhysicsMLP`.
         regularization: as that of `dde.nn.FNN`.
 
     Raises:
@@ -30,7 +30,7 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
     """
 
     def __init__(
-        self, layer_sizes: Sequence[int], *, fourier: int = 0, regularization: Sequence[Any] | None = None
+        self, layer_sizes: Sequence[int], *, fourier: int | None = None, regularization: Sequence[Any] | None = None
     ) -> None:
         super().__init__()
         inputs, *hidden, outputs = layer_sizes

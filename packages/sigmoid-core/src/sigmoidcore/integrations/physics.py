@@ -11,7 +11,6 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.networks import MLP
 
 FEWEST = 10  # points that tell the domain
-CURVED, OF_WAVES = 2.0, 1.0  # saturation level of the first layer: it has to be curved over the domain; waves are
 RATIO = 10.0
 """The rate of `depth_scaled_lr` over Adam's: 0.01 when Adam has the 0.001 of every tutorial."""
 
@@ -32,7 +31,8 @@ class PhysicsMLP(nn.Module):
         width: neurons of each hidden layer.
         depth: number of hidden layers.
         out_features: number of outputs.
-        fourier: number of random waves that the first layer reads, see `sc.MLP`.
+        fourier: number of random waves that the first layer reads, see `sc.MLP`; None: half of the width, so that
+            it reads as many sines and cosines as it has neurons. 0: it reads the inputs.
 
     Shape:
         Input [points, in_features], also PINA's labelled tensors; output [points, out_features], a plain tensor.
@@ -53,10 +53,12 @@ class PhysicsMLP(nn.Module):
     centre: Tensor
     radius: Tensor
 
-    def __init__(self, in_features: int, width: int, depth: int, out_features: int, *, fourier: int = 0) -> None:
+    def __init__(
+        self, in_features: int, width: int, depth: int, out_features: int, *, fourier: int | None = None
+    ) -> None:
         super().__init__()
-        self.network = MLP(in_features, width, depth, out_features, fourier=fourier)
-        self.saturation = OF_WAVES if fourier else CURVED
+        waves = (width + 1) // 2 if fourier is None else fourier
+        self.network = MLP(in_features, width, depth, out_features, fourier=waves)
         self.is_prepared = False
         self.factor = 1.0
         self.register_buffer("centre", torch.zeros(in_features))
@@ -84,7 +86,7 @@ class PhysicsMLP(nn.Module):
         self.radius.copy_((high - low) / 2)
         required = [(p, p.requires_grad) for p in self.network.parameters()]
         self.network.requires_grad_()  # DeepXDE freezes the network while it evaluates, which comes first
-        prepare(self.network, (points - self.centre) / self.radius, saturation=self.saturation)
+        prepare(self.network, (points - self.centre) / self.radius, saturation="auto")
         self.factor = self._even_rates()
         for parameter, trains in required:
             parameter.requires_grad_(trains)

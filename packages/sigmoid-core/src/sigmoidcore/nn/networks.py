@@ -1,6 +1,5 @@
 """Networks of cores: an MLP of any depth, and the waves that its first layer may read."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +8,8 @@ from torch import Tensor, nn
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.rows import Chain as Chain
 
-FEWEST, MOST = 0.5, 8.0  # waves over the width of the box
+FREQUENCY = 2.0
+"""Standard deviation of the waves' angular frequencies for each input, in a box from -1 to 1; as in PirateNets."""
 
 
 class MLP(Chain):
@@ -59,11 +59,12 @@ class MLP(Chain):
 class FourierFeatures(nn.Module):
     """Sines and cosines of random waves: inputs [..., in_features] to [..., 2 waves].
 
-    `prepare` draws the waves for the box that its batch fills: directions at random, and from half a wave to eight over
-    the width of the box, evenly in the logarithm. They are buffers, and are not trained.
+    `prepare` draws the waves for the box that its batch fills: if each input goes from -1 to 1, the frequencies are
+    those of N(0, 2^2). They are buffers, and are not trained.
 
     Source:
-        Tancik et al. (2020), arXiv 2006.10739; several scales: Wang, Wang, Perdikaris (2021), arXiv 2012.10047.
+        Tancik et al. (2020), arXiv 2006.10739; for differential equations: Wang, Wang, Perdikaris (2021),
+        arXiv 2012.10047; the frequencies: Wang, Li, Chen, Perdikaris (2024), arXiv 2402.00326.
     """
 
     centre: Tensor
@@ -84,11 +85,9 @@ class FourierFeatures(nn.Module):
     def fit(self, inputs: Tensor, generator: torch.Generator) -> None:
         """Draw the waves for these inputs [..., in_features]."""
         low, high = inputs.flatten(0, -2).aminmax(dim=0)
-        number, features = self.waves.shape
-        direction = nn.functional.normalize(torch.randn(number, features, generator=generator), dim=1)
-        count = FEWEST * (MOST / FEWEST) ** torch.rand(number, 1, generator=generator)
+        radius = torch.where(high > low, (high - low) / 2, 1.0)
         self.centre.copy_((low + high) / 2)
-        self.waves.copy_((2 * math.pi * count * direction).to(self.waves) / torch.where(high > low, high - low, 1.0))
+        self.waves.copy_(FREQUENCY * torch.randn(self.waves.shape, generator=generator).to(self.waves) / radius)
 
 
 def _check_sizes(**sizes: int) -> None:
