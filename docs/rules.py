@@ -34,7 +34,7 @@ finding, which names all its layers. A finding is left out if an error or a warn
 
 - **A small loss**: findings of {signal} are notes if the loss is below a tenth of the loss of a constant answer or, if
   that is not known, below a fiftieth of the first one.
-- **Nothing learned** ([US302](#us302)) in all measurements or their first half: findings of {stalls} in the first
+- **Nothing learned** (US302) in all measurements or their first half: findings of {stalls} in the first
   measurement count, too, and their notes are warnings.
 - **Fresh weights**: findings of US101, US102, US201 to US203, US503 and US607 have a call that draws weights for the
   activations, if the weights are as they were initialised. Sigmoid Core, if it is installed, has calls of its own.
