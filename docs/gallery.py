@@ -70,7 +70,7 @@ MODERN_HEAD = """# {count} modern trainings that go wrong
 
 <!-- Written by docs/gallery.py from modern.toml and benchmarks/modern_failures; a test compares page and programs. -->
 
-Fine-tuning, adapters, preferences, diffusion: mistakes that people asked about in public, like those of the
+Fine-tuning, adapters, preferences, diffusion: mistakes that people asked about in public, as in the
 [gallery](gallery.md). Each section shows the accepted repair, the finding of `unstuck train.py` that names the cause,
 and the losses of both trainings. If there was a [trial](diagnosis.md#trials), a figure at the right has its losses.
 
