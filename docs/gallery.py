@@ -56,32 +56,26 @@ HEAD = """# Gallery of broken networks
 
 <!-- Written by docs/gallery.py from gallery.toml and benchmarks/real_failures; a test compares page and programs. -->
 
-{count} mistakes that people really made. Each was reported or asked about in public, and is rebuilt here in a small
-network that trains in a second; symptoms are paraphrased. The report is what `unstuck.diagnose` or `unstuck.Monitor`
-prints, cut to the finding that names the cause. The curves are the losses of the same training, broken and repaired.
-Where they agree, the loss does not show the mistake; the score below the figure does.
+{count} mistakes that people asked about in public, each rebuilt in a small network that trains in a second; symptoms
+are paraphrased. Each section shows the accepted repair, the finding of `unstuck.diagnose` (one batch) or
+`unstuck.Monitor` (a training) that names the cause, and the losses of both trainings. Where the curves agree, only the
+score below the figure shows the mistake.
 
-To find your own mistake, do not search this page: [run the diagnosis](diagnosis.md), or
-[watch your script](watch.md) without a line of code. These networks are of the half of the collection on which the
-rules were developed, and chosen because the diagnosis names their cause. How often it succeeds, also on the half that
-it has never seen, is [measured](benchmarks.md#diagnosis). Language models, adapters and diffusion have
-[a page of their own](modern.md). A gradient that vanishes with depth is the example of the
-[quickstart](quickstart.md).
+To find your own mistake, [run the diagnosis](diagnosis.md), or [watch your script](watch.md) without a line of code.
+These networks were chosen because the diagnosis names their cause; how often it does is
+[measured](benchmarks.md#diagnosis). Language models, adapters and diffusion have [a page of their own](modern.md).
 
 """
 MODERN_HEAD = """# {count} modern trainings that go wrong
 
 <!-- Written by docs/gallery.py from modern.toml and benchmarks/modern_failures; a test compares page and programs. -->
 
-Fine-tuning, adapters, preferences, diffusion: mistakes that people asked about in public, each rebuilt in a network
-that trains in seconds; symptoms are paraphrased. The report is what `unstuck train.py` prints at the end of the
-training, cut to the finding that names the cause. The left figure has the losses of the training, broken and repaired.
-The right one has the [trial](diagnosis.md#trials), if there was one: the recorded steps, trained again on copies of the
-weights, as they are and with one edit.
+Fine-tuning, adapters, preferences, diffusion: mistakes that people asked about in public, as in the
+[gallery](gallery.md). Each section shows the accepted repair, the finding of `unstuck train.py` that names the cause,
+and the losses of both trainings. If there was a [trial](diagnosis.md#trials), a figure at the right has its losses.
 
-These trainings were chosen because the diagnosis names their cause. How many it names of 84 that rules were developed
-on, and of 115 by strangers, is [measured](benchmarks.md#diagnosis). Older mistakes are in the
-[gallery of broken networks](gallery.md).
+These trainings were chosen because the diagnosis names their cause; how often it does is
+[measured](benchmarks.md#diagnosis).
 
 """
 
@@ -155,7 +149,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """What a user reads, and the call that printed it."""
+    """What a user reads, and the call that printed it, if a page has several."""
 
     call: str
     finding: Finding
@@ -185,15 +179,15 @@ def report(exhibit: Exhibit) -> Report:
     """The first error or warning that names the cause, of one batch or else of the training."""
     program, trials = exhibit.source, exhibit.gallery.trials
     rules = {rule for cause in program.causes for rule in exhibit.gallery.rules[cause]}
-    calls = [(f"`unstuck.Monitor` over {program.steps} steps", lambda: watched(program, trials))]
+    calls = [("`unstuck.Monitor` ", lambda: watched(program, trials))]
     if not trials:
-        calls.insert(0, ("`unstuck.diagnose` on the first batch", lambda: first_batch(program, repaired=False)))
+        calls.insert(0, ("`unstuck.diagnose` ", lambda: first_batch(program, repaired=False)))
     for call, diagnose in calls:
         for found in diagnose().findings:
             proved = found.trial is not None and found.trial.proved
             finding = found if proved else replace(found, trial=None)
             if finding.rule in rules and finding.severity is not Severity.NOTE:
-                return Report("`unstuck train.py`" if trials else call, finding)
+                return Report("Found " if trials else call, finding)
     raise RuntimeError(f"the diagnosis does not name the cause of {program.name!r}: leave it out")
 
 
@@ -270,7 +264,7 @@ def section(exhibit: Exhibit, found: Report, runs: dict[str, Run]) -> str:
     name, form = SCORES[exhibit.score]
     sign = -1 if exhibit.score == "error" else 1
     scores = {key: form.format(sign * one.score).replace("%", " %") for key, one in runs.items()}
-    losses = "; ".join(f"{key} from {one.losses[0]:.3g} to {one.losses[-1]:.3g}" for key, one in runs.items())
+    losses = "; ".join(f"{key}: {one.losses[0]:.3g} to {one.losses[-1]:.3g}" for key, one in runs.items())
     figure = f"figures/{exhibit.gallery.name}/{exhibit.slug}.svg"
     file = f"benchmarks/{program.make.__module__.replace('.', '/')}.py"
     return "\n\n".join(
@@ -278,11 +272,10 @@ def section(exhibit: Exhibit, found: Report, runs: dict[str, Run]) -> str:
             f"### {exhibit.title}",
             f"*{exhibit.symptom}* ([source]({program.source}))",
             f"```diff\n{exhibit.code.strip(chr(10))}\n```",
-            f"{found.call} says ([{found.finding.rule}](rules.md#{slug(rule)})):",
+            f"{found.call}([{found.finding.rule}](rules.md#{slug(rule)})):",
             "```text\n" + "\n".join(finding_lines(found.finding, COLUMNS)) + "\n```",
-            f"![Training loss over {program.steps} steps: {losses}.]({figure})",
-            f"{name} after {program.steps} steps: {scores['broken']}, repaired {scores['repaired']}. "
-            f"Accepted cause: {program.explanation}. Program: `{file}`.",
+            f"![Loss, {losses}]({figure})",
+            f"{name} after {program.steps} steps: {scores['broken']}, repaired {scores['repaired']} (`{file}`).",
         ]
     )
 

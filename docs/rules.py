@@ -6,7 +6,8 @@ import tomllib
 from collections import ChainMap
 from pathlib import Path
 
-from unstuck.rules import RULES, Rule, standstill
+from unstuck.rules import RULES, Rule, standstill, units
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS
 
 GROUPS = {
     "US1": "The gradient on its way",
@@ -23,25 +24,29 @@ HEAD = """# What a diagnosis can find
 <!-- Written by docs/rules.py from unstuck.rules; a test compares the two. -->
 <!-- all run by packages/unstuck/tests/test_rules.py -->
 
-`unstuck.diagnose` measures one batch, `unstuck.Monitor` a training ([API](api.md)). The rules turn measurements into
-findings. Thresholds are ratios or follow from arithmetic, so width, batch size, the scale of the loss and the dtype do
-not matter to a healthy network.
+`unstuck.diagnose` measures one batch, `unstuck.Monitor` a training ([API](api.md)). Rules that speak of steps or of
+measurements need a `Monitor` with {fewest} measured steps or more, unless they say otherwise. Thresholds are ratios or
+follow from arithmetic, so width, batch size, the scale of the loss and the dtype do not matter to a healthy network.
 
 **Errors** and **warnings** mean that a network is broken; **notes** are facts worth knowing. A rule gives at most one
 finding, which names all its layers. A finding is left out if an error or a warning of another rule explains it (column
-"explained by"). Findings of US101 to US103, US201 to US204, US307 and US507 are notes if the loss is small
-nevertheless: below a tenth of that of a constant answer or, if that is not known, below a fiftieth of the first one.
-Findings of US101, US102, US201 to US203, US503 and US607 also have a call that draws weights for the activations, if
-the weights are as they were initialised. With Sigmoid Core installed, networks of sigmoids get its calls instead.
+"explained by").
 
-The words are those of [the method](method.md). A *layer* is one call of a function with weights, of an activation or of
-a softmax. The layers *before* it are all that lead to it. A *sink* is a layer with weights that feeds no other one: it
-feeds the loss.
+- **A small loss**: findings of {signal} are notes if the loss is below a tenth of the loss of a constant answer or, if
+  that is not known, below a fiftieth of the first one.
+- **Nothing learned** (US302) in all measurements or their first half: findings of {stalls} in the first
+  measurement count, too, and their notes are warnings.
+- **Fresh weights**: findings of US101, US102, US201 to US203, US503 and US607 have a call that draws weights for the
+  activations, if the weights are as they were initialised. Sigmoid Core, if it is installed, has calls of its own.
+
+A *layer* is one call of a function with weights, of an activation or of a softmax. The layers *before* it are all that
+lead to it. A *sink* is a layer with weights that feeds no other one: it feeds the loss. Other words are those of
+[the method](method.md).
 
 """
 
 EXAMPLES_HEAD = """
-The examples are broken on purpose. Each makes a `model`, for
+The examples are broken on purpose. Each makes its own `diagnosis` from a training, or a `model` for this code:
 
 ```python
 import torch
@@ -54,8 +59,6 @@ loss_fn = nn.functional.cross_entropy
 # ... an example from below
 print(unstuck.diagnose(model, inputs, targets, loss_fn))
 ```
-
-unless it changes these, or makes its own `diagnosis` from a training.
 """
 
 SECTIONS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -65,17 +68,18 @@ EXAMPLES = {rule: section["example"] for rule, section in SECTIONS.items()}
 TAIL = """
 ## What no rule covers
 
-These faults are common, but the measurements cannot show them.
-
-- A softmax before a log-softmax: log-softmax is not measured. US601 finds a softmax before `cross_entropy`.
-- One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, trains to
-  94 %) and Friedman's second set (0.997, does not train): scale features first.
-- Targets that belong to other inputs, wrong metrics, leaks from the training set to
-  the test set.
+- A softmax before a log-softmax. US601 finds a softmax before `cross_entropy`.
+- One input feature that is far larger than the others, as in scikit-learn's wine: scale features first.
+- Targets that belong to other inputs, wrong metrics, leaks from the training set to the test set.
 - Overfitting: a diagnosis sees one batch.
-- A forgotten entry of an `nn.ModuleList` is a note in one batch, like an idle expert; over three measurements of a
-  `Monitor` it is a warning.
+- A forgotten entry of an `nn.ModuleList` is only a note in one batch, like an idle expert; a `Monitor` warns.
 """
+
+
+def head() -> str:
+    """The first words of the page, with the rules that have a property."""
+    signal, stalls = (", ".join(r.id for r in RULES if getattr(r, name)) for name in ("signal", "stalls"))
+    return HEAD.format(fewest=FEWEST_MEASUREMENTS, signal=signal, stalls=stalls)
 
 
 def table() -> str:
@@ -103,14 +107,13 @@ def seen(rule: Rule) -> list[str]:
 
 def section(rule: Rule) -> str:
     """The section of a rule: its text in rules.toml, with the values of the thresholds, its remedy and an example."""
-    thresholds = ChainMap(
-        vars(inspect.getmodule(rule.check)), vars(standstill)
-    )  # those of "nothing is learned" as well
+    # Those of "nothing is learned" and of judged rows as well.
+    thresholds = ChainMap(vars(inspect.getmodule(rule.check)), vars(standstill), vars(units))
     text = SECTIONS[rule.id]["text"].rstrip("\n")
     for name in set(re.findall(r"`([A-Z_]+)`", text)) & thresholds.keys():
         value = thresholds[name]
         text = text.replace(f"`{name}`", f"{value:,.0f}" if value >= 1000 else f"{value:.3g}")
-    paragraphs = [paragraph.replace("\n", " ") for paragraph in text.split("\n\n")]
+    paragraphs = [re.sub(r"\n *(?![-| ])", " ", paragraph) for paragraph in text.split("\n\n")]  # rows stay rows
     return "\n\n".join(
         [
             f'<a id="{rule.id.lower()}"></a>\n\n### {rule.id} {rule.name}',
@@ -124,7 +127,7 @@ def section(rule: Rule) -> str:
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD + table() + EXAMPLES_HEAD]
+    parts = [head() + table() + EXAMPLES_HEAD]
     for group, title in GROUPS.items():
         parts.append(f"## {title}\n")
         parts += [section(rule) for rule in RULES if rule.id.startswith(group)]
