@@ -167,9 +167,11 @@ def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dty
 
 
 def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path):
-    model = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.LayerNorm(5), sc.MLP(5, 6, 3, 2), core(2))
+    waves = sc.MLP(5, 6, 3, 2, fourier=4)
+    model = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.LayerNorm(5), waves, core(2))
     x = torch.randn(3, 4)
     folded = sc.fold(model)
+    assert_same(folded(x), model(x), 1e-6)
     torch.save((folded, x, folded(x)), tmp_path / "model.pt")
     code = (
         "import sys, torch\n"

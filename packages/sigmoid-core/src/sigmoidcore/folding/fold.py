@@ -16,7 +16,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.plain_layers import plain_forward, rewrite, with_constants
 from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
-from sigmoidcore.nn.networks import Chain
+from sigmoidcore.nn.networks import Chain, FourierFeatures
 from sigmoidcore.nn.recurrent import RecurrentCores
 from unstuck.observation.batch import check_model
 
@@ -26,7 +26,8 @@ _OURS = "sigmoidcore."
 def fold(model: nn.Module) -> nn.Module:
     """A copy of a model in which plain PyTorch layers compute the same.
 
-    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered; recurrent layers become PyTorch's own.
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered; recurrent layers become PyTorch's own, and
+    the waves of an `MLP` a `torch.fx.GraphModule`.
     Slope and shift go into the layer before, the factor of a tanh into the layers behind. Where they cannot (the core
     reads an input of the model, its output is added to something else, a weight is shared), a small
     `torch.fx.GraphModule` keeps them in place of the core.
@@ -112,6 +113,8 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
     """The plain module in the place of a module of the copy, or itself if it is plain."""
     if isinstance(module, SigmoidCore):
         made = _plain_core(plan, module)
+    elif isinstance(module, FourierFeatures):
+        made = fx.symbolic_trace(module)
     elif type(module).__module__.startswith(_OURS):
         module.__class__ = nn.Sequential
         return module
@@ -133,7 +136,7 @@ def _plain_core(plan: FoldPlan, core: SigmoidCore) -> nn.Module:
 
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
-    plain: set[Any] = {kind.forward for kind in (SigmoidCore, Chain, nn.Sequential)}
+    plain: set[Any] = {kind.forward for kind in (SigmoidCore, Chain, FourierFeatures, nn.Sequential)}
     for name, module in model.named_modules():
         where, cls = f"'{name}'" if name else "the model", type(module)
         if "_orig_mod" in dict(module.named_children()):
