@@ -24,10 +24,10 @@ def first_line(diagnosis):
     return verdict(diagnosis)
 
 
-def watched(steps, samples=64, model=None):
-    model = model or small()
+def watched(steps, samples=64, **options):
+    model = small()
     optimizer = torch.optim.Adam(model.parameters())
-    with unstuck.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1, **options) as monitor:
         for _ in range(steps):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(X[:samples]), Y[:samples]).backward()
@@ -66,6 +66,11 @@ def test_a_monitor_calls_a_network_healthy_after_three_measured_steps(steps, hea
 
 def test_a_monitor_that_saw_one_sample_does_not_call_it_healthy():
     assert "differences between samples (1 sample)" in first_line(watched(5, samples=1))
+
+
+def test_a_monitor_that_records_no_step_says_how_it_does():
+    assert "what the outputs depend on (use Monitor(trials=True))" in " ".join(str(watched(3)).split())
+    assert "the outputs" not in " ".join(gap.what for gap in watched(3, trials=True).gaps)
 
 
 def test_neurons_of_few_rows_are_not_judged():

@@ -169,6 +169,14 @@ def test_a_finding_is_printed_when_it_appears_and_again_in_the_verdict(tmp_path,
     assert "step sizes (1 measured step, 3 are needed)" in " ".join(after.split())
 
 
+@pytest.mark.trials
+def test_without_trials_it_is_judged_all_the_same_what_the_outputs_depend_on(tmp_path, capfd):
+    path = written(tmp_path, "train(model, optimizer)")
+    _, error = watched(capfd, path, options=["--no-trials", "--json", "found.json"])
+    assert "trials on copies" not in error
+    assert verdict_of(tmp_path)[0]["measurement"]["dependence"] is not None
+
+
 @pytest.mark.parametrize("first", [15, 0])
 def test_the_operation_that_made_the_first_infinity_is_named(first, tmp_path, capfd):
     script = f"""

@@ -100,6 +100,7 @@ def judged(
     subject: Subject | None = None,
     recording: Recording | None = None,
     seconds: float = 0.0,
+    missing: str = "",
 ) -> Diagnosis:
     """The diagnosis of one measurement, or of the measurements of a training, latest last.
 
@@ -108,9 +109,10 @@ def judged(
         subject: the model and its batch.
         recording: what trials train again; None: nothing is tried.
         seconds: that the trials may take, about.
+        missing: why no step is recorded, if it is known.
     """
     history = tuple(measurements) if len(measurements) > 1 else ()
     findings, trials = findings_of(measurements, subject), NONE_TRIED
     if recording is not None and seconds > 0:
         findings, trials = tried(findings, recording, seconds)
-    return Diagnosis(measurements[-1], findings, history, subject, gaps(measurements), trials)
+    return Diagnosis(measurements[-1], findings, history, subject, gaps(measurements, missing), trials)

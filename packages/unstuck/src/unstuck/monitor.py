@@ -117,8 +117,8 @@ class Monitor:
         if trace_nonfinite and self._ranks.count > 1:
             raise ValueError("trace_nonfinite works in one process only: the others would wait for the repeated step")
         self._nonfinite = NonfiniteSearch(model) if trace_nonfinite else None
-        records = trials and self._ranks.count == 1 and scaler is None
-        self.recording = Recording(model) if records else None
+        self._may_record = self._ranks.count == 1 and scaler is None
+        self.recording = Recording(model) if trials and self._may_record else None
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
@@ -158,12 +158,13 @@ class Monitor:
                 "count_step() if you change the weights by hand"
             )
         measurements, time = list(self.measurements), verdict.SECONDS if seconds is None else seconds
+        missing = _("use Monitor(trials=True)") if self.recording is None and self._may_record else ""
         if self.recording is not None and self.recording.steps:
             trained = (measurements[-1].step or 0) >= FEWEST_TRAINED
             *earlier, last = self.recording.steps
             found = depend(last, state(self.model), trained, earlier)
             measurements[-1] = replace(measurements[-1], dependence=found)
-        return judged(measurements, Subject(self.model, names=self._names), self.recording, time)
+        return judged(measurements, Subject(self.model, names=self._names), self.recording, time, missing)
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""

@@ -59,7 +59,7 @@ class Watch:
             an error of the first measurement, or what two in a row have. The first steps of Adam are large.
         every: measure one step of so many; None: the first two, one in 10 up to step 100, one in 100, later
             fewer.
-        trials, trace_nonfinite: as in `Monitor`.
+        trace_nonfinite: as in `Monitor`.
 
     Attributes:
         problems: what could not be watched, in words.
@@ -82,14 +82,12 @@ class Watch:
         on_finding: Callable[[str, int, Finding], object],
         every: int | None = None,
         *,
-        trials: bool = False,
         trace_nonfinite: bool = False,
     ) -> None:
         self.problems: dict[str, None] = {}
         self._on_finding = on_finding
         self._every = every
         self._traces = trace_nonfinite
-        self._trials = trials
         self._owner = os.getpid(), threading.main_thread().ident
         self._classes: Counter[str] = Counter()  # how many models of each
         self._models: list[_Model] = []  # in the order in which they began
@@ -203,7 +201,7 @@ class Watch:
             if part or model.is_over:
                 self._retire(model, part=part)
         scaler = scalers[0] if len(scalers) == 1 else None
-        model = _Model(self._name(whole), whole, self._every, self._trials, self._traces, self._on_finding, scaler)
+        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
         model.monitor.on_missing = lambda: self._doubt(model)
         model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
@@ -304,7 +302,6 @@ class _Model:
         name: str,
         model: nn.Module,
         every: int | None,
-        trials: bool,
         traces: bool,
         on_finding: Callable[[str, int, Finding], object],
         scaler: torch.amp.GradScaler | None,
@@ -324,7 +321,7 @@ class _Model:
         self.monitor = _Monitor(
             model,
             every or 1,
-            trials=trials,
+            trials=True,
             trace_nonfinite=traces,
             scaler=scaler,
             process_group=Alone(),

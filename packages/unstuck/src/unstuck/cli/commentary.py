@@ -35,14 +35,12 @@ class Commentary:
         self.models = 0
         self._said: dict[tuple[str, str], str] = {}  # the first model of a class with a rule
         self._started = time.monotonic()
-        self._watch = Watch(
-            self._finding, options.every, trials=options.trials, trace_nonfinite=options.trace_nonfinite
-        )
+        self._watch = Watch(self._finding, options.every, trace_nonfinite=options.trace_nonfinite)
 
     def conclude(self, *, trials: bool = True) -> bool:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
         self._watch.remove()
-        verdicts = self._verdicts() if trials else self._watch.verdicts()
+        verdicts = self._verdicts() if trials and self._options.trials else self._watch.verdicts()
         self.models = len(verdicts)
         failed = any(v.diagnosis.fails(self._options.fail_on) for v in verdicts if v.diagnosis is not None)
         if self._stream is None:

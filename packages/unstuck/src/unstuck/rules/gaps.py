@@ -10,10 +10,10 @@ from unstuck.rules.units import FEWEST_ROWS
 from unstuck.wording import counted
 
 
-def gaps(measurements: Sequence[Measurement]) -> tuple[Gap, ...]:
-    """What could not be judged in the measurements of a training, latest last: the decisive gaps first."""
+def gaps(measurements: Sequence[Measurement], missing: str = "") -> tuple[Gap, ...]:
+    """What was not judged in measurements, latest last, decisive gaps first; `missing`: why no step is recorded."""
     evidence = Evidence(measurements)
-    return tuple(sorted((*_parts(evidence), *_numbers(evidence)), key=lambda gap: not gap.decisive))
+    return tuple(sorted((*_parts(evidence), *_numbers(evidence, missing)), key=lambda gap: not gap.decisive))
 
 
 def _parts(evidence: Evidence) -> Iterator[Gap]:
@@ -30,7 +30,7 @@ def _parts(evidence: Evidence) -> Iterator[Gap]:
         yield Gap(_("{count} of {parameters}", count=len(frozen), parameters=parameters), _("frozen"))
 
 
-def _numbers(evidence: Evidence) -> Iterator[Gap]:
+def _numbers(evidence: Evidence, missing: str) -> Iterator[Gap]:
     """Rules that need more steps, more samples or the loss."""
     latest, steps = evidence.latest, len(evidence.measurements)
     if latest.samples == 1:
@@ -50,4 +50,4 @@ def _numbers(evidence: Evidence) -> Iterator[Gap]:
     if latest.loss_function is None:
         yield Gap(_("the loss and the targets"), _("no loss function was seen"))
     if latest.dependence is None and latest.layers:
-        yield Gap(_("what the outputs depend on"), _("no step was recorded that can run again"))
+        yield Gap(_("what the outputs depend on"), missing or _("no step was recorded that can run again"))
