@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 from support import processes
+from unstuck_support.measurements import stack
 from unstuck_support.watching import BEGIN, SCRIPTS, verdict_of, watched, written
 
 from unstuck.cli import main
+from unstuck.diagnosis import Diagnosis
 from unstuck.watch import distance
 
 pytestmark = pytest.mark.usefixtures("own_process")
@@ -113,6 +115,8 @@ def test_a_script_ends_as_without_it_and_the_verdict_follows(tmp_path, end):
     assert found[:2] == (code, output)
     if "_exit" in end or "close" in end:
         assert found[2] == error == ""
+    elif "no data" in end or "Python" in end:  # it says itself why nothing was watched
+        assert found[2] == error
     elif "SIGTERM" in end:
         assert "unstuck: Sequential, trained by Adam\n" in found[2]
     else:
@@ -271,6 +275,10 @@ def test_a_script_traces_its_model_whether_or_not_the_next_step_is_measured(tmp_
         (["absent.py"], ": check its name\n"),
         (["book.ipynb"], "is a notebook: unstuck -m IPython book.ipynb"),
         (["--json", "-", "train.py"], "argument --json: - would mix with the output of the script"),
+        (
+            ["--html", "absent/page.html", "train.py"],
+            "--html: cannot write absent/page.html: there is no folder absent",
+        ),
         (["--every", "0", "train.py"], "argument --every: '0' is not a number of steps"),
         (["--fail-on", "nothing", "train.py"], "'nothing' is not error"),
         ([], "the following arguments are required: SCRIPT"),
@@ -283,11 +291,25 @@ def test_a_wrong_command_is_refused_before_anything_runs(refused, arguments, tex
     assert text in refused(main, arguments)
 
 
-def test_a_module_that_does_not_exist_ends_as_in_python(tmp_path):
-    code, output, error = processes.finished(["-m", "no.such_module"], command="unstuck")
-    assert (code, output) == (1, "")
-    assert error.startswith("unstuck: there is no module no.such_module that can run")
+@pytest.mark.parametrize("program", [["-m", "no.such_module"], ["absent.py"]])
+def test_a_program_that_does_not_exist_ends_as_in_python(program, tmp_path):
+    code, output, error = processes.finished(program, command="unstuck")
+    assert (code, output) == in_process([sys.executable, *program], tmp_path)[:2]
+    assert error.startswith(("unstuck: there is no module no.such_module that can run", "unstuck: there is no script"))
     assert error.count("unstuck:") == 1
+
+
+def test_an_option_behind_the_script_is_that_of_the_script_and_a_line_says_so(tmp_path):
+    (tmp_path / "train.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    code, output, error = processes.finished(["train.py", "--html=a.html", "--epochs", "3"], command="unstuck")
+    assert (code, output) == (0, "['--html=a.html', '--epochs', '3']\n")
+    assert error.startswith("unstuck: --html stands after the script and belongs to it\nunstuck: nothing to watch")
+
+
+def test_a_report_ends_quietly_when_its_reader_does(tmp_path):
+    Diagnosis(stack(30, 1e-2), ()).to_json(tmp_path / "found.json")
+    command = f"{sys.executable} -m unstuck report found.json | true; echo ${{PIPESTATUS[0]}}"
+    assert in_process(["bash", "-c", command], tmp_path) == (0, "0\n", "")
 
 
 def test_a_closed_standard_error_does_not_end_the_script(tmp_path, monkeypatch, capsys):

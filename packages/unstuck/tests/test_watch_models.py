@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+from support import processes
 from unstuck_support.watching import SCRIPTS, dedented, verdict_of, watched, written
 
 pytestmark = pytest.mark.usefixtures("own_process")
@@ -37,6 +38,28 @@ def test_networks_that_train_against_each_other_are_two_models_with_a_file_each(
     assert [m["step"] for m in measured] == [0, 1, 10]
     assert (tmp_path / "found.html").exists()
     assert (tmp_path / "found-Generator.html").exists()
+
+
+@pytest.mark.parametrize("mend", ["", "loss.requires_grad_()"])
+def test_a_model_whose_parameters_are_all_frozen_is_named_with_the_remedy(mend, tmp_path):
+    script = f"""
+        class Net(nn.Sequential):
+            pass
+        net = Net(*network()).requires_grad_(False)
+        optimizer = torch.optim.Adam(net.parameters())
+        for _ in range(12):
+            loss = (net(inputs) - targets).square().mean()
+            {mend}
+            loss.backward()
+            optimizer.step()
+    """
+    written(tmp_path, script)
+    code, _, error = processes.finished(["train.py"], command="unstuck")
+    assert code == (0 if mend else 1)
+    said = " ".join(error.split())
+    assert "not watched: Net, whose 6 parameters are all frozen (`requires_grad=False`): unfreeze those" in said
+    assert "belong to no module" not in said
+    assert "nothing to watch" not in said
 
 
 def test_parts_that_a_script_calls_one_by_one_are_one_model(tmp_path, capfd):
@@ -226,7 +249,7 @@ def test_a_training_in_another_thread_is_not_watched_and_the_verdict_says_so(tmp
     path = tmp_path / "train.py"
     path.write_text(dedented(text))
     _, error = watched(capfd, path)
-    assert "nothing to watch" in error
+    assert "nothing to watch" not in error
     assert "not watched: what runs in other threads than the main one" in error
 
 

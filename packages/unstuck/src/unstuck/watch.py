@@ -25,7 +25,7 @@ from unstuck.observation.process_group import Alone
 from unstuck.remedies import findings_of
 from unstuck.rules import find
 from unstuck.surroundings import surroundings
-from unstuck.wording import in_one_line
+from unstuck.wording import counted, in_one_line
 
 CADENCE = ((1, 1), (100, 10), (1600, 100))
 """Before which step the distance to the next measurement is how long; later it is an eighth of the steps so far."""
@@ -33,6 +33,7 @@ PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 MOST = 16
 """Models of a class that are watched."""
+OnFinding = Callable[[str, int, Finding], object]
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,12 @@ class Watch:
         >>> watch.remove()
     """
 
-    def __init__(
-        self,
-        on_finding: Callable[[str, int, Finding], object],
-        every: int | None = None,
-        *,
-        trace_nonfinite: bool = False,
-    ) -> None:
+    def __init__(self, on_finding: OnFinding, every: int | None = None, *, trace_nonfinite: bool = False) -> None:
         self.problems: dict[str, None] = {}
-        self._on_finding = on_finding
-        self._every = every
-        self._traces = trace_nonfinite
+        self.on_finding, self.every, self.trace_nonfinite = on_finding, every, trace_nonfinite
         self._owner = os.getpid(), threading.main_thread().ident
         self._classes: Counter[str] = Counter()  # how many models of each
+        self._frozen: dict[str, set[int]] = {}  # parameters of modules that ran, none of which trains
         self._models: list[_Model] = []  # in the order in which they began
         self._steps: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()  # `PATIENCE` at most
         self._outermost: nn.Module | None = None  # of the modules that run
@@ -123,6 +117,7 @@ class Watch:
         if self._stop_listening is not None:
             self._stop_listening()
         self._end_search()
+        self.problems.update({} if self._models else dict.fromkeys(self._frozen))
         for model in self._running:
             model.beside = not model.kinds and any(other.kinds for other in self._running)
             model.monitor.remove()
@@ -185,9 +180,17 @@ class Watch:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """The outermost module of a forward pass is about to run."""
-        if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
+        kind, own = type(module).__name__, list(module.parameters())
+        if not own or self._find(module) is not None:
             return
-        kind = type(module).__name__
+        if not any(p.requires_grad for p in own):
+            problem = _(
+                "{kind}, whose {parameters} are all frozen (`requires_grad=False`): unfreeze those that shall train "
+                "before the optimizer is made; PEFT loads an adapter to train it with `is_trainable=True`",
+                kind=kind, parameters=counted(len(own), "parameter"),
+            )  # fmt: skip
+            self._frozen[problem] = _identities(module)
+            return
         if self._classes[kind] >= MOST:
             problem = _(
                 "more than {count} models of the class {kind}; if they are meant to be one, make it before the loop",
@@ -201,7 +204,7 @@ class Watch:
             if part or model.is_over:
                 self._retire(model, part=part)
         scaler = scalers[0] if len(scalers) == 1 else None
-        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
+        model = _Model(self._name(whole), whole, self, scaler)
         model.monitor.on_missing = lambda: self._doubt(model)
         model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
@@ -254,6 +257,10 @@ class Watch:
     def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
         """The models of an optimizer are known, or do not come."""
         strangers = held.difference(*(model.parameters for model in self._running))
+        for problem, own in self._frozen.items():
+            if not strangers.isdisjoint(own):
+                self.problems[problem] = None
+            strangers -= own
         # Parameters of a class that is not watched any more belong to models that were not looked at.
         if strangers and max(self._classes.values(), default=0) < MOST:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
@@ -297,15 +304,7 @@ class _Monitor(Monitor):
 class _Model:
     """A model with its Monitor and the optimizers that move it."""
 
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        every: int | None,
-        traces: bool,
-        on_finding: Callable[[str, int, Finding], object],
-        scaler: torch.amp.GradScaler | None,
-    ) -> None:
+    def __init__(self, name: str, model: nn.Module, watch: "Watch", scaler: torch.amp.GradScaler | None) -> None:
         self.name = name
         self.optimizers: WeakSet[torch.optim.Optimizer] = WeakSet()
         self.kinds: dict[str, None] = {}
@@ -313,20 +312,15 @@ class _Model:
         self.beside = False  # it runs beside models that train
         self.module = ref(model)
         self.result: Verdict | None = None  # when its training is over
-        self._widens = every is None
+        self._widens = watch.every is None
         self._gradients = [gradient_state(p) for p in model.parameters()]
-        self._on_finding = on_finding
+        self._on_finding = watch.on_finding
         self._shown: set[str] = set()  # rules of the last measurement
         self._found: dict[str, tuple[int, Finding]] = {}
         self.monitor = _Monitor(
-            model,
-            every or 1,
-            trials=True,
-            trace_nonfinite=traces,
-            scaler=scaler,
-            process_group=Alone(),
-            sinks=[self._measured],
-        )
+            model, watch.every or 1, trials=True, trace_nonfinite=watch.trace_nonfinite,
+            scaler=scaler, process_group=Alone(), sinks=[self._measured],
+        )  # fmt: skip
 
     @property
     def is_over(self) -> bool:

@@ -64,7 +64,10 @@ def _parser(name: str, description: str, **settings: object) -> _Parser:
 def _file(name: str) -> Path:
     if name == "-":
         raise argparse.ArgumentTypeError("- would mix with the output of the script: give the name of a file")
-    check_file(Path(name))
+    try:
+        check_file(Path(name))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return Path(name).absolute()  # the script may change folders
 
 
@@ -111,12 +114,14 @@ def _script(words: Sequence[str]) -> partial[int]:
     parser.add_argument("script", metavar="SCRIPT", help="your script, which is run")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS).required = False
     options = _parsed(parser, words)
+    own = re.findall(r"^ +(--[a-z-]+)", parser.format_help(), re.MULTILINE)
+    options.misplaced = [option for option in own if any(w.partition("=")[0] == option for w in options.arguments)]
     return partial(script.run, script.prepared(options.script, options.arguments, module=options.module), options)
 
 
 def _report(words: Sequence[str]) -> partial[int]:
     """Shows a diagnosis that was written as JSON."""
-    parser = _parser("unstuck report", "show a diagnosis that --json has written")
+    parser = _parser("unstuck report", "show a diagnosis that --json has written; messages stay in their language")
     parser.add_argument("file", metavar="FILE.json", type=Path)
     options = _parsed(parser, words)
     from unstuck.diagnosis import Diagnosis
@@ -126,7 +131,10 @@ def _report(words: Sequence[str]) -> partial[int]:
         InputError.replacing("{path} is not a diagnosis: {error}", ValueError, path=options.file),
     ):
         diagnosis = Diagnosis.from_json(options.file.read_bytes())
-    print(diagnosis)
+    try:
+        print(diagnosis, flush=True)
+    except BrokenPipeError:  # `head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if options.html is not None:
         with InputError.replacing("cannot write {path}: {error}", OSError, path=options.html):
             print(printable(_("written: {path}", path=diagnosis.to_html(options.html))))

@@ -26,13 +26,13 @@ class Commentary:
         options: of the command line.
 
     Attributes:
-        models: how many there were; known after `conclude`.
+        silent: neither a model nor a problem was named; known after `conclude`.
     """
 
     def __init__(self, stream: TextIO | None, options: Namespace) -> None:
         self._stream = stream
         self._options = options
-        self.models = 0
+        self.silent = True
         self._said: dict[tuple[str, str], str] = {}  # the first model of a class with a rule
         self._started = time.monotonic()
         self._watch = Watch(self._finding, options.every, trace_nonfinite=options.trace_nonfinite)
@@ -41,7 +41,7 @@ class Commentary:
         """Say the verdicts, write the files, and return whether `--fail-on` fails."""
         self._watch.remove()
         verdicts = self._verdicts() if trials and self._options.trials else self._watch.verdicts()
-        self.models = len(verdicts)
+        self.silent = not verdicts and not self._watch.problems
         failed = any(v.diagnosis.fails(self._options.fail_on) for v in verdicts if v.diagnosis is not None)
         if self._stream is None:
             return failed

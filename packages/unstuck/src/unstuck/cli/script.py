@@ -77,7 +77,7 @@ def _module(name: str) -> Program:
     code = spec.loader.get_code(spec.name) if spec is not None and isinstance(spec.loader, InspectLoader) else None
     if spec is None or code is None:
         place = {"name": name, "folder": os.getcwd()}
-        raise _Missing(_("unstuck: there is no module {name} that can run, in {folder} or installed", **place))
+        raise SystemExit(_("unstuck: there is no module {name} that can run, in {folder} or installed", **place))
     sys.argv[0] = spec.origin or name
     names = {"__file__": spec.origin, "__cached__": spec.cached, "__loader__": spec.loader}
     return code, _main(**names, __package__=spec.parent, __spec__=spec)
@@ -93,10 +93,6 @@ def _main(**attributes: object) -> dict[str, Any]:
     return vars(main)
 
 
-class _Missing(SystemExit):
-    """The module to run was not found."""
-
-
 class _Session:
     """The watch of this process: nothing until PyTorch is imported, a commentary from then on."""
 
@@ -104,7 +100,7 @@ class _Session:
         self._options = options
         self._process = os.getpid()
         first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
-        self._stream = (sys.stderr or io.StringIO()) if first else None
+        self.stream = (sys.stderr or io.StringIO()) if first else None
         self._commentary: Commentary | None = None
         self._problem = ""
         self._folder = None if sys.flags.safe_path else sys.path[0]  # of the script, whose names may be those of ours
@@ -118,7 +114,7 @@ class _Session:
         try:
             from unstuck.cli.commentary import Commentary  # which imports PyTorch
 
-            self._commentary = Commentary(self._stream, self._options)
+            self._commentary = Commentary(self.stream, self._options)
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, self._end)
         except Exception as error:
@@ -136,8 +132,8 @@ class _Session:
         finally:
             os.kill(os.getpid(), number)
 
-    def conclude(self, *, trials: bool = True) -> bool:
-        """Say the verdict, write the files, and return whether `--fail-on` fails."""
+    def conclude(self, *, trials: bool = True, told: bool = False) -> bool:
+        """Say the verdict, write the files, and return whether `--fail-on` fails; `told`: the script said its error."""
         self._import.remove()
         handled = signal.getsignal(signal.SIGTERM) == self._end
         if handled:
@@ -145,11 +141,11 @@ class _Session:
         failed = self._commentary is not None and self._commentary.conclude(trials=trials)
         if handled:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._commentary is None or not self._commentary.models:
+        if not told and (self._commentary is None or self._commentary.silent):
             nothing = _("unstuck: nothing to watch in this process: no module with parameters ran with gradients")
-            say(self._stream, nothing)
+            say(self.stream, nothing)
         if self._problem:
-            say(self._stream, _("not watched: {problem}", problem=printable(self._problem)))
+            say(self.stream, _("not watched: {problem}", problem=printable(self._problem)))
         return failed
 
 
@@ -168,18 +164,21 @@ def run(program: Callable[[], Program], options: Namespace) -> int:
     """Run the program; afterwards Python ends as it would without us."""
     process = os.getpid()
     session = _Session(options)
+    for option in options.misplaced:
+        say(session.stream, _("unstuck: {option} stands after the script and belongs to it", option=option))
     try:
         exec(*program())  # without a function in between, which PyTorch would format at each `torch.manual_seed`
     except BaseException as error:
         if os.getpid() != process:  # forked by the script
             raise
         if isinstance(error, SystemExit):
-            if not isinstance(error, _Missing) and session.conclude() and error.code in (None, 0):
+            succeeded = error.code in (None, 0)
+            if session.conclude(told=not succeeded) and succeeded:
                 return 1
             raise
         trace = _of_the_script(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-        session.conclude()
+        session.conclude(told=isinstance(error, SyntaxError))
         sys.excepthook = lambda *_: None  # it has been shown
         raise
     return int(session.conclude())
