@@ -86,6 +86,20 @@ def test_a_loss_that_is_not_a_function_of_two_is_refused(loss_fn, said):
         unstuck.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
 
 
+def test_a_loss_that_does_not_take_the_outputs_of_a_hugging_face_model_is_told_where_its_loss_is():
+    @dataclass
+    class CausalLMOutput:
+        logits: torch.Tensor
+
+    model = Forward(lambda s, x: CausalLMOutput(s.fc(x)), fc=nn.Linear(6, 3))
+    for loss_fn, kind in ((functional.cross_entropy, TypeError), (lambda out, y: out.size(), AttributeError)):
+        with pytest.raises(
+            kind, match=r"does not take a CausalLMOutput: .*, None, lambda outputs, _: outputs.loss"
+        ) as e:
+            unstuck.diagnose(model, X, Y, loss_fn)
+        assert not hasattr(e.value, "__notes__")
+
+
 def test_a_model_without_floating_point_outputs_is_refused_without_a_loss():
     with pytest.raises(ValueError, match="without a floating-point tensor"):
         unstuck.diagnose(Forward(lambda s, x: s.fc(x).argmax(1), fc=nn.Linear(6, 3)), X)

@@ -45,8 +45,7 @@ def check_file(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(
             "cannot write {path}: there is no folder {parent}; make it, or give another name",
-            path=path,
-            parent=path.parent,
-        )
+            path=path, parent=path.parent,
+        )  # fmt: skip
     if not os.access(path.parent, os.W_OK):
         raise InputError("cannot write {path}: no permission to write in its folder; give another name", path=path)

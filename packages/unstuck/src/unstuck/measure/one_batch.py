@@ -50,7 +50,7 @@ def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], bool] = lambd
                 if not kept:
                     step.release()
             except Exception as error:
-                if not subject.training:
+                if not subject.training and error.__cause__ is None:  # else it says what to do
                     error.add_note("the model ran in evaluation mode; training=True runs it as in training")
                 raise
             finally:

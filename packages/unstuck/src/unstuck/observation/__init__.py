@@ -16,12 +16,8 @@ from unstuck._torch.autograd import (
     running_node,
     version,
 )
-from unstuck._torch.eager import (
-    uncompiled,
-)
-from unstuck._torch.modes import (
-    transforms_active,
-)
+from unstuck._torch.eager import uncompiled
+from unstuck._torch.modes import transforms_active
 
 __all__ = [
     "NONE",

@@ -21,7 +21,15 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 def loss_of(outputs: Any, targets: Any, loss_fn: LossFn | None) -> Tensor:
     """The loss of outputs; without a loss function, that of random signs."""
-    return random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+    try:
+        return random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+    except (TypeError, AttributeError) as error:
+        if not is_dataclass(outputs):
+            raise
+        raise type(error)(
+            f"loss_fn does not take a {type(outputs).__name__}: if the model computes its loss, give it the labels, as "
+            "in diagnose(model, dict(input_ids=..., labels=...), None, lambda outputs, _: outputs.loss)"
+        ) from error
 
 
 def random_loss(outputs: Any) -> Tensor:

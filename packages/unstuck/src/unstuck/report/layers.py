@@ -21,7 +21,6 @@ BARS = (10, 24)
 """Fewest and most columns of bars."""
 NAME_WIDTH, KIND_WIDTH, RULE_WIDTH = 20, 14, 6
 
-
 _T = TypeVar("_T")
 
 

@@ -61,13 +61,9 @@ def _rendered(template: str, **values: Any) -> str:
     import jinja2  # only here: it takes a while
 
     templates = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
-        autoescape=True,
-        finalize=_without_controls,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=jinja2.FunctionLoader(_asset), autoescape=True, finalize=_without_controls,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     templates.filters |= {"layer_name": _name, "short": short_number}
     templates.filters["quoted"] = re.compile("`([^`]+)`").split
