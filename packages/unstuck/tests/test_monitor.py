@@ -24,7 +24,7 @@ from unstuck_support.monitored import (
 )
 from unstuck_support.steps import WAYS, in_vmap, loss_of
 
-from unstuck import Monitor
+from unstuck import Diagnosis, Monitor
 from unstuck.measure.forward_pass import ForwardPass, LayerGradient
 from unstuck.measure.history import History
 from unstuck.monitor import PATIENCE
@@ -40,6 +40,7 @@ def test_one_step_in_every_so_many_is_measured(model, batch, every, steps):
             step(model, optimizer, batch)
     assert [m.step for m in monitor.measurements] == steps
     assert all(m.samples == ROWS and m.ranks == 1 for m in monitor.measurements)
+    assert Diagnosis.from_json(monitor.diagnosis().to_json()).steps == 7
 
 
 def test_a_mode_around_the_forward_pass_can_be_left_before_the_loss(model, batch):

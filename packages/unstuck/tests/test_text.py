@@ -111,7 +111,7 @@ def test_attention_shows_its_entropy(is_as_kept):
 def test_a_training_shows_its_range_of_steps(is_as_kept):
     measurement = replace(stack(2, 1.0), step=12_000, ranks=2)
     history = (*(replace(measurement, step=100 * i) for i in range(120)), measurement)
-    is_as_kept(Diagnosis(measurement, (), history))
+    is_as_kept(Diagnosis(measurement, (), history, steps=12_034))
 
 
 def test_unseen_parts_come_last(is_as_kept):

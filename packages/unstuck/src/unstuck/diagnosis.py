@@ -27,6 +27,7 @@ class Diagnosis(Judgement):
         subject: the model and its batch, or None.
         gaps: what could not be judged, with the reason.
         trials: whether it learns when the recorded steps are trained again, and what makes it learn.
+        steps: of the training so far that a `Monitor` watches, measured or not.
 
     Example:
         >>> import torch

@@ -113,6 +113,7 @@ class Judgement:
     subject: Subject | None = None
     gaps: tuple[Gap, ...] = ()
     trials: Trials = NONE_TRIED
+    steps: int = 0
 
     @property
     def healthy(self) -> bool:

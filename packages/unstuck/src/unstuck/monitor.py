@@ -162,9 +162,10 @@ class Monitor:
         if self.recording is not None and self.recording.steps:
             trained = (measurements[-1].step or 0) >= FEWEST_TRAINED
             *earlier, last = self.recording.steps
-            found = depend(last, state(self.model), trained, earlier)
-            measurements[-1] = replace(measurements[-1], dependence=found)
-        return judged(measurements, Subject(self.model, names=self._names), self.recording, time, missing)
+            dependence = depend(last, state(self.model), trained, earlier)
+            measurements[-1] = replace(measurements[-1], dependence=dependence)
+        found = judged(measurements, Subject(self.model, names=self._names), self.recording, time, missing)
+        return replace(found, steps=self._step)
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""

@@ -50,13 +50,9 @@ def _parser(name: str, description: str, **settings: object) -> _Parser:
     parser = _Parser(name, description=description, allow_abbrev=False, **settings)  # type: ignore[arg-type]
     parser.add_argument("--html", metavar="FILE", type=_file, help="write one page that needs no network connection")
     parser.add_argument(
-        "--fail-on",
-        metavar="WHAT",
-        type=_condition,
-        action="append",
-        default=[],
+        "--fail-on", metavar="WHAT", type=_condition, action="append", default=[],
         help="exit with 1 on: error, warning (includes errors), a rule (US101) or a group (US1); repeatable",
-    )
+    )  # fmt: skip
     parser.add_argument("--lang", choices=LANGUAGES, help=f"language of the diagnosis (default: {VARIABLE}, or en)")
     return parser
 

@@ -70,8 +70,7 @@ class Commentary:
         seconds = min(max(TRIALS[0], SHARE * (time.monotonic() - self._started)), TRIALS[1])
         if self._stream is None or not self._watch.has_steps or not seconds:
             return without
-        most = f"{seconds:.0f}"
-        say(self._stream, _("unstuck: trials on copies of the weights, {most} s at most; Ctrl-C skips them", most=most))
+        self._say(_("unstuck: trials on copies of the weights, {s:.0f} s at most; Ctrl-C now skips them", s=seconds))
         try:
             return self._watch.verdicts(seconds)
         except KeyboardInterrupt:

@@ -66,15 +66,18 @@ def _columns(character: str) -> int:
 def shortened(text: str, limit: int) -> str:
     """At most `limit` columns of the text, without its middle.
 
-    Of a dotted name, the parts between the first and the last go first, except numbers, which tell layers apart:
-    `encoder.layers.11.attention.output.dense` in 24 columns is `encoder…11…output.dense`.
+    Of a dotted name, the parts before the last two go first, except numbers, which tell layers apart: in 24 columns,
+    `encoder.layers.11.attention.output.dense` is `encoder…11…output.dense`. What PEFT puts around a name goes before.
     """
+    if text.startswith("base_model.") and text_width(text) > limit:
+        text = re.sub(r"^base_model\.(model\.)*", "…", text.replace(".default", ""))
     parts = text.split(".")
-    for i in (i for i in range(1, len(parts) - 1) if not parts[i].isdigit()):
+    order = (*range(1, len(parts) - 2), 0, len(parts) - 2) if len(parts) > 2 else ()
+    for i in (i for i in order if not parts[i].isdigit()):
         if text_width(text) <= limit:
             break
         parts[i] = ""
-        text = re.sub(r"\.{2,}", "…", ".".join(parts))
+        text = re.sub(r"^\.+|\.{2,}", "…", ".".join(parts))
     if text_width(text) <= limit:
         return text
     start = _prefix(text, (limit - 1) // 3)

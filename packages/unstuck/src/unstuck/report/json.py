@@ -34,6 +34,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
         "earlier": [written(one) for one in kept],
         "gaps": [written(one) for one in judgement.gaps],
         "trials": written(judgement.trials),
+        "steps": judgement.steps,
     }
     text = json.dumps(members, separators=(",", ":"), allow_nan=False)
     if path is not None:
@@ -55,6 +56,7 @@ def from_json(text: str | bytes) -> dict[str, Any]:
             "history": (*earlier, measurement) if earlier else (),
             "gaps": tuple(read(Gap, one) for one in members["gaps"]),
             "trials": read(Trials, members.get("trials", {})),
+            "steps": members.get("steps", 0),
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"something is missing or of another kind ({error!r})") from error

@@ -60,9 +60,9 @@ def head(judgement: Judgement) -> list[str]:
     lines = [verdict(judgement), _(", ").join(facts)]
     if len(history) > 1:
         times, first, last = (f"{count or 0:,}" for count in (len(history), history[0].step, history[-1].step))
-        line = _("measured {times} times from step {first} to {last}; the numbers below are of the last",
+        line = _("measured {times} times from step {first} to {last}; numbers below are of the last",
                  times=times, first=first, last=last)  # fmt: skip
-        lines.append(line)
+        lines.append(_(", ").join([*([counted(judgement.steps, "step")] if judgement.steps else []), line]))
     elif measurement.step is not None:
         lines.append(_("measured at step {step}", step=f"{measurement.step:,}"))
     lines += trials_lines(judgement.trials)

@@ -116,8 +116,9 @@ class Tries:
         except Exception as error:  # a step that cannot run again: of whatever kind
             raise NotTriedError(_("the step cannot run again ({reason})", reason=in_one_line(error))) from error
         if len(self.before) <= FEWEST:
-            room = f"{OWN_SHARE * seconds:.1f}"
-            raise NotTriedError(_("{count} steps do not fit into {seconds} s", count=FEWEST, seconds=room))
+            room = {"count": FEWEST, "room": OWN_SHARE * seconds, "seconds": seconds}
+            text = _("{count} steps do not fit into {room:.1f} of {seconds:.0f} s: use monitor.diagnosis(60)", **room)
+            raise NotTriedError(text)
         if recording.left <= STANDS < self.own_left:
             raise NotTriedError(_("trained again, the recorded steps do not learn as the training did"))
 
