@@ -27,7 +27,7 @@ def trials_lines(trials: Trials) -> Iterator[str]:
     """What the trials tell beside the findings."""
     if trials.missing:
         yield _("not tried: {reason}", reason=trials.missing)
-    if not trials.steps:
+    if not trials.steps or not math.isfinite(trials.losses[0]):
         return
     if math.isnan(trials.left):
         result = _("on the recorded batches")

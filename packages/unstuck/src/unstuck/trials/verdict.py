@@ -30,7 +30,7 @@ without it, or if the loss falls so many times as far; but not if no more than t
 reveals what the training should not see if so many times as much is left with it."""
 
 
-ARITHMETIC = frozenset({"US304", "US401", "US504", "US602"})
+ARITHMETIC = frozenset({"US303", "US304", "US401", "US501", "US502", "US504", "US602"})
 """Errors that are facts, whether or not an edit learns better."""
 SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
 """Rules that say that a network cannot learn because of its signals; they are wrong where it learns."""
@@ -75,7 +75,9 @@ def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
     if trial is None or not trial.proved:
         if learns and finding.rule in SIGNALS:
             severity = Severity.NOTE
-        elif trial is not None and severity is Severity.ERROR and finding.rule not in ARITHMETIC:
+        elif severity is Severity.ERROR and finding.rule in ARITHMETIC:
+            trial = None
+        elif trial is not None and severity is Severity.ERROR:
             severity = Severity.WARNING
     return replace(finding, trial=trial, severity=severity)
 
