@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severity, Trial, Trials
+from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, STEPS, Finding, Severity, Trial, Trials
 from unstuck.language import _
 from unstuck.rules import RULES
 from unstuck.rules.rule import TABLE
@@ -20,8 +20,8 @@ SLOW = 0.8
 """A training of which more of the loss is left may have steps that are too small or too large."""
 SECONDS = 10.0
 """What trials may take, about."""
-STEPS, FEWEST = 100, 20
-"""Steps of a trial, and the fewest."""
+FEWEST = 20
+"""Steps of a trial, at least."""
 OWN_SHARE = 0.3
 """Share of the time for the training as it was recorded."""
 HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
@@ -39,8 +39,8 @@ SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
 def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> tuple[tuple[Finding, ...], Trials]:
     """The findings with their trials, proved ones first, and what the trials tell beside them.
 
-    Severity follows proof: an error whose trial learns no better is a warning, and what a rule says of the signals of a
-    network that learns is a note.
+    Severity follows proof: an error whose trial, if it had the time, learns no better is a warning, and what a rule
+    says of the signals of a network that learns is a note.
 
     Args:
         findings: of the rules.
@@ -77,7 +77,7 @@ def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
             severity = Severity.NOTE
         elif severity is Severity.ERROR and finding.rule in ARITHMETIC:
             trial = None
-        elif trial is not None and severity is Severity.ERROR:
+        elif trial is not None and trial.steps == STEPS and severity is Severity.ERROR:
             severity = Severity.WARNING
     return replace(finding, trial=trial, severity=severity)
 
