@@ -47,7 +47,8 @@ def test_a_network_on_a_whole_batch_is_healthy_and_says_that_no_step_was_seen():
 
 def test_a_frozen_model_is_not_called_healthy():
     found = unstuck.diagnose(small().requires_grad_(False), X)
-    assert "in 3 layers, but not judged: the training (all 4 parameters" in first_line(found)
+    assert [finding.message for finding in found.findings] == ["All 4 parameters are frozen: nothing trains."]
+    assert "not judged: the training (all 4 parameters" in str(found)
     assert repr(found) == f"<Diagnosis: {first_line(found)}>"
 
 

@@ -210,7 +210,7 @@ class Conditional(nn.Module):
         super().__init__()
         self.kind, self.first, self.second, self.last = kind, nn.Linear(6, 8), nn.Linear(3, 8), nn.Linear(8, 2)
 
-    def forward(self, x, condition):
+    def forward(self, x, condition, count=None):
         h = self.first(x)
         if self.kind == "hidden":
             h = h + self.second(condition * 0)
@@ -226,7 +226,9 @@ def of_outputs(outputs, targets):
 
 @pytest.mark.parametrize(("kind", "expected"), [("unread", ["warning"]), ("read", []), ("with a number", ["note"])])
 def test_inputs_and_results_that_nobody_reads_are_named(kind, expected):
-    inputs, targets = (torch.randn(SAMPLES, 6), torch.randn(SAMPLES, 3)), torch.randn(SAMPLES, 2)
+    """A number beside the samples, such as how many tokens a batch has, is no input."""
+    inputs = torch.randn(SAMPLES, 6), torch.randn(SAMPLES, 3), torch.tensor(SAMPLES)
+    targets = torch.randn(SAMPLES, 2)
     findings = unstuck.diagnose(Conditional(kind), inputs, targets, of_outputs, trials=False).findings
     assert [finding.severity for finding in findings if finding.rule == "US703"] == expected
 

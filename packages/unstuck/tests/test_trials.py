@@ -14,8 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import unstuck
 from unstuck.findings import NONE_TRIED, Finding, Severity
+from unstuck.report.trials import trial_text
 from unstuck.rules import RULES
 from unstuck.trials import Recording, edits, tried, verdict
+from unstuck.trials.training import train
 
 pytestmark = pytest.mark.trials
 SECONDS = 60.0
@@ -304,6 +306,18 @@ def test_an_error_that_is_not_proved_is_a_warning_unless_it_is_arithmetic():
     errors = [replace(suspected(rule), severity=Severity.ERROR) for rule in ("US302", "US401")]
     findings, _trials = tried(errors, still, SECONDS)
     assert [(finding.rule, finding.severity) for finding in findings] == [("US401", "error"), ("US302", "warning")]
+
+
+def test_a_trial_that_its_time_has_cut_off_decides_nothing(monkeypatch):
+    monkeypatch.setattr(verdict, "STEPS", 50)
+    still = recorded(network(), lambda o, y: F.cross_entropy(o * 0.0, y), *batch())
+    error = replace(suspected("US302"), severity=Severity.ERROR)
+    (found,), _trials = tried([error], still, SECONDS)
+    assert found.severity is Severity.WARNING
+    assert trial_text(found.trial).startswith("Not decided in the time for trials")
+    monkeypatch.setattr(verdict, "train", lambda *args: train(*args)[:31])
+    (found,), _trials = tried([error], still, SECONDS)
+    assert found.severity is Severity.ERROR
 
 
 def test_what_is_said_of_the_signals_of_a_network_that_learns_is_a_note():

@@ -36,6 +36,8 @@ class Trial:
 
 POINTS = 33
 """Numbers that are kept of a loss."""
+STEPS = 100
+"""Of a trial; fewer if its time ends before."""
 LEARNS, STANDS = 0.5, 0.9
 """A training learns if its loss falls to less than this share; if more than the second is left, it stands still."""
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from unstuck.findings import Finding, Judgement, Severity
+from unstuck.findings import STANDS, Finding, Judgement, Severity
 from unstuck.language import _
 from unstuck.language.terminal import DEFAULT, printable, shortened, wrapped
 from unstuck.report.layers import layer_rows
@@ -40,6 +40,8 @@ def verdict(judgement: Judgement) -> str:
         return _("{found} in {layers}", **values)
     if not count:
         return _("no layers were seen, {found}", found=found)
+    if judgement.trials.steps and judgement.trials.left > STANDS:
+        return _("{found} in {layers}, and yet it does not learn", **values)
     gaps = [str(gap) for gap in judgement.gaps if gap.decisive]
     if gaps:
         return _("{found} in {layers}, but not judged: {gap}", gap=few(gaps, 1), **values)

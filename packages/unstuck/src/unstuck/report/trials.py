@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from unstuck.findings import LEARNS, STANDS, Trial, Trials
+from unstuck.findings import LEARNS, STANDS, STEPS, Trial, Trials
 from unstuck.language import _
 from unstuck.wording import short_number
 
@@ -20,14 +20,18 @@ def trial_text(trial: Trial) -> str:
         "{edit}, {steps} steps bring the loss from {first} to {last}; unchanged, from {before} to {end}.",
         edit=trial.edit, steps=trial.steps, first=first, last=last, before=before, end=end,
     )  # fmt: skip
-    return _("Proved by a trial: {told}", told=told) if trial.proved else _("Not proved: in a trial {told}", told=told)
+    if trial.proved:
+        return _("Proved by a trial: {told}", told=told)
+    if trial.steps < STEPS:
+        return _("Not decided in the time for trials: {told}", told=told)
+    return _("Not proved: in a trial {told}", told=told)
 
 
 def trials_lines(trials: Trials) -> Iterator[str]:
     """What the trials tell beside the findings."""
     if trials.missing:
         yield _("not tried: {reason}", reason=trials.missing)
-    if not trials.steps:
+    if not trials.steps or not math.isfinite(trials.losses[0]):
         return
     if math.isnan(trials.left):
         result = _("on the recorded batches")

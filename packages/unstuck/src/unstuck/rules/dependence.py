@@ -43,7 +43,7 @@ USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced aw
 PASS_ON = (
     "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
 )
-CHECK_PAIRS = "Check that samples and targets belong together, and what the network reads."
+CHECK_PAIRS = "Check that samples and targets belong together, what the network reads, and the learning rate."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
 INVERT_MASK = "Invert the mask of the loss: let it count the hidden patches or tokens."
 SEPARATE_DOCUMENTS = "Give the attention a mask of blocks, one for each document, or their lengths."
@@ -230,7 +230,11 @@ def without_effect(evidence: Evidence) -> Found | None:
     return None
 
 
-@rule("US704", "unrelated to the samples", remedy=CHECK_PAIRS, hidden_by=("US301", "US401"), signal=True)
+NOT_TRAINED = ("US301", "US302", "US303", "US306", "US309", "US401", "US501", "US502", "US505")
+OTHER_CAUSES = ("US506", "US601", "US606", "US609", "US702", "US709")
+
+
+@rule("US704", "unrelated to the samples", remedy=CHECK_PAIRS, hidden_by=(*NOT_TRAINED, *OTHER_CAUSES), signal=True)
 def unrelated(evidence: Evidence) -> Found | None:
     """The network answers all samples alike, or learns from pairs that do not belong together."""
     effects = evidence.latest.dependence.effects if evidence.latest.dependence is not None else ()

@@ -28,6 +28,8 @@ TRAIN_ROWS = (
     "Train the embedding: with PEFT, `modules_to_save=['embed_tokens', 'lm_head']` or `trainable_token_indices`."
 )
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
+LOAD = "Load pretrained weights (`from_pretrained`, not `from_config`); nothing to do if a random base is meant."
+UNFREEZE_ALL = "Set requires_grad to True before the optimizer is made; with PEFT, load with `is_trainable=True`."
 ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
@@ -44,6 +46,9 @@ def frozen(evidence: Evidence) -> Found | None:
     fixed = [w for w in latest.weights if not w.trains and len(w.shape) > 1]
     if not fixed:
         return None
+    if not any(w.trains for w in latest.weights):
+        text = _("All {count} parameters are frozen: nothing trains.", count=len(latest.weights))
+        return Found(tuple(w.name for w in fixed), 1.0, 0, text, UNFREEZE_ALL)
     # Weights behind trained ones pass a gradient on; those of a teacher feed no layer that trains.
     behind = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     before = {name for i, x in enumerate(evidence.layers) if evidence.feeds_live[i] for name in x.weights}
@@ -66,12 +71,15 @@ def frozen(evidence: Evidence) -> Found | None:
         return Found(drawn, share, FEW_FROZEN, text)
     parts = {w.name.rpartition(".")[0].rpartition(".")[0] for w in fixed if w.fresh}  # of an adapter: one is drawn
     zero = tuple(w.name for w in fixed if is_zero(w) and w.name.rpartition(".")[0].rpartition(".")[0] in parts)
-    if zero and any(w.trains for w in latest.weights):
+    if zero:
         text = _("{names} {verb} frozen at 0.", names=listed(zero), verb=verb(zero, "is", "are"))
         return Found(zero, len(zero), 0, text)
     names = tuple(w.name for w in fixed)
     values = {"share": percent(share), "names": listed(names, [w.name for w in latest.weights])}
     text = _("{share} % of the parameters are frozen: {names}.", **values)
+    large = [w.fresh or w.normal for w in fixed if math.prod(w.shape) >= FEW_NUMBERS]
+    if large and all(large):
+        return Found(names, share, 0, text + _(" Their numbers are random, as drawn."), LOAD, Severity.NOTE)
     return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
 
 

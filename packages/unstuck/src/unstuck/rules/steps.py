@@ -49,7 +49,7 @@ def unheld(evidence: Evidence) -> Found | None:
     if not any(w.rate is not None for weights in history.values() for w in weights):
         return None
     names = [name for name, weights in history.items() if _unheld(weights)]
-    if not names:
+    if not any(weight.gradient for name in names for weight in history[name]):
         return _unheld_in_loss(evidence)
     text = _(
         "{names} {verb} a gradient, but no optimizer that makes steps holds {pronoun}.",
@@ -149,7 +149,7 @@ def _history(evidence: Evidence) -> dict[str, list[Weight]]:
 def _unheld(weights: list[Weight]) -> bool:
     """Whether a parameter has a gradient and nothing moves it."""
     fixed = len({w.size for w in weights}) == 1 and all(w.rate is None for w in weights)
-    return fixed and weights[-1].trains and any(w.gradient for w in weights)
+    return fixed and weights[-1].trains and any(w.gradient is not None for w in weights)
 
 
 def _unheld_in_loss(evidence: Evidence) -> Found | None:

@@ -19,7 +19,10 @@ OFTEN_ZERO = 0.25
 """Share of the first quarter of the measurements whose gradient is 0."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
-CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
+CONNECT = (
+    "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad(), or checkpoints of "
+    "frozen layers without `use_reentrant=False`."
+)
 RECONNECT = (
     "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind them; or set requires_grad to False (DDP needs "
     "find_unused_parameters=True otherwise)."
@@ -80,14 +83,15 @@ def no_gradient(evidence: Evidence) -> Found | None:
     return _of(rest, text)
 
 
-@rule("US502", "gradient of exactly zero", remedy=FIND_FLAT, hidden_by=("US206", "US401", "US601", "US705"))
+@rule("US502", "gradient of exactly zero", remedy=FIND_FLAT, hidden_by=("US206", "US401", "US601", "US701", "US705"))
 def zero_gradient(evidence: Evidence) -> Found | None:
     """A gradient of exactly 0 trains nothing, and marks a function without slope."""
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
     if (found := _often_zero(evidence)) is not None:
         return found
-    zero = [w for w in matrices if w.gradient == 0]
+    held = any(w.rate is not None for m in evidence.measurements for w in m.weights)  # others are for US303
+    zero = [w for w in matrices if w.gradient == 0 and (w.rate is not None or not held)]
     constant = evidence.latest.dependence.constant if evidence.latest.dependence is not None else None
     if constant:
         text = _("{call} is always 1: what it is computed from has no gradient.", call=constant)

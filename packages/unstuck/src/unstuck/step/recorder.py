@@ -69,7 +69,7 @@ class Recorder(TorchFunctionMode):
     def end(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
         """A forward pass of these inputs has returned these outputs; its loss comes."""
         self.stack.clear()
-        given = ((name, value) for name, value in (inputs or {}).items() if isinstance(value, Tensor))
+        given = ((name, value) for name, value in (inputs or {}).items() if isinstance(value, Tensor) and value.dim())
         self.step.unread |= {name: None for name, value in given if self.known(value) is None}
         self.step.outputs += [node for tensor in tensors_in(outputs) if (node := self.known(tensor)) is not None]
         if self._entered:

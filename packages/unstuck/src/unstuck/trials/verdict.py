@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, Finding, Severity, Trial, Trials
+from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, STEPS, Finding, Severity, Trial, Trials
 from unstuck.language import _
 from unstuck.rules import RULES
 from unstuck.rules.rule import TABLE
@@ -20,8 +20,8 @@ SLOW = 0.8
 """A training of which more of the loss is left may have steps that are too small or too large."""
 SECONDS = 10.0
 """What trials may take, about."""
-STEPS, FEWEST = 100, 20
-"""Steps of a trial, and the fewest."""
+FEWEST = 20
+"""Steps of a trial, at least."""
 OWN_SHARE = 0.3
 """Share of the time for the training as it was recorded."""
 HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
@@ -30,7 +30,7 @@ without it, or if the loss falls so many times as far; but not if no more than t
 reveals what the training should not see if so many times as much is left with it."""
 
 
-ARITHMETIC = frozenset({"US304", "US401", "US504", "US602"})
+ARITHMETIC = frozenset({"US303", "US304", "US401", "US501", "US502", "US504", "US602"})
 """Errors that are facts, whether or not an edit learns better."""
 SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
 """Rules that say that a network cannot learn because of its signals; they are wrong where it learns."""
@@ -39,8 +39,8 @@ SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
 def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> tuple[tuple[Finding, ...], Trials]:
     """The findings with their trials, proved ones first, and what the trials tell beside them.
 
-    Severity follows proof: an error whose trial learns no better is a warning, and what a rule says of the signals of a
-    network that learns is a note.
+    Severity follows proof: an error whose trial, if it had the time, learns no better is a warning, and what a rule
+    says of the signals of a network that learns is a note.
 
     Args:
         findings: of the rules.
@@ -75,7 +75,9 @@ def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
     if trial is None or not trial.proved:
         if learns and finding.rule in SIGNALS:
             severity = Severity.NOTE
-        elif trial is not None and severity is Severity.ERROR and finding.rule not in ARITHMETIC:
+        elif severity is Severity.ERROR and finding.rule in ARITHMETIC:
+            trial = None
+        elif trial is not None and trial.steps == STEPS and severity is Severity.ERROR:
             severity = Severity.WARNING
     return replace(finding, trial=trial, severity=severity)
 
