@@ -77,8 +77,8 @@ def frozen(evidence: Evidence) -> Found | None:
     names = tuple(w.name for w in fixed)
     values = {"share": percent(share), "names": listed(names, [w.name for w in latest.weights])}
     text = _("{share} % of the parameters are frozen: {names}.", **values)
-    large = [w.fresh or w.normal for w in fixed if math.prod(w.shape) >= FEW_NUMBERS]
-    if large and all(large):
+    drawn_too = [w.fresh or w.normal for w in fixed if math.prod(w.shape) >= FEW_NUMBERS]
+    if 2 * sum(drawn_too) > len(drawn_too):
         return Found(names, share, 0, text + _(" Their numbers are random, as drawn."), LOAD, Severity.NOTE)
     return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
 
