@@ -100,6 +100,7 @@ def main() -> None:
             variant=variant,
             outcome=outcome(right, said) if variant == "broken" else "accused" if loud else "silent",
             proved=any(f.trial is not None and f.trial.proved for f in findings if f.rule in right),
+            shown=any(f.shown or f.rule in verdict.ARITHMETIC for f in findings if f.rule in right),
             rules=sorted(right),
             said=[[rule, severity.value] for rule, severity in said],
             error=error,

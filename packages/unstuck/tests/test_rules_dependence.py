@@ -73,6 +73,15 @@ def test_networks_that_mix_samples_are_named(forward):
     assert findings(of(forward), torch.randn(64, 6)) == [("US506", "warning")]
 
 
+def test_a_finding_says_that_a_step_was_run_again():
+    found = unstuck.diagnose(of(lambda net, h: h - h.mean(0)), torch.randn(64, 6))
+    assert [finding.shown for finding in found.findings if finding.rule == "US506"] == [True]
+    shown = "Shown by running the recorded step again."
+    assert shown in str(found)
+    assert shown in found._repr_html_()
+    assert unstuck.Diagnosis.from_json(found.to_json()).findings[0].shown
+
+
 @pytest.mark.parametrize("forward", APART.values(), ids=list(APART))
 def test_networks_that_do_not_mix_samples_are_healthy(forward):
     assert findings(of(forward), torch.randn(64, 6)) == []

@@ -80,6 +80,8 @@ def finding_lines(finding: Finding, width: int) -> list[str]:
     if len(finding.layers) > 1 and any(name not in finding.message for name in finding.layers[:2]):
         names = [shortened(printable(name), NAME_WIDTH) or _("(the model)") for name in finding.layers]
         lines += wrapped(_("in {names}", names=few(names, NAMES)), width, "  ")
+    if finding.shown:
+        lines += wrapped(_("Shown by running the recorded step again."), width, "  ")
     if finding.trial is not None:
         lines += wrapped(trial_text(finding.trial), width, "  ")
     lines += wrapped(finding.remedy, width, "  → ", "    ")

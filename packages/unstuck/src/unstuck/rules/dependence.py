@@ -100,8 +100,8 @@ def mixed_samples(evidence: Evidence) -> Found | None:
         return None
     text = _("The output for a sample changes with the other samples of the batch or its place among them.")
     if depends.positions is False:
-        return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
-    return Found((), 1.0, 0.0, text)
+        return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE, shown=True)
+    return Found((), 1.0, 0.0, text, shown=True)
 
 
 @rule("US606", "targets are visible", severity=Severity.ERROR, remedy=MASK, hidden_by=("US506",), mistake=True)
@@ -115,13 +115,13 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "The targets are the next tokens of the inputs, and outputs depend on later tokens: the model sees what it "
             "has to predict."
         )
-        return Found((), 1.0, 0.0, text)
+        return Found((), 1.0, 0.0, text, shown=True)
     if found.copies:
         text = _(
             "The targets are the tokens of the inputs at the same positions, and outputs depend on earlier tokens "
             "only: the model copies its input."
         )
-        return Found((), 1.0, 0.0, text, SHIFT)
+        return Found((), 1.0, 0.0, text, SHIFT, shown=True)
     if found.own_input:
         text = _("The targets are the very numbers that the model reads beside a time: it copies its input.")
         return Found((), 1.0, 0.0, text, DENOISE)
@@ -136,7 +136,7 @@ def visible_targets(evidence: Evidence) -> Found | None:
         return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING)
     if found.documents:
         text = _("Outputs depend on other documents of the same row.")
-        return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING)
+        return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING, shown=True)
     return None
 
 
@@ -178,7 +178,7 @@ def padding(evidence: Evidence) -> Found | None:
     if found.padding:
         text = _("Outputs of the tokens of a sample depend on its padding.")
         recurrent = any(layer.steps is not None for layer in evidence.layers)  # which reads it at the end
-        return Found((), 1.0, 0.0, text, MASK_PADDING, Severity.NOTE if recurrent else None)
+        return Found((), 1.0, 0.0, text, MASK_PADDING, Severity.NOTE if recurrent else None, shown=True)
     return None
 
 
@@ -199,12 +199,13 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), 0.0, 0.0, text, ADD_POSITIONS)
     if found.order_of_patches is False:
         text = _("The outputs do not depend on the order of the patches of an image.")
-        return Found((), 0.0, 0.0, text, ADD_POSITIONS)
+        return Found((), 0.0, 0.0, text, ADD_POSITIONS, shown=True)
     if found.first_only:
         text = _("The outputs depend on the first token of a sample and on no other.")
-        return Found((), 0.0, 0.0, text, READ_LAST)
+        return Found((), 0.0, 0.0, text, READ_LAST, shown=True)
     if found.order is False:
-        return Found((), 0.0, 0.0, _("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
+        text = _("The outputs do not depend on the order of earlier tokens.")
+        return Found((), 0.0, 0.0, text, ADD_POSITIONS, shown=True)
     if found.lost_places:
         text = _(
             "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "
@@ -220,7 +221,7 @@ def without_effect(evidence: Evidence) -> Found | None:
             "those of other samples.",
             shape=list(effect.shape), reader=_reader(effect),
         )  # fmt: skip
-        return Found((), 0.0, 0.0, text)
+        return Found((), 0.0, 0.0, text, shown=True)
     if found.unused:
         text = _(
             "The model computes a number with a gradient, and the loss does not take it: {names}.",
@@ -247,7 +248,7 @@ def unrelated(evidence: Evidence) -> Found | None:
             "The loss is {loss}, and {others} with {what} of other samples: the network has learned nothing from them.",
             loss=number(effect.loss), others=number(effect.loss_of_others), what=what,
         )  # fmt: skip
-        return Found((), change, UNRELATED, text)
+        return Found((), change, UNRELATED, text, shown=True)
     return None
 
 
@@ -260,15 +261,15 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
     call = f"`{twin.function}`" + (f" ({twin.line})" if twin.line else "")
     if twin.kind == "views":
         text = _("{call} compares outputs with themselves: both views of each sample are the same.", call=call)
-        return Found((), 1.0, 0.0, text, AUGMENT)
+        return Found((), 1.0, 0.0, text, AUGMENT, shown=True)
     if twin.kind == "ratio":
         text = _("Both sides of {call} are the same and have a gradient: the ratio is 1, its gradient 0.", call=call)
-        return Found((), 1.0, 0.0, text, KEEP_OLD)
+        return Found((), 1.0, 0.0, text, KEEP_OLD, shown=True)
     if twin.kind == "old":
         text = _("The old values in {call} change from step to step with the same tokens: the ratio is 1.", call=call)
         return Found((), 1.0, 0.0, text, KEEP_OLD)
     text = _("Both sides of {call} are always the same: the network learns nothing from it.", call=call)
-    return Found((), 1.0, 0.0, text)
+    return Found((), 1.0, 0.0, text, shown=True)
 
 
 @rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)

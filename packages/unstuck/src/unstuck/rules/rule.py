@@ -21,6 +21,7 @@ class Found:
     message: str
     remedy: str | None = None
     severity: Severity | None = None
+    shown: bool = False
 
 
 Check = Callable[[Evidence], Found | None]

@@ -55,7 +55,7 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
             x = replace(x, message=x.message + _(" The steps are too large for them."), severity=WARNING)
         if reported.isdisjoint(rule.hidden_by):
             severity, name, remedy = x.severity or rule.severity, _(rule.name), _(x.remedy or rule.remedy)
-            finding = Finding(rule.id, name, severity, x.layers, x.value, x.threshold, x.message, remedy)
+            finding = Finding(rule.id, name, severity, x.layers, x.value, x.threshold, x.message, remedy, shown=x.shown)
             findings.append(((ERROR, WARNING, NOTE).index(severity), not rule.mistake, finding))
     return tuple(finding for *_, finding in sorted(findings, key=lambda found: found[:2]))
 
