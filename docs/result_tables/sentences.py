@@ -68,7 +68,7 @@ def readme() -> Iterator[str]:
     yield f"{ours} % at 100 layers of digits, where tanh with orthogonal weights"
     yield f"{tanh} % with the best of {settings} settings"
     yield f"At 100 layers, learning rates from 0.1 to 3.3 times the rule's give {of_rates('to')} %."
-    yield "in three steps: {} % at the end, {} % without it.".format(*_with_and_without("weights x 3"))
+    yield "within three steps: {} % at the end, {} % without it.".format(*_with_and_without("weights x 3"))
     resnet, ours = of_convolutions("to")
     yield f"residual networks are better: {resnet} % against {ours} % for plain convolutions with Sigmoid Core"
     yield "{:.0f} % against {:.0f} to {:.0f} % on CIFAR-10".format(*_of_cifar())
