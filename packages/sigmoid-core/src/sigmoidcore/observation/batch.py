@@ -37,7 +37,7 @@ def run_checked(model: nn.Module, inputs: Inputs) -> Any:
     except RuntimeError as error:
         names = {id(module): name for name, module in model.named_modules()}
         frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-        innermost = next((local for local in reversed(frames) if id(local.get("self")) in names), {})
+        innermost: dict[str, Any] = next((local for local in reversed(frames) if id(local.get("self")) in names), {})
         layer, x = innermost.get("self"), innermost.get("input")
         weight = getattr(layer, "weight", None)
         if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
