@@ -100,7 +100,7 @@ def test_the_compiled_catalogue_is_that_of_the_source():
 def test_no_space_follows_a_full_width_bracket(monkeypatch):
     monkeypatch.setenv(VARIABLE, "zh")
     names = _("{first} to {last} ({count} of {all})", first="`0`", last="`2`", count=3, all=9)
-    assert _("the gradients of {names}", names=names) == "`0` 至 `2`（9中的 3 个）的梯度"
+    assert _("the gradients of {names}", names=names) == "`0` 至 `2`（9中的 3 处）的梯度"
     assert _("the gradients of {names}", names="`0`") == "`0` 的梯度"
 
 

@@ -29,7 +29,7 @@ const EN = {
         ["Thirty layers: the gradient vanishes", "The same sigmoids, thirty layers deep. On its way from the loss to the input, the gradient of A shrinks at every layer: σ′(z) is at most 1/4. On the log axis that is a straight line down. The first layers learn nothing, so the loss stays where it is."],
         ["One layer, and its slope", "Every layer multiplies the gradient by α σ′(z) and by its weights. The outlined card shows layer 15: the sigmoid, the histogram of z under it, the derivative over it. Drag the slope α of network A: the derivative grows with α. Too much, and z leaves the middle: the neurons saturate."],
         ["The cure: one slope for every layer", "Sigmoid Core sets each slope so that a layer multiplies the gradient by 1. B is a hundred sigmoids deep, and its profile is level. No skip connections, no normalisation. The first dozens of layers of A get no gradient at all."],
-        ["Keep it level", "Training moves the weights, and the profile with them. The Equalizer changes a slope when its layer leaves the band. Here both networks are Sigmoid Core; only B has the Equalizer. After some 60 steps, let an accident happen: triple the weights, and see which network comes back. Now try your own: 1,000 layers, spirals, ResNet, BatchNorm."],
+        ["Keep it level", "Training moves the weights, and the profile with them. The Equalizer sets a layer back when it leaves its band. Here both networks are Sigmoid Core; only B has the Equalizer. After some 60 steps, let an accident happen: triple the weights, and see which network comes back. Now try your own: 1,000 layers, spirals, ResNet, BatchNorm."],
     ],
 };
 
@@ -60,7 +60,7 @@ const ZH = {
         ["三十层：梯度消失", "还是这些 sigmoid，这次叠到三十层。从损失传回输入的路上，A 的梯度每过一层就缩小一次，因为 σ′(z) 最大只有 1/4；在对数轴上，这是一条一路下降的直线。前面几层什么也学不到，损失停在原地。"],
         ["一层和它的斜率", "每一层都把梯度乘以 α σ′(z) 和权重。框出的是第 15 层：sigmoid 曲线，下方是 z 的直方图，虚线是导数。拖动网络 A 的斜率 α 试试：α 越大，导数越大；但 α 太大时，z 会离开中段，神经元就饱和了。"],
         ["解决办法：给每一层合适的斜率", "Sigmoid Core 设定每个斜率，使每一层恰好把梯度乘以 1。B 有一百层 sigmoid，没有跳跃连接，也没有归一化，梯度剖面却是平的。A 的前几十层一点梯度也得不到。"],
-        ["训练中也保持平直", "训练会改变权重，梯度剖面也跟着变。某一层超出允许的范围时，均衡器就调整它的斜率。这里两个网络都是 Sigmoid Core，但只有 B 有均衡器。训练约 60 步后制造一次突发故障：把权重乘以 3，看哪个网络能恢复。接下来请自己试：1,000 层、螺旋、ResNet、BatchNorm。"],
+        ["训练中也保持平直", "训练会改变权重，梯度剖面也跟着变。某一层超出允许的范围时，均衡器就把它恢复。这里两个网络都是 Sigmoid Core，但只有 B 有均衡器。训练约 60 步后制造一次突发故障：把权重乘以 3，看哪个网络能恢复。接下来请自己试：1,000 层、螺旋、ResNet、BatchNorm。"],
     ],
 };
 
