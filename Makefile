@@ -102,7 +102,7 @@ clean: ## remove everything that was built (.venv and runs/ stay)
 
 # What is installed for a target: the two packages, and what the target needs beside them.
 PACKAGES := -e packages/unstuck -e
-FOR_demo := $(PACKAGES) packages/sigmoid-core[demo]
+FOR_demo := $(PACKAGES) packages/sigmoid-core[lab]
 FOR_test := $(PACKAGES) packages/sigmoid-core[data,lab,plots,sklearn,tensorboard] -r tests/requirements.txt
 FOR_dev := $(FOR_test) -r tests/requirements-dev.txt
 FOR_docs := $(FOR_test) -r docs/requirements.txt

@@ -65,10 +65,10 @@ def _repositories() -> tuple[int, int, int, int]:
 @sentences("README.md")
 def readme() -> Iterator[str]:
     ours, tanh, settings = of_peers()
-    yield f"{ours} % at 100 layers of digits, where tanh with orthogonal weights"
+    yield f"{ours} % at 100 layers of digits in the comparison with peers, where tanh with orthogonal weights"
     yield f"{tanh} % with the best of {settings} settings"
     yield f"At 100 layers, learning rates from 0.1 to 3.3 times the rule's give {of_rates('to')} %."
-    yield "in three steps: {} % at the end, {} % without it.".format(*_with_and_without("weights x 3"))
+    yield "within three steps: {} % at the end, {} % without it.".format(*_with_and_without("weights x 3"))
     resnet, ours = of_convolutions("to")
     yield f"residual networks are better: {resnet} % against {ours} % for plain convolutions with Sigmoid Core"
     yield "{:.0f} % against {:.0f} to {:.0f} % on CIFAR-10".format(*_of_cifar())
@@ -92,7 +92,7 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"在图像上残差网络更好：小规模 Fashion-MNIST 上为 {resnet} %，用 Sigmoid Core 的普通卷积网络为 {ours} %。"
     yield "分别为 {:.0f} % 和 {:.0f} 到 {:.0f} %".format(*_of_cifar())
     (named, count), (by_torchmortem, _), (by_sagemaker, asked) = _held_out()
-    yield f"{count} 个真实的失败程序（没有哪条规则是为它们写的）中"
+    yield f"{count} 个真实的失败程序（规则并非针对它们编写）中"
     yield f"{named} 个的原因；torchmortem 找出 {count} 个中的 {by_torchmortem} 个"
     yield f"SageMaker 的规则找出 {asked} 个中的 {by_sagemaker} 个。"
     named, count = _modern()

@@ -36,7 +36,7 @@ def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("target", "extra", "command"),
     [
-        ("demo", "packages/sigmoid-core[demo]", ".venv/bin/sigmoid-core demo"),
+        ("demo", "packages/sigmoid-core[lab]", ".venv/bin/sigmoid-core demo"),
         ("test", "-r tests/requirements.txt", TESTS),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_layer_is_chosen_by_pointer_and_by_keyboard_and_its_slope_dragged(open
     page.locator("#lens-title", has_text=re.compile("Layer [23]$")).wait_for()
 
 
-def test_the_tour_has_five_steps_in_both_languages_and_escape_ends_it(open_page):
+def test_the_tour_has_five_steps_in_both_languages_and_escape_brings_the_set_up_back(open_page):
     for language, word, layer in (("en", "Thirty layers", "Layer 15"), ("zh", "三十层", "第 15 层")):
         page = open_page(f"?depth=4&width=8&lang={language}", viewport={"width": 390, "height": 844})
         page.click("#tour")
@@ -184,6 +184,9 @@ def test_the_tour_has_five_steps_in_both_languages_and_escape_ends_it(open_page)
         wait_for_clock(page, lambda step: step > 0)  # the last step trains
         page.keyboard.press("Escape")
         assert page.locator("#guide").is_hidden()
+        wait_for_clock(page, lambda step: step == 0)
+        page.locator("#start:enabled").wait_for()
+        assert "depth=4" in page.evaluate("location.search")
 
 
 def test_the_guide_lies_beside_the_panels_of_both_networks(open_page):

@@ -1,11 +1,13 @@
 """Messages in another language than English: which one, and what is translated."""
 
 import ast
+import os
 import re
 import string
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
 from babel.messages.pofile import read_po
 from support.messages import compiled
 
@@ -75,10 +77,11 @@ def test_the_language_is_english_unless_the_environment_asks_for_another(monkeyp
         assert language() == "zh"
 
 
-def test_an_unknown_language_is_an_error_with_the_choice(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "fr")
-    with pytest.raises(ValueError, match=r"UNSTUCK_LANG\) is 'fr': choose en or zh"):
-        language()
+def test_an_unknown_language_is_one_line_before_the_run_which_is_english():
+    code = "from unstuck.language import language; print(language())"
+    result = subprocess.run([sys.executable, "-c", code], env=os.environ | {VARIABLE: "cn"}, capture_output=True)
+    assert result.stdout.split() == [b"en"]
+    assert result.stderr.splitlines() == [b"UNSTUCK_LANG is 'cn': English is used; choose en or zh"]
 
 
 def test_every_text_has_a_chinese_translation_and_no_translation_is_left_over():
@@ -97,7 +100,7 @@ def test_the_compiled_catalogue_is_that_of_the_source():
 def test_no_space_follows_a_full_width_bracket(monkeypatch):
     monkeypatch.setenv(VARIABLE, "zh")
     names = _("{first} to {last} ({count} of {all})", first="`0`", last="`2`", count=3, all=9)
-    assert _("the gradients of {names}", names=names) == "`0` 至 `2`（9中的 3 个）的梯度"
+    assert _("the gradients of {names}", names=names) == "`0` 至 `2`（9中的 3 处）的梯度"
     assert _("the gradients of {names}", names="`0`") == "`0` 的梯度"
 
 

@@ -436,6 +436,7 @@ def test_the_report_prints_one_line_a_fact_then_the_profile(x):
 def test_the_report_of_hundreds_of_cores_prints_in_a_few_lines_whatever_there_is_to_note():
     report = prepare(MLP(4, 8, 300, 2), torch.ones(10, 4))
     assert len(str(report).splitlines()) < 30
+    assert len(repr(report)) < 80
 
 
 def test_layers_may_be_called_with_the_names_of_their_arguments():
@@ -499,3 +500,16 @@ def test_inputs_whose_mean_overflows_are_refused_and_nothing_is_changed():
         pytest.raises(ValueError, match=r"not finite \(their mean\).*scale them down"),
     ):
         prepare(model, x)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.zeros(9, 3), r"layer '0', Linear\(in_features=4, .*\), cannot read shape \(9, 3\): give a batch"),
+        (torch.zeros(4), r"core '1' reads one sample, of shape \(8,\): give a batch, inputs\[None\]"),
+        (torch.zeros(9, 4).double(), r"cannot read torch.float64 with weights of torch.float32: give inputs.to\("),
+    ],
+)
+def test_inputs_that_a_layer_cannot_read_are_an_error_with_the_remedy(inputs, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(MLP(4, 8, 3, 2), inputs)

@@ -49,9 +49,25 @@ def test_without_its_extra_a_command_says_how_to_install_it(command, missing, ex
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
-    assert re.fullmatch(
-        rf'sigmoid-core: {missing}\S* is not installed: pip install "sigmoid-core\[{extra}\]"\n', result.stderr
+    install = rf'{sys.executable} -m pip install (-e "/\S+/|")sigmoid-core\[{extra}\]"'
+    assert re.fullmatch(rf"sigmoid-core: {missing}\S* is not installed: {install}\n", result.stderr)
+
+
+@pytest.mark.parametrize("command", ["lab", "train", "predict"])
+def test_help_and_wrong_arguments_need_neither_pytorch_nor_an_extra(command):
+    heavy = ["torch", "uvicorn", "starlette", "skops", "pandas", "sklearn", "scipy", "matplotlib"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({heavy})); from sigmoidcore.cli import main; "
+        f"sys.exit([main(['{command}', word]) for word in ('--help', '--wrong')] != [0, 2])"
     )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("called", [".venv/bin/sigmoid-core", "sigmoid-core"])
+def test_the_next_commands_are_called_as_this_one_was(called, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    assert main([*QUICK, "--epochs", "1"]) == 0
+    assert f" {called} lab\n   {called} train --help\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -70,11 +86,6 @@ def test_wrong_input_is_one_line_on_standard_error_and_exit_code_2(refused, tmp_
     (tmp_path / "file").touch()
     assert cause in refused(main, arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_an_unknown_language_of_the_environment_is_wrong_input(refused, monkeypatch):
-    monkeypatch.setenv(VARIABLE, "fr")
-    assert "UNSTUCK_LANG) is 'fr': choose en or zh" in refused(main, ["demo"])
 
 
 def test_the_demo_prints_its_sections_and_writes_every_figure(capsys, tmp_path):

@@ -1,5 +1,6 @@
 """The report of convert: a line for each reason within 80 columns."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -51,6 +52,13 @@ def test_the_report_has_a_line_for_each_reason_and_fits_in_80_columns():
     ]
     assert "self.tanh = nn.Tanh()" in " ".join(lines[10:])
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("depth", "centered", "said"), [(10, False, False), (11, False, True), (11, True, False)])
+def test_many_cores_that_are_not_centered_are_named_with_the_remedy(depth, centered, said):
+    layers = [m for _ in range(depth) for m in (nn.Linear(4, 4), nn.Sigmoid())]
+    report = str(sc.convert(nn.Sequential(*layers, nn.Linear(4, 1)), centered=centered))
+    assert ("11 cores are not centered" in report and "sc.convert(model, centered=True)" in report) == said
 
 
 def test_a_model_without_activations_has_an_empty_report():

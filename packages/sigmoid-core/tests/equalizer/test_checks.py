@@ -36,6 +36,17 @@ def test_the_equalizer_refuses_an_argument_out_of_range_before_it_attaches(name,
     assert not OPTIMIZER._optimizer_step_pre_hooks
 
 
+def test_the_optimizer_of_another_model_is_a_warning_and_one_of_a_part_is_not():
+    with pytest.warns(RuntimeWarning, match="no parameter of the model is in the optimizer"):
+        Equalizer(MLP(4, 8, 3, 2), OPTIMIZER).remove()
+    Equalizer(MODEL, torch.optim.Adam(MODEL[0].parameters())).remove()
+
+
+def test_its_repr_is_one_line():
+    with Equalizer(MODEL, OPTIMIZER) as equalizer:
+        assert repr(equalizer) == "Equalizer(3 cores, every='auto', 0 samples)"
+
+
 def test_a_model_and_an_optimizer_that_have_changed_places_are_named():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got Adam"):
         Equalizer(OPTIMIZER, MODEL)

@@ -116,7 +116,7 @@ def test_an_accident_happens_to_both_networks_and_the_equalizer_brings_its_own_b
     hurt = page.frame()["networks"]
     assert all(one["loss"] > 1.2 * other["loss"] for one, other in zip(hurt, before, strict=True))
     with pytest.warns(RuntimeWarning, match="the gradient has changed suddenly"):
-        alone, equalized = page.train(40)["networks"]
+        alone, equalized = [page.train(1) for _ in range(40)][-1]["networks"]  # also right after a frame
     assert sum(sample.recovered for sample in page.session.networks[1].equalizer.history) > 0
     assert equalized["loss"] < 0.6 * alone["loss"]
     assert equalized["loss"] < 0.15 * hurt[1]["loss"]

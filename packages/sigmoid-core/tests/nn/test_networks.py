@@ -48,10 +48,10 @@ def test_a_slice_of_an_mlp_is_a_part_of_the_network_as_with_nn_sequential():
 
 
 @pytest.mark.parametrize("name", ["in_features", "width", "depth", "out_features"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_size_below_1_is_an_error_that_names_it(name, value):
+@pytest.mark.parametrize("value", [0, -1, "2", 2.0])
+def test_a_size_that_is_no_whole_number_above_0_is_an_error_that_names_it(name, value):
     sizes = {"in_features": 2, "width": 3, "depth": 1, "out_features": 2, name: value}
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value!r}"):
         MLP(**sizes)
 
 

@@ -180,12 +180,12 @@ def test_a_target_that_cannot_be_learnt_is_refused(answers, message, capsys):
         ("train z.csv --target y -o m.skops", "'z.csv' does not exist"),
         ("train x.csv --target y -o no/m.skops", "cannot write no/m.skops: No such file or directory"),
         ("train x.csv --target y -o y.csv", "y.csv exists: give another name, or --overwrite"),
-        ("train x.csv --target y -o x.csv --overwrite", "x.csv exists"),
-        ("predict MODEL x.csv -o out.csv", "x.csv has no column 'size', 'town', 'built': choose from y, x"),
-        ("predict MODEL x.csv -o x.csv --overwrite", "x.csv exists"),
+        ("train x.csv --target y -o x.csv --overwrite", "x.csv is an input, which is not replaced"),
+        ("predict MODEL x.csv -o out.csv", "'built': the model has learnt from it, so add it to y, x"),
+        ("predict MODEL x.csv -o x.csv --overwrite", "x.csv is an input, which is not replaced"),
         ("predict MODEL x.csv -o out.txt", "out.txt must end with .csv or .parquet"),
         ("predict MODEL sizes.csv -o out.csv", "'1.5' in row 1, not a number like '0,5': correct it, empty it"),
-        ("predict x.csv x.csv -o out.csv", "x.csv is not a model of sigmoid-core train"),
+        ("predict x.csv x.csv -o out.csv", "x.csv is not a model of sigmoid-core train: give the .skops file"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_no_file(arguments, message, trained, capsys):

@@ -178,15 +178,15 @@ def test_a_cell_unlike_the_others_is_shown_with_its_row(column, cells, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no rows below"),
+        (b"", "x.csv is empty: save the table again"),
         (b"a,b\n\n", "no rows below"),
         (b"1,2\n3,4\n", "numbers in its first line"),
         (b"a,b,a\n1,2,3\n", "the same name: 'a', column 3"),
         (b"a,,b\n1,2,3\n", "without a name, or with the same name: '', column 2"),
         (b"a,b\n1,2\n3,4,5\n", "3 instead of 2 columns in row 2: '3,4,5'"),
         (b'a,b\n"1,2\n3,4\n', "1 instead of 2 columns in row 1"),
-        (b"PK\x03\x04\x14\0\0\0", "neither Parquet nor CSV"),
-        (bytes(range(256)), "neither Parquet nor CSV"),
+        (b"PK\x03\x04\x14\0\0\0", "neither CSV nor Parquet"),
+        (bytes(range(256)), "neither CSV nor Parquet"),
         (b"a,b\n1,2\n3,4\0\n", "a NUL character in line 3"),
         (b"PAR1 and no more", "cannot be read as Parquet"),
     ],

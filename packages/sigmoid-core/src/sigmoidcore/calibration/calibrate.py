@@ -26,7 +26,7 @@ MOST_SATURATED = 100.0
 NOTES = 5  # are printed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """The report of `calibrate` or `prepare`; `print` it.
 
@@ -55,6 +55,9 @@ class Calibration:
     passes: int
     seconds: float
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Calibration({len(self.slopes)} cores, spread {self.before.spread:.4g} -> {self.after.spread:.4g})"
 
     def __str__(self) -> str:
         """One line for each fact, then the profile."""

@@ -3,14 +3,16 @@
 import errno
 import io
 import os
+import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sigmoidcore import __version__
-from sigmoidcore.language import VARIABLE, _, language
+from sigmoidcore.language import VARIABLE, _
 from unstuck.language.errors import InputError
 from unstuck.language.terminal import printable
 
@@ -49,7 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            language()  # or a ValueError
             code: Any = application(words[:1])(words, prog_name="sigmoid-core", standalone_mode=False)
         if code == 130:  # typer returns it for every KeyboardInterrupt
             raise KeyboardInterrupt
@@ -77,8 +78,6 @@ def _ending(error: BaseException, extra: str) -> tuple[str, int]:
     match error:
         case InputError():
             return str(error), 2
-        case ValueError() if VARIABLE in str(error):
-            return str(error), 2
         case KeyboardInterrupt():
             return _("interrupted"), 130
         case SystemExit(code=143):
@@ -86,8 +85,8 @@ def _ending(error: BaseException, extra: str) -> tuple[str, int]:
         case MemoryError():
             return _("not enough memory ({error}): use less data, or a smaller network or batch", error=error), 1
         case ModuleNotFoundError(name=str(name)) if not name.startswith(("sigmoidcore", "unstuck")):
-            install = f"sigmoid-core[{'data' if name in TABLES else extra}]"
-            return _('{package} is not installed: pip install "{extra}"', package=name, extra=install), 1
+            command = _install("data" if name in TABLES else extra)
+            return _("{package} is not installed: {command}", package=name, command=command), 1
         case OSError(filename=name) if name is not None and error.errno in WRONG_NAMES:
             reason = error.strerror
             return _("cannot read or write {name}: {reason}; give another name", name=name, reason=reason), 2
@@ -97,6 +96,13 @@ def _ending(error: BaseException, extra: str) -> tuple[str, int]:
         command = getattr(getattr(error, "ctx", None), "command_path", "sigmoid-core")
         return f"{error.format_message().rstrip('.')} (see {command} --help)", 2
     raise error
+
+
+def _install(extra: str) -> str:
+    """The command that installs an extra for this Python, from the clone if it runs from one."""
+    folder = Path(__file__).parents[3]
+    source = f'-e "{folder}' if (folder / "pyproject.toml").is_file() else '"sigmoid-core'
+    return f'{shlex.quote(sys.executable)} -m pip install {source}[{extra}]"'
 
 
 def application(imported: Collection[str] = tuple(COMMANDS)) -> "typer.Typer":

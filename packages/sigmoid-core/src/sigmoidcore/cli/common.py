@@ -1,5 +1,8 @@
 """What `train` and `predict` share."""
 
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +18,19 @@ DATA = Annotated[Path, typer.Argument(metavar="DATA", help="Table: a CSV or Parq
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 
 
+def command() -> str:
+    """This command as it was called: `.venv/bin/sigmoid-core` if it is not on the path."""
+    called = sys.argv[0]
+    away = Path(called).name == "sigmoid-core" and shutil.which("sigmoid-core") != called
+    return shlex.quote(called) if away else "sigmoid-core"
+
+
 @contextmanager
 def output_file(path: Path, overwrite: bool, *inputs: Path) -> Iterator[BinaryIO]:
     """A file for the output, which is tried before the work and there when all is done; no input is replaced."""
-    if path.exists() and (not overwrite or any(path.samefile(each) for each in inputs)):
-        raise InputError("{path} exists: give another name, or --overwrite if it is not an input", path=path)
+    if path.exists() and any(path.samefile(each) for each in inputs):
+        raise InputError("{path} is an input, which is not replaced: give the output another name", path=path)
+    if path.exists() and not overwrite:
+        raise InputError("{path} exists: give another name, or --overwrite", path=path)
     with InputError.replacing("cannot write {path}: {error}", OSError, path=path), complete_file(path) as file:
         yield file

@@ -19,13 +19,14 @@ from torch import Tensor
 
 import sigmoidcore as sc
 from sigmoidcore import article
+from sigmoidcore.cli.common import command
 from sigmoidcore.cli.lang import Lang
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.language import _
 from sigmoidcore.plots import figures
 from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training_loop import Schedule, Training, adamw, narrow_layers
-from unstuck.language.terminal import printable
+from unstuck.language.terminal import printable, wrapped
 from unstuck.wording import counted
 
 DEPTH, WIDTH, BATCH, RATE, PROBES = 100, 64, 100, 0.03, 256
@@ -58,7 +59,8 @@ def demo(
         save_figure(figure, output / name)
         screen.print(f"   {printable(str(output))}/{name:<23}{what}", soft_wrap=True)
     screen.heading(_("Next"))
-    screen.say("sigmoid-core lab\nsigmoid-core train --help")
+    for following in ("lab", "train --help"):
+        screen.print(f"   {command()} {following}", soft_wrap=True)
     screen.say(_("Took {seconds:.0f} s.", seconds=time.monotonic() - began), "dim", above=1)
 
 
@@ -162,8 +164,9 @@ class Run:
                 self.accuracies.append(self.data.score(self.model.eval()(self.data.test_x)))
             accuracy = f"{_('accuracy')} {_percent(self.accuracies)}"
             spread = _("spread {spread}", spread=_number(self.measure().spread))
-            number = _("epoch {number}", number=len(self.losses))
-            screen.say("   ".join([number, _("loss {loss}", loss=f"{loss:.3g}"), accuracy, spread]))
+            number = _("epoch {number}", number=f"{len(self.losses):{len(str(epochs))}}")
+            shown = [number, _("loss {loss}", loss=f"{loss:<7.3g}"), accuracy, spread]
+            screen.print("   ".join(["", *shown]), soft_wrap=True)
             began = time.perf_counter()
             return loss
 
@@ -194,7 +197,7 @@ class Screen(Console):
 
     def say(self, text: str, style: str = "", above: int = 0) -> None:
         """A paragraph, below so many empty lines."""
-        self.print(Padding(Text(text, style), (above, 0, 0, 3), expand=False))
+        self.print(Padding(Text("\n".join(wrapped(text, self.width - 3)), style), (above, 0, 0, 3), expand=False))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table, whose last column is highlighted."""

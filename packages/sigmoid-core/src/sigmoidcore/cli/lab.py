@@ -6,13 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
-import websockets  # noqa: F401  which uvicorn imports when it serves
 
 from sigmoidcore.cli.lang import Lang
-from sigmoidcore.lab.datasets import own_data
-from sigmoidcore.lab.guard import Guard
-from sigmoidcore.lab.server import application
 from sigmoidcore.language import _
 from unstuck.language.errors import InputError
 
@@ -34,6 +29,13 @@ def lab(
     """Open a web page where two networks train side by side, with the gradient of every layer."""
     if (target is None) != (data is None):
         raise InputError("--data FILE and --target COLUMN belong together: give both")
+    import uvicorn
+    import websockets  # noqa: F401  which uvicorn imports when it serves
+
+    from sigmoidcore.lab.datasets import own_data
+    from sigmoidcore.lab.guard import Guard
+    from sigmoidcore.lab.server import application
+
     own = None if data is None or target is None else own_data(data, target)
     guard = Guard(host)
     with _listening(host, port) as listener:

@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 
 from sigmoidcore.cli.common import DATA, FILE, OVERWRITE, output_file
-from sigmoidcore.tables.model import load
-from sigmoidcore.tables.reading import read_file
 from unstuck.language.errors import InputError, short
 
 
@@ -23,6 +21,9 @@ def predict(
     if output.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{output} must end with .csv or .parquet")
     with output_file(output, overwrite, model, data) as file:
+        from sigmoidcore.tables.model import load
+        from sigmoidcore.tables.reading import read_file
+
         trained = load(model)
         found = trained.predict(read_file(data))
         if output.suffix.lower() == ".parquet":

@@ -4,16 +4,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import skops.io
 import typer
 from rich.console import Console
 from rich.progress import track
-from scipy import stats
 
-from sigmoidcore.cli.common import DATA, OVERWRITE, output_file
-from sigmoidcore.tables.model import FOLDS, learnt
-from sigmoidcore.tables.reading import read_file
+from sigmoidcore.cli.common import DATA, OVERWRITE, command, output_file
 from unstuck.language.errors import short
 
 
@@ -29,6 +24,12 @@ def train(
     """Train a network on a table, and compare it with boosted trees and a linear model."""
     screen, bars = (Console(stderr=err, width=80, highlight=False, markup=False, emoji=False) for err in (False, True))
     with output_file(output, overwrite, data) as file:
+        import numpy as np
+        import skops.io
+
+        from sigmoidcore.tables.model import FOLDS, learnt
+        from sigmoidcore.tables.reading import read_file
+
         source = read_file(data)
         source.check(*(drop or ()))
         source = source._replace(table=source.table.drop(columns=drop or []))
@@ -58,12 +59,15 @@ def train(
     mean, low, high = interval(np.subtract(scores[best], scores[ours]))
     verdict = "is better" if low > 0 else "is not better" if mean <= 0 else "may be better"
     screen.print(f"{best} {verdict}: {mean:+.3f} ({low:+.3f} to {high:+.3f}).")
-    following = f"sigmoid-core predict {output} NEW.csv -o predictions.csv"
+    following = f"{command()} predict {output} NEW.csv -o predictions.csv"
     screen.print(f"{output} is written. Next:\n  {following}", soft_wrap=True)
 
 
 def interval(scores: Any) -> tuple[float, float, float]:
     """Mean and 95 % interval over folds, whose training rows overlap: Nadeau and Bengio (2003)."""
+    import numpy as np
+    from scipy import stats
+
     mean, n = float(np.mean(scores)), len(scores)
     half = float(stats.t.ppf(0.975, n - 1) * np.std(scores, ddof=1) * np.sqrt(1 / n + 1 / (n - 1)))
     return mean, mean - half, mean + half

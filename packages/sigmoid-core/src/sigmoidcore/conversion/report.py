@@ -5,9 +5,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sigmoidcore.conversion.activations import WITH_MEAN
+
 _NAMES_SHOWN, _WIDTH, _ROOM = 3, 80, 26
 _REMEDY = (
     "Calls of torch.tanh and the like in a forward that is not seen can become cores as modules: self.tanh = nn.Tanh()."
+)
+_SHALLOW = 10
+_CENTERED = (
+    "{} cores are not centered, and so deep a network hardly learns: build the model again and call "
+    "sc.convert(model, centered=True)."
 )
 
 
@@ -84,7 +91,9 @@ class Conversion:
         head = f"converted {len(self.converted)} of {len(self.activations)} activations"
         if self.changed:
             head = textwrap.fill(f"{head}; the function has changed at {few(self.changed)}", _WIDTH)
-        return "\n".join([head, *_lines(rows), *([textwrap.fill(_REMEDY, _WIDTH)] if self.unseen else [])])
+        plain = sum(a.converted and a.exact and a.kind in WITH_MEAN for a in self.activations)
+        deep = [textwrap.fill(_CENTERED.format(plain), _WIDTH)] if plain > _SHALLOW else []
+        return "\n".join([head, *_lines(rows), *deep, *([textwrap.fill(_REMEDY, _WIDTH)] if self.unseen else [])])
 
 
 def few(names: Sequence[str]) -> str:

@@ -83,7 +83,8 @@ class Equalizer:
             on all ranks.
 
     Warns:
-        RuntimeWarning: no gradient came back to some core on ten sampled steps in a row; at the first accident.
+        RuntimeWarning: the optimizer has no parameter of the model; no gradient came back to some core on ten sampled
+            steps in a row; at the first accident.
 
     Example:
         >>> import sigmoidcore as sc
@@ -112,7 +113,7 @@ class Equalizer:
         sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
         check_model(model)
-        _check_arguments(optimizer, every, tolerance, floor)
+        _check_arguments(model, optimizer, every, tolerance, floor)
         self._every, self._floor = every, floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
@@ -201,6 +202,9 @@ class Equalizer:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def __repr__(self) -> str:
+        return f"Equalizer({len(self._cores)} cores, every={self._every!r}, {len(self.history)} samples)"
 
     def __enter__(self) -> Self:
         return self
@@ -340,12 +344,15 @@ class Equalizer:
         return sizes if self._scaler is None else sizes / self._scaler.get_scale()
 
 
-def _check_arguments(optimizer: Any, every: Any, tolerance: Any, floor: Any) -> None:
+def _check_arguments(model: nn.Module, optimizer: Any, every: Any, tolerance: Any, floor: Any) -> None:
     """Raise a TypeError or ValueError that says what is wrong."""
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
         raise TypeError(
             f"optimizer must be the torch.optim.Optimizer that trains the model, got {type(optimizer).__name__}"
         )
+    own, groups = set(map(id, model.parameters())), getattr(optimizer, "param_groups", [])
+    if own and groups and not any(id(p) in own for group in groups for p in group["params"]):
+        warn("no parameter of the model is in the optimizer: give the model and the optimizer that trains it")
     if every != "auto" and (type(every) is not int or every < 1):
         raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
     if not (isinstance(tolerance, Real) and 1 < float(tolerance) < math.inf):

@@ -1,6 +1,8 @@
 """Networks of cores: an MLP of any depth, and the waves that its first layer may read."""
 
 from collections.abc import Callable
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class MLP(Chain):
         Input [batch, ..., in_features], output [batch, ..., out_features].
 
     Raises:
-        ValueError: a size is smaller than 1.
+        ValueError: a size is not a whole number of at least 1.
 
     Example:
         >>> import torch
@@ -90,7 +92,7 @@ class FourierFeatures(nn.Module):
         self.waves.copy_(FREQUENCY * torch.randn(self.waves.shape, generator=generator).to(self.waves) / radius)
 
 
-def _check_sizes(**sizes: int) -> None:
+def _check_sizes(**sizes: Any) -> None:
     for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

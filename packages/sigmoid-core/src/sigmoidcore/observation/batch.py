@@ -1,5 +1,6 @@
 """Checks of a batch, and the context in which it runs."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unstuck.observation.batch import Inputs, LossFn, check_batch, evaluating, unchanged
+from unstuck.observation.batch import Inputs, LossFn, check_batch, evaluating, run, unchanged
 
 
 def check_inputs(inputs: Inputs) -> None:
@@ -27,6 +28,24 @@ def check_inputs(inputs: Inputs) -> None:
 def _values(sparse: Tensor) -> Tensor:
     """The numbers of a sparse or jagged tensor that it holds, in one piece."""
     return sparse.coalesce().values() if sparse.layout is torch.sparse_coo else sparse.values()
+
+
+def run_checked(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a model; a ValueError names the layer that cannot read what arrives, and the remedy."""
+    try:
+        return run(model, inputs)
+    except RuntimeError as error:
+        names = {id(module): name for name, module in model.named_modules()}
+        frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+        innermost: dict[str, Any] = next((local for local in reversed(frames) if id(local.get("self")) in names), {})
+        layer, x = innermost.get("self"), innermost.get("input")
+        weight = getattr(layer, "weight", None)
+        if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
+            raise
+        wrong, remedy = f"shape {tuple(x.shape)}", "give a batch as in training, or make the model for these inputs"
+        if x.dtype != weight.dtype:
+            wrong, remedy = f"{x.dtype} with weights of {weight.dtype}", f"give inputs.to({weight.dtype})"
+        raise ValueError(f"layer '{names[id(layer)]}', {layer}, cannot read {wrong}: {remedy}") from error
 
 
 def check_loss(targets: Any, loss_fn: LossFn | None) -> None:

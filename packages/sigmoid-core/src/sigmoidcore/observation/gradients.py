@@ -148,7 +148,8 @@ class GradientObserver(LayerObserver):
 
 def _note_end(observer: "weakref.ref[GradientObserver]", gradient: Tensor) -> None:
     found = observer()
-    if found is not None and found.attached:
+    first = found._passes.get(found._first or "") if found is not None and found.attached else None
+    if found is not None and first and accumulates(first[-1].leaf):  # nodes keep the graph: not a measurement's
         found.ends.append(running_node())
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import gradient_size
 from sigmoidcore.nn.recurrent import RecurrentCores
-from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
+from sigmoidcore.observation.batch import check_inputs, check_loss, run_checked, undisturbed
 from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import own_copy
-from unstuck.observation.batch import Inputs, LossFn, check_model, loss_of, run
+from unstuck.observation.batch import Inputs, LossFn, check_model, loss_of
 from unstuck.observation.profile import Profile
 
 
@@ -34,8 +34,8 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
             (fixed seed) on the outputs.
 
     Raises:
-        ValueError: no cores; empty or non-finite inputs; `targets` without `loss_fn` or the other way round; a core
-            that runs more than once a forward pass.
+        ValueError: no cores; empty or non-finite inputs, or some that a layer cannot read; `targets` without `loss_fn`
+            or the other way round; a core that runs more than once a forward pass.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 8), SigmoidCore(8), nn.Linear(8, 2))
@@ -48,8 +48,14 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
     observer = Preactivations(watched_layers(model))
     with undisturbed(model, inputs), torch.enable_grad():
         with observer:
-            outputs = run(model, inputs)
+            outputs = run_checked(model, inputs)
         names = [name for name, _ in observer.found]
+        for name, x in observer.found:
+            if x.dim() == 1 and getattr(observer.layers.get(name), "num_features", None):
+                shape = tuple(x.shape)
+                raise ValueError(
+                    f"core '{name}' reads one sample, of shape {shape}: give a batch, inputs[None] or more"
+                )
         loss = loss_of(outputs, targets, loss_fn)
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:

@@ -81,7 +81,7 @@ class Model(NamedTuple):
 
     def predict(self, file: File) -> pd.DataFrame:
         """The prediction for each row, and the probability of each class."""
-        file.check(*(each.name for each in self.columns))
+        file.check(*(each.name for each in self.columns), remedy="the model has learnt from it, so add it to")
         frame = pd.DataFrame({each.name: interpret(file, each.name, each)[0] for each in self.columns})
         with InputError.replacing("other packages wrote this model ({error}): train again", AttributeError, ValueError):
             outputs = self.inputs.transform(frame)
@@ -103,6 +103,8 @@ TRUSTED = {f"{each.__module__}.{each.__name__}" for each in (*PLAIN, *STEPS, Var
 def load(path: Path) -> Model:
     """Read a model that skops has written, or raise an InputError; nothing in the file is executed."""
     with InputError.replacing("{path} is not a model of sigmoid-core train: {error}", Exception, path=path):
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is not a model of sigmoid-core train: give the .skops file that it has written")
         nodes: list[dict[str, Any]] = []
         json.loads(zipfile.ZipFile(path).read("schema.json"), object_hook=nodes.append)
         types = {f"{node['__module__']}.{node['__class__']}" for node in nodes if "__class__" in node}
@@ -127,7 +129,7 @@ def learnt(file: File, target: str, task: str | None = None) -> tuple[Model, lis
     for problem, found in {
         f"{missing.sum()} missing values (first: row {missing.idxmax() + 1}): fill or drop them": missing.any(),
         f"{column.kind}s such as {first!r}, not numbers": column.kind != "number" and not classify,
-        f"only {first!r} in all rows": distinct < 2,
+        f"only {first!r} in all rows, so there is nothing to learn: name another column": distinct < 2,
         f"{distinct} different values such as {first!r} in {rows} rows: too few rows, or no classes": smallest < FOLDS,
     }.items():
         if found:

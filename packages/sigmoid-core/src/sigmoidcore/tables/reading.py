@@ -47,16 +47,18 @@ class File(NamedTuple):
     form: str  # for people
     decimal: str = "."  # of columns that do not show it
 
-    def check(self, *names: str) -> None:
-        """Raise an InputError if a column is not there."""
+    def check(self, *names: str, remedy: str = "choose from") -> None:
+        """Raise an InputError if a column is not there; the columns that are follow the remedy."""
         if absent := [name for name in names if name not in self.table]:
             wanted = short(", ".join(map(repr, absent)), 100)
-            raise InputError(f"{self.path} has no column {wanted}: choose from {short(', '.join(self.table), 200)}")
+            raise InputError(f"{self.path} has no column {wanted}: {remedy} {short(', '.join(self.table), 200)}")
 
 
 def read_file(path: Path) -> File:
     """Read a Parquet or CSV file, or raise an InputError."""
     data = path.read_bytes()
+    if not data:
+        raise InputError(f"{path} is empty: save the table again, with the names of its columns in the first line")
     if data[:4] == b"PAR1":
         with InputError.replacing("{path} cannot be read as Parquet: {error}", OSError, ValueError, path=path):
             table = pd.read_parquet(io.BytesIO(data)).rename(columns=str).reset_index(drop=True)
@@ -75,7 +77,7 @@ def read_file(path: Path) -> File:
             usual = sum(b"\xa1" <= each.encode("gb2312", "ignore")[:1] < b"\xd8" for each in others)
             if "\0" not in text and (encoding != "GB18030" or 2 * usual >= len(others)):
                 return _csv(path, text, encoding.removesuffix("-sig"))
-    raise InputError(f"{path} is neither Parquet nor CSV: save it, a workbook for example, as CSV in UTF-8")
+    raise InputError(f"{path} is neither CSV nor Parquet: open it in its own program and save it as CSV in UTF-8")
 
 
 def _csv(path: Path, text: str, encoding: str) -> File:

@@ -8,6 +8,7 @@ import functools
 import gettext
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,8 @@ from importlib.resources import files
 
 LANGUAGES = ("en", "zh")
 VARIABLE = "UNSTUCK_LANG"
+if not re.match(f"({'|'.join(LANGUAGES)})?($|[-_.])", asked := os.environ.get(VARIABLE, ""), re.IGNORECASE):
+    print(f"{VARIABLE} is {asked[:40]!r}: English is used; choose {' or '.join(LANGUAGES)}", file=sys.stderr)
 _SPOKEN: ContextVar[str | None] = ContextVar("spoken", default=None)
 
 
@@ -44,12 +47,9 @@ def speaking(language: str) -> Iterator[None]:
 
 
 def language() -> str:
-    """The language of the context, or the one that the environment asks for."""
-    asked = _SPOKEN.get() or os.environ.get(VARIABLE) or LANGUAGES[0]
-    short = re.split(r"[-_.]", asked)[0].lower()  # of zh_CN.UTF-8
-    if short not in LANGUAGES:
-        raise ValueError(f"the language (--lang, {VARIABLE}) is {asked[:40]!r}: choose {' or '.join(LANGUAGES)}")
-    return short
+    """The language of the context, or the one that the environment asks for; English if there is none of this name."""
+    short = re.split(r"[-_.]", _SPOKEN.get() or os.environ.get(VARIABLE, ""))[0].lower()  # of zh_CN.UTF-8
+    return short if short in LANGUAGES else LANGUAGES[0]
 
 
 def add_catalogue(package: str) -> None:

@@ -28,6 +28,7 @@ const heard = {
         if (lab.setting) controls.show(lab.setting);
     },
     building() {
+        idle(true);
         at("clock").textContent = t("waiting");
     },
     built(message) {
@@ -35,6 +36,7 @@ const heard = {
         lab.wanted = new URLSearchParams(message.query);
         lab.heats = message.networks.map((network) => network && new HeatMap(network.layers));
         controls.show(message.setting);
+        idle(false);
         history.replaceState(null, "", address().search || location.pathname);
         if (lab.runAfter) link.ask("start");
         look(lab.layerAfter ?? lab.layer);
@@ -98,6 +100,11 @@ function running(is) {
     lab.running = is;
     at("start").textContent = t(is ? "pause" : "start");
     document.body.classList.toggle("running", is);
+}
+
+/** Whether there is nothing to start yet. */
+function idle(is) {
+    for (const id of ["start", "step"]) at(id).disabled = is;
 }
 
 function address() {
@@ -238,8 +245,8 @@ function describe() {
         canvas.setAttribute("aria-valuetext", t("valueText", {layer: layer + 1, layers: most(), parts: parts.join(", ")}));
     }
     const spoken = networks.map((network, which) => t("summaryPart", {
-        name: "AB"[which], kind: names[which], loss: network?.loss?.toPrecision(3) ?? "–", metric,
-        score: network?.score?.toFixed(1) ?? "–", reach: reached(network),
+        name: "AB"[which], kind: names[which], loss: network?.loss?.toPrecision(3) ?? "–", metric: metric.split(/[,，]/)[0],
+        score: `${network?.score?.toFixed(1) ?? "–"}${metric.includes("%") ? " %" : ""}`, reach: reached(network),
     }));
     for (const [id, title] of [["surface-", picture], ["lens-", "lens-title"]]) {
         [0, 1].forEach((which) => {
@@ -261,6 +268,7 @@ function describe() {
 
 translate();
 readTheme();
+idle(true);
 at("language").textContent = language === "zh" ? "EN" : "中文";
 at("language").lang = language === "zh" ? "en" : "zh";
 running(false);
@@ -278,4 +286,4 @@ link = new Link({
         }
     },
 });
-new Tour(arrange);
+new Tour(arrange, () => lab.setting);

@@ -16,13 +16,19 @@ const STEPS = [
 ];
 
 export class Tour {
-    /** @param {function} arrange - takes a set-up, whether it runs, and the layer to look at. */
-    constructor(arrange) {
-        this.arrange = arrange;
+    /**
+     * @param {function} arrange - takes a set-up, whether it runs, and the layer to look at.
+     * @param {function} current - gives the set-up of now, to which the end returns.
+     */
+    constructor(arrange, current) {
+        Object.assign(this, {arrange, current});
         this.place = -1;
         this.panel = document.getElementById("guide");
         const on = (id, action) => (document.getElementById(id).onclick = action);
-        on("tour", () => this.go(0));
+        on("tour", () => {
+            if (this.place < 0) this.before = this.current();
+            this.go(0);
+        });
         on("guide-next", () => this.go(this.place + 1));
         on("guide-back", () => this.go(this.place - 1));
         on("guide-end", () => this.end());
@@ -52,6 +58,7 @@ export class Tour {
     }
 
     end() {
+        this.arrange(this.before, false);
         this.place = -1;
         this.panel.hidden = true;
         this.point(null);
