@@ -77,7 +77,7 @@ def finding_lines(finding: Finding, width: int) -> list[str]:
     """A finding with its remedy and its call."""
     lines = wrapped(title(finding), width)
     lines += wrapped(finding.message, width, "  ")
-    if len(finding.layers) > 1 and any(name not in finding.message for name in finding.layers[:2]):
+    if len(finding.layers) > 1 and any(f"`{x}`" not in finding.message for x in finding.layers[:2]):
         names = [shortened(printable(name), NAME_WIDTH) or _("(the model)") for name in finding.layers]
         lines += wrapped(_("in {names}", names=few(names, NAMES)), width, "  ")
     if finding.shown:
