@@ -457,3 +457,23 @@ def test_a_view_is_proved_by_moving_its_axes():
     trial = of("US506", recording)
     assert trial.proved
     assert trial.edit.startswith("with axes that are moved before `reshape`")
+
+
+@pytest.mark.parametrize(
+    ("activation", "order", "expected"), [(nn.ReLU, 2, True), (nn.Tanh, 2, False), (nn.ReLU, 1, False)]
+)
+def test_a_second_derivative_of_straight_lines_is_named_and_proved(activation, order, expected):
+    """A loss of first derivatives, as a gradient penalty, is fine with ReLU."""
+    model = nn.Sequential(nn.Linear(1, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _step in range(40):
+            x = (2 * torch.rand(64, 1) - 1).requires_grad_()
+            u = derivative = model(x)
+            for _order in range(order):
+                (derivative,) = torch.autograd.grad(derivative.sum(), x, create_graph=True)
+            optimizer.zero_grad()
+            ((derivative + torch.sin(3 * x)).square().mean() + u[:4].square().mean()).backward()
+            optimizer.step()
+    found = [f for f in monitor.diagnosis(20).findings if f.rule == "US502"]
+    assert [finding.shown and finding.trial.proved for finding in found] == [True] * expected

@@ -1,4 +1,4 @@
-"""Choices that a network makes for each sample or token: codes and experts that are used, weights that are always 1."""
+"""Choices of codes and experts; and what is the same whatever the network computes: weights of 1, derivatives of 0."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +17,9 @@ JOINED = calls.MOVES | {"stack", "cat"}
 
 
 def of_choices(again: Again) -> dict[str, Any]:
-    """How many options are used after some training, and what is always 1."""
-    return {"constant": _constant(again), "choices": tuple(_choices(again)) if again.trained else ()}
+    """How many options are used after some training, what is always 1, and whether a second derivative is 0."""
+    used = tuple(_choices(again)) if again.trained else ()
+    return {"constant": _constant(again), "no_curvature": _has_no_curvature(again), "choices": used}
 
 
 def _choices(again: Again) -> Iterator[Choice]:
@@ -80,3 +81,11 @@ def _constant(again: Again) -> str | None:
         if value.numel() >= again.samples and bool(((value - 1).abs() < 1e-6).all()):
             return f"{node.function} in {node.module}" if node.module else node.function
     return None
+
+
+def _has_no_curvature(again: Again) -> bool:
+    """Whether a derivative of a derivative is 0 everywhere, as if activations consist of straight lines."""
+    second = [n for n in again.step.calls("grad") if any(x.function == "grad" for x in again.step.needed(n.reads))]
+    parts = [user for node in second for user in node.users if user.dtype is not None]
+    with torch.enable_grad():
+        return any(not value.any() for value in again.run(parts))

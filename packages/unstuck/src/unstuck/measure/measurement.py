@@ -240,6 +240,7 @@ class Dependence:
     pairing: Pairing | None = None  # what a loss of all pairs compares
     choices: tuple[Choice, ...] = ()  # of codes or experts
     constant: str | None = None  # a quotient or a softmax that is always 1, and that has a gradient
+    no_curvature: bool = False  # a derivative of a derivative of the outputs is 0 everywhere
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ WAIT = (
     "needs find_unused_parameters=True)."
 )
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
+SMOOTH = "Use a smooth activation: tanh, a sigmoid, SiLU or GELU."
 NO_QUOTIENT = "Normalise before the choice, or only if several are chosen: a single number over itself is 1."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
@@ -92,7 +93,11 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return found
     held = any(w.rate is not None for m in evidence.measurements for w in m.weights)  # others are for US303
     zero = [w for w in matrices if w.gradient == 0 and (w.rate is not None or not held)]
-    constant = evidence.latest.dependence.constant if evidence.latest.dependence is not None else None
+    depends = evidence.latest.dependence
+    if depends is not None and depends.no_curvature:
+        text = _("A second derivative in the loss is 0 everywhere, as with activations made of straight lines (ReLU).")
+        return Found((), 0.0, 0.0, text, SMOOTH, shown=True)
+    constant = depends.constant if depends is not None else None
     if constant:
         text = _("{call} is always 1: what it is computed from has no gradient.", call=constant)
         return Found(tuple(w.name for w in zero), 1.0, 0.0, text, NO_QUOTIENT)

@@ -146,7 +146,9 @@ class Recorder(TorchFunctionMode):
             node = Node("parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
         elif node is None:
             if tensor.requires_grad and not tensor.is_leaf:
-                self.step.unfollowed["a tensor that calls made before the step began"] = None
+                self.step.unfollowed[
+                    "a tensor with a gradient from before the model was called: call the model first"
+                ] = None
             node = Node("input" if id(tensor) in self.inputs else "constant", len(self.step.nodes))
             node.value = tensor if tensor.is_leaf else tensor.detach()
         else:

@@ -275,6 +275,9 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
         words = _("with `leaky_relu` for {call}", call=f"`{nodes[0].function}`")
         change = lambda node, x, *args, **kwargs: functional.leaky_relu(x, 0.1)  # noqa: E731
         yield Edit(words, replacing(nodes, change), "US202 US502")
+        if called(step, ("grad",)):
+            words = _("with `tanh` for {call}", call=f"`{nodes[0].function}`")
+            yield Edit(words, replacing(nodes, lambda node, x, *args, **kwargs: torch.tanh(x)), "US502")
     for nodes in grouped(n for n in called(step, ROOTS | LOGARITHMS | replacements.QUOTIENTS) if is_floating(n)):
         words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
         yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
