@@ -308,6 +308,14 @@ def test_an_error_that_is_not_proved_is_a_warning_unless_it_is_arithmetic():
     assert [(finding.rule, finding.severity) for finding in findings] == [("US401", "error"), ("US302", "warning")]
 
 
+@pytest.mark.parametrize(("level", "expected"), [(1.0, ["US301"]), (2.0, [])])
+def test_a_loss_that_rises_does_not_stand_still_for_small_steps(level, expected, monkeypatch):
+    still = recorded(network(), lambda o, y: F.cross_entropy(o * 0.0, y), *batch())
+    losses = lambda _recording, edit, steps, _until: [1.0] + steps * [0.01 if edit.rate > 1 else level]  # noqa: E731
+    monkeypatch.setattr(verdict, "train", losses)
+    assert [finding.rule for finding in tried([], still, SECONDS)[0]] == expected
+
+
 def test_a_trial_that_its_time_has_cut_off_decides_nothing(monkeypatch):
     monkeypatch.setattr(verdict, "STEPS", 50)
     still = recorded(network(), lambda o, y: F.cross_entropy(o * 0.0, y), *batch())

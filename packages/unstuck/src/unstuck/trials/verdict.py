@@ -16,8 +16,9 @@ from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
 
-SLOW = 0.8
-"""A training of which more of the loss is left may have steps that are too small or too large."""
+SLOW, RISES = 0.8, 1.1
+"""A training of which more of the loss is left than the first share may have steps that are too small or too large, and
+hardly too small ones if more is left than the second."""
 SECONDS = 10.0
 """What trials may take, about."""
 FEWEST = 20
@@ -58,7 +59,8 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     cause = None
     if recording.left > SLOW < tries.own_left and not proved:  # of the training itself; False if it is not known
         edit, cause = tries.search()
-        if edit is not None and cause is not None and edit.rate != 1.0 and cause.after[-1] <= LEARNS * cause.after[0]:
+        rises = edit is not None and edit.rate > 1.0 and tries.own_left > RISES
+        if edit and cause and edit.rate != 1.0 and not rises and cause.after[-1] <= LEARNS * cause.after[0]:
             proved, cause = [_of_rate(edit, cause)], None
             others = [f for f in others if f.rule != proved[0].rule]
         elif recording.left <= STANDS or tries.own_left <= STANDS:
