@@ -58,7 +58,7 @@ def test_deepxde_trains_its_network_of_cores_as_the_tutorials_do_and_restores_it
     again = poisson(FNN([1] + [32] * depth + [1]))
     again.compile("L-BFGS")  # the optimizer of the file; then the next one
     again.restore(path)
-    again.compile("adam", lr=0.0001)
+    again.compile("adam", lr=0.00001)
     assert error(again) == pytest.approx(error(model), rel=1e-4)
     again.train(iterations=2, verbose=0)
 

@@ -26,8 +26,8 @@ class PhysicsMLP(nn.Module):
     changes the function as the groups of `depth_scaled_lr(network, 0.01)` do. So leave out `depth_scaled_lr`.
 
     Points all over the domain set the box that is mapped to -1 to 1 for each input, the weights (`sc.prepare`) and
-    their sizes: those given to `network.prepare`, or else the first batch in training mode. PINA asks for one boundary
-    after the other, so call `prepare` there. A state dict that is loaded has all of this.
+    their sizes: those given to `network.prepare`, or else the first batch in training mode. Call `prepare` if that is
+    a boundary. A state dict that is loaded has all of this.
 
     Args:
         in_features: number of inputs, the dimensions of space and time.
