@@ -2,8 +2,9 @@
 
     python examples/pinn_from_tanh.py
 
-Both solve u'' = f on [-1, 1] with u = 0 at the ends, for a solution with two scales. docs/notebooks/physics.ipynb
-explains it, and benchmarks/compare_physics.py compares methods with care.
+Both solve u'' = f on [-1, 1] with u = 0 at the ends, for a solution with two scales. The network of tanhs
+is converted, for one that exists already; a new one is a PhysicsMLP, as in docs/notebooks/physics.ipynb, and needs no
+settings. benchmarks/compare_physics.py compares methods with care.
 """
 
 import argparse

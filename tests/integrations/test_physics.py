@@ -58,16 +58,39 @@ def test_deepxde_trains_its_network_of_cores_as_the_tutorials_do_and_restores_it
     again = poisson(FNN([1] + [32] * depth + [1]))
     again.compile("L-BFGS")  # the optimizer of the file; then the next one
     again.restore(path)
-    again.compile("adam", lr=0.0001)
+    again.compile("adam", lr=0.00001)
     assert error(again) == pytest.approx(error(model), rel=1e-4)
     again.train(iterations=2, verbose=0)
 
 
-def test_deepxdes_network_of_cores_has_one_width():
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([1, 8, 16, 1],), ValueError, r"one width for all hidden layers, got \[1, 8, 16, 1\]"),
+        (([1, 1],), ValueError, r"one width for all hidden layers, got \[1, 1\]"),
+        ((3,), TypeError, "layer_sizes must be a list such as .*, got 3"),
+        (([1, 8, 1], "tanh", "Glorot normal"), TypeError, "leave out 'tanh', 'Glorot normal'"),
+    ],
+)
+def test_arguments_that_are_not_those_of_deepxdes_network_of_cores_are_an_error(arguments, error, message):
     from sigmoidcore.integrations.deepxde import FNN
 
-    with pytest.raises(ValueError, match=r"one width for all hidden layers, got \[1, 8, 16, 1\]"):
-        FNN([1, 8, 16, 1])
+    with pytest.raises(error, match=message):
+        FNN(*arguments)
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_both_exporters_of_onnx_take_the_prepared_network(dynamo, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from sigmoidcore.integrations.physics import PhysicsMLP
+
+    network, x = PhysicsMLP(2, 16, 4, 1), torch.rand(100, 2)
+    network.prepare(x)
+    torch.onnx.export(network.eval(), (x,), str(tmp_path / "u.onnx"), dynamo=dynamo)
+    session = onnxruntime.InferenceSession(str(tmp_path / "u.onnx"))
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), network(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_pinas_solvers_take_the_network_with_pinas_own_optimizer():

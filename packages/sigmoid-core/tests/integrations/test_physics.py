@@ -1,5 +1,8 @@
 """The network that prepares itself, and losses whose terms pull equally."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -54,21 +57,69 @@ def test_the_domain_may_be_anywhere_and_of_any_size():
 
 def test_the_first_training_batch_prepares_it_once_and_what_is_saved_is_prepared():
     x, network, other = box([0.0, 0.0], [1.0, 3.0]), PhysicsMLP(2, 16, 4, 1), PhysicsMLP(2, 16, 4, 1)
-    network.eval()(torch.zeros(1, 2))
+    with pytest.warns(UserWarning, match=r"random weights: call network\.prepare\(points\) first"):
+        network.eval()(torch.zeros(1, 2))
     assert not network.is_prepared
     network.train().requires_grad_(False)
     u = network(x)
     assert float(u.std()) == pytest.approx(1, rel=1e-2)
     assert not any(p.requires_grad for p in network.parameters())
-    other.load_state_dict(network.state_dict())
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
     for net in (network, other):
         torch.testing.assert_close(net(x).detach(), u)
 
 
-@pytest.mark.parametrize("x", [torch.rand(5, 2), torch.rand(100, 2) * torch.tensor([1.0, 0.0])])
-def test_points_that_do_not_fill_the_domain_are_an_error(x):
-    with pytest.raises(ValueError, match=r"points from .* do not fill the domain: call network\.prepare"):
-        PhysicsMLP(2, 16, 4, 1)(x)
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.rand(5, 2), ValueError, r"points from .* do not fill the domain: call network\.prepare"),
+        (torch.rand(100, 2) * torch.tensor([1.0, 0.0]), ValueError, "do not fill the domain"),
+        (torch.full((100, 2), torch.nan), ValueError, "leave out those that are not finite"),
+        (
+            torch.rand(100, 1),
+            ValueError,
+            r"has 2 inputs, but the points have shape \(100, 1\).*torch\.cat\(\[x, t\], 1\)",
+        ),
+        (torch.rand(100, 3), ValueError, r"has 2 inputs, but the points have shape \(100, 3\)"),
+        (np.ones((100, 2)), TypeError, r"must be a tensor, got ndarray: torch\.tensor\(points\)"),
+    ],
+)
+def test_points_that_cannot_be_a_domain_are_an_error(x, error, message):
+    for call in (PhysicsMLP(2, 16, 4, 1), PhysicsMLP(2, 16, 4, 1).prepare):
+        with pytest.raises(error, match=message):
+            call(x)
+
+
+def prepared():
+    network = PhysicsMLP(2, 16, 4, 1)
+    network.prepare(box([0.0, 0.0], [1.0, 3.0]))
+    return network
+
+
+def test_vmap_and_compile_take_a_prepared_network_only():
+    x, network = torch.rand(20, 2, requires_grad=True), prepared()
+    hessians = torch.func.vmap(torch.func.hessian(lambda point: network(point).squeeze()))(x)
+    (gradient,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient[:, 0].sum(), x)
+    torch.testing.assert_close(hessians[:, 0], second, rtol=1e-3, atol=1e-3)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-5)
+    for run in (torch.func.vmap(PhysicsMLP(2, 16, 4, 1)), torch.compile(PhysicsMLP(2, 16, 4, 1), backend="eager")):
+        with pytest.raises(RuntimeError, match=r"call network\.prepare\(points\) before torch\.func and compile"):
+            run(x)
+
+
+def test_it_exports_with_any_number_of_points_and_folds_by_its_inner_network():
+    x, network = torch.rand(9, 2), prepared().eval()
+    program = torch.export.export(network, (x[:5],), dynamic_shapes=({0: torch.export.Dim("points", min=2)},))
+    torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"PhysicsMLP with its own forward, .* counterpart: fold model\.network"):
+        sc.fold(network)
+    plain = sc.fold(network.network)((x - network.centre) / network.radius) * network.factor
+    torch.testing.assert_close(plain, network(x), rtol=1e-3, atol=1e-4)
 
 
 def terms(net):
@@ -96,6 +147,16 @@ def test_a_term_without_a_gradient_keeps_its_weight():
     balanced = BalancedLosses(net.parameters())
     balanced([*terms(net), (0 * net.bias).sum(), net.bias.sum() * float("inf")])
     assert balanced.weights[2:] == [1, 1]
+
+
+def test_terms_that_are_not_those_of_the_call_before_are_an_error():
+    net = nn.Linear(3, 2)
+    balanced = BalancedLosses(net.parameters())
+    balanced(terms(net))
+    with pytest.raises(ValueError, match="losses has 1 terms, those before had 2"):
+        balanced(terms(net)[:1])
+    with pytest.raises(TypeError, match="must be a list of terms"):
+        balanced(torch.stack(terms(net)))
 
 
 @pytest.mark.parametrize("options", [{"every": -1}, {"momentum": 1.0}])

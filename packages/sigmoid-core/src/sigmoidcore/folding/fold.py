@@ -146,7 +146,11 @@ def _check_classes(model: nn.Module) -> None:
             )
         ours = isinstance(module, SigmoidCore) or cls.__module__.startswith(_OURS)
         if ours and cls.forward not in plain and not isinstance(module, RecurrentCores):
-            raise ValueError(f"{where} is a {cls.__name__} with its own forward, which has no plain counterpart")
+            parts = [f"model.{name}.{n}".replace("..", ".") for n, part in module.named_children() if has_cores(part)]
+            remedy = f": fold {' and '.join(parts)}" if parts else ""
+            raise ValueError(
+                f"{where} is a {cls.__name__} with its own forward, which has no plain counterpart{remedy}"
+            )
         forward = vars(module).get("forward")
         if isinstance(forward, RewrittenForward):
             forward.check()

@@ -23,7 +23,8 @@ class BalancedLosses:
         weights: one number for each term; empty before the first call. They are the state to save and to restore.
 
     Raises:
-        ValueError: `every` is negative, or `momentum` not in [0, 1).
+        ValueError: `every` is negative, `momentum` not in [0, 1), or the number of terms changes.
+        TypeError: the terms are a single tensor.
 
     Example:
         >>> network = nn.Linear(1, 1)
@@ -50,6 +51,7 @@ class BalancedLosses:
 
     def __call__(self, losses: Sequence[Tensor]) -> Tensor:
         """The weighted sum of these terms, which are always in the same order."""
+        self._check(losses)
         if torch.is_grad_enabled():
             if self.every and self._calls % self.every == 0:
                 self.measure(losses)
@@ -59,12 +61,19 @@ class BalancedLosses:
 
     def measure(self, losses: Sequence[Tensor]) -> None:
         """Move the weights towards those of these terms; a term without a finite gradient keeps its own."""
+        self._check(losses)
         norms = [self._norm(loss) for loss in losses]
         usable = [norm for norm in norms if 0 < norm < math.inf]
         old = self.weights or [1.0] * len(losses)
         new = [sum(usable) / len(usable) / n if 0 < n < math.inf else w for n, w in zip(norms, old, strict=True)]
         kept = self.momentum if self.weights else 0.0
         self.weights = [kept * a + (1 - kept) * b for a, b in zip(old, new, strict=True)]
+
+    def _check(self, losses: Any) -> None:
+        if isinstance(losses, Tensor):
+            raise TypeError("losses must be a list of terms, balanced([residual, boundary]), got a single tensor")
+        if self.weights and len(losses) != len(self.weights):
+            raise ValueError(f"losses has {len(losses)} terms, those before had {len(self.weights)}: always give all")
 
     def _norm(self, loss: Tensor) -> float:
         gradients: Sequence[Any] = torch.autograd.grad(loss, self._parameters, retain_graph=True, allow_unused=True)

@@ -26,16 +26,25 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
         regularization: as that of `dde.nn.FNN`.
 
     Raises:
-        ValueError: the hidden layers are not all of one width.
+        ValueError: the hidden layers are not all of one width, or there is none.
+        TypeError: an activation or an initializer is given, or no list.
     """
 
     def __init__(
-        self, layer_sizes: Sequence[int], *, fourier: int | None = None, regularization: Sequence[Any] | None = None
+        self,
+        layer_sizes: Sequence[int],
+        *theirs: Any,
+        fourier: int | None = None,
+        regularization: Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
-        inputs, *hidden, outputs = layer_sizes
-        if len(set(hidden)) != 1:
+        if theirs:
+            raise TypeError(f"FNN sets activation and initializer itself: leave out {', '.join(map(repr, theirs))}")
+        if not isinstance(layer_sizes, Sequence):
+            raise TypeError(f"layer_sizes must be a list such as [2] + [32] * 8 + [1], got {layer_sizes!r}")
+        if len(set(layer_sizes[1:-1])) != 1:
             raise ValueError(f"layer_sizes must have one width for all hidden layers, got {list(layer_sizes)}")
+        inputs, *hidden, outputs = layer_sizes
         self.network = PhysicsMLP(inputs, hidden[0], len(hidden), outputs, fourier=fourier)
         self.regularizer = regularization
 
