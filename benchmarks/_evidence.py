@@ -35,6 +35,8 @@ SCRIPTS = {
     "learning_rate": "learning_rate.py",
     "peers": "compare_peers.py",
     "peers_1000": "compare_peers.py --only depth=1000",
+    "physics": "compare_physics.py --only seed=0",
+    "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
     "watch_repositories": "watch_repositories.py --checkouts {checkouts} --images {images}",
 }
 """The script and the options that make each quoted file; braces stand for what is not in the repository."""

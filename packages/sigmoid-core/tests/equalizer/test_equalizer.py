@@ -22,6 +22,8 @@ from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_p
 from sigmoidcore._torch.modules import global_hooks
 from training import digits, train
 
+pytestmark = pytest.mark.filterwarnings("ignore:no parameter of the model is in the optimizer")  # of `idle`
+
 
 def test_it_attaches_to_the_optimizers_step_and_remove_leaves_no_hook_behind(model, batch):
     optimizer = idle()

@@ -23,6 +23,8 @@ from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, calibrate, gradien
 from sigmoidcore.equalizer.profile_rule import ProfileRule
 from sigmoidcore.observation.graph import Trunk
 
+pytestmark = pytest.mark.filterwarnings("ignore:no parameter of the model is in the optimizer")  # of `idle`
+
 
 def softened(difference):
     """By how much a slope makes up for a difference of excesses: a tenth, and all of it from a factor of 20 on."""
