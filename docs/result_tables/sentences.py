@@ -55,6 +55,19 @@ def _modern() -> tuple[int, int]:
     return outcomes.count("first") + outcomes.count("named"), len(outcomes)
 
 
+def _proofs() -> str:
+    """Of mistakes in modern trainings: how many are named with trials, how many of these proved, how many shown."""
+    broken = select("diagnosis_modern_trials", variant="broken")
+    named = [row for row in broken if row["outcome"] in ("first", "named")]
+    proved = sum(row["proved"] for row in named)
+    shown = sum(row["shown"] and not row["proved"] for row in named)
+    accused = sum(row["outcome"] == "accused" for row in select("diagnosis_modern_trials", variant="repaired"))
+    return (
+        f"{len(named)} of {len(broken)} are named, and {accused} repaired ones accused. Of these {len(named)} causes, "
+        f"{proved} are proved by a trial, and {shown} more are shown"
+    )
+
+
 def _repositories() -> tuple[int, int, int, int]:
     """Scripts of others that trained under `watch`, their repositories, scripts with a true finding, those accused."""
     trained = [row for row in rows("watch_repositories") if row["measured"]]
@@ -119,6 +132,7 @@ def benchmarks() -> Iterator[str]:
     deepest = one("depth", depth=10_000)["accuracy"]
     yield f"{min(shallow, deep):.0f} % on digits from 10 to 1,000 layers, {deepest:.1f} % at 10,000"
     yield f"{of_rates('to')} % from 0.1 to 3.3 times the rule's rate"
+    yield _proofs()
     broken = select("diagnosis_failures", variant="broken")
     named = sum(row["outcome"] in ("first", "named") for row in broken)
     yield f"{named} of {len(broken)} real failures"
