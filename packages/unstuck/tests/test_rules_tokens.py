@@ -215,7 +215,7 @@ class Conditional(nn.Module):
         if self.kind == "hidden":
             h = h + self.second(condition * 0)
         elif self.kind != "unread":
-            h = h + self.second(condition)
+            h = h + self.second(condition.as_subclass(torch.Tensor) if self.kind == "as a subclass" else condition)
         out = self.last(h.tanh())
         return (out, h.square().mean()) if self.kind == "with a number" else out
 
@@ -224,7 +224,9 @@ def of_outputs(outputs, targets):
     return functional.mse_loss(outputs[0] if isinstance(outputs, tuple) else outputs, targets)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("unread", ["warning"]), ("read", []), ("with a number", ["note"])])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("unread", ["warning"]), ("read", []), ("as a subclass", []), ("with a number", ["note"])]
+)
 def test_inputs_and_results_that_nobody_reads_are_named(kind, expected):
     """A number beside the samples, such as how many tokens a batch has, is no input."""
     inputs = torch.randn(SAMPLES, 6), torch.randn(SAMPLES, 3), torch.tensor(SAMPLES)

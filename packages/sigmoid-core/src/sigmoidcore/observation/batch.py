@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.observation.batch import Inputs, LossFn, check_batch, evaluating, run, unchanged
+from unstuck.wording import in_one_line
 
 
 def check_inputs(inputs: Inputs) -> None:
@@ -34,6 +35,8 @@ def run_checked(model: nn.Module, inputs: Inputs) -> Any:
     """Run a model; a ValueError names the layer that cannot read what arrives, and the remedy."""
     try:
         return run(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         names = {id(module): name for name, module in model.named_modules()}
         frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -45,7 +48,8 @@ def run_checked(model: nn.Module, inputs: Inputs) -> Any:
         wrong, remedy = f"shape {tuple(x.shape)}", "give a batch as in training, or make the model for these inputs"
         if x.dtype != weight.dtype:
             wrong, remedy = f"{x.dtype} with weights of {weight.dtype}", f"give inputs.to({weight.dtype})"
-        raise ValueError(f"layer '{names[id(layer)]}', {layer}, cannot read {wrong}: {remedy}") from error
+        where = f"layer '{names[id(layer)]}', {layer},"
+        raise ValueError(f"{where} cannot read {wrong}: {remedy} ({in_one_line(error)})") from error
 
 
 def check_loss(targets: Any, loss_fn: LossFn | None) -> None:

@@ -52,9 +52,8 @@ def _own_input(again: Again) -> bool:
         return False
     needed, inputs = set(again.step.needed()), [n for n in _inputs(again) if n not in _numbers(again)]
     regressions = (n for n in again.step.calls(*calls.REGRESSION_LOSSES) if n in needed)
-    pairs = (
-        (n.through(calls.KEEP_PLACES).value, x.value) for call in regressions for n in call.reads[:2] for x in inputs
-    )
+    compared = [node.through(calls.KEEP_PLACES).value for call in regressions for node in call.reads[:2]]
+    pairs = ((one, x.value) for one in compared for x in inputs)
     return any(one is not None and other is not None and torch.equal(one, other) for one, other in pairs)
 
 

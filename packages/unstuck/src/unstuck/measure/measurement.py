@@ -225,9 +225,7 @@ class Dependence:
     order_of_patches: bool | None = None  # outputs depend on the order of the patches of an image
     same_places: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
     zero_input: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps
-    teacher_dropout: float | None = (
-        None  # share that a network drops that does not train, and whose outputs are targets
-    )
+    teacher_dropout: float | None = None  # share that a network drops which does not train and makes the targets
     twin: Twin | None = None  # equal results that are compared
     mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
     wrong_axis: str | None = None  # reads probabilities that are normalised over another dimension than its own

@@ -37,9 +37,8 @@ class Parameters:
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
         self._still: dict[str, float] = {}
-        self._had: dict[
-            str, Size
-        ] = {}  # gradients before the step, of the backward pass and as the optimizer sees them
+        # Gradients of a step: of the backward pass, and as the optimizer sees them.
+        self._had: dict[str, Size] = {}
         self._seen: dict[str, Size] = {}
         self._groups: dict[str, StepGroup] = {}
         self._left: dict[str, weakref.ref[Tensor]] = {}  # each `.grad` after the last backward pass

@@ -61,6 +61,9 @@ MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
 """Parts of the names of inputs that a model may leave alone."""
 VISIBLE = 0.5
 PADDED_LABELS, UNRELATED = 0.02, 0.02
+NOT_TRAINED = ("US301", "US302", "US303", "US306", "US309", "US401", "US501", "US502", "US505")
+OTHER_CAUSES = ("US506", "US601", "US606", "US609", "US702", "US709")
+"""Rules that explain why a network learns nothing from its samples."""
 SAME = 1e-6
 """A loss that changes by less of itself knows both sides of a pair by one input."""
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
@@ -229,10 +232,6 @@ def without_effect(evidence: Evidence) -> Found | None:
         )
         return Found((), len(found.unused), 0, text, ADD_TERM, Severity.NOTE)
     return None
-
-
-NOT_TRAINED = ("US301", "US302", "US303", "US306", "US309", "US401", "US501", "US502", "US505")
-OTHER_CAUSES = ("US506", "US601", "US606", "US609", "US702", "US709")
 
 
 @rule("US704", "unrelated to the samples", remedy=CHECK_PAIRS, hidden_by=(*NOT_TRAINED, *OTHER_CAUSES), signal=True)

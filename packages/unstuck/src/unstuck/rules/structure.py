@@ -91,8 +91,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
     if (found := _often_zero(evidence)) is not None:
         return found
-    held = any(w.rate is not None for m in evidence.measurements for w in m.weights)  # others are for US303
-    zero = [w for w in matrices if w.gradient == 0 and (w.rate is not None or not held)]
+    held = {w.name for m in evidence.measurements for w in m.weights if w.rate is not None}  # others are for US303
+    zero = [w for w in matrices if w.gradient == 0 and (w.name in held or not held)]
     depends = evidence.latest.dependence
     if depends is not None and depends.no_curvature:
         text = _("A second derivative in the loss is 0 everywhere, as with activations made of straight lines (ReLU).")

@@ -70,7 +70,9 @@ class Recorder(TorchFunctionMode):
         """A forward pass of these inputs has returned these outputs; its loss comes."""
         self.stack.clear()
         given = ((name, value) for name, value in (inputs or {}).items() if isinstance(value, Tensor) and value.dim())
-        self.step.unread |= {name: None for name, value in given if self.known(value) is None}
+        unread = {name: _place(value) for name, value in given if self.known(value) is None}
+        read = {_place(node.value) for node in self.step.nodes if node.value is not None} if unread else ()
+        self.step.unread |= {name: None for name, place in unread.items() if place not in read}
         self.step.outputs += [node for tensor in tensors_in(outputs) if (node := self.known(tensor)) is not None]
         if self._entered:
             lower(self)  # the caller may leave a mode of its own before the loss
@@ -146,9 +148,7 @@ class Recorder(TorchFunctionMode):
             node = Node("parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
         elif node is None:
             if tensor.requires_grad and not tensor.is_leaf:
-                self.step.unfollowed[
-                    "a tensor with a gradient from before the model was called: call the model first"
-                ] = None
+                self.step.unfollowed["a gradient from before the model was called: call the model first"] = None
             node = Node("input" if id(tensor) in self.inputs else "constant", len(self.step.nodes))
             node.value = tensor if tensor.is_leaf else tensor.detach()
         else:
@@ -335,3 +335,8 @@ def recorded(model: nn.Module) -> Iterator[Callable[..., Step]]:
     observer = StepObserver(model)
     with observer:
         yield observer.take_with
+
+
+def _place(tensor: Tensor) -> int:
+    """Where the numbers are: `as_subclass` is a call that no mode sees, and its result has the same."""
+    return tensor.data_ptr() if tensor.layout is torch.strided else id(tensor)

@@ -149,7 +149,8 @@ class Recording:
                 self.steps[0].release()
             model = state(self._model)
             if self.values and self.values.keys() != model.keys():  # another training: an adapter was added
-                self.steps, self.taken = deque(maxlen=STEPS), deque(maxlen=STEPS)
+                self.steps.clear()
+                self.taken.clear()
                 self.values, self._first = {}, None
             read = [node.value for one in (*self.steps, step) for node in one.nodes if node.value is not None]
             if sum(tensor.nbytes for tensor in (*model.values(), *read)) > BYTES:
