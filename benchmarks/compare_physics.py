@@ -13,7 +13,7 @@ PINNacle, but the walls of the flow (10). Where an equation has a source, its re
 
 Derivatives are those of `torch.autograd.grad` for all methods, the fastest way that runs every network as it is.
 `sigmoid-core` is the network of docs/physics.md, without a knob and without an Equalizer; `sigmoid-core-equalizer` has
-one, and `sigmoid-core-inputs` reads the inputs, not waves.
+one, and `sigmoid-core-plain` is a plain network of cores that reads the inputs.
 
 Rows come in an order that is useful early: depth 8 with seed 0 for all, then 16 and 4, then the other seeds. Such a row
 needs the row of seed 0 in the same file. Time is the processor's (`--threads 1`): about 70 minutes for depth 8 with

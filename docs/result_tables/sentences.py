@@ -187,7 +187,7 @@ def equalizer() -> Iterator[str]:
 @sentences("docs/benchmarks.md")
 def benchmarks_in_short() -> Iterator[str]:
     """The sentences of the long page that the short one has, too, and its own on differential equations."""
-    names = ("piratenet", "sigmoid-core", "sigmoid-core-inputs", "modified-mlp", "fourier-features", "residual")
+    names = ("piratenet", "sigmoid-core", "sigmoid-core-plain", "modified-mlp", "fourier-features", "residual")
     pirate, ours, inputs, modified, fourier, residual = _of_physics(*names)
     yield f"PirateNet's errors are {pirate[0]} times tanh's, at {pirate[1]} times its time; Sigmoid Core's"
     yield f"{ours[0]} times, at {ours[1]} times its time"

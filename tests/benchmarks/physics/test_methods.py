@@ -153,11 +153,10 @@ def test_pirate_nets_begin_linear_in_their_features_and_open_by_alpha():
     torch.testing.assert_close(model(POINTS), factorised(x, model.last))
 
 
-def test_sigmoid_core_is_prepared_without_a_knob_and_reads_waves():
-    model, of_inputs = made("sigmoid-core"), made("sigmoid-core-inputs")
+def test_sigmoid_core_is_prepared_without_a_knob_and_the_plain_network_has_its_own_rates():
+    model, plain = made("sigmoid-core"), made("sigmoid-core-plain")
     assert model.is_prepared
-    assert of_inputs.is_prepared
-    assert len(model.network) == len(of_inputs.network) + 1
     assert len(METHODS["sigmoid-core"].groups(model, 0.001)) == 1
+    assert len(METHODS["sigmoid-core-plain"].groups(plain, 0.01)) > 1
     assert not METHODS["sigmoid-core"].equalizes
     assert METHODS["sigmoid-core-equalizer"].equalizes

@@ -17,10 +17,12 @@ from sigmoidcore.folding.plain_layers import plain_forward, rewrite, with_consta
 from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.networks import Chain, FourierFeatures
+from sigmoidcore.nn.residual import ResidualLayer, TrainedWaves
 from sigmoidcore.nn.recurrent import RecurrentCores
 from unstuck.observation.batch import check_model
 
 _OURS = "sigmoidcore."
+_TRACED = (FourierFeatures, TrainedWaves, ResidualLayer)  # become graphs of what they do
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -113,7 +115,7 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
     """The plain module in the place of a module of the copy, or itself if it is plain."""
     if isinstance(module, SigmoidCore):
         made = _plain_core(plan, module)
-    elif isinstance(module, FourierFeatures):
+    elif isinstance(module, _TRACED):
         made = fx.symbolic_trace(module)
     elif type(module).__module__.startswith(_OURS):
         module.__class__ = nn.Sequential
@@ -136,7 +138,7 @@ def _plain_core(plan: FoldPlan, core: SigmoidCore) -> nn.Module:
 
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
-    plain: set[Any] = {kind.forward for kind in (SigmoidCore, Chain, FourierFeatures, nn.Sequential)}
+    plain: set[Any] = {kind.forward for kind in (SigmoidCore, Chain, nn.Sequential, *_TRACED)}
     for name, module in model.named_modules():
         where, cls = f"'{name}'" if name else "the model", type(module)
         if "_orig_mod" in dict(module.named_children()):

@@ -22,7 +22,6 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
 
     Args:
         layer_sizes: as those of `dde.nn.FNN`: inputs, the width for each hidden layer, outputs.
-        fourier: number of random waves that the first layer reads, see `PhysicsMLP`.
         regularization: as that of `dde.nn.FNN`.
 
     Raises:
@@ -34,7 +33,6 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
         self,
         layer_sizes: Sequence[int],
         *theirs: Any,
-        fourier: int | None = None,
         regularization: Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
         if len(set(layer_sizes[1:-1])) != 1:
             raise ValueError(f"layer_sizes must have one width for all hidden layers, got {list(layer_sizes)}")
         inputs, *hidden, outputs = layer_sizes
-        self.network = PhysicsMLP(inputs, hidden[0], len(hidden), outputs, fourier=fourier)
+        self.network = PhysicsMLP(inputs, hidden[0], len(hidden), outputs)
         self.regularizer = regularization
 
     def forward(self, inputs: Tensor) -> Tensor:

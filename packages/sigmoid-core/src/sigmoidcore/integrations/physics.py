@@ -6,36 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.calibrate import prepare
-from sigmoidcore.calibration.learning_rates import depth_scaled_lr
-from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.networks import MLP
+from sigmoidcore.nn.networks import check_sizes
+from sigmoidcore.nn.residual import RATE, ResidualLayer, TrainedWaves, orthogonal
 
 FEWEST = 10  # points that tell the domain
-RATIO = 10.0
-"""The rate of `depth_scaled_lr` over Adam's: 0.01 when Adam has the 0.001 of every tutorial."""
+OUTPUTS = 0.1
+"""Gain of the last layer at the start: outputs begin near 0, as those of most solvers."""
 # PyTorch 2.6 cannot tell one from the other.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 class PhysicsMLP(nn.Module):
-    """An `sc.MLP` that prepares itself at its first batch, and that one rate of Adam suits at every depth.
+    """Residual layers of cores behind waves of the inputs, smooth and bounded, which one rate of Adam suits.
 
-    Frameworks such as DeepXDE and PINA give all parameters one rate. Here the sizes of the weights, which the slopes
-    undo, make up for what `depth_scaled_lr` would give each layer: `torch.optim.Adam(network.parameters(), lr=0.001)`
-    changes the function as the groups of `depth_scaled_lr(network, 0.01)` do. So leave out `depth_scaled_lr`.
+        h_0 = sines and cosines of waves,   h_l = h_(l-1) + gate_l * core(W_l h_(l-1) + b_l),   u = W h_depth + b
 
-    Points all over the domain set the box that is mapped to -1 to 1 for each input, the weights (`sc.prepare`) and
-    their sizes: those given to `network.prepare`, or else the first batch in training mode. Call `prepare` if that is
-    a boundary. A state dict that is loaded has all of this.
+    The gates begin as 0: at the start, u is a sum of waves, whose gradient has the same size in every layer. Leave out
+    `sc.prepare` and `depth_scaled_lr`: weights and slopes are such that `torch.optim.Adam(network.parameters(),
+    lr=0.001)` suits at every depth.
+
+    Points all over the domain set the box that is mapped to -1 to 1 for each input: those given to `network.prepare`,
+    or else the first batch in training mode. Call `prepare` if that is a boundary. A state dict has the box.
 
     Args:
         in_features: number of inputs, the dimensions of space and time.
-        width: neurons of each hidden layer.
+        width: neurons of each hidden layer, and number of sines and cosines.
         depth: number of hidden layers.
         out_features: number of outputs.
-        fourier: number of random waves that the first layer reads, see `sc.MLP`; None: half of the width, so that
-            it reads as many sines and cosines as it has neurons. 0: it reads the inputs.
 
     Shape:
         Input [points, in_features], also PINA's labelled tensors; output [points, out_features], a plain tensor.
@@ -49,26 +46,29 @@ class PhysicsMLP(nn.Module):
     Example:
         >>> network = PhysicsMLP(2, 32, 8, 1)
         >>> points = torch.rand(500, 2, requires_grad=True)
-        >>> u = network(points)
-        >>> f"{float(u.detach().std()):.2f}"
-        '1.00'
+        >>> network(points).shape
+        torch.Size([500, 1])
         >>> optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+
+    Source:
+        The waves and gates are those of PirateNets: Wang, Li, Chen, Perdikaris (2024), arXiv 2402.00326; why layers of
+        one linear map, trained waves, and these rates: benchmarks/README.md.
     """
 
     centre: Tensor
     radius: Tensor
-    factor: Tensor
+    box_is_known: Tensor
 
-    def __init__(
-        self, in_features: int, width: int, depth: int, out_features: int, *, fourier: int | None = None
-    ) -> None:
+    def __init__(self, in_features: int, width: int, depth: int, out_features: int) -> None:
         super().__init__()
-        waves = (width + 1) // 2 if fourier is None else fourier
-        self.network = MLP(in_features, width, depth, out_features, fourier=waves)
+        check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
+        layers = [ResidualLayer(width) for _ in range(depth)]
+        last = orthogonal(width, out_features, OUTPUTS)
+        self.network = nn.Sequential(TrainedWaves(in_features, width), *layers, last)
         self.is_prepared = False
         self.register_buffer("centre", torch.zeros(in_features))
         self.register_buffer("radius", torch.ones(in_features))
-        self.register_buffer("factor", torch.tensor(0.0))  # until it is prepared
+        self.register_buffer("box_is_known", torch.tensor(False))
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -80,9 +80,9 @@ class PhysicsMLP(nn.Module):
             except RuntimeError as error:
                 raise RuntimeError(f"{error}; call network.prepare(points) before torch.func and compile") from error
         elif not self.is_prepared:
-            warnings.warn("this PhysicsMLP has random weights: call network.prepare(points) first", stacklevel=2)
+            warnings.warn("this PhysicsMLP has no domain yet: call network.prepare(points) first", stacklevel=2)
         outputs: Tensor = self.network((points - self.centre) / self.radius)
-        return outputs * self.factor if self.is_prepared else outputs
+        return RATE * outputs
 
     def _checked(self, points: Tensor) -> Tensor:
         if not isinstance(points, Tensor):
@@ -98,7 +98,7 @@ class PhysicsMLP(nn.Module):
 
     @torch.no_grad()
     def prepare(self, points: Tensor) -> None:
-        """Draw new weights for the domain of these points [points, in_features]."""
+        """Take the box of these points [points, in_features] for the domain; weights stay."""
         points = self._checked(points).detach().reshape(-1, len(self.centre))
         low, high = points.amin(0), points.amax(0)
         if not bool(torch.isfinite(high - low).all()):
@@ -110,28 +110,9 @@ class PhysicsMLP(nn.Module):
             )
         self.centre.copy_((low + high) / 2)
         self.radius.copy_((high - low) / 2)
-        required = [(p, p.requires_grad) for p in self.network.parameters()]
-        self.network.requires_grad_()  # DeepXDE freezes the network while it evaluates, which comes first
-        prepare(self.network, (points - self.centre) / self.radius, saturation="auto")
-        self.factor.fill_(self._even_rates())
-        for parameter, trains in required:
-            parameter.requires_grad_(trains)
+        self.box_is_known.fill_(True)
         self.is_prepared = True
-
-    def _even_rates(self) -> float:
-        """Divide each layer's parameters by the rate that it should have; slopes and the result undo this."""
-        rates = {p: group["lr"] for group in depth_scaled_lr(self.network, RATIO) for p in group["params"]}
-        rate, waiting = 1.0, [module for module in self.network if isinstance(module, (nn.Linear, SigmoidCore))]
-        for module in waiting:
-            if isinstance(module, nn.Linear):
-                rate = rates[module.weight]
-                module.weight.div_(rate)
-                module.bias.div_(rate)
-            else:
-                module.set_slope(module.slope * rate)
-                module.set_shift(module.shift / rate)
-        return rate
 
 
 def _after_loading(network: PhysicsMLP, _: Any) -> None:
-    network.is_prepared = bool(network.factor)
+    network.is_prepared = bool(network.box_is_known)

@@ -50,7 +50,7 @@ class MLP(Chain):
         activation: Callable[[int], nn.Module] | None = None,
         fourier: int = 0,
     ) -> None:
-        _check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
+        check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
         make = activation or (lambda features: SigmoidCore(features, alpha=4.0, centered=True))
         layers: list[nn.Module] = [FourierFeatures(in_features, fourier)] if fourier else []
         for layer in range(depth):
@@ -74,7 +74,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, in_features: int, waves: int) -> None:
         super().__init__()
-        _check_sizes(in_features=in_features, fourier=waves)
+        check_sizes(in_features=in_features, fourier=waves)
         self.register_buffer("centre", torch.zeros(in_features))
         self.register_buffer("waves", torch.randn(waves, in_features))
 
@@ -92,7 +92,8 @@ class FourierFeatures(nn.Module):
         self.waves.copy_(FREQUENCY * torch.randn(self.waves.shape, generator=generator).to(self.waves) / radius)
 
 
-def _check_sizes(**sizes: Any) -> None:
+def check_sizes(**sizes: Any) -> None:
+    """Raise a ValueError for a size that is no whole number of at least 1."""
     for name, value in sizes.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
