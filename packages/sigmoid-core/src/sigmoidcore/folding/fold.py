@@ -17,8 +17,8 @@ from sigmoidcore.folding.plain_layers import plain_forward, rewrite, with_consta
 from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.networks import Chain, FourierFeatures
-from sigmoidcore.nn.residual import ResidualLayer, TrainedWaves
 from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.nn.residual import ResidualLayer, TrainedWaves
 from unstuck.observation.batch import check_model
 
 _OURS = "sigmoidcore."

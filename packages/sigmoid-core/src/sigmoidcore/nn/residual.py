@@ -15,7 +15,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.fused import observed
 from sigmoidcore.nn.networks import FREQUENCY
 
-RATE, OF_WAVES = 5.0, 3.0
+RATE, OF_WAVES = 10.0, 3.0
 """What Adam's rate is multiplied by, and that of the waves in addition (benchmarks/README.md)."""
 HIDDEN = 0.1
 """Gain of the weights of a residual layer at the start."""
