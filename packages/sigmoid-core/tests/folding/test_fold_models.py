@@ -30,6 +30,7 @@ from torch.nn.utils import prune
 import sigmoidcore as sc
 from sigmoidcore import SigmoidCore
 from sigmoidcore.conversion import UntraceableError
+from sigmoidcore.integrations.physics import PhysicsMLP
 
 
 class Optional(nn.Module):
@@ -167,7 +168,7 @@ def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dty
 
 
 def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path):
-    waves = sc.MLP(5, 6, 3, 2, fourier=4)
+    waves = PhysicsMLP(5, 6, 3, 2).network
     model = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.LayerNorm(5), waves, core(2))
     x = torch.randn(3, 4)
     folded = sc.fold(model)

@@ -60,15 +60,3 @@ def test_prepare_levels_a_convolutional_network(depth):
     model = convolutions(1, 8, depth, 10, size=12)
     assert prepare(model, torch.randn(60, 1, 12, 12)).after.spread <= 1.12
     assert gradient_profile(model, torch.randn(60, 1, 12, 12)).spread <= 1.3
-
-
-def test_prepare_draws_the_waves_of_the_first_layer_for_the_box_of_its_batch():
-    x = torch.tensor([100.0, -3.0]) + torch.tensor([50.0, 0.01]) * torch.rand(500, 2)
-    model = MLP(2, 32, 6, 1, fourier=64)
-    report = prepare(model, x, saturation=1.0)
-    frequencies = model[0].waves * (x.amax(0) - x.amin(0)) / 2
-    assert frequencies.std(0).tolist() == pytest.approx([2, 2], rel=0.25)
-    assert float(model[0](x).square().sum(1).mean()) == pytest.approx(64, rel=1e-3)
-    assert report.levels[0] == pytest.approx(1, rel=1e-3)
-    assert report.after.spread < 1.1
-    assert not any("waves" in name for name, _ in model.named_parameters())

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from sigmoidcore.calibration.correction import LEVEL_ENOUGH, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
-from sigmoidcore.nn.networks import FourierFeatures
 from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
 from sigmoidcore.observation.profile import gradient_profile
 from unstuck.observation.batch import Inputs, LossFn, check_model, floating_tensors, run
 from unstuck.observation.profile import Profile
 
 MOST_PASSES = 8
-FEW, CURVED, OF_WAVES, USUAL = 3, 2.0, 1.0, 0.5  # saturation="auto"; a sample of few features has up to 3
+FEW, CURVED, USUAL = 3, 2.0, 0.5  # saturation="auto"; a sample of few features has up to 3
 MOST_SATURATED = 100.0
 NOTES = 5  # are printed
 
@@ -132,7 +131,7 @@ def prepare(
         targets: see `calibrate`.
         loss_fn: see `calibrate`.
         saturation: saturation level u of the first core. "auto": 2 for samples of at most three features, whose
-            functions are curved, 1 for waves of such features, and 0.5 otherwise; of several inputs each has its own.
+            functions are curved, and 0.5 otherwise; of several inputs each has its own.
 
     Returns:
         A frozen, printable report.
@@ -160,8 +159,7 @@ def prepare(
             raise ValueError(f'saturation must be "auto" or a positive number, got {saturation!r}')
         tensors = floating_tensors(inputs)
         curved = {tensor.shape[1] for tensor in tensors if tensor.dim() == 2 and tensor.shape[1] <= FEW}
-        waves = any(isinstance(module, FourierFeatures) for module in model.modules())
-        saturation = (OF_WAVES if waves else CURVED) if curved and len(tensors) == 1 else USUAL
+        saturation = CURVED if curved and len(tensors) == 1 else USUAL
     return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=True, curved=curved)
 
 

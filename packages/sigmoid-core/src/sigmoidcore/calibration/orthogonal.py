@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.networks import FourierFeatures
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.observation.graph import Segments
 from sigmoidcore.observation.layer_observer import LayerObserver
@@ -108,7 +107,7 @@ class FreshWeights(LayerObserver):
     """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers."""
 
     def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
-        drawn = (*WEIGHTED, RecurrentCores, FourierFeatures)
+        drawn = (*WEIGHTED, RecurrentCores)
         super().__init__({n: m for n, m in model.named_modules() if isinstance(m, drawn)})
         _check_weights(self.layers)
         self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
@@ -130,9 +129,7 @@ class FreshWeights(LayerObserver):
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """Draw the weights of a layer that has not been reached before."""
         if layer not in self._reached and not self._is_frozen(layer):
-            if isinstance(layer, FourierFeatures):
-                layer.fit(bare(x), self._rng)
-            elif isinstance(layer, RecurrentCores):
+            if isinstance(layer, RecurrentCores):
                 make_recurrent_orthogonal(layer, self._rng)
                 self.drawn.add(layer)
             else:

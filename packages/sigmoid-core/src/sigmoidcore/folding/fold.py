@@ -16,13 +16,13 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.plain_layers import plain_forward, rewrite, with_constants
 from sigmoidcore.folding.planner import FoldPlan, has_cores, variants
 from sigmoidcore.nn import recurrent
-from sigmoidcore.nn.networks import Chain, FourierFeatures
+from sigmoidcore.nn.networks import Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.residual import ResidualLayer, TrainedWaves
 from unstuck.observation.batch import check_model
 
 _OURS = "sigmoidcore."
-_TRACED = (FourierFeatures, TrainedWaves, ResidualLayer)  # become graphs of what they do
+_TRACED = (TrainedWaves, ResidualLayer)  # become graphs of what they do
 
 
 def fold(model: nn.Module) -> nn.Module:

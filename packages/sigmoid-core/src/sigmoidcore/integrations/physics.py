@@ -10,8 +10,7 @@ from sigmoidcore.nn.networks import check_sizes
 from sigmoidcore.nn.residual import RATE, ResidualLayer, TrainedWaves, orthogonal
 
 FEWEST = 10  # points that tell the domain
-OUTPUTS = 0.1
-"""Gain of the last layer at the start: outputs begin near 0, as those of most solvers."""
+OUTPUTS = 0.1  # gain of the last layer at the start: u begins near 0
 # PyTorch 2.6 cannot tell one from the other.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
@@ -19,9 +18,9 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 class PhysicsMLP(nn.Module):
     """Residual layers of cores behind waves of the inputs, smooth and bounded, which one rate of Adam suits.
 
-        h_0 = sines and cosines of waves,   h_l = h_(l-1) + gate_l * core(W_l h_(l-1) + b_l),   u = W h_depth + b
+        h_0 = sines and cosines of waves,   h_l = h_(l-1) + core(W_l h_(l-1) + b_l),   u = W h_depth + b
 
-    The gates begin as 0: at the start, u is a sum of waves, whose gradient has the same size in every layer. Leave out
+    The W_l begin small: u is nearly a sum of waves, and the gradient has the same size in every layer. Leave out
     `sc.prepare` and `depth_scaled_lr`: weights and slopes are such that `torch.optim.Adam(network.parameters(),
     lr=0.001)` suits at every depth.
 
@@ -51,8 +50,7 @@ class PhysicsMLP(nn.Module):
         >>> optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
 
     Source:
-        The waves and gates are those of PirateNets: Wang, Li, Chen, Perdikaris (2024), arXiv 2402.00326; why layers of
-        one linear map, trained waves, and these rates: benchmarks/README.md.
+        `sigmoidcore.nn.residual` has that of each part; benchmarks/README.md has what was tried beside them.
     """
 
     centre: Tensor

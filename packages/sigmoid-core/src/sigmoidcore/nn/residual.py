@@ -9,22 +9,20 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch.modes import runs_plainly
-from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.fused import observed
-from sigmoidcore.nn.networks import FREQUENCY
 
 RATE, OF_WAVES = 10.0, 3.0
 """What Adam's rate is multiplied by, and that of the waves in addition (benchmarks/README.md)."""
-HIDDEN = 0.1
-"""Gain of the weights of a residual layer at the start."""
+FREQUENCY, HIDDEN = 2.0, 0.1
+"""At the start: deviation of the angular frequencies, in a box from -1 to 1; gain of the weights of residual layers."""
 
 
 class TrainedWaves(nn.Module):
-    """Sines and cosines of waves that are trained: inputs [..., in_features], from -1 to 1, to [..., features].
+    """Sines, then cosines, of waves that are trained: inputs [..., in_features], from -1 to 1, to [..., features].
 
-    The frequencies begin as N(0, 2^2), as those of `FourierFeatures`, whose sources are theirs.
+    Source:
+        Tancik et al. (2020), arXiv 2006.10739; for differential equations: Wang, Wang, Perdikaris (2021),
+        arXiv 2012.10047; the frequencies, N(0, 2^2): Wang, Li, Chen, Perdikaris (2024), arXiv 2402.00326.
     """
 
     quarter: Tensor
@@ -33,8 +31,7 @@ class TrainedWaves(nn.Module):
         super().__init__()
         pairs = (features + 1) // 2
         self.waves = nn.Parameter(torch.randn(pairs, in_features) * (FREQUENCY / RATE / OF_WAVES))
-        quarter = torch.arange(features) // pairs * (math.pi / 2)  # after the sines come the cosines
-        self.register_buffer("quarter", quarter, persistent=False)
+        self.register_buffer("quarter", torch.arange(features) // pairs * (math.pi / 2), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the waves."""
@@ -59,17 +56,8 @@ class ResidualLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer."""
-        if runs_plainly(input) and not self._is_watched():
-            # The slope goes to the weight: on all points, it would be differentiated three times.
-            half = self.core.alpha / 2
-            weight, bias = half.unsqueeze(1) * self.linear.weight, half * (self.linear.bias - self.core.shift)
-            return input + torch.tanh(nn.functional.linear(input, weight, bias))
-        branch: Tensor = self.core(self.linear(input))
-        return input + branch
-
-    def _is_watched(self) -> bool:
-        layers = [self.linear, self.core]
-        return any(has_hooks(layer) for layer in layers) or observed(layers)
+        y: Tensor = input + self.core(self.linear(input))
+        return y
 
 
 def orthogonal(inputs: int, outputs: int, gain: float) -> nn.Linear:
