@@ -36,12 +36,11 @@ SCRIPTS = {
     "peers": "compare_peers.py",
     "peers_1000": "compare_peers.py --only depth=1000",
     "physics": "compare_physics.py --only seed=0",
+    "physics_steps": "physics_steps.py --threads 1",
     "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
     "watch_repositories": "watch_repositories.py --checkouts {checkouts} --images {images}",
 }
 """The script and the options that make each quoted file; braces stand for what is not in the repository."""
-LEFT = {"pinn_unclipped", "pinn_unclipped_poisson", "pinn_unclipped_sigmoid_core"}
-"""Files of a script that left; git has it at their commits."""
 
 
 class Chosen:
@@ -87,9 +86,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", metavar="PATH", help="what is not in the repository; see the scripts")
     options = parser.parse_args()
     _, quoted = differences(figures.RESULTS, EVIDENCE)
-    for name in sorted(quoted & LEFT):
-        print(f"\n== {name}: its script is at the commit of the file")
-    for name in sorted(quoted - LEFT):
+    for name in sorted(quoted):
         words = [word.format_map(vars(options)) for word in shlex.split(SCRIPTS[name])]
         command = [f"benchmarks/{words[0]}", *words[1:], "--threads", "1", "--resume"]
         command += ["--output", (EVIDENCE / f"{name}.json").relative_to(ROOT).as_posix()]

@@ -3,7 +3,7 @@
 from statistics import mean
 
 from result_tables.figures import one, percent, rows, select, short
-from result_tables.problems import EQUATIONS, METHODS
+from result_tables.physics import physics_methods
 from result_tables.registry import Cells, table
 
 NAMES = {
@@ -126,19 +126,13 @@ def sequences() -> Cells:
 
 
 def bounded() -> Cells:
-    wins = dict.fromkeys(EQUATIONS, 0)
-    files = ("pinn_unclipped_poisson", "pinn_unclipped_sigmoid_core", "pinn_unclipped")
-    for equation in EQUATIONS:
-        for layers in (4, 8, 16):
-            found = [row for file in files for row in select(file, problem=equation, depth=layers)]
-            error = {name: next(row["error"] for row in found if row["method"] == name) for name in METHODS}
-            wins[equation] += error["sigmoid core"] == min(error.values())
-    counted = ", ".join(f"{EQUATIONS[equation]} {count} of 3" for equation, count in wins.items())
+    found = {row[0]: row for row in physics_methods()}
+    _, cells, first, ours, *_ = found["sigmoid-core"]
     yield (
         "Differential equations",
-        "**Sigmoid Core**; with jumps also adaptive tanh",
-        "tanh, sigmoid, LAAF and adaptive activations",
-        f"lowest error at depths 4, 8 and 16: {counted}",
+        "**`PhysicsMLP`**",
+        f"PirateNet: errors over tanh's {found['piratenet'][3]}, at {float(found['piratenet'][7]):.1f} times its time",
+        f"{ours} at {float(found['sigmoid-core'][7]):.1f} times; first or within 10 % in {first} of {cells} cells",
         "[differential equations](benchmarks.md#differential-equations)",
     )
     forward = one("fold", network="mlp", **{"pass": "forward"})

@@ -1,69 +1,9 @@
-"""Differential equations, tables of data, and the saturation level that suits a problem."""
+"""Tables of data, and the saturation level that suits a problem."""
 
 from statistics import geometric_mean
 
 from result_tables.figures import bold, one, rows, select
 from result_tables.registry import Cells, table
-
-METHODS = ("tanh", "sigmoid", "laaf layer", "laaf neuron", "adaptive tanh", "adaptive sigmoid", "sigmoid core")
-EQUATIONS = {"helmholtz": "Helmholtz", "poisson": "Poisson", "burgers": "Burgers", "allen_cahn": "Allen-Cahn"}
-
-
-def errors(equation: str, layers: int, *files: str) -> tuple[str, ...]:
-    """A row of errors, each from the first file that has it: the smallest is bold; the range of our seeds is last."""
-    key = {"problem": equation, "depth": layers}
-    found = [
-        next(row for file in files for row in select(file, **key) if row["method"] == method) for method in METHODS
-    ]
-    least = min(row["error"] for row in found)
-    cells = (bold(f"{row['error']:.2g}", row["error"] == least) for row in found)
-    seeds = found[-1]["errors"]
-    return EQUATIONS[equation], str(layers), *cells, f"{min(seeds):.2g} to {max(seeds):.2g}"
-
-
-@table
-def pinn_unclipped() -> Cells:
-    later = ("pinn_unclipped_poisson", "pinn_unclipped_sigmoid_core")
-    for equation in EQUATIONS:
-        for layers in (4, 8, 16):
-            yield errors(equation, layers, *later, "pinn_unclipped")
-
-
-@table
-def pinn_in_short() -> Cells:
-    """For the README of Sigmoid Core: networks of 8 layers."""
-    for equation in EQUATIONS:
-        name, _layers, tanh, sigmoid, *others, ours, _seeds = errors(
-            equation, 8, "pinn_unclipped_poisson", "pinn_unclipped_sigmoid_core", "pinn_unclipped"
-        )
-        adaptive = min(others, key=lambda cell: float(cell.strip("*")))
-        yield name, tanh, sigmoid, adaptive, ours
-
-
-@table
-def pinn() -> Cells:
-    for equation in ("burgers", "allen_cahn"):
-        for layers in (8, 16):
-            yield errors(equation, layers, "pinn")
-
-
-def second_phase(file: str) -> Cells:
-    names = {"tanh": "tanh, Glorot", "tanh-orthogonal": "tanh, orthogonal", "sigmoid core": "Sigmoid Core"}
-    least = min(row["error_second"] for row in rows(file))
-    for row in rows(file):
-        after = bold(f"{row['error_second']:.2g}", row["error_second"] == least)
-        others = f"{row['error_first']:.2g}", after, f"{row['worst_second']:.2g}", f"{row['seconds']:.0f}"
-        yield names[row["method"]], {"adam": "Adam", "soap": "SOAP"}[row["first_phase"]], f"{row['rate']:g}", *others
-
-
-@table
-def pinn_second_phase() -> Cells:
-    yield from second_phase("pinn_second_phase")
-
-
-@table
-def pinn_second_phase_clipped() -> Cells:
-    yield from second_phase("pinn_second_phase_clipped")
 
 
 @table

@@ -22,7 +22,7 @@ def newer(tmp_path):
 
 def test_every_quoted_result_has_its_command():
     _, quoted = _evidence.differences(_evidence.figures.RESULTS, SCRIPTS)
-    assert quoted <= _evidence.SCRIPTS.keys() | _evidence.LEFT
+    assert quoted <= _evidence.SCRIPTS.keys()
     assert {"depth", "failures_peers", "watch_repositories"} < quoted
     assert [command for command in _evidence.SCRIPTS.values() if not (SCRIPTS / command.split()[0]).exists()] == []
 
