@@ -36,6 +36,8 @@ SCRIPTS = {
     "peers": "compare_peers.py",
     "peers_1000": "compare_peers.py --only depth=1000",
     "physics": "compare_physics.py --only seed=0",
+    "physics_seeds": "compare_physics.py --only depth=8 --only method=tanh,piratenet",
+    "physics_seeds_sigmoid_core": "compare_physics.py --only depth=8 --only method=sigmoid-core",
     "physics_steps": "physics_steps.py --threads 1",
     "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
     "watch_repositories": "watch_repositories.py --checkouts {checkouts} --images {images}",

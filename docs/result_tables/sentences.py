@@ -188,10 +188,10 @@ def equalizer() -> Iterator[str]:
 def benchmarks_in_short() -> Iterator[str]:
     """The sentences of the long page that the short one has, too, and its own on differential equations."""
     names = ("piratenet", "sigmoid-core", "sigmoid-core-plain", "modified-mlp", "fourier-features", "residual")
-    pirate, ours, inputs, modified, fourier, residual = _of_physics(*names)
+    pirate, ours, plain, modified, fourier, residual = _of_physics(*names)
     yield f"PirateNet's errors are {pirate[0]} times tanh's, at {pirate[1]} times its time; Sigmoid Core's"
     yield f"{ours[0]} times, at {ours[1]} times its time"
-    yield f"without waves {inputs[0]}, the modified MLP {modified[0]}, Fourier features {fourier[0]}, residual"
+    yield f"plain networks of cores {plain[0]}, the modified MLP {modified[0]}, Fourier features {fourier[0]}, residual"
     yield f"networks {residual[0]}."
     ends = ("real failures", " %)", "within its error.", "rate")
     for sentence in benchmarks():
