@@ -1,12 +1,8 @@
-"""Draw physics_depth.svg, physics_seconds.svg and physics_solutions.png from the results of compare_physics.py.
-
-.venv/bin/python docs/figures/physics_figures.py            # from benchmarks/results/physics.json
-.venv/bin/python docs/figures/physics_figures.py FILE.json  # from a run that is not finished
+"""Draw physics_depth.svg and physics_solutions.png from the results of compare_physics.py.
 
 The solutions are trained here, with the rates of the results: some minutes.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -20,7 +16,7 @@ from sigmoidcore.plots.style import INK, PALETTE, legend_below, new_figure, styl
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from result_tables.physics import TUNING_SEED, cells, methods
+from result_tables.physics import TUNING_SEED, cells, measured, methods
 from svg import svg
 
 from physics import METHODS, PROBLEMS
@@ -40,8 +36,8 @@ SHOWN = {
 }
 """Colours and lines; other methods are in the tables alone."""
 COLUMNS = 4
-SOLUTIONS, DEPTH = ("burgers", "allen_cahn", "poisson_holes", "kdv"), 8
-COMPARED = ("tanh", "sigmoid-core")
+SOLUTIONS, DEPTH = ("wave", "convection_30", "navier_stokes", "poisson_holes"), 8
+COMPARED = ("tanh", "piratenet", "sigmoid-core")
 SIDE = 150
 
 
@@ -75,22 +71,6 @@ def over_depth(rows: list[dict[str, Any]]) -> Figure:
     return with_legend(figure)
 
 
-def over_seconds(rows: list[dict[str, Any]]) -> Figure:
-    """With the seed that chose the rate; the last point is after L-BFGS."""
-    figure, of = panels(list(dict.fromkeys(row["problem"] for row in rows)))
-    for row in rows:
-        key = row["depth"], row["optimizer"], row["seed"]
-        if key == (DEPTH, "adam", TUNING_SEED) and row["method"] in SHOWN:
-            looks = [(float(seconds), float(error)) for _, seconds, error in row["looks"]]
-            looks.append((row["seconds"] + row["seconds_refined"], float(row["refined"])))
-            of[row["problem"]].plot(*zip(*looks, strict=True), label=row["method"], **style(row["method"]))
-    for problem, axes in of.items():
-        style_axes(axes, problem, "seconds", "error")
-        axes.set_yscale("log")
-        axes.minorticks_off()
-    return with_legend(figure)
-
-
 def with_legend(figure: Figure) -> Figure:
     """One entry for each method."""
     known = {
@@ -108,7 +88,7 @@ def solutions(rows: list[dict[str, Any]]) -> Figure:
         if (row["depth"], row["optimizer"], row["seed"]) == (DEPTH, "adam", TUNING_SEED)
     }
     names = [name for name in SOLUTIONS if all((name, method) in rates for method in COMPARED)]
-    figure = new_figure(9.6, 2.7 * len(names))
+    figure = new_figure(12.0, 2.6 * len(names))
     grid = figure.subplots(len(names), 1 + len(COMPARED), squeeze=False)
     for line, name in zip(grid, names, strict=True):
         problem = PROBLEMS[name]
@@ -136,13 +116,11 @@ def solutions(rows: list[dict[str, Any]]) -> Figure:
 
 
 def main() -> None:
-    """Draw all three."""
+    """Draw both."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parents[1] / "benchmarks" / "results" / "physics.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    rows = measured()
     (HERE / "physics_depth.svg").write_text(svg(over_depth(rows)), encoding="utf-8")
-    (HERE / "physics_seconds.svg").write_text(svg(over_seconds(rows)), encoding="utf-8")
     solutions(rows).savefig(HERE / "physics_solutions.png", dpi=110)
 
 
