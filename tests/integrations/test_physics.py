@@ -14,10 +14,9 @@ os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
-def test_the_example_for_deepxde_learns_with_its_layers_computed_as_one(example, calls, capsys):
+def test_the_example_for_deepxde_learns(example, capsys):
     losses = example("deepxde_burgers").main(["--steps", "40", "--depth", "4"])
     assert losses[-1] < losses[0] / 2
-    assert len(calls) >= 39  # a sampled step runs layer by layer
     assert "u(0.5, 0.25) = " in capsys.readouterr().out
 
 
@@ -130,11 +129,10 @@ def test_physicsnemos_fully_connected_becomes_a_network_of_cores():
     assert sc.prepare(model, torch.rand(200, 2), saturation="auto").after.spread < 1.5
 
 
-def test_the_example_for_pina_learns_with_its_layers_computed_as_one(example, calls, capsys):
+def test_the_example_for_pina_learns(example, capsys):
     main = example("pina_poisson").main
     before = main(["--steps", "1", "--depth", "4"])
     assert main(["--steps", "240", "--depth", "4"]) < before / 2
-    assert len(calls) > 240
     assert "spread of the gradient: " in capsys.readouterr().out
 
 
