@@ -50,7 +50,7 @@ def test_errors_are_medians_of_the_seeds_to_report_by_equation_and_depth(tables)
 
 def test_methods_are_counted_over_all_cells(tables):
     tanh, core = tables.physics_methods()
-    # cells, first or nearly, over tanh, over the best other, worse than tanh, 16 over 4 layers, time of a step over tanh's
+    # cells, first or nearly, over tanh, over the best other, worse than tanh, 16 over 4 layers, a step over tanh's
     assert tanh == ("tanh", "3", "1", "1.00", "3.36", "0", "2.50", "1.00")
     assert core == ("sigmoid-core", "3", "3", "0.30", "0.30", "0", "0.25", "1.47")
 

@@ -34,8 +34,10 @@ def losses(forward, optimizer, x, steps=20):
 def by_hand(network, x):
     """The same function with parameters that are not divided: waves, residual layers of tanh, a Linear."""
     waves, *layers, last = network.network
-    p = [30 * waves.waves, *(10 * value for layer in layers for value in layer.linear.parameters()), *last.parameters()]
-    parameters = [value.detach().clone().requires_grad_() for value in [*p[:-2], 10 * p[-2], 10 * p[-1]]]
+    rate = 10 * min(1, 8 / len(layers))
+    hidden = [rate * value for layer in layers for value in layer.linear.parameters()]
+    all_of_them = [30 * waves.waves, *hidden, *(10 * value for value in last.parameters())]
+    parameters = [value.detach().clone().requires_grad_() for value in all_of_them]
     frequencies, *rest = parameters
 
     def apply(points):
@@ -52,12 +54,55 @@ def by_hand(network, x):
 def test_one_rate_trains_it_as_higher_ones_train_the_network_of_its_equation(depth, width):
     x, network = box([-1.0, 0.0], [1.0, 3.0]).double(), PhysicsMLP(2, width, depth, 1).double()
     network.prepare(x)
-    plain, (waves, *others) = by_hand(network, x)
-    groups = [{"params": [waves], "lr": 0.03}, {"params": others, "lr": 0.01}]
+    plain, (waves, *hidden, weight, bias) = by_hand(network, x)
+    rates = (0.03, [waves]), (0.01 * min(1, 8 / depth), hidden), (0.01, [weight, bias])
+    groups = [{"params": of_rate, "lr": rate} for rate, of_rate in rates]
     expected = losses(plain, torch.optim.Adam(groups, eps=1e-14), x)
     found = losses(network, torch.optim.Adam(network.parameters(), lr=0.001, eps=1e-14), x)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found[-1] < 0.7 * found[0]
+
+
+@pytest.mark.parametrize(("depth", "rate"), [(8, 0.001), (32, 0.003), (64, 0.001)])
+def test_deep_networks_train_with_the_rate_of_shallow_ones(depth, rate):
+    """u'' = -pi^2 sin(pi x), u(-1) = u(1) = 0; without shares of the rate, errors at 32 and 64 layers are up to 70."""
+    torch.manual_seed(0)
+    network, steps = PhysicsMLP(1, 32, depth, 1), 150
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 2 * (1 - step / steps)))
+    for _ in range(steps):
+        x = (2 * torch.rand(128, 1) - 1).requires_grad_()
+        y = (1 - x**2) * network(x)
+        for _ in range(2):
+            (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        optimizer.zero_grad()
+        (y + torch.pi**2 * torch.sin(torch.pi * x)).square().mean().backward()
+        optimizer.step()
+        falling.step()
+    x = torch.linspace(-1, 1, 201).reshape(-1, 1)
+    assert float(((1 - x**2) * network(x) - torch.sin(torch.pi * x)).norm()) / 10 < 0.02
+
+
+def test_a_copy_of_its_buffers_alone_knows_the_domain_and_so_does_one_from_the_meta_device():
+    x, network = box([0.0, 0.0], [1.0, 50.0]), PhysicsMLP(2, 16, 4, 1)
+    average = torch.optim.swa_utils.AveragedModel(network)
+    network(x)
+    average.update_parameters(network)
+    torch.testing.assert_close(average.eval()(x[:3]), network(x[:3]))
+    torch.testing.assert_close(average.train()(x[:300] / 9), network(x[:300] / 9))
+    with torch.device("meta"):
+        other = PhysicsMLP(2, 16, 4, 1)
+    other.to_empty(device="cpu").load_state_dict(network.state_dict())
+    assert torch.equal(other(x), network(x))
+
+
+@pytest.mark.parametrize("prepare", [sc.prepare, sc.calibrate])
+def test_prepare_of_plain_networks_is_refused_and_changes_nothing(prepare):
+    network, x = prepared(), torch.rand(50, 2)
+    before = network(x)
+    with pytest.raises(ValueError, match=r"has its weights and slopes: call its own prepare\(points\)"):
+        prepare(network, x)
+    assert torch.equal(network(x), before)
 
 
 @pytest.mark.parametrize("depth", [4, 32])
@@ -97,8 +142,9 @@ def test_the_first_training_batch_prepares_it_once_and_what_is_saved_is_prepared
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.rand(5, 2), ValueError, r"points from .* do not fill the domain: call network\.prepare"),
+        (torch.rand(5, 2), ValueError, r"points from .* do not fill the domain: call PhysicsMLP\.prepare"),
         (torch.rand(100, 2) * torch.tensor([1.0, 0.0]), ValueError, "do not fill the domain"),
+        (torch.rand(0, 2), ValueError, "0 points from .* do not fill the domain"),
         (torch.full((100, 2), torch.nan), ValueError, "leave out those that are not finite"),
         (
             torch.rand(100, 1),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.calibration.correction import LEVEL_ENOUGH, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
+from sigmoidcore.nn.residual import ResidualLayer
 from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
 from sigmoidcore.observation.profile import gradient_profile
 from unstuck.observation.batch import Inputs, LossFn, check_model, floating_tensors, run
@@ -179,6 +180,8 @@ def _calibrate(
         raise ValueError(
             f"saturation must be a positive number up to {MOST_SATURATED:g}, got {level!r}; 0.5 is the usual choice"
         )
+    if any(isinstance(module, ResidualLayer) for module in model.modules()):
+        raise ValueError("a PhysicsMLP has its weights and slopes: call its own prepare(points), which sets the domain")
     check_inputs(inputs)
     check_loss(targets, loss_fn)
     notes: dict[str, None] = {}

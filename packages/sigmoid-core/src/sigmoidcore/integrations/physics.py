@@ -10,7 +10,7 @@ from sigmoidcore.nn.networks import check_sizes
 from sigmoidcore.nn.residual import RATE, ResidualLayer, TrainedWaves, orthogonal
 
 FEWEST = 10  # points that tell the domain
-OUTPUTS = 0.1  # gain of the last layer at the start: u begins near 0
+LAST = 0.1  # gain of the last layer at the start: u begins near 0
 # PyTorch 2.6 cannot tell one from the other.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
@@ -22,7 +22,7 @@ class PhysicsMLP(nn.Module):
 
     The W_l begin small: u is nearly a sum of waves, and the gradient has the same size in every layer. Leave out
     `sc.prepare` and `depth_scaled_lr`: weights and slopes are such that `torch.optim.Adam(network.parameters(),
-    lr=0.001)` suits at every depth.
+    lr=0.001)` suits at every depth. SGD and L2 penalties would act 100 times as strongly.
 
     Points all over the domain set the box that is mapped to -1 to 1 for each input: those given to `network.prepare`,
     or else the first batch in training mode. Call `prepare` if that is a boundary. A state dict has the box.
@@ -48,9 +48,6 @@ class PhysicsMLP(nn.Module):
         >>> network(points).shape
         torch.Size([500, 1])
         >>> optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
-
-    Source:
-        `sigmoidcore.nn.residual` has that of each part; benchmarks/README.md has what was tried beside them.
     """
 
     centre: Tensor
@@ -60,9 +57,8 @@ class PhysicsMLP(nn.Module):
     def __init__(self, in_features: int, width: int, depth: int, out_features: int) -> None:
         super().__init__()
         check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
-        layers = [ResidualLayer(width) for _ in range(depth)]
-        last = orthogonal(width, out_features, OUTPUTS)
-        self.network = nn.Sequential(TrainedWaves(in_features, width), *layers, last)
+        layers = [ResidualLayer(width, depth) for _ in range(depth)]
+        self.network = nn.Sequential(TrainedWaves(in_features, width), *layers, orthogonal(width, out_features, LAST))
         self.is_prepared = False
         self.register_buffer("centre", torch.zeros(in_features))
         self.register_buffer("radius", torch.ones(in_features))
@@ -72,6 +68,8 @@ class PhysicsMLP(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Prepare, if this is the first batch; then apply the network."""
         points = self._checked(input)
+        if not self.is_prepared and not torch.compiler.is_compiling():  # buffers were copied, as AveragedModel does
+            self.is_prepared = bool(self.box_is_known)
         if not self.is_prepared and self.training:
             try:
                 self.prepare(points)
@@ -98,13 +96,13 @@ class PhysicsMLP(nn.Module):
     def prepare(self, points: Tensor) -> None:
         """Take the box of these points [points, in_features] for the domain; weights stay."""
         points = self._checked(points).detach().reshape(-1, len(self.centre))
-        low, high = points.amin(0), points.amax(0)
+        low, high = (points.amin(0), points.amax(0)) if len(points) else (self.centre, self.centre)
         if not bool(torch.isfinite(high - low).all()):
             raise ValueError(f"points from {low.tolist()} to {high.tolist()}: leave out those that are not finite")
         if len(points) < FEWEST or not bool((high > low).all()):
             raise ValueError(
                 f"{len(points)} points from {low.tolist()} to {high.tolist()} do not fill the domain: call "
-                "network.prepare with a few hundred points from all over it before the training"
+                "PhysicsMLP.prepare with a few hundred points from all over it before the training"
             )
         self.centre.copy_((low + high) / 2)
         self.radius.copy_((high - low) / 2)

@@ -1,8 +1,4 @@
-"""Residual layers of cores behind trained waves: the parts of `PhysicsMLP`.
-
-Every part divides its parameters by `RATE`, and undoes that in its result: Adam's 0.001 then changes the function as
-0.001 * RATE would.
-"""
+"""Residual layers of cores behind trained waves: the parts of `PhysicsMLP`. Parameters are divided by their rates."""
 
 import math
 
@@ -11,8 +7,8 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
 
-RATE, OF_WAVES = 10.0, 3.0
-"""What Adam's rate is multiplied by, and that of the waves in addition (benchmarks/README.md)."""
+RATE, OF_WAVES, DEEP = 10.0, 3.0, 8
+"""What multiplies Adam's rate, and that of waves in addition; the number of layers from which on they share it."""
 FREQUENCY, HIDDEN = 2.0, 0.1
 """At the start: deviation of the angular frequencies, in a box from -1 to 1; gain of the weights of residual layers."""
 
@@ -31,7 +27,7 @@ class TrainedWaves(nn.Module):
         super().__init__()
         pairs = (features + 1) // 2
         self.waves = nn.Parameter(torch.randn(pairs, in_features) * (FREQUENCY / RATE / OF_WAVES))
-        self.register_buffer("quarter", torch.arange(features) // pairs * (math.pi / 2), persistent=False)
+        self.register_buffer("quarter", torch.arange(features) // pairs * (math.pi / 2))
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the waves."""
@@ -42,17 +38,19 @@ class TrainedWaves(nn.Module):
 class ResidualLayer(nn.Module):
     """x + core(linear(x)), [..., features] to the same: small orthogonal weights, and a core that begins as tanh.
 
-    It begins near the identity, so gradients have one size in all such layers, at any depth.
+    It begins near the identity, so gradients have one size in all such layers, at any depth. Of more than 8, each has
+    its share of the rate: together they change the function as 8 would.
 
     Source:
         Layers that begin near the identity: Bachlechner et al. (2021), arXiv 2003.04887; for differential equations:
         Wang, Li, Chen, Perdikaris (2024), arXiv 2402.00326. Both multiply the branch by a gate that begins as 0.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, depth: int) -> None:
         super().__init__()
-        self.linear = orthogonal(features, features, HIDDEN)
-        self.core = SigmoidCore(features, alpha=2 * RATE, centered=True, scale=2.0)
+        rate = RATE * min(1.0, DEEP / depth)
+        self.linear = orthogonal(features, features, HIDDEN, rate)
+        self.core = SigmoidCore(features, alpha=2 * rate, centered=True, scale=2.0)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer."""
@@ -60,9 +58,9 @@ class ResidualLayer(nn.Module):
         return y
 
 
-def orthogonal(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A layer with orthogonal weights of this gain and no bias, both divided by RATE."""
+def orthogonal(inputs: int, outputs: int, gain: float, rate: float = RATE) -> nn.Linear:
+    """A layer with orthogonal weights of this gain and biases of 0, both divided by a rate."""
     layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain / RATE)
+    nn.init.orthogonal_(layer.weight, gain / rate)
     nn.init.zeros_(layer.bias)
     return layer
