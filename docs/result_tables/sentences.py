@@ -126,6 +126,22 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"了 {defects} 处真实缺陷，另有 {accused} 个脚本被误报。"
 
 
+def _solvers() -> Iterator[str]:
+    """Of differential equations."""
+    found = {row[0]: row for row in physics_methods()}
+    _, cells, first, _, over_best, worse, _, step = found["sigmoid-core"]
+    yield f"first or within 10 % in {first} of {cells} cells"
+    yield {"0": "in none worse than tanh by 1.2", "1": "worse than tanh by 1.2 in one cell"}[worse]
+    yield f"over the best other network, {over_best} (goal 0.6)"
+    yield f"a step's time, {step} (goal 1.15)"
+    error = {(r["problem"], r["depth"]): min(r["refined"], 1) for r in rows("physics_sigmoid_core")}
+    deeper = geometric_mean(error[problem, 16] / error[problem, 4] for problem in {p for p, _ in error})
+    yield f"its own errors with 16 layers are {deeper:.1f} times those with 4"
+    alone = {r["problem"]: r["errors"] for r in select("physics_sigmoid_core", depth=8)}
+    pairs = [pair for r in rows("physics_equalizer") for pair in zip(r["errors"], alone[r["problem"]], strict=True)]
+    yield f"{sum(a == b for a, b in pairs)} of {len(pairs)} trainings are the same, digit by digit"
+
+
 @sentences("benchmarks/DETAILS.md")
 def benchmarks() -> Iterator[str]:
     shallow, deep = (one("depth", method="core", depth=layers)["accuracy"] for layers in (10, 1000))
@@ -133,6 +149,7 @@ def benchmarks() -> Iterator[str]:
     yield f"{min(shallow, deep):.0f} % on digits from 10 to 1,000 layers, {deepest:.1f} % at 10,000"
     yield f"{of_rates('to')} % from 0.1 to 3.3 times the rule's rate"
     yield _proofs()
+    yield from _solvers()
     broken = select("diagnosis_failures", variant="broken")
     named = sum(row["outcome"] in ("first", "named") for row in broken)
     yield f"{named} of {len(broken)} real failures"

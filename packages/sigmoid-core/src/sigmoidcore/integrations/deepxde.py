@@ -22,7 +22,7 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
 
     Args:
         layer_sizes: as those of `dde.nn.FNN`: inputs, the width for each hidden layer, outputs.
-        regularization: as that of `dde.nn.FNN`.
+        regularization: as that of `dde.nn.FNN`; an L2 penalty takes 100 times the factor, see `PhysicsMLP`.
 
     Raises:
         ValueError: the hidden layers are not all of one width, or there is none.

@@ -22,7 +22,7 @@ class PhysicsMLP(nn.Module):
 
     The W_l begin small: u is nearly a sum of waves, and the gradient has the same size in every layer. Leave out
     `sc.prepare` and `depth_scaled_lr`: weights and slopes are such that `torch.optim.Adam(network.parameters(),
-    lr=0.001)` suits at every depth. SGD and L2 penalties would act 100 times as strongly.
+    lr=0.001)` suits at every depth. SGD would act 100 times as strongly, L2 penalties as weakly.
 
     Points all over the domain set the box that is mapped to -1 to 1 for each input: those given to `network.prepare`,
     or else the first batch in training mode. Call `prepare` if that is a boundary. A state dict has the box.

@@ -53,7 +53,7 @@ class MLP(Chain):
 
 
 def check_sizes(**sizes: Any) -> None:
-    """Raise a ValueError for a size that is no whole number of at least 1."""
+    """Raise a ValueError unless every size is a whole number of at least 1."""
     for name, value in sizes.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
