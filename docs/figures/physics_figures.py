@@ -37,7 +37,7 @@ SHOWN = {
 """Colours and lines; other methods are in the tables alone."""
 COLUMNS = 4
 SOLUTIONS, DEPTH = ("wave", "convection_30", "navier_stokes", "poisson_holes"), 8
-COMPARED = ("tanh", "piratenet", "sigmoid-core")
+COMPARED = {"tanh": "tanh", "piratenet": "PirateNet", "sigmoid-core": "Sigmoid Core"}
 SIDE = 150
 
 
@@ -81,14 +81,14 @@ def with_legend(figure: Figure) -> Figure:
 
 
 def solutions(rows: list[dict[str, Any]]) -> Figure:
-    """A row for each equation that was measured: the reference, and what two methods say, with their errors."""
+    """A row for each equation that was measured: the reference, and what some methods say, with their errors."""
     rates = {
         (row["problem"], row["method"]): row["rate"]
         for row in rows
         if (row["depth"], row["optimizer"], row["seed"]) == (DEPTH, "adam", TUNING_SEED)
     }
     names = [name for name in SOLUTIONS if all((name, method) in rates for method in COMPARED)]
-    figure = new_figure(12.0, 2.6 * len(names))
+    figure = new_figure(8.8, 2.0 * len(names))
     grid = figure.subplots(len(names), 1 + len(COMPARED), squeeze=False)
     for line, name in zip(grid, names, strict=True):
         problem = PROBLEMS[name]
@@ -101,7 +101,7 @@ def solutions(rows: list[dict[str, Any]]) -> Figure:
             run = refined(problem, METHODS[method], run, **options)
             with torch.no_grad():
                 at = problem.unit(torch.tensor(points, dtype=torch.float32))
-                pictures[f"{method}, error {run.error:.2g}"] = run.model(at)[:, problem.measured[0]].numpy()
+                pictures[f"{COMPARED[method]}, error {run.error:.2g}"] = run.model(at)[:, problem.measured[0]].numpy()
         low, high = expected.min(), expected.max()
         for axes, (title, values) in zip(line, pictures.items(), strict=True):
             picture = np.full((SIDE, SIDE), np.nan)
@@ -110,7 +110,7 @@ def solutions(rows: list[dict[str, Any]]) -> Figure:
             sides = problem.axes if "t" not in problem.axes else "tx"
             shown = picture if "t" in problem.axes else picture.T
             axes.imshow(shown, origin="lower", aspect="auto", vmin=low, vmax=high, cmap="viridis")
-            axes.set_title(f"{name}: {title}" if title == "reference" else title, loc="left", fontsize=9, color=INK)
+            axes.set_title(name if title == "reference" else title, loc="left", fontsize=9, color=INK)
             axes.set(xlabel=sides[0], ylabel=sides[1], xticks=(), yticks=())
     return figure
 
