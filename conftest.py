@@ -48,8 +48,8 @@ def _compiling() -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Gets an item whenever hidden layers are computed as one."""
-    from sigmoidcore.nn import rows
+    """Gets an item whenever hidden layers are computed as one, which here the smallest are, too."""
+    from sigmoidcore.nn import fused, rows
 
     seen: list[int] = []
     original = rows.run_as_one
@@ -60,6 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return output
 
     monkeypatch.setattr(rows, "run_as_one", counted)
+    monkeypatch.setattr(fused, "WORTH_IT", 0)
     return seen
 
 

@@ -68,6 +68,13 @@ def test_outputs_and_gradients_are_those_of_the_modules(model, x, calls, monkeyp
     assert calls
 
 
+@pytest.mark.parametrize(("depth", "batch", "as_one"), [(6, 20, False), (30, 20, True), (6, 40_000, True)])
+def test_few_small_layers_run_as_modules_which_takes_less_time(depth, batch, as_one):
+    model = sc.MLP(5, 16, depth, 3)
+    outputs = fused.run_as_one(model[2:-1:2], model[3:-1:2], torch.randn(batch, 16))
+    assert (outputs is not None) == as_one
+
+
 def test_without_gradients_too(model, x, calls):
     with torch.no_grad():
         assert_close([model(x)], [by_modules(model)(x)])
@@ -112,7 +119,7 @@ def test_saturated_and_infinite_preactivations_give_no_warning(model, x):
         assert bool(torch.isnan(model(x * float("nan"))).all())
 
 
-def test_only_outputs_are_kept_for_the_way_back(model, x):
+def test_only_outputs_are_kept_for_the_way_back(model, x, calls):
     kept = {}
 
     def keep(tensor):

@@ -25,6 +25,8 @@ BLOCK = 24 << 20
 BATCH = 1 << 20  # bytes of gradients from which those of their weights are computed, as one batched product
 FEW_THREADS = 4  # up to so many threads NumPy's tanh, which has one, is faster than PyTorch's
 SMALL = 1 << 15  # elements from which on PyTorch shares an elementwise operation among threads
+OF_A_LAYER, WORTH_IT = 100_000, 2_000_000
+"""The price of a module beside its numbers, counted in numbers, and from how many on one function takes less time."""
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _PLAIN = (nn.Parameter, Tensor)
 _tanh_backward = torch.ops.aten.tanh_backward
@@ -39,7 +41,7 @@ def observed(modules: Sequence[nn.Module]) -> bool:
 
 
 def run_as_one(linears: Sequence[nn.Module], cores: Sequence[nn.Module], x: Tensor) -> Tensor | None:
-    """The last core's output of these hidden layers, or None if they have to run one by one."""
+    """The last core's output of these hidden layers, or None if they have to run one by one, or had better do."""
     modules = [*linears, *cores]
     if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
         return None
@@ -48,6 +50,8 @@ def run_as_one(linears: Sequence[nn.Module], cores: Sequence[nn.Module], x: Tens
         return None
     weights, biases = parameters[: len(linears)], parameters[len(linears) :]
     first, width = weights[0], len(biases[0])
+    if not x.is_cuda and len(weights) * (OF_A_LAYER + x.numel() * width // max(1, first.shape[1])) < WORTH_IT:
+        return None
     if x.dim() < 2 or x.numel() == 0 or x.dtype not in _DTYPES or (x.dtype, x.device) != (first.dtype, first.device):
         return None
     if first.shape != (width, x.shape[-1]) or any(w.shape != (width, width) for w in weights[1:]):
