@@ -18,17 +18,25 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 import torch
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import sigmoidcore as sc
 from _report import Report, arguments
+from sigmoidcore.estimators import SigmoidCoreClassifier
 
 SIZES = (1000, 64, 100), (100, 256, 256), (30, 1024, 512), (10_000, 64, 100)
+SMALL_SIZES = (3, 64, 100), (10, 64, 100), (30, 64, 100)
 GPU_SIZES = (1000, 256, 4096), (100, 4096, 4096)
 QUICK_SIZES = ((20, 64, 100),)
 DEPTHS = (10, 30, 100, 300, 1000, 3000, 10_000)
@@ -36,6 +44,8 @@ INPUTS, CLASSES = 64, 10
 SECONDS = 40.0
 """Time that is given to one comparison, at least five rounds."""
 RNN_STEPS, RNN_UNITS, RNN_BATCH = 784, 128, 64
+HIDDEN, EPOCHS, BATCH = ((100,), (64,) * 3, (64,) * 10, (64,) * 30), 20, 200
+"""Of estimators."""
 
 Action = Callable[[], object]
 Size = tuple[int, int, int]
@@ -379,6 +389,19 @@ def _steps(size: Size, *, watching: bool, steps: int) -> Iterator[float]:
             yield time.process_time() - started
 
 
+def estimators(clock: Clock, hidden: tuple[int, ...]) -> dict[str, float]:
+    """`fit` of the classifier over that of scikit-learn: digits, the same epochs and batches, one given decay."""
+    x, y = load_digits(return_X_y=True)
+    x = StandardScaler().fit_transform(x)
+    same = {"hidden_layer_sizes": hidden, "max_iter": EPOCHS, "batch_size": BATCH, "random_state": 0}
+    ours = SigmoidCoreClassifier(weight_decay=0.4, **same)
+    theirs = MLPClassifier(n_iter_no_change=EPOCHS, **same)
+    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        taken = clock.compared({"ours": lambda: ours.fit(x, y), "theirs": lambda: theirs.fit(x, y)})
+    return {"over_scikit_learn": ratio(taken, "ours", "theirs"), "seconds": round(statistics.median(taken["ours"]), 3)}
+
+
 def checkpointed(clock: Clock, depth: int) -> dict[str, float]:
     """Memory that is kept for the way back, and the time of a step, with checkpoints of sqrt(depth) layers each."""
     cores, _, x, y = networks((depth, 64, 100), clock.device, torch.float32)
@@ -438,7 +461,7 @@ def main() -> None:
     def shown(size: Size) -> str:
         return " x ".join(map(str, size))
 
-    for size in sizes:
+    for size in (*sizes, *(() if quick or on_gpu else SMALL_SIZES)):
         for dtype in dtypes:
             kind = f"step {str(dtype).removeprefix('torch.')}"
             row(kind, shown(size), lambda size=size, dtype=dtype: training_step(clock, size, dtype))  # type: ignore[misc]
@@ -454,6 +477,8 @@ def main() -> None:
     row("import", "-", lambda: importing(2 if quick else 9))
     for size in sizes[: 0 if on_gpu else 1 if quick else 2]:
         row("watched", shown(size), lambda size=size: watched(size, *((20, 2) if quick else (200, 3))))  # type: ignore[misc]
+    for hidden in HIDDEN[: 0 if on_gpu else 1 if quick else len(HIDDEN)]:
+        row("estimators", f"{len(hidden)} x {hidden[0]}", lambda hidden=hidden: estimators(clock, hidden))  # type: ignore[misc]
     for depth in (25,) if quick else (100, 1000, 10_000):
         row("checkpoints", depth, lambda depth=depth: checkpointed(clock, depth))  # type: ignore[misc]
     report.finish()

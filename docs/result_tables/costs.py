@@ -6,6 +6,8 @@ from result_tables.registry import Cells, table
 WIDE = ("1000 x 64 x 100", "100 x 256 x 256", "30 x 1024 x 512")
 """Layers, width and batch."""
 SHALLOW = ("100 x 64 x 100", "10 x 64 x 100")
+SMALL = ("3 x 64 x 100", "10 x 64 x 100", "30 x 64 x 100")
+HIDDEN = ("1 x 100", "3 x 64", "10 x 64", "30 x 64")
 
 
 def both(figure: str, size: str, key: str, goal: float | None = None, form: str = ".2f") -> tuple[str, str]:
@@ -25,6 +27,11 @@ def both(figure: str, size: str, key: str, goal: float | None = None, form: str 
 def speed() -> Cells:
     for size in (*WIDE, "10000 x 64 x 100"):
         yield f"step over plain, {size}", "1.02", *both("step float32", size, "cores_over_plain", 1.02)
+    for size in SMALL:
+        yield f"step over plain, {size}", "1.1", *both("step float32", size, "cores_over_plain", 1.1)
+    for size in HIDDEN:
+        ratios = both("estimators", size, "over_scikit_learn", 2.0)
+        yield f"`SigmoidCoreClassifier` over `MLPClassifier`, equal epochs, batches of 200, {size}", "2", *ratios
     for size, goal in zip(WIDE, (1.6, 1.25, 1.25), strict=True):
         ours = both("step float32", size, "with_adam_over_floor", goal)
         plain = both("step float32", size, "plain_with_adam_over_floor")
