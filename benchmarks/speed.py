@@ -337,11 +337,13 @@ def recurrent(clock: Clock, steps: int) -> dict[str, float]:
 
 
 def importing(rounds: int) -> dict[str, float]:
-    """Milliseconds that `import sigmoidcore` takes after `import torch`: median over fresh processes.
+    """Milliseconds that `import sigmoidcore` and its first use take after `import torch`: median over fresh processes.
 
     Python keeps what it has compiled, as pip does when it installs; the first process, which compiles, is told apart.
     """
-    code = "import torch, time; s = time.process_time(); import sigmoidcore; print(time.process_time() - s)"
+    code = (
+        "import torch, time; s = time.process_time(); import sigmoidcore as sc; sc.fold; print(time.process_time() - s)"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as compiled:
         environment["PYTHONPYCACHEPREFIX"] = compiled

@@ -48,10 +48,11 @@ def test_both_networks_have_the_same_layers():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_step_is_compared_with_all_that_it_is_to_be_compared_with(dtype):
+def test_a_step_is_compared_with_all_that_it_is_to_be_compared_with(dtype, calls):
     found = speed.training_step(Clock(CPU, 0.0), SIZE, dtype)
     assert all(math.isfinite(value) and value > 0 for value in found.values())
     assert found["saved_over_plain"] == 1
+    assert calls
 
 
 def test_checkpoints_keep_less():

@@ -9,10 +9,11 @@ import sys
 import warnings
 
 import pytest
+import torch
 from support.terminal import ESCAPE
 
 import sigmoidcore as sc
-from sigmoidcore.cli import demo, main
+from sigmoidcore.cli import demo, helmholtz, main
 from unstuck.language import VARIABLE
 
 QUICK = ["demo", "--epochs", "2"]
@@ -22,6 +23,8 @@ ENGLISH = re.compile("[a-z]{2,} [a-z]{2,} [a-z]{2,}")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     monkeypatch.setattr(demo, "DEPTH", 12)
+    for name, value in {"DEPTH": 4, "ROUNDS": 3, "STEPS": 5, "SIDE": 21}.items():
+        monkeypatch.setattr(helmholtz, name, value)
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
@@ -113,6 +116,31 @@ def test_the_demo_is_chinese_without_english_sentences(capsys, tmp_path):
     assert "测试准确率" in output
     assert ENGLISH.search(output) is None
     assert VARIABLE not in os.environ
+
+
+def test_the_demo_on_physics_trains_both_networks_and_draws_their_solutions(capsys, tmp_path):
+    assert main(["demo", "--physics", "--output", "figures"]) == 0
+    output = capsys.readouterr().out
+    errors = [float(word) for word in re.findall(r"step +15 .* error (\S+)", output)]
+    assert len(errors) == 2
+    assert all(0 < error < 10 for error in errors)
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["physics.png"]
+    assert main(["demo", "--physics", "--output", "figures", "--lang", "zh"]) == 0
+    assert ENGLISH.search(capsys.readouterr().out) is None
+
+
+def test_the_loss_of_the_demo_on_physics_is_nearly_zero_for_the_solution_and_only_for_it():
+    class Known(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, at):
+            return self.factor * helmholtz.solution(at)[:, None]
+
+    at = 2 * torch.rand(192, 2) - 1
+    assert float(helmholtz.Solver(Known(1.0), at)(at.clone()).detach()) < 1e-10
+    assert float(helmholtz.Solver(Known(0.5), at)(at.clone()).detach()) > 0.1
 
 
 def test_an_output_without_unicode_gets_ascii(monkeypatch):

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
@@ -20,6 +21,7 @@ from torch import Tensor
 import sigmoidcore as sc
 from sigmoidcore import article
 from sigmoidcore.cli.common import command
+from sigmoidcore.cli.helmholtz import helmholtz
 from sigmoidcore.cli.lang import Lang
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.language import _
@@ -34,34 +36,43 @@ PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
 OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.")
 EPOCHS = typer.Option(metavar="N", min=1, max=1000, help="Passes over the 1,400 digits, for each network.")
 SEED = typer.Option(metavar="N", min=0, max=2**31 - 1, help="Seed of weights and of the order of samples.")
+PHYSICS = typer.Option("--physics", help="Solve a differential equation with tanh and with cores, in a minute.")
+Figures = list[tuple[str, Figure, str]]
+"""Names of files, figures, and what they show."""
 
 
 def demo(
     output: Annotated[Path, OUTPUT] = Path("sigmoid-core-demo"),
     epochs: Annotated[int, EPOCHS] = 10,
     seed: Annotated[int, SEED] = 0,
+    physics: Annotated[bool, PHYSICS] = False,
     lang: Lang = None,
 ) -> None:
     """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""
     began = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     screen = Screen(highlight=False, markup=False, emoji=False)
+    drawn = helmholtz(screen, seed) if physics else _sigmoids(screen, epochs, seed)
+    screen.heading(_("Figures"))
+    for name, figure, what in drawn:
+        save_figure(figure, output / name)
+        screen.print(f"   {printable(str(output))}/{name:<23}{what}", soft_wrap=True)
+    screen.heading(_("Next"))
+    for following in ("demo" if physics else "demo --physics", "lab", "train --help"):
+        screen.print(f"   {command()} {following}", soft_wrap=True)
+    screen.say(_("Took {seconds:.0f} s.", seconds=time.monotonic() - began), "dim", above=1)
+
+
+def _sigmoids(screen: "Screen", epochs: int, seed: int) -> Figures:
     fit = _article(screen)
     with narrow_layers():
         runs = _hundred_layers(screen, epochs, seed)
     _closing_table(screen, runs)
     profiles = {f"{run.name}, at the {when}": getattr(run, when) for run in runs[::-1] for when in ("start", "end")}
-    screen.heading(_("Figures"))
-    for name, figure, what in (
+    return [
         ("article_fit.png", figures.article_fit(fit), _("the article's example")),
         ("gradient_profiles.png", figures.gradient_profiles(profiles), _("gradient size in every layer")),
-    ):
-        save_figure(figure, output / name)
-        screen.print(f"   {printable(str(output))}/{name:<23}{what}", soft_wrap=True)
-    screen.heading(_("Next"))
-    for following in ("lab", "train --help"):
-        screen.print(f"   {command()} {following}", soft_wrap=True)
-    screen.say(_("Took {seconds:.0f} s.", seconds=time.monotonic() - began), "dim", above=1)
+    ]
 
 
 def _article(screen: "Screen") -> article.Fit:

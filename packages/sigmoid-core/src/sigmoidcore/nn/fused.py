@@ -40,28 +40,28 @@ def observed(modules: Sequence[nn.Module]) -> bool:
     return any(not hasattr(owner, "needs") or owner.needs(modules) for owner in owners.values())
 
 
-def run_as_one(linears: Sequence[nn.Module], cores: Sequence[nn.Module], x: Tensor) -> Tensor | None:
+def run_as_one(linears: Sequence[Any], cores: Sequence[Any], x: Tensor) -> Tensor | None:
     """The last core's output of these hidden layers, or None if they have to run one by one, or had better do."""
+    width, samples = linears[0].out_features, x.numel() // max(1, linears[0].in_features)
+    if not x.is_cuda and len(cores) * (OF_A_LAYER + samples * width) < WORTH_IT:
+        return None
     modules = [*linears, *cores]
     if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
         return None
     parameters = [tensor(linear, name) for name in ("weight", "bias") for linear in linears]
     if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in parameters):
         return None
-    weights, biases = parameters[: len(linears)], parameters[len(linears) :]
-    first, width = weights[0], len(biases[0])
-    if not x.is_cuda and len(weights) * (OF_A_LAYER + x.numel() * width // max(1, first.shape[1])) < WORTH_IT:
-        return None
+    (first, *others), biases = parameters[: len(linears)], parameters[len(linears) :]
     if x.dim() < 2 or x.numel() == 0 or x.dtype not in _DTYPES or (x.dtype, x.device) != (first.dtype, first.device):
         return None
-    if first.shape != (width, x.shape[-1]) or any(w.shape != (width, width) for w in weights[1:]):
+    if first.shape != (width, x.shape[-1]) or any(w.shape != (width, width) for w in others):
         return None
     if torch.is_grad_enabled() and not all(p.requires_grad for p in parameters):
         return None
     slopes, shifts = (torch.stack([tensor(core, name) for core in cores]) for name in ("slope", "shift"))
     if slopes.requires_grad or shifts.requires_grad:
         return None
-    scales: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
+    scales = [core.scale / 2 for core in cores]
     with torch.no_grad():
         half = slopes / 2
         offset = (half * (torch.stack(biases) - shifts)).to(x.dtype)
@@ -73,8 +73,8 @@ def run_as_one(linears: Sequence[nn.Module], cores: Sequence[nn.Module], x: Tens
         y: Tensor = last.squeeze(0)
     else:
         pair = [x.new_empty(len(rows), width) for _ in range(2)]
-        buffers = (pair[i % 2] for i in range(len(weights)))
-        y = _forward(rows, factor, offset, weights, buffers) * scales[-1]
+        buffers = (pair[i % 2] for i in range(len(cores)))
+        y = _forward(rows, factor, offset, [first, *others], buffers) * scales[-1]
     return y.reshape(*x.shape[:-1], width)
 
 

@@ -37,8 +37,8 @@ def has_rows(layers: Iterable[nn.Module]) -> bool:
 class Chain(nn.Sequential):
     """Layers one after the other, as `nn.Sequential`, which it may replace anywhere: a training step is faster.
 
-    `nn.Linear` and centered `SigmoidCore` in turns, at least two of each and of one width, are computed as one, to
-    rounding (docs/performance.md). All other layers run as they are.
+    `nn.Linear` and centered `SigmoidCore` in turns, of one width, are computed as one, to rounding, if that takes less
+    time (docs/performance.md). All other layers run as they are.
 
     Args:
         *layers: the layers in order, or one dict of them.

@@ -5,7 +5,7 @@ Save a figure with `figure.savefig("name.png", dpi=200)`; a notebook displays it
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,22 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     x_label = f"layer (1 is next to the input, {longest} next to the loss)"
     style_axes(axes, "Gradient size in every layer", x_label, "gradient size")
     legend_below(figure)
+    return figure
+
+
+def solutions(pictures: Mapping[str, NDArray[Any]], errors: Mapping[str, Sequence[float]], steps: int) -> Figure:
+    """Pictures [rows, columns] in the colours of the first one, and errors on a log axis, so many steps apart."""
+    figure = new_figure(3.0 * (len(pictures) + 1), 3.2)
+    *frames, curves = figure.subplots(1, len(pictures) + 1)
+    first = next(iter(pictures.values()))
+    for axes, (name, values) in zip(frames, pictures.items(), strict=True):
+        axes.imshow(values, origin="lower", vmin=first.min(), vmax=first.max(), cmap="viridis")
+        axes.set_title(f"{name}, error {errors[name][-1]:.2g}" if name in errors else name, loc="left", color=INK)
+        axes.set(xticks=(), yticks=())
+    for (name, found), (colour, line, _marker) in zip(errors.items(), _PAIRS[max(0, 4 - len(errors)) :], strict=False):
+        curves.semilogy(steps * np.arange(1, len(found) + 1), found, line, color=colour, linewidth=2, label=name)
+    style_axes(curves, "Error", "step", "")
+    curves.legend(fontsize=9, frameon=False, labelcolor=INK)
     return figure
 
 
