@@ -3,7 +3,7 @@
     python examples/article_to_depth.py --folder runs/article
 
 It fits the article's points in NumPy, trains a network of a hundred layers of sigmoids with and without Sigmoid Core,
-and draws both. docs/notebooks/article.ipynb explains it. Data: scikit-learn's digits (extras `plots` and `sklearn`).
+and draws both. docs/article.md explains it. Data: scikit-learn's digits (extras `plots` and `sklearn`).
 """
 
 import argparse

@@ -241,6 +241,9 @@ def test_a_notebook_installs_the_clone_that_it_is_in_or_else_the_package(path, f
     monkeypatch.setattr(subprocess, "run", lambda command, check: installed.extend(command[5:]))
     monkeypatch.chdir(ROOT / folder if folder else tmp_path)
     exec(first, {})
+    if path.stem == "fine_tuning":
+        assert installed == [f"{ROOT}/packages/unstuck" if folder else "unstuck", "transformers", "matplotlib"]
+        return
     package, wanted = re.fullmatch(r"(.+)\[([\w,]+)\]", installed[-1]).groups()
     assert [*installed[:-1], package] == (
         [f"{ROOT}/packages/{p}" for p in ("unstuck", "sigmoid-core")] if folder else ["sigmoid-core"]

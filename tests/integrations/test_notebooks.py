@@ -27,7 +27,7 @@ def kinds(cell):
     return [(output.output_type, sorted(output.get("data", {}))) for output in cell.get("outputs", [])]
 
 
-@pytest.mark.parametrize("name", ["article", "rescue", "physics"])
+@pytest.mark.parametrize("name", ["rescue", "physics", "fine_tuning"])
 def test_the_notebook_runs_its_assertions_hold_and_it_prints_what_was_committed(name, root, notebooks, tmp_path):
     path = root / "docs" / "notebooks" / f"{name}.ipynb"
     committed = nbformat.read(path, as_version=4)

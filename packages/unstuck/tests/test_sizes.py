@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unstuck.observation.profile import Profile, spread
-from unstuck.observation.sizes import norms, root_mean_square, row_norms
+from unstuck.observation.sizes import norms, row_norms
 
 DTYPES = (torch.float32, torch.float64)
 SCALES = (1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e20, 1e30)
@@ -28,11 +28,6 @@ def test_norms_are_those_of_numpy_for_every_precision_and_size_and_keep_the_orde
 def test_row_norms_neither_overflow_nor_vanish():
     x = torch.tensor([[3e200, 4e200], [3e-200, 4e-200]], dtype=torch.float64)
     torch.testing.assert_close(row_norms(x), torch.tensor([5e200, 5e-200], dtype=torch.float64), rtol=1e-12, atol=0)
-
-
-def test_the_root_mean_square_of_no_numbers_is_0():
-    assert root_mean_square(torch.tensor([1.0, -7.0])) == pytest.approx(5)
-    assert root_mean_square(torch.zeros(0)) == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -66,6 +66,15 @@ def test_a_softmax_before_cross_entropy_is_proved():
     assert unstuck.Diagnosis.from_json(diagnosis.to_json()).findings[0].trial.edit == trial.edit
 
 
+def test_an_adapter_that_came_after_the_optimizer_of_a_frozen_network_is_proved():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    model.requires_grad_(False)
+    model.insert(2, nn.Linear(32, 32))
+    trial = of("US303", recorded(model, F.cross_entropy, *batch(), optimizer))
+    assert (trial.proved, trial.edit) == (True, "with the parameters in the optimizer that are in none")
+
+
 def test_a_healthy_network_learns_its_batch():
     model = network()
     with unstuck.Monitor(model, every=1, trials=True) as monitor:

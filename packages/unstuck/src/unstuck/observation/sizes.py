@@ -1,13 +1,11 @@
 """Norms that are safe against overflow and underflow."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from unstuck._torch import foreach
-from unstuck._torch.autograd import bare
 
 FEW = 2**18
 """Up to this many numbers, a sum of squares in float32 has an error of about 1e-6."""
@@ -16,11 +14,6 @@ FEW = 2**18
 def norm(x: Tensor) -> Tensor:
     """L2 norm of all numbers, safe against overflow and underflow of the squares: 0-dim, float64 except on MPS."""
     return row_norms(x.reshape(1, -1))[0]
-
-
-def root_mean_square(x: Tensor) -> float:
-    """Of all numbers; 0 if there are none."""
-    return float(norm(bare(x))) / math.sqrt(max(1, x.numel()))
 
 
 def row_norms(x: Tensor) -> Tensor:

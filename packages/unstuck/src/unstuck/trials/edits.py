@@ -3,7 +3,7 @@
 To add one, `yield` it from a function of `EDITS`, which looks for what it changes in a recorded step.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,7 +51,8 @@ class Edit:
         rate: factor of the learning rates.
         adam: Adam at its usual rate is the optimizer.
         redraws: the weights are drawn again.
-        all_train: frozen weights and those that no optimizer holds train, too.
+        joins: names of parameters that train, too, in the first optimizer.
+        strays_join: so do weights that are not parameters of the model.
         clears: gradients are cleared before every step; None: as they were.
         unclipped: the optimizers see the whole gradients of the backward passes.
         reveals: the training learns what it should not see, and does not without it.
@@ -65,7 +66,8 @@ class Edit:
     rate: float = 1.0
     adam: bool = False
     redraws: bool = False
-    all_train: bool = False
+    joins: Collection[str] = ()
+    strays_join: bool = False
     clears: bool | None = None
     unclipped: bool = False
     reveals: bool = False
@@ -238,13 +240,14 @@ def of_the_graph(step: Step, recording: Recording) -> Iterator[Edit]:
 
 def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
     """Other weights, options and rates; gradients that are cleared; Adam."""
-    frozen = [name for name in recording.parameters if not recording.values[name].requires_grad]
-    trains = any(recording.values[name].requires_grad for name in recording.held)
-    if trains and (frozen or recording.parameters - recording.held):
-        yield Edit(_("with all parameters in the optimizer"), proves="US303 US505", all_train=True)
+    trained = {name for name in recording.parameters if recording.values[name].requires_grad}
+    if free := trained - recording.held:
+        yield Edit(_("with the parameters in the optimizer that are in none"), proves="US303", joins=free)
+    if trained & recording.held and recording.parameters - recording.held | recording.parameters - trained:
+        yield Edit(_("with all parameters in the optimizer"), proves="US303 US505", joins=recording.parameters)
     if any(map(is_stray, step.needed())):
         words = _("with the weights that are not the model's in the optimizer")
-        yield Edit(words, proves="US303 US504", all_train=True)
+        yield Edit(words, proves="US303 US504", strays_join=True)
     yield Edit(_("with cleared gradients"), proves="US305", clears=True)
     if any(group.get("weight_decay") for one in recording.optimizers for group in one.groups):
         yield Edit(_("without weight decay"), proves="US307", options={"weight_decay": 0.0})

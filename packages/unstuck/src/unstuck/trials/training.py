@@ -31,14 +31,13 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
         until: the time of `time.perf_counter` at which it ends.
     """
     replay = Replay(recording.values)
-    if edit.all_train:
-        for name in recording.parameters:
-            replay.values[name].requires_grad_()
+    for name in edit.joins:
+        replay.values[name].requires_grad_()
     if edit.redraws:
         _redraw(replay.values, recording)
     optimizers = _optimizers(recording, replay.values, edit)
     changes = [dict(edit.changes(step)) for step in recording.steps]
-    if edit.all_train:
+    if edit.strays_join:
         _train_strays(recording, changes, optimizers[0])
     losses: list[Tensor] = []
     shares = recording.taken or [1.0]
@@ -86,8 +85,7 @@ def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> 
     if edit.adam:
         return [torch.optim.Adam([values[name] for name in recording.held], USUAL_RATE)]
     optimizers = [one.build(values, change) for one in recording.optimizers]
-    if edit.all_train:
-        optimizers[0].param_groups[0]["params"] += [values[name] for name in recording.parameters - recording.held]
+    optimizers[0].param_groups[0]["params"] += [values[name] for name in sorted(set(edit.joins) - recording.held)]
     return optimizers
 
 
