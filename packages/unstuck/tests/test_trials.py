@@ -66,6 +66,14 @@ def test_a_softmax_before_cross_entropy_is_proved():
     assert unstuck.Diagnosis.from_json(diagnosis.to_json()).findings[0].trial.edit == trial.edit
 
 
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Softmax(1)])
+def test_a_loss_of_logarithms_that_reads_something_else_is_proved(end):
+    trial = of("US601", recorded(network(end), F.nll_loss, *batch()))
+    assert trial.proved
+    assert trial.edit.startswith("with logarithms of probabilities in `nll_loss`")
+    assert 0 < trial.after[-1] < trial.after[0]
+
+
 def test_an_adapter_that_came_after_the_optimizer_of_a_frozen_network_is_proved():
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)

@@ -30,7 +30,8 @@ def _choices(again: Again) -> Iterator[Choice]:
         if indices is None or indices not in needed or not _depends(again, node.reads[0]) or _predicts(node.reads[0]):
             continue
         scores, chosen = again.run([node.reads[0], indices])
-        dim = calls.given(node, "input", "k", "dim").get("dim", -1) if node.function == "topk" else _dim(node)
+        names, usual = (("input", "k", "dim"), -1) if node.function == "topk" else (("input", "dim"), None)
+        dim = calls.given(node, *names).get("dim", usual)
         if not isinstance(dim, int) or scores.dim() < 2:
             continue
         options, rows = scores.shape[dim], scores.numel() // scores.shape[dim]
@@ -47,11 +48,6 @@ def _indices(node: Node) -> Node | None:
     if node.function in ("argmax", "argmin"):
         return node
     return next((n for n in node.users if n.function == "getitem" and n.args[1] == 1), None)
-
-
-def _dim(node: Node) -> Any:
-    """The dimension of the options."""
-    return calls.given(node, "input", "dim").get("dim")
 
 
 def _depends(again: Again, node: Node) -> bool:

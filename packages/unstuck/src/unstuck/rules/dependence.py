@@ -92,14 +92,14 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(first.layer), before=list(first.before), after=list(first.after),
         )  # fmt: skip
         return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
-    depends = latest.dependence
-    if depends is not None and depends.wrong_axis:
+    depends = evidence.depends
+    if depends.wrong_axis:
         text = _(
             "{call} reads probabilities that sum to 1 over another dimension than the one that it takes them for.",
             call=depends.wrong_axis,
         )
         return Found((), 1.0, 0.0, text, OVER_FEATURES)
-    if depends is None or not depends.samples:
+    if not depends.samples:
         return None
     text = _("The output for a sample changes with the other samples of the batch or its place among them.")
     if depends.positions is False:
@@ -110,9 +110,7 @@ def mixed_samples(evidence: Evidence) -> Found | None:
 @rule("US606", "targets are visible", severity=Severity.ERROR, remedy=MASK, hidden_by=("US506",), mistake=True)
 def visible_targets(evidence: Evidence) -> Found | None:
     """The network copies what it should predict: the loss falls to 0, and the generated text is useless."""
-    found = evidence.latest.dependence
-    if found is None:
-        return None
+    found = evidence.depends
     if found.shift == 1 and found.later:
         text = _(
             "The targets are the next tokens of the inputs, and outputs depend on later tokens: the model sees what it "
@@ -133,10 +131,10 @@ def visible_targets(evidence: Evidence) -> Found | None:
         text = _(
             "{share} % of the labels are the tokens at the same positions, which the model sees.", share=percent(share)
         )
-        return Found((), share, VISIBLE, text, MASKED_ONLY, Severity.WARNING)
+        return Found((), share, VISIBLE, text, MASKED_ONLY, Severity.WARNING, shown=True)
     if found.seen_only:
         text = _("The loss counts only what the model is shown of its input, and never what is hidden from it.")
-        return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING)
+        return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING, shown=True)
     if found.documents:
         text = _("Outputs depend on other documents of the same row.")
         return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING, shown=True)
@@ -146,9 +144,7 @@ def visible_targets(evidence: Evidence) -> Found | None:
 @rule("US701", "labels at the wrong place", severity=Severity.ERROR, remedy=SHIFT_ONCE, mistake=True)
 def misplaced_labels(evidence: Evidence) -> Found | None:
     """The network learns to predict another token than it is asked for, or nothing."""
-    found = evidence.latest.dependence
-    if found is None:
-        return None
+    found = evidence.depends
     if found.ignored == 1:
         return Found((), 1.0, 1.0, _("Every label is ignored: the loss is computed from nothing."), KEEP_LABELS)
     if found.shift == 2:
@@ -171,9 +167,7 @@ def misplaced_labels(evidence: Evidence) -> Found | None:
 @rule("US702", "padding counts", remedy=MASK_PADDING, hidden_by=("US401",), mistake=True)
 def padding(evidence: Evidence) -> Found | None:
     """Padding is in the loss, or changes the outputs of a sample with the length of the others."""
-    found = evidence.latest.dependence
-    if found is None:
-        return None
+    found = evidence.depends
     if (found.padded_labels or 0.0) > PADDED_LABELS:
         share = found.padded_labels or 0.0
         text = _("{share} % of the labels that count belong to padding.", share=percent(share))
@@ -188,9 +182,7 @@ def padding(evidence: Evidence) -> Found | None:
 @rule("US703", "an input without effect", remedy=USE, hidden_by=("US401",), mistake=True)
 def without_effect(evidence: Evidence) -> Found | None:
     """The network has learned to do without an input, or cannot see it."""
-    found = evidence.latest.dependence
-    if found is None:
-        return None
+    found = evidence.depends
     names = [name for name in found.unread if not any(word in name for word in MAY_REST)]
     if names:
         return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
@@ -199,7 +191,7 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), 0.0, 0.0, text, ROUNDED if math.prod(found.zero_input[1:]) == 1 else PASS_ON)
     if found.same_places:
         text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
-        return Found((), 0.0, 0.0, text, ADD_POSITIONS)
+        return Found((), 0.0, 0.0, text, ADD_POSITIONS, shown=True)
     if found.order_of_patches is False:
         text = _("The outputs do not depend on the order of the patches of an image.")
         return Found((), 0.0, 0.0, text, ADD_POSITIONS, shown=True)
@@ -215,7 +207,7 @@ def without_effect(evidence: Evidence) -> Found | None:
             "in.",
             what=found.lost_places,
         )  # fmt: skip
-        return Found((), 1.0, 0.0, text, ADD_POSITIONS)
+        return Found((), 1.0, 0.0, text, ADD_POSITIONS, shown=True)
     for effect in found.effects:
         if effect.targets or effect.moves:
             continue
@@ -237,7 +229,7 @@ def without_effect(evidence: Evidence) -> Found | None:
 @rule("US704", "unrelated to the samples", remedy=CHECK_PAIRS, hidden_by=(*NOT_TRAINED, *OTHER_CAUSES), signal=True)
 def unrelated(evidence: Evidence) -> Found | None:
     """The network answers all samples alike, or learns from pairs that do not belong together."""
-    effects = evidence.latest.dependence.effects if evidence.latest.dependence is not None else ()
+    effects = evidence.depends.effects
     for effect in effects:
         change = abs(effect.loss_of_others - effect.loss) / abs(effect.loss) if effect.loss else math.inf
         if (evidence.latest.step or 0) < PATIENT_STEPS - 1 or not SAME < change < UNRELATED or not effect.moves:
@@ -254,7 +246,7 @@ def unrelated(evidence: Evidence) -> Found | None:
 @rule("US705", "compared with itself", remedy=COPY, mistake=True)
 def compared_with_itself(evidence: Evidence) -> Found | None:
     """Two copies are one, or always equal: what compares them teaches nothing."""
-    twin = evidence.latest.dependence.twin if evidence.latest.dependence is not None else None
+    twin = evidence.depends.twin
     if twin is None:
         return None
     call = f"`{twin.function}`" + (f" ({twin.line})" if twin.line else "")
@@ -274,7 +266,7 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
 @rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)
 def mixed_groups(evidence: Evidence) -> Found | None:
     """Completions are rewarded for the question that they had to answer, not for the answer."""
-    size = evidence.latest.dependence.mixed_groups if evidence.latest.dependence is not None else None
+    size = evidence.depends.mixed_groups
     if size is None:
         return None
     text = _(
@@ -286,8 +278,7 @@ def mixed_groups(evidence: Evidence) -> Found | None:
 @rule("US707", "positions run on", remedy=COUNT_PLACES, mistake=True)
 def positions_run_on(evidence: Evidence) -> Found | None:
     """A text begins at another place in the training than in use: its position embeddings are those of other places."""
-    found = evidence.latest.dependence
-    if found is None or not found.run_on:
+    if not evidence.depends.run_on:
         return None
     text = _("Texts begin in the middle of a row, and their positions count what stands before them.")
     return Found((), 1.0, 0.0, text)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from unstuck.measure.measurement import Layer, Measurement, Weight
+from unstuck.measure.measurement import Dependence, Layer, Measurement, Weight
 from unstuck.wording import listed
 
 USUAL_ROW_NORM = 0.5
@@ -55,6 +55,11 @@ class Evidence:
     def listed(self, names: Sequence[str], role: str = "weights", noun: str = "layer") -> str:
         """Names of layers of a role in a sentence."""
         return listed(names, [layer.name for layer in self.layers if layer.role == role], noun)
+
+    @cached_property
+    def depends(self) -> Dependence:
+        """What the recorded step depends on; empty if that is not known."""
+        return self.latest.dependence or Dependence()
 
     @cached_property
     def weights(self) -> dict[str, Weight]:

@@ -85,7 +85,7 @@ def frozen(evidence: Evidence) -> Found | None:
 
 def _new_rows(evidence: Evidence) -> Found | None:
     """Rows of a frozen embedding that were added for new tokens."""
-    new = evidence.latest.dependence.new_rows if evidence.latest.dependence is not None else ()
+    new = evidence.depends.new_rows
     if not new:
         return None
     text = _(
@@ -197,7 +197,7 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
 def dropout(evidence: Evidence) -> Found | None:
     """So little of the signal is left that the network cannot learn from it."""
     latest = evidence.latest
-    share = latest.dependence.teacher_dropout if latest.dependence is not None else None
+    share = evidence.depends.teacher_dropout
     if share:
         text = _(
             "A dropout of {share} % is on in a network that does not train, and whose outputs are targets of the loss.",

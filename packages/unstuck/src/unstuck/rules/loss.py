@@ -78,7 +78,7 @@ def wrong_input(evidence: Evidence) -> Found | None:
 
 def _blank_letter(evidence: Evidence) -> Found | None:
     """A CTC loss whose blank occurs in the texts: it can never be read there."""
-    blanks = evidence.latest.dependence.blanks if evidence.latest.dependence is not None else None
+    blanks = evidence.depends.blanks
     if not blanks:
         return None
     text = _("{share} % of the texts contain the blank of ctc_loss, which is no letter.", share=percent(blanks))
@@ -87,8 +87,7 @@ def _blank_letter(evidence: Evidence) -> Found | None:
 
 def _constant_term(evidence: Evidence) -> Found | None:
     """A term of the loss that has lost its graph, or reads no output, beside others that have one."""
-    depends = evidence.latest.dependence
-    if not evidence.latest.constant_terms or (depends is not None and depends.twin):  # US705 says why
+    if not evidence.latest.constant_terms or evidence.depends.twin:  # US705 says why
         return None
     text = _(
         "A term of the loss has no gradient after {function}: it trains nothing.",
@@ -134,7 +133,7 @@ def broadcast(evidence: Evidence) -> Found | None:
 @rule("US603", "targets out of reach", remedy=SCALE, mistake=True)
 def out_of_reach(evidence: Evidence) -> Found | None:
     """The last activation cannot return these targets, so the loss pushes it to its end and stays large."""
-    too_long = evidence.latest.dependence.too_long if evidence.latest.dependence is not None else None
+    too_long = evidence.depends.too_long
     if (too_long or 0.0) > FEW_TEXTS:
         share = too_long or 0.0
         text = _("{share} % of the texts have more letters than frames: no path leads to them.", share=percent(share))

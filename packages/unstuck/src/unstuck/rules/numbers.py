@@ -36,7 +36,7 @@ def nonfinite(evidence: Evidence) -> Found | None:
     place = places[count - 1] if count else None
     if place is None:
         return None
-    if evidence.latest.dependence is not None and evidence.latest.dependence.ignored == 1:
+    if evidence.depends.ignored == 1:
         return None  # US701: the loss is a mean over nothing
     (found, backward), begin = place, evidence.measurements[-count]
     if _is_replaced(evidence.latest):

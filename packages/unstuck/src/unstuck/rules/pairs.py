@@ -24,7 +24,7 @@ TEMPERATURE = "Divide cosines by a temperature of 0.05 to 0.2; a learned scale b
 @rule("US708", "wrong positives or negatives", remedy=OTHER_PAIRS, hidden_by=("US401", "US705"), mistake=True)
 def wrong_pairs(evidence: Evidence) -> Found | None:
     """A loss of all pairs draws samples together that do not belong together, or pushes copies apart."""
-    pairing = None if evidence.latest.dependence is None else evidence.latest.dependence.pairing
+    pairing = evidence.depends.pairing
     if pairing is None:
         return None
     if pairing.itself:
@@ -46,7 +46,7 @@ def wrong_pairs(evidence: Evidence) -> Found | None:
 @rule("US709", "scale of similarities", remedy=TEMPERATURE, hidden_by=("US401",), mistake=True)
 def wrong_scale(evidence: Evidence) -> Found | None:
     """A softmax of cosines that is flat, or picks one, whatever the features are."""
-    pairing = None if evidence.latest.dependence is None else evidence.latest.dependence.pairing
+    pairing = evidence.depends.pairing
     if pairing is None or pairing.scale is None:
         return None
     least = math.log1p((pairing.columns - 1) * math.exp(-2 * pairing.scale)) / math.log(pairing.columns)
@@ -70,8 +70,7 @@ def wrong_scale(evidence: Evidence) -> Found | None:
 @rule("US710", "options that are not used", remedy=USE_ALL, hidden_by=("US401", "US501"), mistake=True)
 def unused_options(evidence: Evidence) -> Found | None:
     """A few codes, or one expert, answer for all samples: the others are not trained."""
-    found = evidence.latest.dependence
-    for choice in found.choices if found is not None else ():
+    for choice in evidence.depends.choices:
         enough = math.sqrt(choice.options)  # half of the largest entropy
         if choice.used < enough:
             text = _(

@@ -93,11 +93,10 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return found
     held = {w.name for m in evidence.measurements for w in m.weights if w.rate is not None}  # others are for US303
     zero = [w for w in matrices if w.gradient == 0 and (w.name in held or not held)]
-    depends = evidence.latest.dependence
-    if depends is not None and depends.no_curvature:
+    if evidence.depends.no_curvature:
         text = _("A second derivative in the loss is 0 everywhere, as with activations made of straight lines (ReLU).")
         return Found((), 0.0, 0.0, text, SMOOTH, shown=True)
-    constant = depends.constant if depends is not None else None
+    constant = evidence.depends.constant
     if constant:
         text = _("{call} is always 1: what it is computed from has no gradient.", call=constant)
         return Found(tuple(w.name for w in zero), 1.0, 0.0, text, NO_QUOTIENT)

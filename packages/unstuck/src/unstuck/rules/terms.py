@@ -23,7 +23,7 @@ DETACH = "Call detach() on what multiplies the log-probabilities; a loss for reg
 @rule("US609", "a term of the loss is drowned", remedy=BALANCE, hidden_by=("US303", "US401", "US501"))
 def drowned(evidence: Evidence) -> Found | None:
     """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
-    divided = evidence.latest.dependence.divided if evidence.latest.dependence is not None else None
+    divided = evidence.depends.divided
     parts = [t.part / m.loss for m in evidence.measurements for t in m.terms if t.function == "kl_div" and m.loss]
     if divided is not None and len(parts) > 1 and max(parts) < SMALL_PART:
         text = _("kl_div with `mean` divides by the {classes} classes, too, and other terms drown it.", classes=divided)
@@ -103,8 +103,8 @@ def _alike(term: LossTerm, other: LossTerm) -> bool:
 @rule("US309", "gradient of the target", remedy=DETACH, hidden_by=("US401",), mistake=True)
 def not_stopped(evidence: Evidence) -> Found | None:
     """A loss moves its target, too: what an advantage is computed from, or what a prediction is compared with."""
-    found = evidence.latest.dependence
-    if found is not None and found.predicted:
+    found = evidence.depends
+    if found.predicted:
         text = _(
             "{function} compares outputs with targets that the network computes, and both have gradients: the targets "
             "move towards the outputs, or all become one.",

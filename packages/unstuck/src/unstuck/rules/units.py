@@ -98,7 +98,7 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
         i for i, x in enumerate(layers) if x.role == "weights" and tokens.issuperset(x.sources) and i not in tokens
     ]
     sizes = {i: layers[i].read_rms or size for i in first}
-    drowned = evidence.latest.dependence.drowned if evidence.latest.dependence is not None else None
+    drowned = evidence.depends.drowned
     if drowned is not None and size > LARGE_INPUTS:
         text = _(
             "The inputs have a size of {size} (root mean square) instead of about 1, and are {times} times as large as "

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unstuck.measure import calls
+from unstuck.measure.axes import SUMS
 from unstuck.step import Node
 
 QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
@@ -43,6 +44,12 @@ def with_logits(node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> 
     options = {name: kwargs[name] for name in ("weight", "reduction") if name in kwargs}
     options = options if node.function in calls.BINARY_LOSSES else {"reduction": kwargs.get("reduction", "mean")}
     return functional.binary_cross_entropy_with_logits(x, y.to(x.dtype), **options)
+
+
+def with_logarithms(dim: int, node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The loss of the logarithms of what it reads, if these are probabilities, or else of their softmax."""
+    odds = bool((x >= 0).all()) and bool(((x.sum(dim) - 1).abs() < SUMS).all())
+    return node.target(x.clamp_min(LEAST).log() if odds else x.log_softmax(dim), *args, **kwargs)
 
 
 def standardised(x: Tensor) -> Tensor:
