@@ -66,6 +66,14 @@ def test_a_softmax_before_cross_entropy_is_proved():
     assert unstuck.Diagnosis.from_json(diagnosis.to_json()).findings[0].trial.edit == trial.edit
 
 
+def test_inputs_that_are_too_large_for_the_loss_are_proved_by_standardised_ones():
+    x, y = batch()
+    loss = lambda outputs, targets: F.cross_entropy(outputs.exp(), targets)  # noqa: E731
+    assert (
+        of("US401", recorded(network(inner=nn.Identity()), loss, 1e4 * x + 1e5, y)).edit == "with standardised inputs"
+    )
+
+
 @pytest.mark.parametrize("end", [nn.Identity(), nn.Softmax(1)])
 def test_a_loss_of_logarithms_that_reads_something_else_is_proved(end):
     trial = of("US601", recorded(network(end), F.nll_loss, *batch()))

@@ -223,7 +223,7 @@ def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
         return dict.fromkeys(given, replacements.standardised)
 
     if changes(step):
-        yield Edit(_("with standardised inputs"), changes, "US206")
+        yield Edit(_("with standardised inputs"), changes, "US206 US401")
 
 
 def of_the_graph(step: Step, recording: Recording) -> Iterator[Edit]:

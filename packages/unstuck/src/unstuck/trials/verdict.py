@@ -26,11 +26,9 @@ FEWEST = 20
 OWN_SHARE = 0.3
 """Share of the time for the training as it was recorded."""
 HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
-"""An edit helps if no more than the first share of the loss is left, and no more than the second of what is left
-without it, or if the loss falls so many times as far; but not if no more than the last share is left without it. It
-reveals what the training should not see if so many times as much is left with it."""
-
-
+"""An edit helps if no more than the first share of the loss is left (or any of it, where it is never finite without),
+and no more than the second of what is left without it, or if the loss falls so many times as far; but not if no more
+than the last share is left without it. It reveals what a training should not see if so many times as much is left."""
 ARITHMETIC = frozenset({"US303", "US304", "US401", "US501", "US504", "US602"})
 """Errors that are facts, whether or not an edit learns better."""
 SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
@@ -185,7 +183,8 @@ class Tries:
         was = math.inf if math.isnan(self.own_left) else self.own_left
         now = self.left(after, self.before[0] if comparable else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
-        proved = now <= HELPS and better and was > LEARNT and not any(loss < 0 for loss in after)
+        helps = now <= HELPS or (now < 1 and not any(map(math.isfinite, self.before)))
+        proved = helps and better and was > LEARNT and not any(loss < 0 for loss in after)
         if edit.reveals:
             proved = was <= LEARNS and now >= TIMES * was
         return now, Trial(edit.words, len(after) - 1, _thinned(self.before), _thinned(after), proved)
