@@ -23,7 +23,7 @@ ENGLISH = re.compile("[a-z]{2,} [a-z]{2,} [a-z]{2,}")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     monkeypatch.setattr(demo, "DEPTH", 12)
-    for name, value in {"DEPTH": 4, "ROUNDS": 3, "STEPS": 5, "SIDE": 21}.items():
+    for name, value in {"DEPTH": 4, "STEPS": 5, "SIDE": 21}.items():
         monkeypatch.setattr(helmholtz, name, value)
     monkeypatch.delenv(VARIABLE, raising=False)
 
@@ -119,13 +119,13 @@ def test_the_demo_is_chinese_without_english_sentences(capsys, tmp_path):
 
 
 def test_the_demo_on_physics_trains_both_networks_and_draws_their_solutions(capsys, tmp_path):
-    assert main(["demo", "--physics", "--output", "figures"]) == 0
+    assert main(["demo", "--physics", "--epochs", "3", "--output", "figures"]) == 0
     output = capsys.readouterr().out
     errors = [float(word) for word in re.findall(r"step +15 .* error (\S+)", output)]
     assert len(errors) == 2
     assert all(0 < error < 10 for error in errors)
     assert [path.name for path in tmp_path.rglob("*.png")] == ["physics.png"]
-    assert main(["demo", "--physics", "--output", "figures", "--lang", "zh"]) == 0
+    assert main(["demo", "--physics", "--epochs", "1", "--output", "figures", "--lang", "zh"]) == 0
     assert ENGLISH.search(capsys.readouterr().out) is None
 
 

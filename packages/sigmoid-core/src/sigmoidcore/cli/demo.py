@@ -34,7 +34,7 @@ from unstuck.wording import counted
 DEPTH, WIDTH, BATCH, RATE, PROBES = 100, 64, 100, 0.03, 256
 PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
 OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.")
-EPOCHS = typer.Option(metavar="N", min=1, max=1000, help="Passes over the 1,400 digits, for each network.")
+EPOCHS = typer.Option(metavar="N", min=1, max=1000, help="Passes over the 1,400 digits, or hundreds of steps.")
 SEED = typer.Option(metavar="N", min=0, max=2**31 - 1, help="Seed of weights and of the order of samples.")
 PHYSICS = typer.Option("--physics", help="Solve a differential equation with tanh and with cores, in a minute.")
 Figures = list[tuple[str, Figure, str]]
@@ -52,7 +52,7 @@ def demo(
     began = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     screen = Screen(highlight=False, markup=False, emoji=False)
-    drawn = helmholtz(screen, seed) if physics else _sigmoids(screen, epochs, seed)
+    drawn = helmholtz(screen, epochs, seed) if physics else _sigmoids(screen, epochs, seed)
     screen.heading(_("Figures"))
     for name, figure, what in drawn:
         save_figure(figure, output / name)

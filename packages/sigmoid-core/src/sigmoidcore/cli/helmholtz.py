@@ -19,7 +19,7 @@ from sigmoidcore.training_loop import Schedule, Training, narrow_layers
 if TYPE_CHECKING:
     from sigmoidcore.cli.demo import Figures, Screen
 
-DEPTH, WIDTH, ROUNDS, STEPS, POINTS, ON_EDGES, RATE, SIDE = 16, 32, 10, 100, 192, 64, 0.001, 101
+DEPTH, WIDTH, STEPS, POINTS, ON_EDGES, RATE, SIDE = 16, 32, 100, 192, 64, 0.001, 101
 SOURCE = 1 - 17 * math.pi**2
 
 
@@ -49,7 +49,7 @@ class Solver(nn.Module):
             u = u + grad(by[:, axis].sum(), inside, create_graph=True)[0][:, axis]
         return (2 * u / SOURCE - 2 * solution(inside)).square().mean() + self.network(edges).square().mean()
 
-    def train_on(self, points: SobolEngine, screen: "Screen") -> Tensor:
+    def train_on(self, points: SobolEngine, rounds: int, screen: "Screen") -> Tensor:
         """Train, with a line for every hundred steps; returns u on the grid."""
 
         def batches() -> Iterator[tuple[Tensor]]:
@@ -67,16 +67,16 @@ class Solver(nn.Module):
         optimizer = torch.optim.Adam(self.parameters(), lr=RATE, fused=True)
         with narrow_layers():
             training = Training(self, lambda loss: loss, optimizer)
-            training.run(batches, POINTS * STEPS, Schedule(ROUNDS), on_epoch=on_epoch)
+            training.run(batches, POINTS * STEPS, Schedule(rounds), on_epoch=on_epoch)
         return self.u
 
 
-def helmholtz(screen: "Screen", seed: int) -> "Figures":
+def helmholtz(screen: "Screen", rounds: int, seed: int) -> "Figures":
     """Train both networks; returns a figure of what they found."""
     problem = _(
         "Helmholtz's equation on a square, with the solution sin(pi x) sin(4 pi y). Two networks of {depth} hidden "
         "layers with {width} neurons take {steps:,} steps of Adam on the same points, with the rate {rate}.",
-        depth=DEPTH, width=WIDTH, steps=ROUNDS * STEPS, rate=RATE,
+        depth=DEPTH, width=WIDTH, steps=rounds * STEPS, rate=RATE,
     )  # fmt: skip
     screen.heading(_("A differential equation: u_xx + u_yy + u = f"))
     screen.say(problem)
@@ -92,7 +92,7 @@ def helmholtz(screen: "Screen", seed: int) -> "Figures":
             network.prepare(grid)
         screen.say(name, "bold", above=1)
         began, solver = time.perf_counter(), Solver(network, grid)
-        pictures[name] = solver.train_on(SobolEngine(2, scramble=True, seed=seed), screen)  # type: ignore[no-untyped-call]
+        pictures[name] = solver.train_on(SobolEngine(2, scramble=True, seed=seed), rounds, screen)  # type: ignore[no-untyped-call]
         errors[name] = solver.errors
         seconds.append(f"{time.perf_counter() - began:.0f}")
     last = [f"{found[-1]:.2g}" for found in errors.values()]
