@@ -80,15 +80,8 @@ def test_the_output_is_the_sigmoid_of_alpha_times_x_less_shift(centered):
     for x in (-3.0, -0.5, 1e-12, 0.25, 1.0, 6.0):
         for alpha, shift in ((1.0, 0.0), (4.0, 0.5), (0.25, -2.0)):
             y = sigmoid_core(torch.tensor(x, dtype=torch.float64), alpha, shift, centered=centered)
-            known, around_half = float(exact_core(x, alpha, shift, centered)), 2.0**-53
-            assert float(y) == pytest.approx(known, rel=1e-14, abs=around_half * centered), (x, alpha, shift)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_and_a_scale_lose_nothing_near_the_middle_of_a_centered_core(dtype):
-    small = torch.tensor([1e-3, -2e-3])
-    assert torch.allclose(sigmoid_core(small.to(dtype), centered=True).float(), small.to(dtype).float() / 4, rtol=0.01)
-    assert torch.equal(sigmoid_core(small, 2.0, centered=True, scale=2.0), small.tanh())
+            known = float(exact_core(x, alpha, shift, centered))
+            assert float(y) == pytest.approx(known, rel=1e-14, abs=0), (x, alpha, shift)
 
 
 @pytest.mark.parametrize("centered", [False, True])

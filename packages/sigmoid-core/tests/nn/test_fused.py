@@ -68,11 +68,17 @@ def test_outputs_and_gradients_are_those_of_the_modules(model, x, calls, monkeyp
     assert calls
 
 
-@pytest.mark.parametrize(("depth", "batch", "as_one"), [(6, 20, False), (30, 20, True), (6, 40_000, True)])
+@pytest.mark.parametrize(("depth", "batch", "as_one"), [(6, 20, False), (30, 20, True), (6, 4000, True)])
 def test_few_small_layers_run_as_modules_which_takes_less_time(depth, batch, as_one):
     model = sc.MLP(5, 16, depth, 3)
     outputs = fused.run_as_one(model[2:-1:2], model[3:-1:2], torch.randn(batch, 16))
     assert (outputs is not None) == as_one
+
+
+def test_sparse_inputs_run_as_modules(calls):
+    model, x = sc.MLP(5, 16, 4, 3), torch.randn(3, 5)
+    torch.testing.assert_close(model(x.to_sparse()), by_modules(model)(x))
+    assert not calls
 
 
 def test_without_gradients_too(model, x, calls):

@@ -25,7 +25,7 @@ BLOCK = 24 << 20
 BATCH = 1 << 20  # bytes of gradients from which those of their weights are computed, as one batched product
 FEW_THREADS = 4  # up to so many threads NumPy's tanh, which has one, is faster than PyTorch's
 SMALL = 1 << 15  # elements from which on PyTorch shares an elementwise operation among threads
-OF_A_LAYER, WORTH_IT = 100_000, 2_000_000
+OF_A_LAYER, WORTH_IT = 10_000, 160_000
 """The price of a module beside its numbers, counted in numbers, and from how many on one function takes less time."""
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _PLAIN = (nn.Parameter, Tensor)
@@ -49,7 +49,7 @@ def run_as_one(linears: Sequence[Any], cores: Sequence[Any], x: Tensor) -> Tenso
     if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
         return None
     parameters = [tensor(linear, name) for name in ("weight", "bias") for linear in linears]
-    if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in parameters):
+    if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in (x, *parameters)):
         return None
     (first, *others), biases = parameters[: len(linears)], parameters[len(linears) :]
     if x.dim() < 2 or x.numel() == 0 or x.dtype not in _DTYPES or (x.dtype, x.device) != (first.dtype, first.device):

@@ -186,7 +186,7 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
             words = _("with the outputs first and the targets second in {call}", call=where)
             change = lambda node, x, y, *args, **kwargs: node.target(y, x, *args, **kwargs)  # noqa: E731
             yield Edit(words, replacing([c.call], change), "US601", another_loss=True)
-        if name in CLASSES:
+        if name in CLASSES and not c.swapped:
             words = _("with logarithms of probabilities in {call}", call=where)
             change = partial(replacements.with_logarithms, CLASSES[name])
             yield Edit(words, replacing([c.call], change), "US601", another_loss=True)

@@ -48,8 +48,8 @@ def with_logits(node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> 
 
 def with_logarithms(dim: int, node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The loss of the logarithms of what it reads, if these are probabilities, or else of their softmax."""
-    odds = bool((x >= 0).all()) and bool(((x.sum(dim) - 1).abs() < SUMS).all())
-    return node.target(x.clamp_min(LEAST).log() if odds else x.log_softmax(dim), *args, **kwargs)
+    odds = bool((x >= 0).all()) and bool(((x.sum(min(dim, x.dim() - 1)) - 1).abs() < SUMS).all())
+    return node.target(x.clamp_min(LEAST).log() if odds else x.log_softmax(min(dim, x.dim() - 1)), *args, **kwargs)
 
 
 def standardised(x: Tensor) -> Tensor:

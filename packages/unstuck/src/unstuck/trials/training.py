@@ -85,7 +85,8 @@ def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> 
     if edit.adam:
         return [torch.optim.Adam([values[name] for name in recording.held], USUAL_RATE)]
     optimizers = [one.build(values, change) for one in recording.optimizers]
-    optimizers[0].param_groups[0]["params"] += [values[name] for name in sorted(set(edit.joins) - recording.held)]
+    fastest = max((group for one in optimizers for group in one.param_groups), key=lambda group: group.get("lr", 0.0))
+    fastest["params"] += [values[name] for name in sorted(set(edit.joins) - recording.held)]
     return optimizers
 
 

@@ -25,9 +25,9 @@ FEWEST = 20
 """Steps of a trial, at least."""
 OWN_SHARE = 0.3
 """Share of the time for the training as it was recorded."""
-HELPS, BETTER, TIMES, LEARNT = 0.75, 0.6, 2.0, 0.1
-"""An edit helps if no more than the first share of the loss is left (or any of it, where it is never finite without),
-and no more than the second of what is left without it, or if the loss falls so many times as far; but not if no more
+HELPS, FALLS, BETTER, TIMES, LEARNT = 0.75, 0.9, 0.6, 2.0, 0.1
+"""An edit helps if no more than the first share of the loss is left (the second, where it is never finite without), and
+no more than the third of what is left without it, or if the loss falls so many times as far; but not if no more
 than the last share is left without it. It reveals what a training should not see if so many times as much is left."""
 ARITHMETIC = frozenset({"US303", "US304", "US401", "US501", "US504", "US602"})
 """Errors that are facts, whether or not an edit learns better."""
@@ -183,7 +183,7 @@ class Tries:
         was = math.inf if math.isnan(self.own_left) else self.own_left
         now = self.left(after, self.before[0] if comparable else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
-        helps = now <= HELPS or (now < 1 and not any(map(math.isfinite, self.before)))
+        helps = now <= (HELPS if any(map(math.isfinite, self.before)) else FALLS)
         proved = helps and better and was > LEARNT and not any(loss < 0 for loss in after)
         if edit.reveals:
             proved = was <= LEARNS and now >= TIMES * was
