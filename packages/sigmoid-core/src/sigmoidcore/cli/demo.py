@@ -10,12 +10,6 @@ from typing import Annotated
 
 import torch
 import typer
-from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 import sigmoidcore as sc
@@ -23,12 +17,13 @@ from sigmoidcore import article
 from sigmoidcore.cli.common import command
 from sigmoidcore.cli.helmholtz import helmholtz
 from sigmoidcore.cli.lang import Lang
+from sigmoidcore.cli.screen import Figures, Screen
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.language import _
 from sigmoidcore.plots import figures
 from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training_loop import Schedule, Training, adamw, narrow_layers
-from unstuck.language.terminal import printable, wrapped
+from unstuck.language.terminal import printable
 from unstuck.wording import counted
 
 DEPTH, WIDTH, BATCH, RATE, PROBES = 100, 64, 100, 0.03, 256
@@ -37,8 +32,6 @@ OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures
 EPOCHS = typer.Option(metavar="N", min=1, max=1000, help="Passes over the 1,400 digits, or hundreds of steps.")
 SEED = typer.Option(metavar="N", min=0, max=2**31 - 1, help="Seed of weights and of the order of samples.")
 PHYSICS = typer.Option("--physics", help="Solve a differential equation with tanh and with cores, in a minute.")
-Figures = list[tuple[str, Figure, str]]
-"""Names of files, figures, and what they show."""
 
 
 def demo(
@@ -63,7 +56,7 @@ def demo(
     screen.say(_("Took {seconds:.0f} s.", seconds=time.monotonic() - began), "dim", above=1)
 
 
-def _sigmoids(screen: "Screen", epochs: int, seed: int) -> Figures:
+def _sigmoids(screen: Screen, epochs: int, seed: int) -> Figures:
     fit = _article(screen)
     with narrow_layers():
         runs = _hundred_layers(screen, epochs, seed)
@@ -75,7 +68,7 @@ def _sigmoids(screen: "Screen", epochs: int, seed: int) -> Figures:
     ]
 
 
-def _article(screen: "Screen") -> article.Fit:
+def _article(screen: Screen) -> article.Fit:
     screen.heading(_("1. The article's example"))
     screen.say(_("One sigmoid, y = sigmoid(slope (x - shift)), learns six points by changing its slope and its shift."))
     started = time.perf_counter()
@@ -96,7 +89,7 @@ def _article(screen: "Screen") -> article.Fit:
     return fit
 
 
-def _hundred_layers(screen: "Screen", epochs: int, seed: int) -> list["Run"]:
+def _hundred_layers(screen: Screen, epochs: int, seed: int) -> list["Run"]:
     data, runs, in_words = data_set("digits"), [], counted(epochs, "epoch")
     problem = _(
         "Handwritten digits, {train:,} to learn from and {test} to test with; {depth} hidden layers of {width} "
@@ -150,7 +143,7 @@ class Run:
         self.end = sc.gradient_profile(self._twin, *probes, self.data.loss_fn)
         return self.end
 
-    def train(self, screen: "Screen", epochs: int, seed: int) -> None:
+    def train(self, screen: Screen, epochs: int, seed: int) -> None:
         """Train, with a line for every epoch."""
         order, samples = torch.Generator().manual_seed(seed), len(self.data.train_x)
         optimizer = adamw(self.model, RATE)
@@ -184,7 +177,7 @@ class Run:
         training.run(batches, samples, Schedule(epochs), on_step=on_step, on_epoch=on_epoch)
 
 
-def _closing_table(screen: "Screen", runs: list[Run]) -> None:
+def _closing_table(screen: Screen, runs: list[Run]) -> None:
     screen.heading(_("{depth} layers, {epochs}", depth=DEPTH, epochs=counted(len(runs[0].losses), "epoch")))
     zeros = [int((run.end.sizes == 0).sum()) for run in runs]
     rows = [
@@ -197,28 +190,6 @@ def _closing_table(screen: "Screen", runs: list[Run]) -> None:
     screen.table(["", _("plain"), CORE], rows)
     meaning = _("Spread: the largest gradient of a layer over the smallest; 1 is perfect. Guessing gives 10 %.")
     screen.say(meaning, above=1)
-
-
-class Screen(Console):
-    """The terminal or file that the demo is printed to."""
-
-    def heading(self, text: str) -> None:
-        """The first line of a section."""
-        self.print(Padding(Text(text, "bold"), (1, 0, 0, 0), expand=False))
-
-    def say(self, text: str, style: str = "", above: int = 0) -> None:
-        """A paragraph, below so many empty lines."""
-        self.print(Padding(Text("\n".join(wrapped(text, self.width - 3)), style), (above, 0, 0, 3), expand=False))
-
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table, whose last column is highlighted."""
-        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-        for i, column in enumerate(columns):
-            style = "bold green" if i == len(columns) - 1 else ""
-            table.add_column(column, justify="right" if i else "left", style=style)
-        for row in rows:
-            table.add_row(*row)
-        self.print(Padding(table, (1, 0, 0, 3), expand=False))
 
 
 def _percent(accuracies: Sequence[float]) -> str:

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +10,11 @@ from torch.autograd import grad
 from torch.quasirandom import SobolEngine
 
 import sigmoidcore as sc
+from sigmoidcore.cli.screen import Figures, Screen
 from sigmoidcore.integrations.physics import PhysicsMLP
 from sigmoidcore.language import _
 from sigmoidcore.plots.figures import solutions
 from sigmoidcore.training_loop import Schedule, Training, narrow_layers
-
-if TYPE_CHECKING:
-    from sigmoidcore.cli.demo import Figures, Screen
 
 DEPTH, WIDTH, STEPS, POINTS, ON_EDGES, RATE, SIDE = 16, 32, 100, 192, 64, 0.001, 101
 SOURCE = 1 - 17 * math.pi**2
@@ -49,29 +46,25 @@ class Solver(nn.Module):
             u = u + grad(by[:, axis].sum(), inside, create_graph=True)[0][:, axis]
         return (2 * u / SOURCE - 2 * solution(inside)).square().mean() + self.network(edges).square().mean()
 
-    def train_on(self, points: SobolEngine, rounds: int, screen: "Screen") -> Tensor:
+    def train_on(self, points: SobolEngine, rounds: int, screen: Screen) -> Tensor:
         """Train, with a line for every hundred steps; returns u on the grid."""
-
-        def batches() -> Iterator[tuple[Tensor]]:
-            yield from ((2 * points.draw(POINTS) - 1,) for _step in range(STEPS))
 
         def on_epoch(loss: float) -> float:
             with torch.no_grad():
                 self.u, exact = self.network(self.grid)[:, 0], solution(self.grid)
             self.errors.append(float((self.u - exact).norm() / exact.norm()))
             shown = {"step": len(self.errors) * STEPS, "loss": loss, "error": self.errors[-1]}
-            line = _("step {step:5,}   loss {loss:<9.3g}   error {error:.3g}", **shown)
-            screen.print("   " + line, soft_wrap=True)
+            screen.print("   " + _("step {step:5,}   loss {loss:<9.3g}   error {error:.3g}", **shown), soft_wrap=True)
             return loss
 
-        optimizer = torch.optim.Adam(self.parameters(), lr=RATE, fused=True)
+        training = Training(self, lambda loss: loss, torch.optim.Adam(self.parameters(), lr=RATE, fused=True))
         with narrow_layers():
-            training = Training(self, lambda loss: loss, optimizer)
+            batches = lambda: ((2 * points.draw(POINTS) - 1,) for _step in range(STEPS))  # noqa: E731
             training.run(batches, POINTS * STEPS, Schedule(rounds), on_epoch=on_epoch)
         return self.u
 
 
-def helmholtz(screen: "Screen", rounds: int, seed: int) -> "Figures":
+def helmholtz(screen: Screen, rounds: int, seed: int) -> Figures:
     """Train both networks; returns a figure of what they found."""
     problem = _(
         "Helmholtz's equation on a square, with the solution sin(pi x) sin(4 pi y). Two networks of {depth} hidden "
