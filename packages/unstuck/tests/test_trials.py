@@ -16,7 +16,7 @@ import unstuck
 from unstuck.findings import NONE_TRIED, Finding, Severity
 from unstuck.report.trials import trial_text
 from unstuck.rules import RULES
-from unstuck.trials import Recording, edits, tried, verdict
+from unstuck.trials import Recording, edits, replacements, tried, verdict
 from unstuck.trials.training import train
 
 pytestmark = pytest.mark.trials
@@ -80,6 +80,14 @@ def test_a_loss_of_logarithms_that_reads_something_else_is_proved(end):
     assert trial.proved
     assert trial.edit.startswith("with logarithms of probabilities in `nll_loss`")
     assert 0 < trial.after[-1] < trial.after[0]
+
+
+@pytest.mark.parametrize("x", [torch.tensor([0.2, 0.8]), torch.tensor([[2.0, -1.0]])])
+def test_logarithms_are_those_of_probabilities_or_of_the_softmax_also_of_a_single_sample(x):
+    expected = x.log() if x.dim() == 1 else x.log_softmax(1)
+    (node,) = recorded(network(), F.nll_loss, *batch()).steps[-1].calls("nll_loss")
+    y = torch.tensor(1) if x.dim() == 1 else torch.tensor([1])
+    torch.testing.assert_close(replacements.with_logarithms(1, node, x, y), F.nll_loss(expected, y))
 
 
 def test_an_adapter_that_came_after_the_optimizer_of_a_frozen_network_is_proved():

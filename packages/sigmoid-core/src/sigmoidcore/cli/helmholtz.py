@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import grad
 from torch.quasirandom import SobolEngine
 
 import sigmoidcore as sc
@@ -28,11 +27,9 @@ def solution(at: Tensor) -> Tensor:
 class Solver(nn.Module):
     """Maps points [points, 2], some of them moved to the edges, to the loss: mean squares of the equation and of u."""
 
-    u: Tensor
-
     def __init__(self, network: nn.Module, grid: Tensor) -> None:
         super().__init__()
-        self.network, self.grid = network, grid
+        self.network, self.grid, self.u = network, grid, grid
         self.errors: list[float] = []
 
     def forward(self, at: Tensor) -> Any:
@@ -41,9 +38,9 @@ class Solver(nn.Module):
         for side, part in enumerate(edges.chunk(4)):
             part[:, side % 2] = side // 2 * 2 - 1
         u = self.network(inside)[:, 0]
-        (by,) = grad(u.sum(), inside, create_graph=True)
+        (by,) = torch.autograd.grad(u.sum(), inside, create_graph=True)
         for axis in (0, 1):
-            u = u + grad(by[:, axis].sum(), inside, create_graph=True)[0][:, axis]
+            u = u + torch.autograd.grad(by[:, axis].sum(), inside, create_graph=True)[0][:, axis]
         return (2 * u / SOURCE - 2 * solution(inside)).square().mean() + self.network(edges).square().mean()
 
     def train_on(self, points: SobolEngine, rounds: int, screen: Screen) -> Tensor:
@@ -77,11 +74,8 @@ def helmholtz(screen: Screen, rounds: int, seed: int) -> Figures:
     pictures, errors, seconds = {"solution": solution(grid)}, dict[str, list[float]](), list[str]()
     for name in ("tanh", "Sigmoid Core"):
         torch.manual_seed(seed)
-        network: nn.Module = sc.MLP(2, WIDTH, DEPTH, 1, activation=lambda width: nn.Tanh())
-        if name == "tanh":  # with Glorot's weights, as is usual
-            [nn.init.xavier_normal_(p) if p.dim() > 1 else nn.init.zeros_(p) for p in network.parameters()]
-        else:
-            network = PhysicsMLP(2, WIDTH, DEPTH, 1)
+        network = _tanhs() if name == "tanh" else PhysicsMLP(2, WIDTH, DEPTH, 1)
+        if isinstance(network, PhysicsMLP):
             network.prepare(grid)
         screen.say(name, "bold", above=1)
         began, solver = time.perf_counter(), Solver(network, grid)
@@ -92,3 +86,10 @@ def helmholtz(screen: Screen, rounds: int, seed: int) -> Figures:
     screen.table(["", *errors], [[_("error over the size of the solution"), *last], [_("seconds"), *seconds]])
     drawn = {name: values.reshape(SIDE, SIDE).T.numpy() for name, values in pictures.items()}
     return [("physics.png", solutions(drawn, errors, STEPS), _("solutions, and errors by step"))]
+
+
+def _tanhs() -> nn.Module:
+    network = sc.MLP(2, WIDTH, DEPTH, 1, activation=lambda width: nn.Tanh())
+    for weight in network.parameters():  # Glorot's, as is usual for differential equations
+        (nn.init.xavier_normal_ if weight.dim() > 1 else nn.init.zeros_)(weight)
+    return network

@@ -43,10 +43,9 @@ def observed(modules: Sequence[nn.Module]) -> bool:
 def run_as_one(linears: Sequence[Any], cores: Sequence[Any], x: Tensor) -> Tensor | None:
     """The last core's output of these hidden layers, or None if they have to run one by one, or had better do."""
     width, samples = linears[0].out_features, x.numel() // max(1, linears[0].in_features)
-    if not x.is_cuda and len(cores) * (OF_A_LAYER + samples * width) < WORTH_IT:
-        return None
+    small = not x.is_cuda and len(cores) * (OF_A_LAYER + samples * width) < WORTH_IT
     modules = [*linears, *cores]
-    if any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
+    if small or any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
         return None
     parameters = [tensor(linear, name) for name in ("weight", "bias") for linear in linears]
     if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in (x, *parameters)):

@@ -52,8 +52,8 @@ class Edit:
         rate: factor of the learning rates.
         adam: Adam at its usual rate is the optimizer.
         redraws: the weights are drawn again.
-        joins: names of parameters that train, too, in the first optimizer.
-        strays_join: so do weights that are not parameters of the model.
+        joins: names of parameters that train, too, in the group with the largest rate.
+        strays_join: weights that are not parameters of the model train, too.
         clears: gradients are cleared before every step; None: as they were.
         unclipped: the optimizers see the whole gradients of the backward passes.
         reveals: the training learns what it should not see, and does not without it.
@@ -244,7 +244,7 @@ def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
     trained = {name for name in recording.parameters if recording.values[name].requires_grad}
     if free := trained - recording.held:
         yield Edit(_("with the parameters in the optimizer that are in none"), proves="US303", joins=free)
-    if trained & recording.held and recording.parameters - recording.held | recording.parameters - trained:
+    if (moving := trained & recording.held) and recording.parameters - moving:
         yield Edit(_("with all parameters in the optimizer"), proves="US303 US505", joins=recording.parameters)
     if any(map(is_stray, step.needed())):
         words = _("with the weights that are not the model's in the optimizer")
