@@ -4,6 +4,7 @@ The programs are those of `diagnosis_failures.py`, of the half that rules are de
 `unstuck.Monitor(trials=True)`, in both variants. Of the broken one, two questions are asked.
 
     proved    a finding that names the accepted cause is proved by its trial
+    shown     it came from a recorded step that was run again, or is a fact of arithmetic
     tried     it was tried, and not proved
     no trial  there is no edit for it, or the step cannot run again
     unnamed   no error or warning names the cause
@@ -27,7 +28,7 @@ from unstuck.findings import Severity
 from unstuck.trials import Recording
 from unstuck.trials.edits import edits
 from unstuck.trials.recording import NotTriedError
-from unstuck.trials.verdict import Tries, tried
+from unstuck.trials.verdict import ARITHMETIC, Tries, tried
 
 SECONDS = 120.0
 """For the trials of a program: results do not depend on how busy the machine is."""
@@ -68,7 +69,11 @@ def outcome(findings: list[unstuck.Finding], right: set[str]) -> str:
     if not named:
         return "unnamed"
     trials = [finding.trial for finding in named if finding.trial is not None]
-    return "proved" if any(trial.proved for trial in trials) else "tried" if trials else "no trial"
+    if any(trial.proved for trial in trials):
+        return "proved"
+    if any(finding.shown or finding.rule in ARITHMETIC for finding in named):
+        return "shown"
+    return "tried" if trials else "no trial"
 
 
 def summary(rows: list[Row]) -> list[Row]:

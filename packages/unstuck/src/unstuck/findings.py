@@ -79,7 +79,7 @@ class Finding:
         remedy: what to do, in words.
         call: the code that repairs it, or None.
         trial: what a trial of the cause gave, or None.
-        shown: a recorded step was run again, with other inputs or weights, and did what the message says.
+        shown: a recorded step was run again, with other inputs if it takes some, and did what the message says.
     """
 
     rule: str

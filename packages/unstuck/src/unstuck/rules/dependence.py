@@ -6,7 +6,7 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Effect
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found, rule
+from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import PATIENT_STEPS
 from unstuck.wording import listed, named, number, percent
 
@@ -98,13 +98,13 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             "{call} reads probabilities that sum to 1 over another dimension than the one that it takes them for.",
             call=depends.wrong_axis,
         )
-        return Found((), 1.0, 0.0, text, OVER_FEATURES)
+        return shown(text, OVER_FEATURES)
     if not depends.samples:
         return None
     text = _("The output for a sample changes with the other samples of the batch or its place among them.")
     if depends.positions is False:
-        return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE, shown=True)
-    return Found((), 1.0, 0.0, text, shown=True)
+        return shown(text, TIME_FIRST, Severity.NOTE)
+    return shown(text)
 
 
 @rule("US606", "targets are visible", severity=Severity.ERROR, remedy=MASK, hidden_by=("US506",), mistake=True)
@@ -116,16 +116,16 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "The targets are the next tokens of the inputs, and outputs depend on later tokens: the model sees what it "
             "has to predict."
         )
-        return Found((), 1.0, 0.0, text, shown=True)
+        return shown(text)
     if found.copies:
         text = _(
             "The targets are the tokens of the inputs at the same positions, and outputs depend on earlier tokens "
             "only: the model copies its input."
         )
-        return Found((), 1.0, 0.0, text, SHIFT, shown=True)
+        return shown(text, SHIFT)
     if found.own_input:
         text = _("The targets are the very numbers that the model reads beside a time: it copies its input.")
-        return Found((), 1.0, 0.0, text, DENOISE)
+        return shown(text, DENOISE)
     if (found.visible or 0.0) > VISIBLE:
         share = found.visible or 0.0
         text = _(
@@ -134,10 +134,9 @@ def visible_targets(evidence: Evidence) -> Found | None:
         return Found((), share, VISIBLE, text, MASKED_ONLY, Severity.WARNING, shown=True)
     if found.seen_only:
         text = _("The loss counts only what the model is shown of its input, and never what is hidden from it.")
-        return Found((), 1.0, 0.0, text, INVERT_MASK, Severity.WARNING, shown=True)
+        return shown(text, INVERT_MASK, Severity.WARNING)
     if found.documents:
-        text = _("Outputs depend on other documents of the same row.")
-        return Found((), 1.0, 0.0, text, SEPARATE_DOCUMENTS, Severity.WARNING, shown=True)
+        return shown(_("Outputs depend on other documents of the same row."), SEPARATE_DOCUMENTS, Severity.WARNING)
     return None
 
 
@@ -146,21 +145,21 @@ def misplaced_labels(evidence: Evidence) -> Found | None:
     """The network learns to predict another token than it is asked for, or nothing."""
     found = evidence.depends
     if found.ignored == 1:
-        return Found((), 1.0, 1.0, _("Every label is ignored: the loss is computed from nothing."), KEEP_LABELS)
+        return shown(_("Every label is ignored: the loss is computed from nothing."), KEEP_LABELS)
     if found.shift == 2:
-        return Found((), 2.0, 1.0, _("The labels are the tokens after the next ones: they were shifted twice."))
+        return shown(_("The labels are the tokens after the next ones: they were shifted twice."))
     if found.unstarted:
         text = _(
             "The decoder begins with the first word of the target, and no label is that word: it does not learn to "
             "start."
         )
-        return Found((), 1.0, 0.0, text, START, Severity.WARNING)
+        return shown(text, START, Severity.WARNING)
     if found.single:
         text = _("All labels that count are the same token, and the others are ignored.")
-        return Found((), 1.0, 0.0, text, KEEP_LABELS, Severity.WARNING)
+        return shown(text, KEEP_LABELS, Severity.WARNING)
     if found.endless:
         text = _("The token that the rows end with is never a label: the model does not learn to stop.")
-        return Found((), 1.0, 0.0, text, KEEP_END, Severity.WARNING)
+        return shown(text, KEEP_END, Severity.WARNING)
     return None
 
 
@@ -171,11 +170,11 @@ def padding(evidence: Evidence) -> Found | None:
     if (found.padded_labels or 0.0) > PADDED_LABELS:
         share = found.padded_labels or 0.0
         text = _("{share} % of the labels that count belong to padding.", share=percent(share))
-        return Found((), share, PADDED_LABELS, text, IGNORE_PADDING)
+        return shown(text, IGNORE_PADDING, value=share)
     if found.padding:
         text = _("Outputs of the tokens of a sample depend on its padding.")
         recurrent = any(layer.steps is not None for layer in evidence.layers)  # which reads it at the end
-        return Found((), 1.0, 0.0, text, MASK_PADDING, Severity.NOTE if recurrent else None, shown=True)
+        return shown(text, MASK_PADDING, Severity.NOTE if recurrent else None)
     return None
 
 
@@ -191,23 +190,20 @@ def without_effect(evidence: Evidence) -> Found | None:
         return Found((), 0.0, 0.0, text, ROUNDED if math.prod(found.zero_input[1:]) == 1 else PASS_ON)
     if found.same_places:
         text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
-        return Found((), 0.0, 0.0, text, ADD_POSITIONS, shown=True)
+        return shown(text, ADD_POSITIONS)
     if found.order_of_patches is False:
-        text = _("The outputs do not depend on the order of the patches of an image.")
-        return Found((), 0.0, 0.0, text, ADD_POSITIONS, shown=True)
+        return shown(_("The outputs do not depend on the order of the patches of an image."), ADD_POSITIONS)
     if found.first_only:
-        text = _("The outputs depend on the first token of a sample and on no other.")
-        return Found((), 0.0, 0.0, text, READ_LAST, shown=True)
+        return shown(_("The outputs depend on the first token of a sample and on no other."), READ_LAST)
     if found.order is False:
-        text = _("The outputs do not depend on the order of earlier tokens.")
-        return Found((), 0.0, 0.0, text, ADD_POSITIONS, shown=True)
+        return shown(_("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
     if found.lost_places:
         text = _(
             "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "
             "in.",
             what=found.lost_places,
         )  # fmt: skip
-        return Found((), 1.0, 0.0, text, ADD_POSITIONS, shown=True)
+        return shown(text, ADD_POSITIONS)
     for effect in found.effects:
         if effect.targets or effect.moves:
             continue
@@ -216,7 +212,7 @@ def without_effect(evidence: Evidence) -> Found | None:
             "those of other samples.",
             shape=list(effect.shape), reader=_reader(effect),
         )  # fmt: skip
-        return Found((), 0.0, 0.0, text, shown=True)
+        return shown(text)
     if found.unused:
         text = _(
             "The model computes a number with a gradient, and the loss does not take it: {names}.",
@@ -252,15 +248,15 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
     call = f"`{twin.function}`" + (f" ({twin.line})" if twin.line else "")
     if twin.kind == "views":
         text = _("{call} compares outputs with themselves: both views of each sample are the same.", call=call)
-        return Found((), 1.0, 0.0, text, AUGMENT, shown=True)
+        return shown(text, AUGMENT)
     if twin.kind == "ratio":
         text = _("Both sides of {call} are the same and have a gradient: the ratio is 1, its gradient 0.", call=call)
-        return Found((), 1.0, 0.0, text, KEEP_OLD, shown=True)
+        return shown(text, KEEP_OLD)
     if twin.kind == "old":
         text = _("The old values in {call} change from step to step with the same tokens: the ratio is 1.", call=call)
-        return Found((), 1.0, 0.0, text, KEEP_OLD)
+        return shown(text, KEEP_OLD)
     text = _("Both sides of {call} are always the same: the network learns nothing from it.", call=call)
-    return Found((), 1.0, 0.0, text, shown=True)
+    return shown(text)
 
 
 @rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)
@@ -272,7 +268,7 @@ def mixed_groups(evidence: Evidence) -> Found | None:
     text = _(
         "The advantages have a mean of 0 in groups of {size} rows, and these rows have different prompts.", size=size
     )
-    return Found((), size, 0.0, text)
+    return shown(text, value=size)
 
 
 @rule("US707", "positions run on", remedy=COUNT_PLACES, mistake=True)
@@ -280,8 +276,7 @@ def positions_run_on(evidence: Evidence) -> Found | None:
     """A text begins at another place in the training than in use: its position embeddings are those of other places."""
     if not evidence.depends.run_on:
         return None
-    text = _("Texts begin in the middle of a row, and their positions count what stands before them.")
-    return Found((), 1.0, 0.0, text)
+    return shown(_("Texts begin in the middle of a row, and their positions count what stands before them."))
 
 
 def _reader(effect: Effect) -> str:

@@ -7,7 +7,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Layer
 from unstuck.measure.parameters import FEW_NUMBERS
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
-from unstuck.rules.rule import Found, rule
+from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import falling
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -92,7 +92,7 @@ def _new_rows(evidence: Evidence) -> Found | None:
         "The rows of the tokens {tokens} are nearly equal and frozen: the network cannot tell these tokens apart.",
         tokens=listed([str(token) for token in new]),
     )
-    return Found((), len(new), 0, text, TRAIN_ROWS)
+    return shown(text, TRAIN_ROWS, value=len(new))
 
 
 def _frozen_head(evidence: Evidence) -> Found | None:

@@ -10,7 +10,7 @@ from unstuck.measure.activations import SOFTMAX, range_of
 from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, OVERLAP, REGRESSION_LOSSES
 from unstuck.measure.measurement import Comparison, Layer
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found, rule
+from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import PATIENT_STEPS, REGRESSION, constant_level, loss_of_equal_outputs
 from unstuck.rules.units import LARGE_INPUTS
 from unstuck.wording import named, number, percent
@@ -82,7 +82,7 @@ def _blank_letter(evidence: Evidence) -> Found | None:
     if not blanks:
         return None
     text = _("{share} % of the texts contain the blank of ctc_loss, which is no letter.", share=percent(blanks))
-    return Found((), blanks, 0.0, text, BLANK)
+    return shown(text, BLANK, value=blanks)
 
 
 def _constant_term(evidence: Evidence) -> Found | None:
@@ -137,7 +137,7 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     if (too_long or 0.0) > FEW_TEXTS:
         share = too_long or 0.0
         text = _("{share} % of the texts have more letters than frames: no path leads to them.", share=percent(share))
-        return Found((), share, FEW_TEXTS, text, MORE_FRAMES, Severity.ERROR if share == 1 else None)
+        return shown(text, MORE_FRAMES, Severity.ERROR if share == 1 else None, share)
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
         binary = c.function in BINARY_LOSSES and _missed(c, 0.0, 1.0)

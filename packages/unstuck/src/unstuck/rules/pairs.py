@@ -4,7 +4,7 @@ import math
 
 from unstuck.language import _
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.rule import Found, rule
+from unstuck.rules.rule import Found, rule, shown
 from unstuck.wording import named, number, percent
 
 REPEATED = 0.25
@@ -29,7 +29,7 @@ def wrong_pairs(evidence: Evidence) -> Found | None:
         return None
     if pairing.itself:
         text = _("Each sample is among its own candidates, is always the most similar, and counts as wrong.")
-        return Found((), 1.0, 0.0, text, HIDE_ITSELF)
+        return shown(text, HIDE_ITSELF)
     if pairing.order:
         where = _("in the other half of the batch") if pairing.order == "halves" else _("next to it")
         return Found((), 1.0, 0.0, _("The other view of a sample is {where}, and the targets are others.", where=where))
@@ -39,7 +39,7 @@ def wrong_pairs(evidence: Evidence) -> Found | None:
             "others.",
             share=percent(pairing.repeated),
         )  # fmt: skip
-        return Found((), pairing.repeated, REPEATED, text, EACH_ONCE)
+        return shown(text, EACH_ONCE, value=pairing.repeated)
     return None
 
 

@@ -24,6 +24,11 @@ class Found:
     shown: bool = False
 
 
+def shown(text: str, remedy: str | None = None, severity: Severity | None = None, value: float = 1.0) -> Found:
+    """What the numbers of a recorded step show that was run again, with other inputs if it takes some."""
+    return Found((), value, 0.0, text, remedy, severity, shown=True)
+
+
 Check = Callable[[Evidence], Found | None]
 """Returns what it found, or None; docs/rules.toml has the section of its rule in docs/rules.md."""
 

@@ -8,7 +8,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Weight
 from unstuck.rules import gradient, units
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
-from unstuck.rules.rule import Found, rule
+from unstuck.rules.rule import Found, rule, shown
 from unstuck.wording import listed, named, verb
 
 SURELY_WITHOUT_GRADIENT = 3
@@ -95,7 +95,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     zero = [w for w in matrices if w.gradient == 0 and (w.name in held or not held)]
     if evidence.depends.no_curvature:
         text = _("A second derivative in the loss is 0 everywhere, as with activations made of straight lines (ReLU).")
-        return Found((), 0.0, 0.0, text, SMOOTH, shown=True)
+        return shown(text, SMOOTH)
     constant = evidence.depends.constant
     if constant:
         text = _("{call} is always 1: what it is computed from has no gradient.", call=constant)
