@@ -1,8 +1,8 @@
 """Trainings of today that did not learn: does `unstuck` name the cause at the end, as `unstuck train.py` does?
 
 `modern_failures/` is the half that rules are developed on; `modern_failures_strangers/` was written by people who did
-not read the rules, and has healthy trainings that do unusual things on purpose; so was `modern_failures_second/`, after
-rules had been mended for the first. Each program is trained under a `Monitor` that records steps, broken and repaired,
+not read the rules, and has healthy trainings that do unusual things on purpose; so were `modern_failures_second/`, after
+rules had been mended for the first, and `modern_failures_third/`, after those for the second. Each program is trained under a `Monitor` that records steps, broken and repaired,
 and the diagnosis of its training is judged as in `diagnosis_failures`: *first*, *named*, *note*, *another*, *silent*;
 a repaired or healthy one is *accused* if it has an error or a warning. The tables of the packages say which rules name
 which cause; they were written from the words for the causes alone. Nothing is tried again (`--trials` does, for up to
@@ -24,6 +24,8 @@ import modern_failures_second.rules
 import modern_failures_strangers.collection
 import modern_failures_strangers.healthy
 import modern_failures_strangers.rules
+import modern_failures_third.collection
+import modern_failures_third.rules
 import unstuck
 from _report import Report, Row, arguments, table
 from diagnosis_failures import outcome
@@ -43,6 +45,11 @@ STRANGERS: dict[str, tuple[list[Any], Any, list[Any]]] = {
         modern_failures_second.collection.PROGRAMS,
         modern_failures_second.rules.RULES,
         modern_failures_second.collection.HEALTHY,
+    ),
+    "third": (
+        modern_failures_third.collection.PROGRAMS,
+        modern_failures_third.rules.RULES,
+        modern_failures_third.collection.HEALTHY,
     ),
 }
 """Programs, rules and healthy trainings of the halves by strangers."""
