@@ -34,7 +34,7 @@ def losses(forward, optimizer, x, steps=20):
 def by_hand(network, x):
     """The same function with parameters that are not divided: waves, residual layers of tanh, a Linear."""
     waves, *layers, last = network.network
-    rate = 10 * min(1, (12 / len(layers)) ** 1.5)
+    rate = 10 * min(1, 8 / len(layers))
     hidden = [rate * value for layer in layers for value in layer.linear.parameters()]
     all_of_them = [30 * waves.waves, *hidden, *(10 * value for value in last.parameters())]
     parameters = [value.detach().clone().requires_grad_() for value in all_of_them]
@@ -55,7 +55,7 @@ def test_one_rate_trains_it_as_higher_ones_train_the_network_of_its_equation(dep
     x, network = box([-1.0, 0.0], [1.0, 3.0]).double(), PhysicsMLP(2, width, depth, 1).double()
     network.prepare(x)
     plain, (waves, *hidden, weight, bias) = by_hand(network, x)
-    rates = (0.03, [waves]), (0.01 * min(1, (12 / depth) ** 1.5), hidden), (0.01, [weight, bias])
+    rates = (0.03, [waves]), (0.01 * min(1, 8 / depth), hidden), (0.01, [weight, bias])
     groups = [{"params": of_rate, "lr": rate} for rate, of_rate in rates]
     expected = losses(plain, torch.optim.Adam(groups, eps=1e-14), x)
     found = losses(network, torch.optim.Adam(network.parameters(), lr=0.001, eps=1e-14), x)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
 
-RATE, OF_WAVES, DEEP = 10.0, 3.0, 12
+RATE, OF_WAVES, DEEP = 10.0, 3.0, 8
 """What multiplies Adam's rate, and that of waves in addition; the number of layers from which on they share it."""
 FREQUENCY, HIDDEN = 2.0, 0.1
 """At the start: deviation of the angular frequencies, in a box from -1 to 1; gain of the weights of residual layers."""
@@ -38,8 +38,8 @@ class TrainedWaves(nn.Module):
 class ResidualLayer(nn.Module):
     """x + core(linear(x)), [..., features] to the same: small orthogonal weights, and a core that begins as tanh.
 
-    It begins near the identity, so gradients have one size in all such layers, at any depth. Of more than 12, each has
-    its share of the rate, so that together they change the function no more than 12 would.
+    It begins near the identity, so gradients have one size in all such layers, at any depth. Of more than 8, each has
+    its share of the rate: together they change the function as 8 would.
 
     Source:
         Layers that begin near the identity: Bachlechner et al. (2021), arXiv 2003.04887; for differential equations:
@@ -48,7 +48,7 @@ class ResidualLayer(nn.Module):
 
     def __init__(self, features: int, depth: int) -> None:
         super().__init__()
-        rate = RATE * min(1.0, (DEEP / depth) ** 1.5)
+        rate = RATE * min(1.0, DEEP / depth)
         self.linear = orthogonal(features, features, HIDDEN, rate)
         self.core = SigmoidCore(features, alpha=2 * rate, centered=True, scale=2.0)
 
