@@ -40,6 +40,7 @@ SCRIPTS = {
     "physics_inverse": "compare_physics.py --only seed=0 --only problem=poisson_inverse --only depth=4,16",
     "physics_seeds": "compare_physics.py --only depth=8 --only method=tanh,piratenet",
     "physics_seeds_sigmoid_core": "compare_physics.py --only depth=8 --only method=sigmoid-core",
+    "diagnosis_modern_third": "diagnosis_modern.py --half third",
     "physics_steps": "physics_steps.py --threads 1",
     "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
     "watch_repositories": "watch_repositories.py --checkouts {checkouts} --images {images}",

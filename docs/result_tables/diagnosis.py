@@ -43,8 +43,9 @@ def diagnosis_modern() -> Cells:
 
 @table
 def diagnosis_modern_strangers() -> Cells:
-    """The first collection as it was judged first, and after mends; the second, judged once."""
-    names = ("diagnosis_modern_strangers", "diagnosis_modern_strangers_mended", "diagnosis_modern_second")
+    """The first collection as it was judged first, and after mends; the second and the third, judged once."""
+    names = ("diagnosis_modern_strangers", "diagnosis_modern_strangers_mended")
+    names += ("diagnosis_modern_second", "diagnosis_modern_third")
     for found in zip(*map(outcomes_of, names), strict=True):
         yield found[0][0], *(count for _words, count in found)
     healthy = [[row["outcome"] for row in select(name, variant="healthy")] for name in names]
@@ -63,14 +64,13 @@ def held_out_missed() -> Cells:
 def outcomes_of(name: str) -> Cells:
     broken, repaired = (select(name, variant=variant) for variant in ("broken", "repaired"))
     outcomes = {
-        "first": "cause named first",
-        "named": "cause named after another finding",
-        "note": "cause named by a note only",
-        "another": "another cause named",
-        "silent": "nothing said",
+        "cause named first": ("first",),
+        "cause named after another finding": ("named",),
+        "another cause named": ("another",),
+        "nothing said, or a note only": ("silent", "note"),
     }
-    for outcome, words in outcomes.items():
-        yield words, f"{sum(row['outcome'] == outcome for row in broken)} of {len(broken)}"
+    for words, of in outcomes.items():
+        yield words, f"{sum(row['outcome'] in of for row in broken)} of {len(broken)}"
     yield "repaired program accused", f"{sum(row['outcome'] == 'accused' for row in repaired)} of {len(repaired)}"
 
 
@@ -79,11 +79,12 @@ def trials() -> Cells:
     broken, repaired = (select("trials", variant=variant) for variant in ("broken", "repaired"))
     named = [row for row in broken if row["outcome"] != "unnamed"]
     outcomes = [row["outcome"] for row in named]
-    can = outcomes.count("proved") + outcomes.count("tried")
+    can = len(named) - outcomes.count("no trial")
     places = [row["place"] for row in broken]
-    yield "cause named, and a trial is possible", f"{can} of {len(broken)}"
-    yield "of these: the cause is proved", f"{outcomes.count('proved')} of {can}"
-    yield "named, without a trial", f"{outcomes.count('no trial')} of {len(broken)}"
+    yield "cause named, and it can be tried or shown", f"{can} of {len(broken)}"
+    yield "of these: proved by a trial", f"{outcomes.count('proved')} of {can}"
+    yield "shown by running the recorded step again", f"{outcomes.count('shown')} of {can}"
+    yield "named only", f"{outcomes.count('no trial')} of {len(broken)}"
     yield "all rules off: an edit for the cause comes first", f"{places.count(1)} of {len(broken)}"
     yield "all rules off: among the first three", f"{sum(place in (1, 2, 3) for place in places)} of {len(broken)}"
     accused = [row["outcome"] for row in repaired].count("proved")

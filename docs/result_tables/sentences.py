@@ -50,8 +50,9 @@ def _held_out() -> Iterator[tuple[int, int]]:
 
 
 def _modern() -> tuple[int, int]:
-    """Mistakes in modern trainings that others wrote: how many are named, of how many."""
-    outcomes = [row["outcome"] for row in select("diagnosis_modern_second", variant="broken")]
+    """Mistakes in modern trainings that others wrote, judged once: how many are named, of how many."""
+    names = ("diagnosis_modern_second", "diagnosis_modern_third")
+    outcomes = [row["outcome"] for name in names for row in select(name, variant="broken")]
     return outcomes.count("first") + outcomes.count("named"), len(outcomes)
 
 

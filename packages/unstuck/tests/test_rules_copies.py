@@ -65,6 +65,24 @@ def test_a_mask_that_counts_the_prompt_of_both_answers_is_named():
     assert "US705" in codes(model, dpo(model, copy.deepcopy(model), torch.arange(5) < 2), answers)
 
 
+@pytest.mark.parametrize(("moves_along", "expected"), [(True, ["US705"]), (False, [])])
+def test_log_probabilities_of_the_policy_itself_as_those_of_a_reference_are_named(moves_along, expected):
+    """They come with the batch: no call of the step shows where they are from."""
+    model = policy()
+    reference = model if moves_along else copy.deepcopy(model)
+
+    def batch(step):
+        pair = answers(step)
+        with torch.no_grad():
+            return pair, [log_odds(reference, x).sum(1) for x in pair]
+
+    def loss(pair, old):
+        new = [log_odds(model, x).sum(1) for x in pair]
+        return -functional.logsigmoid((new[0] - old[0]) - (new[1] - old[1])).mean()
+
+    assert [code for code in codes(model, loss, batch) if code == "US705"] == expected
+
+
 def ppo(model, old_of):
     def loss(ids, old, gains):
         new = log_odds(model, ids)

@@ -61,8 +61,31 @@ def test_a_squared_difference_by_hand_adds_its_part_whatever_its_weights(squared
     assert term.reconstructs
 
 
+@pytest.mark.parametrize("reduced", [lambda x: x.sum(1).mean(), lambda x: (x * (x > 0)).sum() / 7])
+def test_a_loss_function_without_a_reduction_adds_what_is_made_of_it(reduced):
+    model = mlp(64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with unstuck.Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            outputs = model(X)
+            part = 3 * reduced(functional.mse_loss(outputs, X, reduction="none"))
+            (part + outputs.abs().mean()).backward()
+            optimizer.step()
+    (term,) = monitor.measurements[-1].terms
+    assert term.part == pytest.approx(part.item(), rel=1e-5)
+    assert term.value == pytest.approx((X - outputs).square().mean().item(), rel=1e-5)
+    assert term.reconstructs
+
+
 @pytest.mark.parametrize(
-    "error", [functional.mse_loss, lambda y, x: ((y - x) ** 2).mean()], ids=["function", "by hand"]
+    "error",
+    [
+        functional.mse_loss,
+        lambda y, x: functional.mse_loss(y, x, reduction="none").mean(),
+        lambda y, x: ((y - x) ** 2).mean(),
+    ],
+    ids=["function", "reduced later", "by hand"],
 )
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, ["US609"]), (1e-4, [])], ids=["drowned", "small"])
 def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected, error):

@@ -151,6 +151,16 @@ def test_padding_among_gathered_probabilities_is_named(masked, expected):
     )
 
 
+@pytest.mark.parametrize(("padded_rows", "expected"), [(24, ["US702"]), (8, [])])
+def test_words_that_end_a_few_answers_are_no_padding(padded_rows, expected):
+    """As in answers of a policy that has learned to repeat what one question asks for."""
+    ids = words()
+    ids = ids.where(ids != PAD, PAD + 1)
+    ids[:padded_rows, -3:] = PAD
+    ids[:padded_rows, -4] = HIDDEN
+    assert codes(Language(), ids, ids, lambda logits, ids: gathered(logits, ids, 1)) == expected
+
+
 class Translator(nn.Module):
     """An encoder, and a decoder that is told the mean of what it read."""
 

@@ -5,6 +5,7 @@ import inspect
 import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -172,6 +173,27 @@ def test_gradients_that_are_clipped_to_nothing_are_proved(limit, rule):
     assert finding.trial is not None
     assert finding.trial.proved
     assert finding.trial.edit == "with the gradients of the backward passes"
+
+
+@pytest.mark.parametrize(("unscales", "expected"), [(False, [True]), (True, [])])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, partial(torch.optim.SGD, fused=True)])
+def test_gradients_that_are_clipped_while_a_scaler_multiplies_them_are_proved(optimizer, unscales, expected):
+    model, (x, y) = network(), batch()
+    own, scaler = optimizer(model.parameters(), 0.1), torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(60):
+            own.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            if unscales:
+                scaler.unscale_(own)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(own)
+            scaler.update()
+    found = monitor.diagnosis(seconds=SECONDS)
+    assert [f.trial.proved for f in found.findings if f.rule == "US301"] == expected
+    assert monitor.measurements[-1].loss == pytest.approx(loss.item(), abs=0.02)
+    assert found.trials.losses[0] == pytest.approx(monitor.measurements[0].loss, rel=0.1)
 
 
 def test_nothing_of_the_user_changes():

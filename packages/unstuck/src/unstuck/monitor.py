@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unstuck._torch.autograd import NONE, backward_pass
-from unstuck._torch.grad_scaler import stepped
+from unstuck._torch.grad_scaler import scaler_of, stepped
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.language import _
 from unstuck.language.warning import warn
@@ -59,7 +59,7 @@ class Monitor:
         trials: record the measured steps and keep the latest four, with copies of their batches and of the first
             weights, so that `diagnosis` can train them again: as they were, and with an edit for each finding. In one
             process only.
-        scaler: the `torch.amp.GradScaler` of the training, to unscale gradients and to notice skipped steps.
+        scaler: the `torch.amp.GradScaler` of the training; None: it is found at the first step that it makes.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
         sinks: are called with every new `Measurement`.
 
@@ -117,9 +117,8 @@ class Monitor:
         if trace_nonfinite and self._ranks.count > 1:
             raise ValueError("trace_nonfinite works in one process only: the others would wait for the repeated step")
         self._nonfinite = NonfiniteSearch(model) if trace_nonfinite else None
-        self._may_record = self._ranks.count == 1 and scaler is None
+        self._may_record = self._ranks.count == 1
         self.recording = Recording(model) if trials and self._may_record else None
-        self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
         self._foreign_steps = 0
@@ -133,7 +132,8 @@ class Monitor:
         self._probe = Probe(model, most=SAMPLES, ranks=self._ranks, begins=self._before_forward)
         self._watches = True
         listen(self._before_step, self._after_step)
-        self._stop_listening = listen_to_updates(scaler, self._before_update) if scaler is not None else lambda: None
+        self._stop_listening: Callable[[], None] = lambda: None
+        self._listen_to(scaler)
         self._probe.attach()
 
     @property
@@ -239,7 +239,14 @@ class Monitor:
         self._record()
         self._count_step()
 
+    def _listen_to(self, scaler: torch.amp.GradScaler | None) -> None:
+        self._scaler = scaler
+        if scaler is not None:
+            self._stop_listening = listen_to_updates(scaler, self._before_update)
+
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._scaler is None and self._watches and optimizer in self._optimizers and optimizer not in self._seen:
+            self._listen_to(scaler_of(optimizer))
         self._seen.add(optimizer)
         self._probe.stop_following()
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
@@ -250,8 +257,10 @@ class Monitor:
             self._in_step, self._discarded = True, self._probe.discarded
             self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
         if self.recording is not None and optimizer in self._optimizers:
-            take = self._probe.take_step if self._probe.attached else lambda: None
-            self.recording.before_step(optimizer, take, self._of_others, self._probe.parameters.share_taken)
+            attached = self._probe.attached
+            take, scale = (self._probe.take_step, self._scale) if attached else (lambda: None, 1.0)
+            taken, unscales = self._probe.parameters.share_taken, getattr(optimizer, "grad_scale", None) is not None
+            self.recording.before_step(optimizer, take, self._of_others, taken / scale if unscales else taken, scale)
 
     def _of_others(self) -> set[int]:
         """Parameters that optimizers of other models move."""
@@ -365,8 +374,7 @@ class Monitor:
         by_others = self._optimizers.have_stepped or self._probe.computed_weights
         if unused and (by_others or self._probe.parameters.changed):
             unused = 0  # these passes are for something else, or the weights are changed by hand
-        scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
-        measurement = self._probe.conclude(scale)
+        measurement = self._probe.conclude(self._scale)
         measurement = replace(
             measurement,
             step=step,
@@ -382,6 +390,11 @@ class Monitor:
         self._start_over()
         for sink in self._sinks:
             sink(measurement)
+
+    @property
+    def _scale(self) -> float:
+        """What the scaler multiplies losses by."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
     def _start_over(self) -> None:
         self._stepped = None

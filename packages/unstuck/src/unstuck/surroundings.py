@@ -1,29 +1,24 @@
 """The model that a running module belongs to, which no object of the module leads to."""
 
 import gc
-from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 WRAPPED = (["module"], ["_orig_mod"], ["_forward_module"])
 """Names of the only child of a wrapper: of `DistributedDataParallel`, `torch.compile` and Lightning Fabric."""
 
 
-def surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:
-    """The largest module that contains this one, without wrappers such as those of DDP, and all gradient scalers.
+def surroundings(module: nn.Module) -> nn.Module:
+    """The largest module that contains this one, without wrappers such as those of DDP.
 
     A framework may call a part of the model only, and no object leads from a module to the one that contains it. What
     nobody has any more, such as optimizers, is freed before.
     """
     gc.collect()
     containing: dict[int, list[nn.Module]] = {}
-    scalers = []
     for found in gc.get_objects():
         kind = type(found)  # isinstance would ask the object, and a proxy may run code or fail
-        if issubclass(kind, torch.amp.GradScaler) and found.is_enabled():
-            scalers.append(found)
-        elif issubclass(kind, nn.Module) and "_modules" in vars(found):
+        if issubclass(kind, nn.Module) and "_modules" in vars(found):
             for child in nn.Module.children(found):
                 containing.setdefault(id(child), []).append(found)
     around = {id(module): module}
@@ -37,4 +32,4 @@ def surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.GradS
     model = max(models, key=lambda m: sum(1 for _ in m.parameters()))
     while [name for name, _ in model.named_children()] in WRAPPED:
         model = next(model.children())
-    return model, scalers
+    return model

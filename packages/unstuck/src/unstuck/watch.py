@@ -198,13 +198,12 @@ class Watch:
             )  # fmt: skip
             self.problems[problem] = None
             return
-        whole, scalers = surroundings(module)
+        whole = surroundings(module)
         for model in self._running:
             part = model.parameters <= _identities(whole)
             if part or model.is_over:
                 self._retire(model, part=part)
-        scaler = scalers[0] if len(scalers) == 1 else None
-        model = _Model(self._name(whole), whole, self, scaler)
+        model = _Model(self._name(whole), whole, self)
         model.monitor.on_missing = lambda: self._doubt(model)
         model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
@@ -304,7 +303,7 @@ class _Monitor(Monitor):
 class _Model:
     """A model with its Monitor and the optimizers that move it."""
 
-    def __init__(self, name: str, model: nn.Module, watch: "Watch", scaler: torch.amp.GradScaler | None) -> None:
+    def __init__(self, name: str, model: nn.Module, watch: "Watch") -> None:
         self.name = name
         self.optimizers: WeakSet[torch.optim.Optimizer] = WeakSet()
         self.kinds: dict[str, None] = {}
@@ -319,7 +318,7 @@ class _Model:
         self._found: dict[str, tuple[int, Finding]] = {}
         self.monitor = _Monitor(
             model, watch.every or 1, trials=True, trace_nonfinite=watch.trace_nonfinite,
-            scaler=scaler, process_group=Alone(), sinks=[self._measured],
+            process_group=Alone(), sinks=[self._measured],
         )  # fmt: skip
 
     @property

@@ -42,7 +42,7 @@ def depend(
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
         return None
-    of_outputs = [_of_samples, of_tokens, of_patches, of_reconstructions, *([_of_effects] if trained else [])]
+    of_outputs = [_of_samples, of_tokens, of_patches, of_reconstructions, *([_effects] if trained else [])]
     of_steps = [partial(question, earlier=earlier) for question in (of_twins, of_teachers, of_zero_inputs)]
     others = [of_groups, of_axes, of_pairs, of_choices, _without_running]
     for question in (*(of_outputs if again.outputs else ()), *of_steps, *others):
@@ -121,14 +121,9 @@ def _positions(again: Again) -> bool | None:
     return False
 
 
-def _of_effects(again: Again) -> dict[str, Any]:
-    """What inputs and targets matter to the loss."""
-    return {"effects": tuple(_effects(again))}
-
-
-def _effects(again: Again) -> Iterator[Effect]:
+def _effects(again: Again) -> dict[str, Any]:
     """What the loss becomes if one input, or the targets, are those of other samples."""
-    losses = again.step.losses
+    losses, found = again.step.losses, list[Effect]()
     before = sum(float(x.sum()) for x in again.run(losses))
     read = set(again.read)
     targets = [n for n in again.given if n not in read and n in set(again.step.needed(losses))]
@@ -140,7 +135,8 @@ def _effects(again: Again) -> Iterator[Effect]:
         after, outputs = sum(float(x.sum()) for x in results[: len(losses)]), results[len(losses) :]
         moved = any(differ(a, b, 0.0) for a, b in zip(again.before, outputs, strict=True))
         first = next(user for user in nodes[0].users)
-        yield Effect(nodes[0].shape, first.function, first.module, nodes[0] in targets, moved, before, after)
+        found.append(Effect(nodes[0].shape, first.function, first.module, nodes[0] in targets, moved, before, after))
+    return {"effects": tuple(found)}
 
 
 def _varies(node: Node) -> bool:

@@ -380,8 +380,7 @@ class ForwardPass:
     @hidden_from_modes
     def take_term(self, node: Node, value: Any) -> None:
         """Note a term of the loss."""
-        single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
-        if single and not statistics.unmeasured(value):
+        if isinstance(value, Tensor) and value.requires_grad and not statistics.unmeasured(value):
             self.terms.append(TermCall.of(self.flow, node, value, self._living_inputs))
 
     @hidden_from_modes

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -60,7 +60,11 @@ def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], bool] = lambd
     del batch, own  # the last that keep weights alive that forward has made
     notes, rests = measurement.notes, not subject.training
     if unused and rests and measurement.batch_norms:
-        notes = (*notes, _fresh(unused))
+        fresh = _(
+            "the model in evaluation mode: {names} have seen no data yet, and normalise by this batch, as in training",
+            names=listed(unused),
+        )
+        notes = (*notes, fresh)
     return dataclasses.replace(
         measurement,
         strays=(*measurement.strays, *probe.made_in_forward),
@@ -155,13 +159,6 @@ def fresh_norms(model: nn.Module) -> list[str]:
     known = ((name, m, m.running_mean, m.running_var) for name, m in norms if not isinstance(m, nn.SyncBatchNorm))
     found = [(n, m) for n, m, mean, var in known if mean is not None and var is not None and seen_no_data(mean, var)]
     return [name for name, m in found if not m.training and not model.training]
-
-
-def _fresh(names: Sequence[str]) -> str:
-    return _(
-        "the model in evaluation mode: {names} have seen no data yet, and normalise by this batch, as in training",
-        names=listed(names),
-    )
 
 
 @contextmanager

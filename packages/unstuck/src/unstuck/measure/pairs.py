@@ -39,18 +39,13 @@ def _pairing(again: Again, call: Node) -> Iterator[Pairing]:
     scores, products, left, right, *targets = found
     rows, columns = scores.shape
     positives = targets[0] if targets and targets[0].shape == (rows,) else None
+    scale, same = _scale(scores, products, left, right), one is other and rows == columns
     if positives is None or positives.is_floating_point() or len(kinds(positives)) < rows / 2:
-        yield Pairing(rows, columns, _scale(scores, products, left, right))
+        yield Pairing(rows, columns, scale)
         return
-    same = one is other and rows == columns
-    yield Pairing(
-        rows,
-        columns,
-        _scale(scores, products, left, right),
-        itself=same and _is_itself(scores, positives),
-        repeated=max((_repeated(x, rows) for x in given), default=0.0),
-        order=_order(given, positives) if same else "",
-    )
+    repeated = max((_repeated(x, rows) for x in given), default=0.0)
+    itself, order = same and _is_itself(scores, positives), _order(given, positives) if same else ""
+    yield Pairing(rows, columns, scale, itself, repeated, order)
 
 
 def product(logits: Node) -> Node | None:

@@ -163,7 +163,7 @@ class Parameters:
                 gradient=gradients[name].norm / scale if name in gradients else None,
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
                 still=self._still.get(name),
-                taken=seen.get(name),
+                taken=min(1.0, scale * seen[name]) if name in seen else None,
                 rate=self._groups[name].rate if name in self._groups else None,
                 decay=self._decay(name, sizes, gradients, updates),
                 uncleared=name in self._uncleared and name in moved,

@@ -36,12 +36,16 @@ class TermCall:
         """Note a call, and wait for the gradient of its value."""
         given = calls.given(node, *NAMES)
         targets, weight = _tensor(given.get("target")), _tensor(given.get("weight"))
-        call = cls(node.function, flow.read(next(iter(node.args), None)), value.detach().reshape(()))
+        own = value.detach()
+        call = cls(node.function, flow.read(next(iter(node.args), None)), own.float().mean())
         call.reconstructs = _is_among(targets, inputs)
         if targets is not None:
             pull = _tensor(node.kwargs.get("pos_weight"))
             call.class_weights, call.class_counts = _class_weights(node.function, targets, weight, pull)
-        value.register_hook(call.take)  # type: ignore[no-untyped-call]
+        if own.numel() == 1:
+            value.register_hook(call.take)  # type: ignore[no-untyped-call]
+        else:  # it is reduced, or weighed, later
+            value.register_hook(lambda gradient: call.take((gradient.detach() * own).sum() / call.value))  # type: ignore[no-untyped-call]
         return call
 
     @classmethod

@@ -7,7 +7,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Effect
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.rules.standstill import PATIENT_STEPS
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS
 from unstuck.wording import listed, named, number, percent
 
 SEPARATE = (
@@ -64,8 +64,8 @@ PADDED_LABELS, UNRELATED = 0.02, 0.02
 NOT_TRAINED = ("US301", "US302", "US303", "US306", "US309", "US401", "US501", "US502", "US505")
 OTHER_CAUSES = ("US506", "US601", "US606", "US609", "US702", "US709")
 """Rules that explain why a network learns nothing from its samples."""
-SAME = 1e-6
-"""A loss that changes by less of itself knows both sides of a pair by one input."""
+SAME, MOVES = 1e-6, 1e-4
+"""A loss that changes by less of itself knows both sides of a pair by one input; a step that moves a weight by more."""
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
 
@@ -244,7 +244,7 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
     """Two copies are one, or always equal: what compares them teaches nothing."""
     twin = evidence.depends.twin
     if twin is None:
-        return None
+        return _constant_loss(evidence)
     call = f"`{twin.function}`" + (f" ({twin.line})" if twin.line else "")
     if twin.kind == "views":
         text = _("{call} compares outputs with themselves: both views of each sample are the same.", call=call)
@@ -257,6 +257,18 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
         return shown(text, KEEP_OLD)
     text = _("Both sides of {call} are always the same: the network learns nothing from it.", call=call)
     return shown(text)
+
+
+def _constant_loss(evidence: Evidence) -> Found | None:
+    """A loss that is the same in all steps although its gradient is not 0, as of a reference that moves along."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    moves = all(any(w.gradient and (w.update or 0.0) > MOVES for w in m.weights) for m in evidence.measurements[1:])
+    recorded = evidence.latest.dependence is not None and len(losses) >= PATIENT_MEASUREMENTS
+    if not (recorded and moves and max(SAME, (1 - SAME) * max(losses)) < min(losses)):
+        return None
+    text = _("The loss is {loss} in all steps, although weights move: what it compares moves with them.",
+             loss=number(losses[-1]))  # fmt: skip
+    return Found((), 0.0, SAME, text)
 
 
 @rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)

@@ -25,8 +25,8 @@ FADED_RATE, FADED_UPDATE = 0.01, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 BLOWN_UP, GROWN = 0.5, 3.0
 
-SHORT_WAY, CLIPPED = 0.01, 0.01
-"""Sum of all steps over the size of a weight; share of the gradient that clipping leaves, or the scale of a loss."""
+SHORT_WAY, LONG_WAY, CLIPPED = 0.01, 0.1, 0.01
+"""Sum of all steps over the size of a weight, and so if gradients are clipped; share of these that clipping leaves."""
 
 FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
 KEEP_WIDE = (
@@ -169,7 +169,9 @@ def _stands(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     """Steps that all together are too small to learn anything, and have not."""
     steps = (evidence.latest.step or 0) + 1
     ways = {name: steps * fmean(values) for name, values in updates.items()}
-    if steps < PATIENT_STEPS / 2 or not ways or max(ways.values()) > SHORT_WAY:
+    clipped = median([w.taken for m in evidence.measurements for w in m.weights if w.taken is not None] or [1.0])
+    longest = SHORT_WAY if clipped >= CLIPPED else LONG_WAY
+    if steps < PATIENT_STEPS / 2 or not ways or max(ways.values()) > longest:
         return None
     if not unlearned(evidence) or fitted(evidence):
         return None
@@ -179,10 +181,7 @@ def _stands(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
         "stands still.",
         steps=steps, name=named(farthest), share=number(ways[farthest]),
     )  # fmt: skip
-    taken = [w.taken for m in evidence.measurements for w in m.weights if w.taken is not None]
-    clipped = median(taken) if taken else 1.0
-    remedy = UNCLIP if clipped < CLIPPED else None
-    return Found(tuple(ways), ways[farthest], SHORT_WAY, text, remedy)
+    return Found(tuple(ways), ways[farthest], longest, text, UNCLIP if clipped < CLIPPED else None)
 
 
 def _diverged(evidence: Evidence) -> Found | None:

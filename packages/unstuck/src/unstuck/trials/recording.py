@@ -66,13 +66,15 @@ class Recording:
 
     Attributes:
         steps: oldest first.
-        taken: of each, the share of the gradient that the optimizer has seen.
+        taken: of each, the share of the gradient that the optimizer has seen, which a scaler divides, too.
+        scale: what a gradient scaler multiplied the last loss by.
         values: parameters and buffers by name, as they were at the first recorded step.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.steps: deque[Step] = deque(maxlen=STEPS)
         self.taken: deque[float] = deque(maxlen=STEPS)
+        self.scale = 1.0
         self.values: dict[str, Tensor] = {}
         self._model = model
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
@@ -96,7 +98,8 @@ class Recording:
     def left(self) -> float:
         """The share of the first loss that the training itself left; nan: not known."""
         first = float(self._first) if self._first is not None and self._optimizers and self.steps else 0.0
-        return math.fsum(step.loss or 0.0 for step in self.steps) / len(self.steps) / first if first > 0 else math.nan
+        now = math.fsum(step.loss or 0.0 for step in self.steps) / len(self.steps) / self.scale
+        return now / first if first > 0 else math.nan
 
     @property
     def parameters(self) -> set[str]:
@@ -119,6 +122,7 @@ class Recording:
         take: Callable[[], Step | None],
         others: Callable[[], set[int]],
         taken: float = 1.0,
+        scale: float = 1.0,
     ) -> None:
         """An optimizer is about to step.
 
@@ -127,6 +131,7 @@ class Recording:
             take: returns the step that was recorded, or None.
             others: returns the identities of parameters that optimizers of other models move.
             taken: the share of the gradient that is left of that of the backward pass, as after clipping.
+            scale: what a gradient scaler multiplied the loss by.
         """
         with self._failing():
             before = self._optimizers.get(id(optimizer))
@@ -137,6 +142,7 @@ class Recording:
                 moved = others()
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
                     raise NotTriedError(_("another network trains beside it, which the loss reads"))
+                self.scale = scale
                 self.keep(step)
                 self.taken.append(min(1.0, taken))
                 settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
@@ -160,7 +166,7 @@ class Recording:
                 node.value = None if node.value is None else copy(node.value)
             self.steps.append(step)
             if self._first is None and step.values:
-                self._first = torch.stack([value.float() for value in step.values]).sum()
+                self._first = torch.stack([value.float() for value in step.values]).sum() / self.scale
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

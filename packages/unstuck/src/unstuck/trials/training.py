@@ -68,10 +68,10 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
                 optimizer.zero_grad()
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-                _take(optimizers, 1.0 if edit.unclipped else shares[number % len(shares)])
+                _take(optimizers, 1 / recording.scale if edit.unclipped else shares[number % len(shares)])
             for optimizer in optimizers:
                 optimizer.step()
-    return torch.stack(losses).tolist()
+    return (torch.stack(losses) / recording.scale).tolist()
 
 
 def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> list[torch.optim.Optimizer]:
