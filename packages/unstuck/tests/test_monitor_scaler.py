@@ -64,6 +64,37 @@ def test_steps_skipped_by_the_scaler_do_not_count(model, batch, fused, given, ze
     assert all(w.update > 0 for w in monitor.measurements[0].weights)
 
 
+class Wrapper:
+    """An optimizer around another one, as Lookahead is."""
+
+    def __init__(self, base):
+        self.base, self.param_groups = base, base.param_groups
+
+    def step(self):
+        self.base.step()
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+@pytest.mark.parametrize("plain_steps", [0, 1])
+def test_a_scaler_is_found_behind_a_wrapper_and_after_steps_without_it(model, batch, wraps, plain_steps):
+    optimizer, scaler = sgd(model, lr=0.0), torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=1)
+    with Monitor(model, every=1) as monitor:
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            if step < plain_steps:
+                loss.backward()
+                optimizer.step()
+            else:
+                scaler.scale(loss).backward()
+                scaler.step(Wrapper(optimizer) if wraps else optimizer)
+                scaler.update()
+    assert len(monitor.measurements) == 4
+    for measured in monitor.measurements:
+        assert measured.loss == pytest.approx(loss.item(), rel=1e-5)
+        assert_right(measured, model, lambda network: loss_of(network, batch))
+
+
 @SCALED
 def test_a_network_without_finite_gradients_is_measured_after_ten_skipped_steps(model, batch, fused, given, zero_first):
     with torch.no_grad():

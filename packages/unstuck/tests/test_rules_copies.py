@@ -83,6 +83,12 @@ def test_log_probabilities_of_the_policy_itself_as_those_of_a_reference_are_name
     assert [code for code in codes(model, loss, batch) if code == "US705"] == expected
 
 
+@pytest.mark.parametrize("made", [lambda x: x / x.detach(), lambda x: x - x.detach() + 0.5])
+def test_a_loss_that_is_constant_on_purpose_is_healthy(made):
+    model, words = policy(), torch.randint(WORDS, (ROWS, 6))
+    assert "US705" not in codes(model, lambda ids: made(-log_odds(model, ids).mean()), lambda step: (words,))
+
+
 def ppo(model, old_of):
     def loss(ids, old, gains):
         new = log_odds(model, ids)

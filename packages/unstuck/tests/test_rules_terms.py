@@ -61,7 +61,14 @@ def test_a_squared_difference_by_hand_adds_its_part_whatever_its_weights(squared
     assert term.reconstructs
 
 
-@pytest.mark.parametrize("reduced", [lambda x: x.sum(1).mean(), lambda x: (x * (x > 0)).sum() / 7])
+def in_place(x):
+    x *= 0.01
+    return x.sum()
+
+
+@pytest.mark.parametrize(
+    "reduced", [lambda x: x.sum(1).mean(), lambda x: (x * (x > 0)).sum() / 7, in_place], ids=["sum", "masked", "inside"]
+)
 def test_a_loss_function_without_a_reduction_adds_what_is_made_of_it(reduced):
     model = mlp(64)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -76,6 +83,15 @@ def test_a_loss_function_without_a_reduction_adds_what_is_made_of_it(reduced):
     assert term.part == pytest.approx(part.item(), rel=1e-5)
     assert term.value == pytest.approx((X - outputs).square().mean().item(), rel=1e-5)
     assert term.reconstructs
+
+
+@pytest.mark.parametrize("made", [torch.exp, torch.square, lambda x: (x + 1).log()], ids=["exp", "square", "log"])
+def test_what_is_no_sum_of_the_numbers_of_a_loss_function_is_no_part_of_it(made):
+    model = mlp(64)
+    with unstuck.Monitor(model, every=1) as monitor:
+        made(functional.mse_loss(model(X), X, reduction="none").mean(1)).mean().backward()
+        torch.optim.SGD(model.parameters(), lr=1e-3).step()
+    assert monitor.measurements[-1].terms == ()
 
 
 @pytest.mark.parametrize(

@@ -151,13 +151,16 @@ def test_padding_among_gathered_probabilities_is_named(masked, expected):
     )
 
 
-@pytest.mark.parametrize(("padded_rows", "expected"), [(24, ["US702"]), (8, [])])
-def test_words_that_end_a_few_answers_are_no_padding(padded_rows, expected):
+@pytest.mark.parametrize(
+    ("rows", "lengths", "expected"), [(24, (3,), ["US702"]), (8, (3,), []), (8, (3, 5), ["US702"])]
+)
+def test_words_that_end_a_few_answers_are_no_padding(rows, lengths, expected):
     """As in answers of a policy that has learned to repeat what one question asks for."""
     ids = words()
     ids = ids.where(ids != PAD, PAD + 1)
-    ids[:padded_rows, -3:] = PAD
-    ids[:padded_rows, -4] = HIDDEN
+    for row in range(rows):
+        length = lengths[row % len(lengths)]
+        ids[row, -length:], ids[row, -length - 1] = PAD, HIDDEN
     assert codes(Language(), ids, ids, lambda logits, ids: gathered(logits, ids, 1)) == expected
 
 

@@ -196,6 +196,23 @@ def test_gradients_that_are_clipped_while_a_scaler_multiplies_them_are_proved(op
     assert found.trials.losses[0] == pytest.approx(monitor.measurements[0].loss, rel=0.1)
 
 
+def test_losses_of_trials_do_not_depend_on_the_scale_of_each_step():
+    found = []
+    for growth in (1, 10**6):
+        torch.manual_seed(0)
+        model, (x, y) = network(nn.Softmax(1)), batch()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=growth)
+        with unstuck.Monitor(model, every=1, trials=True) as monitor:
+            for _ in range(8):
+                optimizer.zero_grad()
+                scaler.scale(F.cross_entropy(model(x), y)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+        found.append([monitor.recording.left, *monitor.diagnosis(seconds=SECONDS).trials.losses[:5]])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_nothing_of_the_user_changes():
     model, (x, y) = network(nn.BatchNorm1d(3), nn.Dropout(0.1), nn.Softmax(1)), batch()
     optimizer = torch.optim.Adam(model.parameters())

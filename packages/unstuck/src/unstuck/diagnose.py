@@ -8,12 +8,11 @@ from torch import nn
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.measure.dependence import depend
 from unstuck.measure.measurement import Dependence, Subject
-from unstuck.measure.one_batch import loss_in, measure, passes
+from unstuck.measure.one_batch import measure
 from unstuck.names import callers_names
 from unstuck.observation.batch import Inputs, LossFn
 from unstuck.observation.process_group import Ranks
-from unstuck.rules import find
-from unstuck.step import Step, recorded, state
+from unstuck.step import Step, state
 from unstuck.step.nonfinite import first_nonfinite
 from unstuck.trials import Recording, verdict
 
@@ -72,23 +71,15 @@ def diagnose(
     names = callers_names(model=model, inputs=inputs, targets=targets, loss_fn=loss_fn)
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     recording = Recording(model) if trials and loss_fn is not None and ranks.count == 1 else None
-    dependences: list[Dependence | None] = []
+    found: list[tuple[Dependence | None, str | None]] = []
 
     def take(step: Step) -> bool:
-        dependences.append(depend(step, state(model)) if ranks.count == 1 else None)
+        origin = first_nonfinite(step, state(model)) if trace_nonfinite else None
+        found.append((depend(step, state(model)) if ranks.count == 1 else None, origin))
         if recording is not None:
             recording.keep(step)
         return recording is not None
 
     measurement = measure(subject, ranks, take)
-    if trace_nonfinite and any(finding.rule == "US401" for finding in find([measurement])):
-        measurement = replace(measurement, origin=_origin(subject))
-    measurements = [replace(measurement, dependence=dependences[-1])]
-    return judged(measurements, subject, recording, verdict.SECONDS)
-
-
-def _origin(subject: Subject) -> str | None:
-    """Repeat the step, and find the call that made the first number that is not finite."""
-    model = subject.model
-    with passes(subject) as batch, recorded(model) as step:
-        return first_nonfinite(step(loss_in(batch)), state(model))
+    dependence, origin = found[-1]
+    return judged([replace(measurement, dependence=dependence, origin=origin)], subject, recording, verdict.SECONDS)

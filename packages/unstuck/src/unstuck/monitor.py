@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unstuck._torch.autograd import NONE, backward_pass
-from unstuck._torch.grad_scaler import scaler_of, stepped
+from unstuck._torch.grad_scaler import stepped, stepping_scaler
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.language import _
 from unstuck.language.warning import warn
@@ -128,6 +128,7 @@ class Monitor:
         self._may_be_by_hand = self._ranks.count == 1
         self._discarded = 0  # passes before the step that is running
         self._stepped: int | None = None
+        self._scaled: float | None = None  # what losses of the measured step were multiplied by
         self._counted = False
         self._probe = Probe(model, most=SAMPLES, ranks=self._ranks, begins=self._before_forward)
         self._watches = True
@@ -245,8 +246,8 @@ class Monitor:
             self._stop_listening = listen_to_updates(scaler, self._before_update)
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._scaler is None and self._watches and optimizer in self._optimizers and optimizer not in self._seen:
-            self._listen_to(scaler_of(optimizer))
+        if self._scaler is None and self._probe.attached and optimizer in self._optimizers:
+            self._listen_to(stepping_scaler())
         self._seen.add(optimizer)
         self._probe.stop_following()
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
@@ -255,12 +256,14 @@ class Monitor:
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
             self._in_step, self._discarded = True, self._probe.discarded
-            self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
+            self._scaled = self._scale
+            fused = getattr(optimizer, "grad_scale", None) is not None  # it unscales gradients in its step
+            unscaled = 1.0 if fused else self._scaled
+            self._probe.parameters.before_step(groups(optimizer), unscaled, in_backward=backward_pass() != NONE)
         if self.recording is not None and optimizer in self._optimizers:
-            attached = self._probe.attached
-            take, scale = (self._probe.take_step, self._scale) if attached else (lambda: None, 1.0)
-            taken, unscales = self._probe.parameters.share_taken, getattr(optimizer, "grad_scale", None) is not None
-            self.recording.before_step(optimizer, take, self._of_others, taken / scale if unscales else taken, scale)
+            take = self._probe.take_step if self._probe.attached else lambda: None
+            taken = self._probe.parameters.share_taken
+            self.recording.before_step(optimizer, take, self._of_others, taken, self._scaled or 1.0)
 
     def _of_others(self) -> set[int]:
         """Parameters that optimizers of other models move."""
@@ -374,7 +377,7 @@ class Monitor:
         by_others = self._optimizers.have_stepped or self._probe.computed_weights
         if unused and (by_others or self._probe.parameters.changed):
             unused = 0  # these passes are for something else, or the weights are changed by hand
-        measurement = self._probe.conclude(self._scale)
+        measurement = self._probe.conclude(self._scaled or self._scale)
         measurement = replace(
             measurement,
             step=step,
@@ -397,7 +400,7 @@ class Monitor:
         return 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
     def _start_over(self) -> None:
-        self._stepped = None
+        self._stepped = self._scaled = None
         self._without_gradient = 0
         self._foreign_steps = 0
         self._optimizers.stepped.clear()

@@ -17,12 +17,12 @@ def stepped(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer | Non
     return any(getattr(state.get("stage"), "name", "") == "STEPPED" for state in chosen)
 
 
-def scaler_of(optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
-    """The gradient scaler whose `step` has called the optimizer's step that runs; None without any."""
+def stepping_scaler() -> torch.amp.GradScaler | None:
+    """The gradient scaler whose `step` runs, and has called that of an optimizer; None without any."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         frame = frame.f_back
         scaler = frame.f_locals.get("self") if frame.f_code.co_name == "step" else None
-        if isinstance(scaler, torch.amp.GradScaler) and frame.f_locals.get("optimizer") is optimizer:
+        if isinstance(scaler, torch.amp.GradScaler):
             return scaler
     return None

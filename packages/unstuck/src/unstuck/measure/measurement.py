@@ -253,7 +253,7 @@ class Measurement:
     loss_function: str | None = None  # the last loss function that was called, such as "cross_entropy"
     loss_reads: int | None = None  # position of the layer whose output it reads, or a part of it; None: of no layer
     comparisons: tuple[Comparison, ...] = ()  # of outputs with targets, in order; the first of each kind
-    terms: tuple[LossTerm, ...] = ()  # of the loss: calls of loss functions that return one number
+    terms: tuple[LossTerm, ...] = ()  # of the loss: calls of loss functions, and squared differences
     # loss functions and functions such as "detach" whose results have no gradient and were added to the loss
     constant_terms: tuple[str, ...] = ()
     moves_value: bool = False  # it multiplies a log-probability by data minus an output, which has a gradient

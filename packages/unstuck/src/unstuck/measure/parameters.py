@@ -111,10 +111,10 @@ class Parameters:
 
     @unfollowed
     @torch.no_grad()
-    def before_step(self, moving: Mapping[int, StepGroup], *, in_backward: bool = False) -> None:
+    def before_step(self, moving: Mapping[int, StepGroup], unscaled: float = 1.0, *, in_backward: bool = False) -> None:
         """Copy the parameters of these identities, which an optimizer is going to move.
 
-        An optimizer that steps `in_backward` may empty their gradients.
+        Their gradients were divided by `unscaled`. An optimizer that steps `in_backward` may empty them.
         """
         own = {name: p for name, p in self.named.items() if id(p) in moving and p.requires_grad}
         self._read_sizes()
@@ -127,7 +127,7 @@ class Parameters:
             had = {name: self._gradients[name] for name in own if name in self._gradients}
             seen = _sizes({name: p.grad for name, p in own.items() if p.grad is not None})
             self._had |= had
-            self._seen |= {name: seen.get(name, _NOTHING) for name in had}
+            self._seen |= {name: Size(unscaled * seen.get(name, _NOTHING).norm, 0.0) for name in had}
 
     @unfollowed
     @torch.no_grad()
@@ -163,7 +163,7 @@ class Parameters:
                 gradient=gradients[name].norm / scale if name in gradients else None,
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
                 still=self._still.get(name),
-                taken=min(1.0, scale * seen[name]) if name in seen else None,
+                taken=seen.get(name),
                 rate=self._groups[name].rate if name in self._groups else None,
                 decay=self._decay(name, sizes, gradients, updates),
                 uncleared=name in self._uncleared and name in moved,

@@ -99,6 +99,7 @@ def summarize(
         notes.append(_no_layers())
     ends = {loss: None for r in passes for loss, _value in r.ends_at}
     constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
+    added = {node for loss in ends for node in losses.terms(loss)}
     loss_function, loss_reads = _last_loss(passes)
     return Measurement(
         layers=tuple(layers),
@@ -107,7 +108,7 @@ def summarize(
         loss=loss / (scale * ranks.count) if values else None,
         loss_function=loss_function,
         loss_reads=places.get(loss_reads),
-        terms=tuple(terms.joined([r.terms for r in passes], places, scale)),
+        terms=tuple(terms.joined([t for r in passes for t in r.terms], added, places, scale)),
         constant_terms=tuple(dict.fromkeys(filter(None, constants))),
         moves_value=any(map(losses.moves_its_value, ends)),
         comparisons=comparisons.joined([r.compared for r in passes], places),

@@ -1,6 +1,7 @@
 """The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,32 +21,31 @@ NAMES = ("input", "target", "weight")
 
 @dataclass
 class TermCall:
-    """A call of a loss function; the gradient of its value is the factor that it gets in the loss."""
+    """A call of a loss function; what it adds to the loss is the sum of its numbers times their gradients."""
 
+    node: Node
     function: str
     reads: str  # the name of the layer whose output it reads; "": of none
     value: Tensor
     reconstructs: bool = False
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
-    factor: Number = 0.0
+    part: Number = 0.0
+    reduced: bool = True  # it is one number; else a part only if the loss adds it up
 
     @classmethod
     @torch.no_grad()
     def of(cls, flow: Flow, node: Node, value: Tensor, inputs: Sequence[Tensor]) -> "TermCall":
-        """Note a call, and wait for the gradient of its value."""
+        """Note a call, and wait for the gradient of its result."""
         given = calls.given(node, *NAMES)
         targets, weight = _tensor(given.get("target")), _tensor(given.get("weight"))
-        own = value.detach()
-        call = cls(node.function, flow.read(next(iter(node.args), None)), own.float().mean())
-        call.reconstructs = _is_among(targets, inputs)
+        own = value.detach().float().clone()  # the caller may change it in place
+        call = cls(node, node.function, flow.read(next(iter(node.args), None)), own.mean())
+        call.reconstructs, call.reduced = _is_among(targets, inputs), own.numel() == 1
         if targets is not None:
             pull = _tensor(node.kwargs.get("pos_weight"))
             call.class_weights, call.class_counts = _class_weights(node.function, targets, weight, pull)
-        if own.numel() == 1:
-            value.register_hook(call.take)  # type: ignore[no-untyped-call]
-        else:  # it is reduced, or weighed, later
-            value.register_hook(lambda gradient: call.take((gradient.detach() * own).sum() / call.value))  # type: ignore[no-untyped-call]
+        value.register_hook(lambda gradient: call.take(own, gradient))  # type: ignore[no-untyped-call]
         return call
 
     @classmethod
@@ -62,34 +62,37 @@ class TermCall:
         targets = pair[1].tensor()
         if targets is None:  # a view is gone, and what it views may be there
             targets = pair[1].through(calls.MOVES).tensor()
-        own = tensor.detach()
-        call = cls(difference.function, flow.read(pair[0]), own.square().mean(), _is_among(targets, inputs))
-        value = call.value.clamp_min(torch.finfo(own.dtype).tiny)
-        tensor.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: call.take((gradient.detach() * own).sum() / (2 * value))
-        )
+        own, reads = tensor.detach(), flow.read(pair[0])
+        call = cls(difference, difference.function, reads, own.square().mean(), _is_among(targets, inputs))
+        tensor.register_hook(lambda gradient: call.take(own / 2, gradient))  # type: ignore[no-untyped-call]
         return call
 
-    def take(self, gradient: Tensor) -> None:
-        """Take the gradient of the value, once for each backward pass."""
-        self.factor = self.factor + gradient.detach().reshape(())
+    @torch.no_grad()
+    def take(self, own: Tensor, gradient: Tensor) -> None:
+        """Take the gradient of some numbers, once for each backward pass; those that do not matter may be infinite."""
+        gradient = gradient.to(own.dtype)
+        self.part = self.part + torch.where(gradient == 0, 0.0, gradient * own).sum()
 
 
-def joined(passes: Sequence[Sequence[TermCall]], places: Mapping[str, int], scale: float) -> Iterator[LossTerm]:
-    """The terms of several passes; `places` has where layers are in the measurement, by name."""
+def joined(
+    found: Iterable[TermCall], added: Container[Node], places: Mapping[str, int], scale: float
+) -> Iterator[LossTerm]:
+    """The terms of a step; its losses add up the `added` calls, and `places` has where layers are, by name."""
     kinds: dict[tuple[str, str], list[TermCall]] = {}
-    for call in (call for own in passes for call in own):
+    for call in (call for call in found if call.reduced or call.node in added):
         kinds.setdefault((call.function, call.reads), []).append(call)
     for (function, reads), own in list(kinds.items())[:MOST_TERMS]:
-        values, factors = fetch([call.value for call in own]), fetch([call.factor for call in own])
+        values, parts = fetch([call.value for call in own]), fetch([call.part for call in own])
         counts = [call.class_counts for call in own if call.class_counts is not None]
+        if not math.isfinite(sum(parts)):
+            continue
         weights = own[-1].class_weights
         alike = weights is not None and all(len(count) == len(weights) for count in counts)
         yield LossTerm(
             function=function,
             reads=places.get(reads),
             value=sum(values) / len(values),
-            part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
+            part=sum(parts) / scale,
             reconstructs=all(call.reconstructs for call in own),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),

@@ -276,8 +276,9 @@ def _padded(again: Again, ids: Tensor) -> Tensor | None:
     masks = [m.bool() for m in same if kinds(m) == {0, 1}]
     last, ends = _ends(ids)
     lengths, elsewhere = ends.sum(1), ((ids == last) & ~ends)[:, 1:].any()  # a text may begin with it
-    long = int(lengths.max()) > (1 if len(kinds(lengths)) > 1 else 2) and 2 * int(lengths.count_nonzero()) >= len(ids)
-    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if long and not elsewhere else [])
+    long = int(lengths.max()) > (1 if len(kinds(lengths)) > 1 else 2)
+    usual = 2 * int(lengths.count_nonzero()) >= len(ids) or len(kinds(lengths) - {0}) > 1  # no word that some repeat
+    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if long and usual and not elsewhere else [])
     for padded in found:
         if len(kinds(ids[padded])) == 1 < len(kinds(ids[~padded])) and float(padded.float().mean()) > FEWEST_PADDED:
             return padded

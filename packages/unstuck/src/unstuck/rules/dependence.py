@@ -244,7 +244,7 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
     """Two copies are one, or always equal: what compares them teaches nothing."""
     twin = evidence.depends.twin
     if twin is None:
-        return _constant_loss(evidence)
+        return _equal_preferences(evidence)
     call = f"`{twin.function}`" + (f" ({twin.line})" if twin.line else "")
     if twin.kind == "views":
         text = _("{call} compares outputs with themselves: both views of each sample are the same.", call=call)
@@ -259,16 +259,13 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
     return shown(text)
 
 
-def _constant_loss(evidence: Evidence) -> Found | None:
-    """A loss that is the same in all steps although its gradient is not 0, as of a reference that moves along."""
+def _equal_preferences(evidence: Evidence) -> Found | None:
+    """A loss of preferences that is ln 2 in all steps: its margin is 0, as if the reference moves along."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     moves = all(any(w.gradient and (w.update or 0.0) > MOVES for w in m.weights) for m in evidence.measurements[1:])
-    recorded = evidence.latest.dependence is not None and len(losses) >= PATIENT_MEASUREMENTS
-    if not (recorded and moves and max(SAME, (1 - SAME) * max(losses)) < min(losses)):
+    if not moves or len(losses) < PATIENT_MEASUREMENTS or any(abs(loss - math.log(2)) > SAME for loss in losses):
         return None
-    text = _("The loss is {loss} in all steps, although weights move: what it compares moves with them.",
-             loss=number(losses[-1]))  # fmt: skip
-    return Found((), 0.0, SAME, text)
+    return Found((), 0.0, SAME, _("The loss is ln 2 in all steps, although weights move: what it compares is equal."))
 
 
 @rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)

@@ -252,7 +252,7 @@ def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
     yield Edit(_("with cleared gradients"), proves="US305", clears=True)
     if any(group.get("weight_decay") for one in recording.optimizers for group in one.groups):
         yield Edit(_("without weight decay"), proves="US307", options={"weight_decay": 0.0})
-    if recording.scale * min(recording.taken, default=1.0) < CLIPPED:
+    if min(recording.taken, default=1.0) < CLIPPED:
         yield Edit(_("with the gradients of the backward passes"), proves="US301 US306", unclipped=True)
     for factor in (10, 100):
         yield Edit(_("with {factor} times the learning rate", factor=factor), proves="US301", rate=float(factor))

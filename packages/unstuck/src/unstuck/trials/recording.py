@@ -66,15 +66,15 @@ class Recording:
 
     Attributes:
         steps: oldest first.
-        taken: of each, the share of the gradient that the optimizer has seen, which a scaler divides, too.
-        scale: what a gradient scaler multiplied the last loss by.
+        taken: of each, the share of the gradient that the optimizer has seen.
+        scales: what a gradient scaler multiplied the loss of each by.
         values: parameters and buffers by name, as they were at the first recorded step.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.steps: deque[Step] = deque(maxlen=STEPS)
         self.taken: deque[float] = deque(maxlen=STEPS)
-        self.scale = 1.0
+        self.scales: deque[float] = deque(maxlen=STEPS)
         self.values: dict[str, Tensor] = {}
         self._model = model
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
@@ -98,8 +98,8 @@ class Recording:
     def left(self) -> float:
         """The share of the first loss that the training itself left; nan: not known."""
         first = float(self._first) if self._first is not None and self._optimizers and self.steps else 0.0
-        now = math.fsum(step.loss or 0.0 for step in self.steps) / len(self.steps) / self.scale
-        return now / first if first > 0 else math.nan
+        now = math.fsum((step.loss or 0.0) / scale for step, scale in zip(self.steps, self.scales, strict=True))
+        return now / len(self.steps) / first if first > 0 else math.nan
 
     @property
     def parameters(self) -> set[str]:
@@ -142,21 +142,20 @@ class Recording:
                 moved = others()
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
                     raise NotTriedError(_("another network trains beside it, which the loss reads"))
-                self.scale = scale
-                self.keep(step)
+                self.keep(step, scale)
                 self.taken.append(min(1.0, taken))
                 settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
                 self._optimizers, self._open = {id(optimizer): settings}, True
 
-    def keep(self, step: Step) -> None:
-        """Keep a step with copies of what it reads, because the caller may change it."""
+    def keep(self, step: Step, scale: float = 1.0) -> None:
+        """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
         with self._failing(), torch.inference_mode(False):
             if len(self.steps) == STEPS:
                 self.steps[0].release()
             model = state(self._model)
             if self.values and self.values.keys() != model.keys():  # another training: an adapter was added
-                self.steps.clear()
-                self.taken.clear()
+                for kept in (self.steps, self.taken, self.scales):
+                    kept.clear()
                 self.values, self._first = {}, None
             read = [node.value for one in (*self.steps, step) for node in one.nodes if node.value is not None]
             if sum(tensor.nbytes for tensor in (*model.values(), *read)) > BYTES:
@@ -165,8 +164,9 @@ class Recording:
             for node in step.nodes:
                 node.value = None if node.value is None else copy(node.value)
             self.steps.append(step)
+            self.scales.append(scale)
             if self._first is None and step.values:
-                self._first = torch.stack([value.float() for value in step.values]).sum() / self.scale
+                self._first = torch.stack([value.float() for value in step.values]).sum() / scale
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -40,7 +40,7 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
     if edit.strays_join:
         _train_strays(recording, changes, optimizers[0])
     losses: list[Tensor] = []
-    shares = recording.taken or [1.0]
+    shares, scales = recording.taken or [1.0], recording.scales
 
     def loss_of(number: int) -> Tensor:
         place = number % len(recording.steps)
@@ -55,12 +55,12 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
     ):
         warnings.simplefilter("ignore")  # the user has seen them
         torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed every GPU
-        losses.append(torch.stack([loss_of(number).detach() for number in range(len(recording.steps))]).mean())
+        losses.append(torch.stack([loss_of(i).detach() / scale for i, scale in enumerate(scales)]).mean())
         for number in range(steps):
             if time.perf_counter() > until:
                 break
-            loss = loss_of(number)
-            losses.append(loss.detach())
+            loss, scale = loss_of(number), scales[number % len(scales)]
+            losses.append(loss.detach() / scale)
             if number % CHECKED == 0 and not bool(loss.isfinite()):  # it does not come back
                 losses += [losses[-1]] * (steps - number - 1)
                 break
@@ -68,10 +68,10 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
                 optimizer.zero_grad()
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-                _take(optimizers, 1 / recording.scale if edit.unclipped else shares[number % len(shares)])
+                _take(optimizers, (1.0 if edit.unclipped else shares[number % len(shares)]) / scale)
             for optimizer in optimizers:
                 optimizer.step()
-    return (torch.stack(losses) / recording.scale).tolist()
+    return torch.stack(losses).tolist()
 
 
 def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> list[torch.optim.Optimizer]:
@@ -91,7 +91,7 @@ def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> 
 
 
 def _take(optimizers: list[torch.optim.Optimizer], share: float) -> None:
-    """Leave a share of the gradients, as clipping did in the training."""
+    """Leave a share of the gradients, as clipping and unscaling did in the training."""
     for parameter in (p for one in optimizers for group in one.param_groups for p in group["params"]):
         if share < 1.0 and parameter.grad is not None:
             parameter.grad *= share
