@@ -10,7 +10,7 @@ from torch.nn import functional
 
 import unstuck
 
-MINE = ("US303", "US309", "US502", "US510", "US606", "US703", "US705", "US706")
+MINE = ("US303", "US309", "US502", "US510", "US606", "US703", "US704", "US705", "US706")
 ROWS, WORDS = 32, 12
 
 
@@ -58,6 +58,17 @@ def test_a_reference_that_is_the_policy_is_named():
     model, answer = policy(), torch.arange(5) > 1
     assert "US705" in codes(model, dpo(model, model, answer), answers)
     assert "US705" not in codes(model, dpo(model, copy.deepcopy(model), answer), answers)
+
+
+def test_answers_are_their_own_targets_and_may_be_compared_with_others():
+    """Of a loss that is nearly linear in its margins, it does not matter which answers make a pair."""
+    model, reference = policy(), copy.deepcopy(policy())
+
+    def loss(chosen, rejected):
+        margins = [(log_odds(model, x) - log_odds(reference, x).detach()).sum(1) for x in (chosen, rejected)]
+        return -functional.logsigmoid(0.01 * (margins[0] - margins[1])).mean()
+
+    assert "US704" not in codes(model, loss, answers, steps=120, rate=1e-3)
 
 
 def test_a_mask_that_counts_the_prompt_of_both_answers_is_named():

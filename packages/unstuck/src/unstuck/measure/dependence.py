@@ -1,5 +1,6 @@
 """What the outputs and the loss of a recorded step depend on: some of its inputs change, and the step runs again."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -125,14 +126,16 @@ def _effects(again: Again) -> dict[str, Any]:
     """What the loss becomes if one input, or the targets, are those of other samples."""
     losses, found = again.step.losses, list[Effect]()
     before = sum(float(x.sum()) for x in again.run(losses))
-    read = set(again.read)
-    targets = [n for n in again.given if n not in read and n in set(again.step.needed(losses))]
+    read, needed = set(again.read), set(again.step.needed(losses))
+    targets = [n for n in again.given if n not in read and n in needed]
     several = [node for node in again.given if _varies(node)]
     for nodes in [*([node] for node in several if node in read), [node for node in several if node in targets]]:
         if not nodes or len(several) < 2:
             continue
         results = again.run([*losses, *again.outputs], dict.fromkeys(nodes, rolled))
         after, outputs = sum(float(x.sum()) for x in results[: len(losses)]), results[len(losses) :]
+        if nodes[0] in read and any(n.module is None and n in needed for n in nodes[0].users):
+            after = math.nan  # it is its own target, and belongs to no other input
         moved = any(differ(a, b, 0.0) for a, b in zip(again.before, outputs, strict=True))
         first = next(user for user in nodes[0].users)
         found.append(Effect(nodes[0].shape, first.function, first.module, nodes[0] in targets, moved, before, after))
