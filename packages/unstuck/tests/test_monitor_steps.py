@@ -383,3 +383,29 @@ def test_passes_whose_outputs_are_kept_are_measured_however_many(model, batch):
         sgd(model).step()
     (measurement,) = monitor.measurements
     assert measurement.samples == 100 * ROWS
+
+
+@pytest.mark.parametrize("discriminator_first", [True, False])
+def test_each_player_of_a_game_is_measured_with_its_own_loss(discriminator_first):
+    """As in DCGAN, whose discriminator learns from the outputs of the generator before the generator does."""
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8))
+    discriminator = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    players = {model: torch.optim.Adam(model.parameters(), 1e-3) for model in (generator, discriminator)}
+    losses, of = {model: [] for model in players}, nn.functional.binary_cross_entropy_with_logits
+    with Monitor(generator, every=1, trials=True) as one, Monitor(discriminator, every=1, trials=True) as other:
+        for _ in range(3):
+            fake, real, ones = generator(torch.randn(32, 4)), torch.randn(32, 8), torch.ones(32, 1)
+            for model in players if not discriminator_first else reversed(players):
+                players[model].zero_grad()
+                if model is generator:
+                    loss = of(discriminator(fake), ones)
+                else:
+                    loss = of(discriminator(real), ones) + of(discriminator(fake.detach()), 0 * ones)
+                loss.backward()
+                losses[model].append(loss.item())
+                players[model].step()
+    assert [m.loss for m in one.measurements] == pytest.approx(losses[generator])
+    if discriminator_first:
+        assert [m.loss for m in other.measurements] == pytest.approx(losses[discriminator])
+    assert all(w.gradient > 0 for m in (*one.measurements, *other.measurements) for w in m.weights)

@@ -249,7 +249,8 @@ class Monitor:
         if self._scaler is None and self._probe.attached and optimizer in self._optimizers:
             self._listen_to(stepping_scaler())
         self._seen.add(optimizer)
-        self._probe.stop_following()
+        if optimizer in self._optimizers:  # else another loss may read the same outputs later, as in a GAN
+            self._probe.stop_following()
         if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
             self._nonfinite.before_step(self._step, optimizer)
         if self._probe.attached and optimizer in self._optimizers:

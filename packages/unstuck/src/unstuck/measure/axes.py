@@ -10,6 +10,7 @@ from torch import Tensor
 from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, Again, differ
 from unstuck.step import Node
+from unstuck.step.node import reached
 
 CLASSES = {"ctc_loss": -1, "nll_loss": 1, "kl_div": -1}
 """Losses of logarithms of probabilities, with the dimension of the classes."""
@@ -145,10 +146,7 @@ def _queries_and_keys(again: Again) -> Iterator[list[tuple[Node, int]]]:
 
 def _scaled(node: Node) -> Iterator[Node]:
     """What reads scores, also after they were scaled and masked."""
-    for user in node.users:
-        yield user
-        if user.function in calls.SCALINGS or user.function in MASKS:
-            yield from _scaled(user)
+    return reached([node], lambda n: n.users if n is node or n.function in {*calls.SCALINGS, *MASKS} else ())
 
 
 def _positions(node: Node) -> str | None:

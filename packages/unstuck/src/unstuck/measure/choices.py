@@ -9,6 +9,7 @@ from unstuck.measure import calls
 from unstuck.measure.again import Again
 from unstuck.measure.measurement import Choice
 from unstuck.step import Node
+from unstuck.step.node import reached
 
 CHOOSE = frozenset({"argmax", "argmin", "topk", "max", "min"})
 FEWEST_OPTIONS, ROWS_OF_AN_OPTION = 4, 4
@@ -58,14 +59,8 @@ def _depends(again: Again, node: Node) -> bool:
 
 def _predicts(node: Node) -> bool:
     """Whether a loss compares the options with labels: then one of them is an answer, which is read again."""
-    waiting, seen = [node], set[Node]()
-    while waiting:
-        waiting = [user for n in waiting for user in n.users if user not in seen]
-        seen.update(waiting)
-        if any(n.function in calls.LOSSES for n in waiting):
-            return True
-        waiting = [n for n in waiting if n.function in JOINED]
-    return False
+    readers = reached([node], lambda n: n.users if n is node or n.function in JOINED else ())
+    return any(n.function in calls.LOSSES for n in readers)
 
 
 def _constant(again: Again) -> str | None:

@@ -21,6 +21,7 @@ from unstuck.measure.pairs import of_pairs
 from unstuck.measure.shown import of_patches, of_reconstructions
 from unstuck.measure.tokens import of_tokens
 from unstuck.step import Node, Step
+from unstuck.step.node import reached
 
 MOST_CALLS = 3000
 """In longer steps, a few more forward passes take too long."""
@@ -171,15 +172,6 @@ def _is_squared(node: Node) -> bool:
     return any(user.function in ("square", "pow", "norm", "abs") or user.reads == (node, node) for user in node.users)
 
 
-def _behind(node: Node) -> set[Node]:
-    """All that depends on a node."""
-    found, waiting = set[Node](), [node]
-    while waiting:
-        waiting += (new := set(waiting.pop().users) - found)
-        found |= new
-    return found
-
-
 def _predicted(step: Step) -> str | None:
     """The function that compares outputs with targets that have a gradient, too; None without any.
 
@@ -192,7 +184,7 @@ def _predicted(step: Step) -> str | None:
             continue
         own = [{n for n in step.needed([read]) if n.op == "parameter"} for read in pair]
         shapes = [Counter(n.shape for n in weights) for weights in own]
-        alone = set(step.needed()) == {*step.needed([node]), *_behind(node)}
+        alone = set(step.needed()) == {*step.needed([node]), *reached([node], lambda n: n.users)}
         copied = (shapes[0] <= shapes[1] or shapes[1] <= shapes[0]) and pair[0].shape == pair[1].shape
         alike = copied or node.function == "kl_div" or alone
         taught = own[0] < own[1] or own[1] < own[0] or (alike and not own[0] & own[1])

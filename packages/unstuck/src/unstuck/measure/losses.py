@@ -1,7 +1,7 @@
 """Queries about the calls of a loss: what it compares, its terms, constants and advantages in it."""
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from unstuck.measure import calls
 from unstuck.measure.flow import UNKNOWN, Flow
 from unstuck.measure.layer_call import LayerCall
-from unstuck.step.node import Node
+from unstuck.step.node import Node, reached
 
 Pairing = tuple[str, str, Tensor, Tensor, bool]
 """The function, the name of the layer or "", outputs and targets, and whether they are swapped."""
@@ -174,14 +174,12 @@ def squared_difference(flow: Flow, node: Node) -> Pair | None:
 
 def terms(loss: Node) -> Iterator[Node]:
     """The calls that a loss adds up, from the loss on."""
-    waiting = [loss]
-    for _time in range(MOST_NODES):
-        if not waiting:
-            return
-        node = waiting.pop()
-        yield node
-        if node.function in LINEAR and not (node.function in SCALINGS and len(node.moving) > 1):
-            waiting += node.moving
+
+    def added(node: Node) -> list[Node]:
+        one = node.function not in SCALINGS or len(node.moving) < 2
+        return node.moving if one and node.function in LINEAR else []
+
+    return islice(reached([loss], added), MOST_NODES)
 
 
 def constant_term(flow: Flow, loss: Node) -> str:

@@ -11,6 +11,7 @@ from unstuck.measure import calls
 from unstuck.measure.again import FEWEST, Again, kinds
 from unstuck.measure.measurement import Pairing
 from unstuck.step import Node
+from unstuck.step.node import reached
 
 TURNED = frozenset({"T", "mT", "t", "transpose", "permute", "contiguous", "detach", "float", "clone"})
 READERS = ("cross_entropy", "log_softmax", "logsumexp")
@@ -50,15 +51,17 @@ def _pairing(again: Again, call: Node) -> Iterator[Pairing]:
 
 def product(logits: Node) -> Node | None:
     """The product of all pairs of features that logits of the same shape come from."""
-    waiting, seen = [logits], set[Node]()
-    while waiting and len(logits.shape) == 2 and min(logits.shape) >= FEWEST:
-        node = waiting.pop(0)
+    if len(logits.shape) != 2 or min(logits.shape) < FEWEST:
+        return None
+
+    def before(node: Node) -> list[Node]:
+        product = node.function in calls.PRODUCTS
+        return [n for n in node.reads if not product and n.shape in (logits.shape, logits.shape[::-1])]
+
+    for node in reached([logits], before):
         moving = [n.requires_grad and n.through(TURNED).op != "parameter" for n in node.reads[:2]]
         if node.function in calls.PRODUCTS and len(node.reads) == 2 and all(moving):
             return node
-        fits = (n for n in node.reads if n.shape in (logits.shape, logits.shape[::-1]) and n not in seen)
-        waiting += fits if node.function not in calls.PRODUCTS else ()
-        seen.update(waiting)
     return None
 
 

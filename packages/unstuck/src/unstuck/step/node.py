@@ -1,7 +1,7 @@
 """One call of PyTorch in a recorded step, or a tensor from outside. The words are those of `torch.fx.Node`."""
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -80,6 +80,17 @@ class Node:
     def __repr__(self) -> str:
         what = self.function if self.op == "call_function" else f"{self.op} {self.target}"
         return f"<{what} {list(self.shape)}{f' in {self.module}' if self.module else ''}>"
+
+
+def reached(starts: Iterable[Node], to: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+    """What steps lead to from some nodes: these first, then what is near, each once."""
+    waiting = list(dict.fromkeys(starts))
+    seen = set(waiting)
+    for node in waiting:
+        yield node
+        new = [other for other in dict.fromkeys(to(node)) if other not in seen]
+        seen.update(new)
+        waiting += new
 
 
 def tensors_in(values: Any, depth: int = MOST_DEPTH) -> Iterator[Tensor]:

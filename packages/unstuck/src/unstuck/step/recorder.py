@@ -19,7 +19,7 @@ from unstuck._torch.autograd import NONE, backward_pass
 from unstuck._torch.modes import autocast, leave, lower, original, transforms_active, unfollowed
 from unstuck.extensions import is_library_file
 from unstuck.observation.observer import Observer
-from unstuck.step.node import Node, mapped, name_of, tensors_in
+from unstuck.step.node import Node, mapped, name_of, reached, tensors_in
 from unstuck.step.step import Step
 
 TRANSFORMS = "calls inside torch.func.vmap, grad and the like"
@@ -117,7 +117,9 @@ class Recorder(TorchFunctionMode):
         node = None
         try:
             if name == "backward" and not self.stack:
-                self.take_loss(args[0])
+                self._ended = True
+                if self._trains(args[0]):
+                    self.take_loss(args[0])
             else:
                 node = self._read(func, name, args, kwargs)  # an in-place function changes its arguments
                 args = self.before(func, name, args, kwargs)
@@ -220,6 +222,12 @@ class Recorder(TorchFunctionMode):
                     self._append(item)
                     self._take_parts(item, part)
                 node.requires_grad |= item.requires_grad
+
+    @unfollowed
+    def _trains(self, loss: Tensor) -> bool:
+        """Whether a gradient goes from a loss to parameters of the model: that of a discriminator may read outputs."""
+        moving = reached([self.node_of(loss)], lambda node: node.moving)
+        return any(node.op == "parameter" and node.requires_grad for node in moving)
 
     @unfollowed
     @torch.no_grad()

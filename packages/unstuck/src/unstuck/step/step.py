@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from unstuck.step.node import Node, mapped
+from unstuck.step.node import Node, mapped, reached
 
 
 @dataclass(eq=False)
@@ -44,12 +44,7 @@ class Step:
 
     def needed(self, ends: Iterable[Node] | None = None) -> list[Node]:
         """The nodes that some nodes depend on, by default the losses, in the order in which they ran."""
-        waiting, found = list(self.losses if ends is None else ends), set[Node]()
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                waiting += node.all_input_nodes
+        found = set(reached(self.losses if ends is None else ends, lambda node: node.reads))
         return [node for node in self.nodes if node in found]
 
     def release(self) -> None:
