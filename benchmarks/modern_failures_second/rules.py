@@ -28,6 +28,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "rows scrambled": ("US506",),
     "too much dropout": ("US510",),
     "trained part under no_grad": ("US501",),
+    "wrong amount of noise": ("US711",),
+    "wrong noise": ("US711",),
     "wrong pairs": ("US704", "US708"),
     "wrong special token": ("US601",),
 }

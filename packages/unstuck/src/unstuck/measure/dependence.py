@@ -17,6 +17,7 @@ from unstuck.measure.calls import DIFFERENCES, REGRESSION_LOSSES
 from unstuck.measure.choices import of_choices
 from unstuck.measure.copies import of_groups, of_teachers, of_twins, of_zero_inputs
 from unstuck.measure.measurement import Dependence, Effect
+from unstuck.measure.noise import of_noise
 from unstuck.measure.pairs import of_pairs
 from unstuck.measure.shown import of_patches, of_reconstructions
 from unstuck.measure.tokens import of_tokens
@@ -45,7 +46,7 @@ def depend(
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
         return None
     of_outputs = [_of_samples, of_tokens, of_patches, of_reconstructions, *([_effects] if trained else [])]
-    of_steps = [partial(question, earlier=earlier) for question in (of_twins, of_teachers, of_zero_inputs)]
+    of_steps = [partial(question, earlier=earlier) for question in (of_twins, of_teachers, of_zero_inputs, of_noise)]
     others = [of_groups, of_axes, of_pairs, of_choices, _without_running]
     for question in (*(of_outputs if again.outputs else ()), *of_steps, *others):
         # A call of the step may raise anything.

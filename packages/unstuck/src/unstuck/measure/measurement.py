@@ -229,6 +229,8 @@ class Dependence:
     twin: Twin | None = None  # equal results that are compared
     mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
     wrong_axis: str | None = None  # reads probabilities that are normalised over another dimension than its own
+    noise: tuple[float, ...] | None = None  # correlations of a denoiser's input with the noise at both ends of times
+    uniform_noise: bool = False  # it is uniform between 0 and 1
     own_input: bool = False  # a denoiser, which reads a time, is asked for the numbers that it reads
     drowned: float | None = None  # how much larger than an embedding of places that is what it is added to
     divided: int | None = None  # classes by which a kl_div beside other terms is divided, because it is a plain mean

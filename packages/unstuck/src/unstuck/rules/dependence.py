@@ -5,6 +5,7 @@ import math
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Effect
+from unstuck.measure.noise import DROWNED
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS
@@ -57,6 +58,11 @@ COPY = (
 AUGMENT = "Draw the random augmentation for each view anew, or keep dropout on where it makes the views."
 KEEP_OLD = "Compute the old log-probabilities once for each batch of samples, under `torch.no_grad()`, and keep them."
 GROUP = "Repeat each prompt in consecutive rows (`repeat_interleave`), and view the rewards as [prompts, generations]."
+REACH_NOISE = "Let the data vanish at the last time: more steps or larger betas, and the product of all alphas."
+DRAW_NORMAL = "Use `torch.randn_like` in place of `torch.rand_like`."
+SCALE_DATA = "Scale the data, or the latents of an autoencoder, to a standard deviation of about 1."
+COVERED = 0.9
+"""Correlation with the noise where there is most of it: usual schedules have more than 0.99."""
 MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
 """Parts of the names of inputs that a model may leave alone."""
 VISIBLE = 0.5
@@ -286,6 +292,24 @@ def positions_run_on(evidence: Evidence) -> Found | None:
     if not evidence.depends.run_on:
         return None
     return shown(_("Texts begin in the middle of a row, and their positions count what stands before them."))
+
+
+@rule("US711", "noise that does not fit", remedy=REACH_NOISE, hidden_by=("US401", "US606"), mistake=True)
+def unfit_noise(evidence: Evidence) -> Found | None:
+    """A denoiser never sees what it has to begin with, or hardly sees the data."""
+    found = evidence.depends
+    low, high = found.noise or (0.0, 1.0)
+    if found.uniform_noise:
+        return shown(_("The noise is uniform between 0 and 1, and sampling begins with normal numbers."), DRAW_NORMAL)
+    if high < COVERED:
+        text = _("Where there is most noise, the correlation of what the denoiser reads with it is only {share}.",
+                 share=number(high))  # fmt: skip
+        return shown(text, value=high)
+    if low > DROWNED:
+        text = _("At all times, the correlation of what the denoiser reads with the noise is {share} or more.",
+                 share=number(low))  # fmt: skip
+        return shown(text, SCALE_DATA, value=low)
+    return None
 
 
 def _reader(effect: Effect) -> str:
