@@ -12,8 +12,8 @@ from unstuck.measure.again import Again, kinds
 from unstuck.step import Step
 
 COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES
-FEWEST, ENDS = 64, 0.05
-"""Samples; the share of them that have the smallest, or the largest times."""
+FEWEST, ENDS, NEAR = 64, 0.05, 4
+"""Samples; the share of them that have the smallest, or the largest times; those that have nearly the same time."""
 RISES, DROWNED = 0.15, 0.8
 """How much the correlation depends on the time, at least, unless it is larger than this at all times."""
 
@@ -32,8 +32,10 @@ def of_noise(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
     noise = noise - 0.5 if uniform else noise
     for i in range(numbers if normal or uniform else 0):
         order = torch.cat([triple[2][i].flatten() for triple in known]).argsort()
-        count = max(FEWEST // 4, int(ENDS * len(order)))
-        low, high = sorted(_correlation(read[part], noise[part]) for part in (order[:count], order[-count:]))
+        order, count = order[: len(order) // NEAR * NEAR], max(FEWEST // 4, int(ENDS * len(order)))
+        near = torch.nn.functional.normalize(read[order].reshape(len(order) // NEAR, -1)).reshape(len(order), -1)
+        ends = slice(count), slice(-count, None)
+        low, high = sorted(_correlation(near[end], noise[order][end]) for end in ends)
         if high - low > RISES or low > DROWNED:
             return {"noise": (low, high), "uniform_noise": uniform}
     return {}

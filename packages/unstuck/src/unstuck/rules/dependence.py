@@ -58,7 +58,10 @@ COPY = (
 AUGMENT = "Draw the random augmentation for each view anew, or keep dropout on where it makes the views."
 KEEP_OLD = "Compute the old log-probabilities once for each batch of samples, under `torch.no_grad()`, and keep them."
 GROUP = "Repeat each prompt in consecutive rows (`repeat_interleave`), and view the rewards as [prompts, generations]."
-REACH_NOISE = "Let the data vanish at the last time: more steps or larger betas, and the product of all alphas."
+REACH_NOISE = (
+    "Let the data vanish at the last time: more steps or larger betas, and the product of all alphas; nothing to do if "
+    "nothing is sampled from noise."
+)
 DRAW_NORMAL = "Use `torch.randn_like` in place of `torch.rand_like`."
 SCALE_DATA = "Scale the data, or the latents of an autoencoder, to a standard deviation of about 1."
 COVERED = 0.9
