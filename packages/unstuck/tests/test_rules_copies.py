@@ -338,3 +338,23 @@ def test_a_vision_transformer_without_positions_is_named(places, cut, expected):
     model = Vision(places, cut)
     batch = [(torch.randn(ROWS, 1, 12, 12), torch.randint(4, (ROWS,))) for _ in range(14)]
     assert codes(model, lambda x, y: functional.cross_entropy(model(x), y), batch.__getitem__) == expected
+
+
+class OneKey(nn.Module):
+    """Mixes the positions of an image that became a single one: each weight is 1, as the others would not be."""
+
+    def __init__(self, attends):
+        super().__init__()
+        self.attends, self.scores, self.values, self.last = attends, nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        x = x[:, None]
+        scores = self.scores(x) @ x.mT if self.attends else self.scores(x).mean(-1, keepdim=True)
+        return self.last(x + scores.softmax(1) * self.values(x))[:, 0]
+
+
+@pytest.mark.parametrize("attends", [True, False])
+def test_a_softmax_over_a_single_position_is_no_choice_of_one(attends):
+    x = torch.randn(ROWS, 8)
+    found = unstuck.diagnose(OneKey(attends), x, x[:, :1], functional.mse_loss).findings
+    assert not any("always 1" in finding.message for finding in found)

@@ -64,10 +64,11 @@ def _predicts(node: Node) -> bool:
 
 
 def _constant(again: Again) -> str | None:
-    """A quotient, or a softmax, of what the network computes, that is 1 for all: nothing before it has a gradient."""
+    """A quotient of what the network computes, or a softmax of what it chose, that is 1: nothing before it trains."""
     needed = [n for n in again.step.needed() if n.requires_grad and n.module is not None and n.shape]
     ends = [n for n in needed if n.function in ("div", "truediv", "true_divide", "softmax") and n.shape[0] > 1]
-    ends = [n for n in ends if len(n.moving) > (n.function != "softmax")]
+    chosen = {n for n in ends if n.reads[0].through(calls.MOVES).function in CHOOSE}  # an attention may have one key
+    ends = [n for n in ends if (n in chosen if n.function == "softmax" else len(n.moving) > 1)]
     for node, value in zip(ends, again.run(ends), strict=True):
         if value.numel() >= again.samples and bool(((value - 1).abs() < 1e-6).all()):
             return f"{node.function} in {node.module}" if node.module else node.function
