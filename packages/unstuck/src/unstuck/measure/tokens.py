@@ -20,8 +20,8 @@ MOST_ROWS, NEAR = 2048, 0.05
 """Rows of an embedding that are compared, and the distance of two of them over the median of all."""
 SCATTERED = 1.2
 """Runs of labels that count, in a row."""
-FEWEST_PADDED = 0.02
-"""Share of the tokens that are padding."""
+FEWEST_PADDED, REPEATS = 0.02, 0.25
+"""Share of the tokens that are padding; of the other rows that end with a token twice, if there are more."""
 
 
 def of_tokens(again: Again) -> dict[str, Any]:
@@ -277,8 +277,8 @@ def _padded(again: Again, ids: Tensor) -> Tensor | None:
     last, ends = _ends(ids)
     lengths, elsewhere = ends.sum(1), ((ids == last) & ~ends)[:, 1:].any()  # a text may begin with it
     long = int(lengths.max()) > (1 if len(kinds(lengths)) > 1 else 2)
-    usual = 2 * int(lengths.count_nonzero()) >= len(ids) or len(kinds(lengths) - {0}) > 1  # no word that some repeat
-    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if long and usual and not elsewhere else [])
+    repeats = (ids[:, -1] == ids[:, -2])[lengths == 0].float().mean() > REPEATS  # as answers of a policy may do
+    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if long and not (repeats or elsewhere) else [])
     for padded in found:
         if len(kinds(ids[padded])) == 1 < len(kinds(ids[~padded])) and float(padded.float().mean()) > FEWEST_PADDED:
             return padded
