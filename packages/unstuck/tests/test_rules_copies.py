@@ -358,3 +358,19 @@ def test_a_softmax_over_a_single_position_is_no_choice_of_one(attends):
     x = torch.randn(ROWS, 8)
     found = unstuck.diagnose(OneKey(attends), x, x[:, :1], functional.mse_loss).findings
     assert not any("always 1" in finding.message for finding in found)
+
+
+def test_boxes_that_contain_their_targets_are_no_copies():
+    """The hull of two boxes is then their union, in all of them."""
+    corners = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+
+    def distance(boxes, targets):
+        low, high = torch.min(boxes[:, :2], targets[:, :2]), torch.max(boxes[:, 2:], targets[:, 2:])
+        inner = torch.max(boxes[:, :2], targets[:, :2]), torch.min(boxes[:, 2:], targets[:, 2:])
+        own, wanted, both = ((b - a).clamp(min=0).prod(1) for a, b in (boxes.split(2, 1), targets.split(2, 1), inner))
+        hull, union = (high - low).prod(1), own + wanted - both
+        return (1 - both / union + (hull - union) / hull).mean()
+
+    model, x = mlp(8, 16, 4), torch.randn(ROWS, 8)
+    targets = 0.1 * corners * (1 + torch.rand(ROWS, 1))
+    assert codes(model, lambda x, y: distance(corners + 0.1 * model(x), y), lambda step: (x, targets), rate=1e-4) == []

@@ -68,7 +68,9 @@ def _pair(node: Node) -> tuple[Node, Node] | None:
     if node.function in ("matmul", "mm", "rmatmul"):
         one, other = calls.unscaled(one), calls.unscaled(other)
         return (one, other) if len(one.shape) == 2 and one.shape == other.shape else None
-    apart = one.through(SAME) is not other.through(SAME)
+    scaled = [read for user in node.users if user.function in calls.SCALINGS for read in user.reads]
+    relative = one in scaled or other in scaled  # as in the overlap of boxes, GIoU
+    apart = one.through(SAME) is not other.through(SAME) and not relative
     return (one, other) if node.function in COMPARISONS and one.shape == other.shape and apart else None
 
 
