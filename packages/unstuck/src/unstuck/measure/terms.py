@@ -1,10 +1,11 @@
 """The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from unstuck.measure.measurement import LossTerm
 from unstuck.measure.statistics import Number, fetch, unmeasured
 from unstuck.step.node import Node
 
+Totals = Callable[..., Any]
+"""Sums over the ranks."""
 MOST_TERMS, MOST_CLASSES = 16, 256
 NAMES = ("input", "target", "weight")
 
@@ -32,6 +35,7 @@ class TermCall:
     class_counts: Tensor | None = None
     part: Number = 0.0
     reduced: bool = True  # it is one number; else a part only if the loss adds it up
+    count: int = 1  # of the numbers of which the value is the mean
 
     @classmethod
     @torch.no_grad()
@@ -41,7 +45,8 @@ class TermCall:
         targets, weight = _tensor(given.get("target")), _tensor(given.get("weight"))
         own = value.detach().float().clone()  # the caller may change it in place
         call = cls(node, node.function, flow.read(next(iter(node.args), None)), own.mean())
-        call.reconstructs, call.reduced = _is_among(targets, inputs), own.numel() == 1
+        call.reconstructs, call.count = _is_among(targets, inputs), own.numel()
+        call.reduced = call.count == 1
         if targets is not None:
             pull = _tensor(node.kwargs.get("pos_weight"))
             call.class_weights, call.class_counts = _class_weights(node.function, targets, weight, pull)
@@ -63,7 +68,8 @@ class TermCall:
         if targets is None:  # a view is gone, and what it views may be there
             targets = pair[1].through(calls.MOVES).tensor()
         own, reads = tensor.detach(), flow.read(pair[0])
-        call = cls(difference, difference.function, reads, own.square().mean(), _is_among(targets, inputs))
+        among = _is_among(targets, inputs)
+        call = cls(difference, difference.function, reads, own.square().mean(), among, count=own.numel())
         tensor.register_hook(lambda gradient: call.take(own / 2, gradient))  # type: ignore[no-untyped-call]
         return call
 
@@ -75,24 +81,29 @@ class TermCall:
 
 
 def joined(
-    found: Iterable[TermCall], added: Container[Node], places: Mapping[str, int], scale: float
+    found: Iterable[TermCall], added: Container[Node], places: Mapping[str, int], scale: float, totals: Totals
 ) -> Iterator[LossTerm]:
-    """The terms of a step; its losses add up the `added` calls, and `places` has where layers are, by name."""
+    """The terms of a step; its losses add up the `added` calls, and `places` has where layers are, by name.
+
+    `scale` multiplied the sum of the losses of all ranks.
+    """
     kinds: dict[tuple[str, str], list[TermCall]] = {}
     for call in (call for call in found if call.reduced or call.node in added):
         kinds.setdefault((call.function, call.reads), []).append(call)
     for (function, reads), own in list(kinds.items())[:MOST_TERMS]:
         values, parts = fetch([call.value for call in own]), fetch([call.part for call in own])
+        sums = sum(value * call.count for value, call in zip(values, own, strict=True)), sum(call.count for call in own)
+        value, count, part = totals(np.array([*sums, sum(parts)])).tolist()
         counts = [call.class_counts for call in own if call.class_counts is not None]
-        if not math.isfinite(sum(parts)):
+        if not math.isfinite(part):
             continue
         weights = own[-1].class_weights
         alike = weights is not None and all(len(count) == len(weights) for count in counts)
         yield LossTerm(
             function=function,
             reads=places.get(reads),
-            value=sum(values) / len(values),
-            part=sum(parts) / scale,
+            value=value / count if count else math.nan,
+            part=part / scale,
             reconstructs=all(call.reconstructs for call in own),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
