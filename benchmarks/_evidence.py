@@ -41,6 +41,7 @@ SCRIPTS = {
     "physics_seeds": "compare_physics.py --only depth=8 --only method=tanh,piratenet",
     "physics_seeds_sigmoid_core": "compare_physics.py --only depth=8 --only method=sigmoid-core",
     "diagnosis_modern_third": "diagnosis_modern.py --half third",
+    "watch_overhead_modern": "watch_overhead.py --programs {checkouts} --only program=trainer,lora,diffusion",
     "diagnosis_modern_third_mended": "diagnosis_modern.py --half third",
     "physics_steps": "physics_steps.py --threads 1",
     "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
