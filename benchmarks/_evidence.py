@@ -29,6 +29,8 @@ SCRIPTS = {
     "diagnosis_failures_held_out": "diagnosis_failures.py --half held-out",
     "diagnosis_modern_second": "diagnosis_modern.py --half second",
     "diagnosis_modern_strangers_mended": "diagnosis_modern.py --half strangers",
+    "diagnosis_modern_third": "diagnosis_modern.py --half third",
+    "diagnosis_modern_third_mended": "diagnosis_modern.py --half third",
     "equalizer_settings": "equalizer_settings.py",
     "failures_peers": "failures_peers.py",
     "failures_traincheck": "failures_traincheck.py",
@@ -40,11 +42,9 @@ SCRIPTS = {
     "physics_inverse": "compare_physics.py --only seed=0 --only problem=poisson_inverse --only depth=4,16",
     "physics_seeds": "compare_physics.py --only depth=8 --only method=tanh,piratenet",
     "physics_seeds_sigmoid_core": "compare_physics.py --only depth=8 --only method=sigmoid-core",
-    "diagnosis_modern_third": "diagnosis_modern.py --half third",
-    "watch_overhead_modern": "watch_overhead.py --programs {checkouts} --only program=trainer,lora,diffusion",
-    "diagnosis_modern_third_mended": "diagnosis_modern.py --half third",
     "physics_steps": "physics_steps.py --threads 1",
     "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
+    "watch_overhead_modern": "watch_overhead.py --programs {checkouts} --only program=trainer,lora,diffusion",
     "watch_repositories": "watch_repositories.py --checkouts {checkouts} --images {images}",
 }
 """The script and the options that make each quoted file; braces stand for what is not in the repository."""

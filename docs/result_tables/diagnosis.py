@@ -44,8 +44,8 @@ def diagnosis_modern() -> Cells:
 @table
 def diagnosis_modern_strangers() -> Cells:
     """The first collection as it was judged first, and after mends; the second and the third, judged once."""
-    names = ("diagnosis_modern_strangers", "diagnosis_modern_strangers_mended")
-    names += ("diagnosis_modern_second", "diagnosis_modern_third")
+    collections = ("strangers", "strangers_mended", "second", "third")
+    names = [f"diagnosis_modern_{collection}" for collection in collections]
     for found in zip(*map(outcomes_of, names), strict=True):
         yield found[0][0], *(count for _words, count in found)
     healthy = [[row["outcome"] for row in select(name, variant="healthy")] for name in names]

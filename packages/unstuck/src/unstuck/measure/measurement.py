@@ -145,7 +145,7 @@ class LossTerm:
     function: str  # its name; sub: a difference
     reads: int | None = None  # position of the layer whose output it reads; None: of no layer
     value: float = math.nan  # what it returns, or the mean square; the mean over several calls
-    part: float = math.nan  # what it adds to the loss: the value times the factor that it gets
+    part: float = math.nan  # what it adds to the loss: the sum of its numbers times their gradients
     reconstructs: bool = False  # its targets are the model's inputs
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class

@@ -108,7 +108,7 @@ def summarize(
         loss=loss / (scale * ranks.count) if values else None,
         loss_function=loss_function,
         loss_reads=places.get(loss_reads),
-        terms=tuple(terms.joined([t for r in passes for t in r.terms], added, places, scale * together.count, totals)),
+        terms=tuple(terms.joined([t for r in passes for t in r.terms], added, places, scale, together, device)),
         constant_terms=tuple(dict.fromkeys(filter(None, constants))),
         moves_value=any(map(losses.moves_its_value, ends)),
         comparisons=comparisons.joined([r.compared for r in passes], places),

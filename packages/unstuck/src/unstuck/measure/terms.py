@@ -1,11 +1,11 @@
-"""The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
+"""The terms of a loss: what its functions return, what each adds to the loss, and the weights of classes."""
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +14,9 @@ from unstuck.measure.flow import Flow
 from unstuck.measure.losses import Pair
 from unstuck.measure.measurement import LossTerm
 from unstuck.measure.statistics import Number, fetch, unmeasured
+from unstuck.observation.process_group import Alone, Ranks
 from unstuck.step.node import Node
 
-Totals = Callable[..., Any]
-"""Sums over the ranks."""
 MOST_TERMS, MOST_CLASSES = 16, 256
 NAMES = ("input", "target", "weight")
 
@@ -81,19 +80,26 @@ class TermCall:
 
 
 def joined(
-    found: Iterable[TermCall], added: Container[Node], places: Mapping[str, int], scale: float, totals: Totals
+    found: Iterable[TermCall],
+    added: Container[Node],
+    places: Mapping[str, int],
+    scale: float,
+    ranks: Ranks,
+    device: torch.device,
 ) -> Iterator[LossTerm]:
     """The terms of a step; its losses add up the `added` calls, and `places` has where layers are, by name.
 
-    `scale` multiplied the sum of the losses of all ranks.
+    `scale` multiplied the loss of each rank. Of ranks with different terms, each reports its own.
     """
     kinds: dict[tuple[str, str], list[TermCall]] = {}
     for call in (call for call in found if call.reduced or call.node in added):
         kinds.setdefault((call.function, call.reads), []).append(call)
-    for (function, reads), own in list(kinds.items())[:MOST_TERMS]:
-        values, parts = fetch([call.value for call in own]), fetch([call.part for call in own])
-        sums = sum(value * call.count for value, call in zip(values, own, strict=True)), sum(call.count for call in own)
-        value, count, part = totals(np.array([*sums, sum(parts)])).tolist()
+    kinds = dict(list(kinds.items())[:MOST_TERMS])
+    fingerprint = torch.tensor([zlib.crc32(repr([*kinds]).encode())], dtype=torch.float64, device=device)
+    together = ranks if ranks.same(fingerprint) else Alone()  # sums of different lengths would wait forever
+    rows = torch.tensor([_sums(own) for own in kinds.values()], dtype=torch.float64).reshape(-1, 3)
+    sums = together.total(rows, device).tolist()
+    for ((function, reads), own), (value, count, part) in zip(kinds.items(), sums, strict=True):
         counts = [call.class_counts for call in own if call.class_counts is not None]
         if not math.isfinite(part):
             continue
@@ -103,11 +109,18 @@ def joined(
             function=function,
             reads=places.get(reads),
             value=value / count if count else math.nan,
-            part=part / scale,
+            part=part / (scale * together.count),
             reconstructs=all(call.reconstructs for call in own),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
         )
+
+
+def _sums(own: Sequence[TermCall]) -> tuple[float, float, float]:
+    """The sum of all numbers of some calls, how many they are, and what they add to the loss."""
+    values, parts = fetch([call.value for call in own]), fetch([call.part for call in own])
+    numbers = [call.count for call in own]
+    return sum(value * n for value, n in zip(values, numbers, strict=True)), sum(numbers), sum(parts)
 
 
 def _tensor(argument: Any) -> Tensor | None:
