@@ -100,7 +100,7 @@ def no_sync(model: Any) -> Any:
 
 
 DIFFERENT = {
-    "ranks", "shape", "loss_function", "loss_reads", "spread", "input_spread", "comparisons", "dependence", "histogram",
+    "ranks", "shape", "loss_function", "loss_reads", "spread", "input_spread", "comparisons", "answers", "histogram",
     "low", "high",
 }  # fmt: skip
 """Fields of a process, of the way in which the loss is written, and those that are joined approximately."""

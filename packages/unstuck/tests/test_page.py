@@ -120,9 +120,7 @@ def test_names_never_become_markup_or_code(write, name):
         for f in diagnosis.findings
     ]
     measured = replace(diagnosis.measurement, notes=(name,), loss_function=name)
-    measured = replace(
-        measured, layers=tuple(replace(x, kind=name, dtype=name, steps=(0.1, 0.2)) for x in measured.layers)
-    )
+    measured = replace(measured, layers=tuple(replace(x, kind=name, dtype=name) for x in measured.layers))
     tree, data = parsed(write(replace(diagnosis, findings=tuple(findings), measurement=measured)))
     assert {e["tag"] for e in tree.elements} <= {e["tag"] for e in healthy.elements} | {"figcaption"}
     assert len(tree.all("script")) == 2

@@ -13,7 +13,6 @@ from unstuck_support.hooks import global_hooks
 from unstuck_support.measuring import Forward, layer, measured, mlp, module_gradients, names, size
 
 import unstuck
-from unstuck.measure.measurement import STEPS
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 
@@ -140,17 +139,18 @@ def steps_before_samples(rnn):
     ],
 )
 @pytest.mark.parametrize("read", [lambda h: h.sum(1), lambda h: h[:, -1]], ids=["all steps", "last step"])
-def test_time_steps_and_outputs_of_recurrent_layers_have_the_gradients_of_autograd(make, read):
+def test_first_steps_and_outputs_of_recurrent_layers_have_the_gradients_of_autograd(make, read):
     rnn, x = make(), torch.randn(32, 9, 6, requires_grad=True)
     outputs = rnn(x)[0]
     loss = functional.cross_entropy(read(outputs), Y)
     of_outputs, of_inputs = torch.autograd.grad(loss, (outputs, x))
     m = measured(Forward(lambda s, x: read(s.rnn(x)[0]), rnn=rnn), x.detach(), Y, functional.cross_entropy)
-    assert m.layers[0].steps == pytest.approx([size(g) for g in of_inputs.unbind(1)], rel=1e-4)
+    sizes = [size(g) for g in of_inputs.unbind(1)]
+    assert m.answers["memories"][0]["share"] == pytest.approx(sizes[0] / max(sizes), rel=1e-4)
     assert m.layers[0].gradient == pytest.approx(size(of_outputs), rel=1e-4)
 
 
-def test_time_steps_of_a_packed_sequence_count_the_samples_that_are_long_enough():
+def test_the_steps_of_a_packed_sequence_count_the_samples_that_are_long_enough():
     lengths = torch.tensor([5, 2, 4, 1] * 8)
 
     def forward(s, x):
@@ -161,20 +161,8 @@ def test_time_steps_of_a_packed_sequence_count_the_samples_that_are_long_enough(
     x = torch.randn(32, 5, 6, requires_grad=True)
     (gradient,) = torch.autograd.grad(functional.cross_entropy(model(x), Y), x)
     expected = [size(g, int((lengths > t).sum())) for t, g in enumerate(gradient.unbind(1))]
-    m = measured(model, x.detach(), Y, functional.cross_entropy)
-    assert m.layers[0].steps == pytest.approx(expected, rel=1e-4)
-
-
-def test_time_steps_of_a_long_sequence_are_thinned_evenly_with_both_ends():
-    model = Forward(lambda s, x: s.rnn(x)[0][:, -1], rnn=nn.RNN(6, 3, batch_first=True))
-    x = torch.randn(32, 300, 6, requires_grad=True)
-    (gradient,) = torch.autograd.grad(functional.cross_entropy(model(x), Y), x)
-    expected = [size(g) for g in gradient.unbind(1)]
-    found = measured(model, x.detach(), Y, functional.cross_entropy).layers[0].steps
-    assert len(found) == STEPS
-    assert found[0] == pytest.approx(expected[0], rel=1e-4, abs=1e-30)
-    assert found[-1] == pytest.approx(expected[-1], rel=1e-4)
-    assert found == pytest.approx([expected[round(i * 299 / 63)] for i in range(64)], rel=1e-4, abs=1e-30)
+    (found,) = measured(model, x.detach(), Y, functional.cross_entropy).answers["memories"]
+    assert found["share"] == pytest.approx(expected[0] / max(expected), rel=1e-4)
 
 
 def test_weights_with_equal_rows_are_reported_as_alike():

@@ -111,10 +111,14 @@ def test_identical_inputs_name_no_layer():
 
 
 def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
-    heads = linear("attention", 1.0, 0, kind="MultiheadAttention", entropy=0.01, sharp=1.0)
+    heads = linear("attention", 1.0, 0, kind="MultiheadAttention")
     found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1))
-    assert rules(found) == ["US204"]
-    assert rules(changed(found, 1, sharp=0.75)) == []
+
+    def attending(share):
+        return replace(found, answers={"attentions": [{"module": "attention", "share": share}]})
+
+    assert rules(attending(0.96)) == ["US204"]
+    assert rules(attending(0.9)) == []
 
 
 def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():

@@ -13,7 +13,7 @@ from unstuck_support.measurements import anything, changed, dead, few, frozen, s
 from unstuck.diagnosis import Diagnosis
 from unstuck.findings import Finding, Severity
 from unstuck.language.terminal import NARROWEST, WIDEST, text_width
-from unstuck.measure.measurement import Layer, Measurement, Weight
+from unstuck.measure.measurement import Layer, Measurement
 from unstuck.report.layers import ROWS, SHORT
 from unstuck.report.text import to_text
 
@@ -88,26 +88,6 @@ def test_zero_nonfinite_and_unknown_numbers_are_distinct(is_as_kept):
     is_as_kept(Diagnosis(replace(measurement, loss=math.nan), (found,)))
 
 
-def test_recurrent_layers_show_the_gradient_through_time(is_as_kept):
-    layers = (
-        Layer("rnn", "rnn", "LSTM", "weights", gradient=1.0, steps=tuple(1e-12 * 2.0**i for i in range(40))),
-        Layer("gru", "gru", "GRU", "weights", (0,), gradient=1.0, gain=1.0, steps=(0.0, math.nan, 1e-3, 1e-2)),
-        Layer("one", "one", "RNN", "weights", (1,), gradient=2.0, gain=0.5, steps=(0.5,)),
-        Layer("head", "head", "Linear", "weights", (2,), gradient=2.0, gain=1.0),
-    )
-    is_as_kept(Diagnosis(Measurement(layers, (), 32), ()))
-
-
-def test_attention_shows_its_entropy(is_as_kept):
-    layers = (
-        Layer("query", "query", "Linear", "weights", (), ("query.weight",), gradient=0.5, spread=0.02),
-        Layer("softmax()", "", "softmax()", "attention", (0,), gradient=0.4, entropy=0.05, sharp=0.75, spread=0.04),
-        Layer("", "", "NonDynamicallyQuantizableLinear", "weights", (1,), gradient=0.6, spread=0.3),
-    )
-    weights = (Weight("query.weight", (8, 8), size=1.0, gradient=0.1, update=1.2e-5),)
-    is_as_kept(Diagnosis(Measurement(layers, weights, 32), ()))
-
-
 def test_a_training_shows_its_range_of_steps(is_as_kept):
     measurement = replace(stack(2, 1.0), step=12_000, ranks=2)
     history = (*(replace(measurement, step=100 * i) for i in range(120)), measurement)
@@ -165,8 +145,8 @@ NUMBERS = st.none() | st.floats() | st.floats(0, 1)
 NAMES = st.text(st.characters(codec=None), max_size=60)
 LAYER = anything(
     Layer, name=NAMES, module=NAMES, kind=NAMES, nonfinite=st.integers(0, 10**12),
-    **dict.fromkeys(("gradient", "gain", "spread", "relative_slope", "saturated", "dead", "entropy", "sharp"), NUMBERS),
-    sources=st.just(()), steps=st.none() | st.lists(st.floats(0), max_size=64).map(tuple),
+    **dict.fromkeys(("gradient", "gain", "spread", "relative_slope", "saturated", "dead"), NUMBERS),
+    sources=st.just(()),
 )  # fmt: skip
 CALLS = st.none() | st.just("sc.convert(model, centered=True)\nsc.prepare(model, inputs)")
 FINDING = anything(Finding, name=NAMES, layers=st.lists(NAMES, max_size=6).map(tuple), message=NAMES, call=CALLS)

@@ -178,7 +178,7 @@ def test_without_trials_it_is_judged_all_the_same_what_the_outputs_depend_on(tmp
     path = written(tmp_path, "train(model, optimizer)")
     _, error = watched(capfd, path, options=["--no-trials", "--json", "found.json"])
     assert "trials on copies" not in error
-    assert verdict_of(tmp_path)[0]["measurement"]["dependence"] is not None
+    assert verdict_of(tmp_path)[0]["measurement"]["answers"] is not None
 
 
 @pytest.mark.parametrize("first", [15, 0])

@@ -6,12 +6,12 @@ from typing import Any
 from torch import nn
 
 from unstuck.diagnosis import Diagnosis, judged
-from unstuck.measure.dependence import depend
-from unstuck.measure.measurement import Dependence, Subject
+from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import measure
 from unstuck.names import callers_names
 from unstuck.observation.batch import Inputs, LossFn
 from unstuck.observation.process_group import Ranks
+from unstuck.rules.question import answers
 from unstuck.step import Step, state
 from unstuck.step.nonfinite import first_nonfinite
 from unstuck.trials import Recording, verdict
@@ -71,15 +71,15 @@ def diagnose(
     names = callers_names(model=model, inputs=inputs, targets=targets, loss_fn=loss_fn)
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     recording = Recording(model) if trials and loss_fn is not None and ranks.count == 1 else None
-    found: list[tuple[Dependence | None, str | None]] = []
+    found: list[tuple[dict[str, Any] | None, str | None]] = []
 
     def take(step: Step) -> bool:
         origin = first_nonfinite(step, state(model)) if trace_nonfinite else None
-        found.append((depend(step, state(model)) if ranks.count == 1 else None, origin))
+        found.append((answers(step, state(model)) if ranks.count == 1 else None, origin))
         if recording is not None:
             recording.keep(step)
         return recording is not None
 
     measurement = measure(subject, ranks, take)
-    dependence, origin = found[-1]
-    return judged([replace(measurement, dependence=dependence, origin=origin)], subject, recording, verdict.SECONDS)
+    answered, origin = found[-1]
+    return judged([replace(measurement, answers=answered, origin=origin)], subject, recording, verdict.SECONDS)

@@ -13,7 +13,6 @@ from unstuck._torch.grad_scaler import stepped, stepping_scaler
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.language import _
 from unstuck.language.warning import warn
-from unstuck.measure.dependence import depend
 from unstuck.measure.history import History
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates, moved
@@ -21,6 +20,7 @@ from unstuck.measure.probe import Probe
 from unstuck.names import callers_names
 from unstuck.observation.batch import check_model, checked_sinks
 from unstuck.observation.process_group import Ranks
+from unstuck.rules.question import answers
 from unstuck.step import state
 from unstuck.step.nonfinite import NonfiniteSearch
 from unstuck.trials import Recording, verdict
@@ -163,10 +163,10 @@ class Monitor:
         if self.recording is not None and self.recording.steps:
             trained = (measurements[-1].step or 0) >= FEWEST_TRAINED
             *earlier, last = self.recording.steps
-            dependence = depend(last, state(self.model), trained, earlier)
-            measurements[-1] = replace(measurements[-1], dependence=dependence)
-        found = judged(measurements, Subject(self.model, names=self._names), self.recording, time, missing)
-        return replace(found, steps=self._step)
+            found = answers(last, state(self.model), trained, earlier)
+            measurements[-1] = replace(measurements[-1], answers=found)
+        diagnosis = judged(measurements, Subject(self.model, names=self._names), self.recording, time, missing)
+        return replace(diagnosis, steps=self._step)
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""

@@ -1,15 +1,12 @@
 """Questions to PyTorch's autograd: about the graph behind a tensor, and about the backward pass that is running."""
 
-import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import Node
-from torch.utils import checkpoint
 
 NONE = -1
 """The number of no backward pass."""
@@ -60,14 +57,6 @@ def accumulates(leaf: Node, unknown: bool = False) -> bool:
         return torch._C._will_engine_execute_node(leaf)
     except RuntimeError:  # `torch.autograd.grad` by that very leaf
         return unknown
-
-
-def in_checkpoint() -> bool:
-    """Whether the code that runs is inside an activation checkpoint, whose forward pass is computed a second time."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code.co_filename != checkpoint.__file__:
-        frame = frame.f_back
-    return frame is not None
 
 
 def nearest_leaf(node: Node) -> Node:

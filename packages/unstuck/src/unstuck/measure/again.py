@@ -28,6 +28,7 @@ class Again:
     step: Step
     values: Mapping[str, Tensor]
     trained: bool = False
+    earlier: Sequence[Step] = ()  # recorded before this one, oldest first
 
     @cached_property
     def given(self) -> list[Node]:

@@ -25,6 +25,8 @@ WEIGHTED = (
 """Functions that make a layer of a weight in their arguments."""
 BINARY_LOSSES = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
 CLASS_LOSSES = BINARY_LOSSES | {"cross_entropy", "nll_loss"}
+CLASSES = {"ctc_loss": -1, "nll_loss": 1, "kl_div": -1}
+"""Losses of logarithms of probabilities, with the dimension of the classes."""
 REGRESSION_LOSSES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 LOSSES = (
     CLASS_LOSSES
@@ -75,6 +77,11 @@ def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
 def given(node: Node, *names: str) -> dict[str, Any]:
     """The arguments of a recorded call by name; `names` are those of the first ones, in order."""
     return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+def is_product(node: Node) -> bool:
+    """Whether a call multiplies a matrix of each sample by another one."""
+    return node.function in ("matmul", "bmm") and len(node.reads) == 2 and len(node.shape) > 2
 
 
 def unscaled(node: Node) -> Node:

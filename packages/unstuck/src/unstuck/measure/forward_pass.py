@@ -17,7 +17,6 @@ from unstuck.extensions import is_ours
 from unstuck.language import _
 from unstuck.measure import calls, losses, statistics
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.attention import FUNCTIONS, add_attention
 from unstuck.measure.batches import Batches
 from unstuck.measure.calls import ATTENTION, RECURRENT
 from unstuck.measure.comparisons import MOST_KINDS, CallKey, Compared
@@ -36,8 +35,6 @@ _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "traini
 """Names of the functions' arguments, in order."""
 MOST_NUMBERS = 4096
 """Numbers of a channel, about, from which the mean and the variance of a batch normalisation are estimated."""
-INPUT = -1
-"""The place of a layer's input; the places of its outputs are 0, 1, ..."""
 
 
 class ForwardPass:
@@ -90,7 +87,6 @@ class ForwardPass:
         self._returned = False  # a gradient has come back to the outputs of a model without layers
         self._batches = Batches()
         self._input: Tensor | None = None  # of the activation that is running
-        self._next: LayerGradient | None = None  # of the recurrent layer that is running
         self._gradients: list[LayerGradient] = []
         self._hooks: list[weakref.ref[Any]] = []  # the graph holds them
 
@@ -126,20 +122,12 @@ class ForwardPass:
             for tensor in unknown if sources else ():
                 self.flow.set(self._recorder.node_of(tensor), Origin(sources))
 
-    def before(
-        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, ...]:
-        """A function is about to run.
-
-        Keep the input of an activation; give a recurrent layer an input whose gradient can be measured.
-        """
-        if name in RECURRENT:
-            return self._before_recurrent(args)
+    def before(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A function is about to run: keep the input of an activation."""
         if name in ACTIVATIONS:
             x = args[0] if args else kwargs.get("input")
             if not ACTIVATIONS[name].by_output and isinstance(x, Tensor):
                 self._keep_input(x, calls.writes_in_place(function, args, kwargs))
-        return args
 
     @hidden_from_modes
     def _keep_input(self, x: Tensor, in_place: bool) -> None:
@@ -408,7 +396,7 @@ class ForwardPass:
         self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]
     ) -> None:
         """Take the statistics of a layer, and wait for its gradient."""
-        gradient, self._next = self._next or LayerGradient(), None
+        gradient = LayerGradient()
         layer.sums, layer.dtype = gradient.sums, outputs[0].dtype
         if kind := statistics.unmeasured(outputs[0]):
             self.notes[_("the output of {name}: it is a {kind} tensor", name=layer.name, kind=kind)] = None
@@ -424,12 +412,6 @@ class ForwardPass:
             self._take_output(layer, output, args[1:], kwargs)
         self._input = None
         self._take_read(layer, args)
-        if layer.function in FUNCTIONS:
-            try:
-                add_attention(layer.sums, layer.function, args, kwargs, output)
-            except (RuntimeError, TypeError, AssertionError, IndexError) as error:
-                reason = str(error).splitlines()[0]
-                self.notes[_("the attention weights of {name}: {reason}", name=layer.name, reason=reason)] = None
         self._gradients.append(gradient)
         for place, value in enumerate(outputs):
             self._await(value, partial(self._arrive, gradient, place))
@@ -472,18 +454,6 @@ class ForwardPass:
         if activation is not None and not activation.by_output and self._input is not None:
             self._batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], layer.sums, add_slopes_of)
 
-    def _before_recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not torch.is_grad_enabled() or not args:
-            return args
-        x = args[0]
-        packed = args[1] if isinstance(args[1], Tensor) and not args[1].is_floating_point() else None
-        if not x.requires_grad and autograd.in_checkpoint():
-            return args  # a recomputation may not save more than the first computation saved
-        self._next = LayerGradient(packed, 1 if packed is None and args[-1] is True and x.dim() == 3 else 0)
-        x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-        x.register_hook(partial(self._arrive, self._next, INPUT))
-        return (x, *args[1:])
-
     def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor | None) -> None:
         # None is from a function without a derivative, such as those of quantized layers.
         try:
@@ -518,15 +488,10 @@ def _time_first(layer: LayerCall, args: tuple[Any, ...], values: Tensor) -> bool
 
 
 class LayerGradient:
-    """The gradient at the outputs of one layer, and at the input of a recurrent one.
+    """The gradient at the outputs of one layer; several may come through a graph that is kept, and add up."""
 
-    Several gradients may come through a graph that is kept; they add up.
-    """
-
-    def __init__(self, batch_sizes: Tensor | None = None, time_dim: int = 0) -> None:
+    def __init__(self) -> None:
         self.sums = Sums()
-        self._batch_sizes = batch_sizes
-        self._time_dim = time_dim
         self.reset()
 
     def reset(self) -> None:
@@ -534,22 +499,16 @@ class LayerGradient:
         self._gradients: dict[int, Tensor] = {}
         self._sizes: dict[int, tuple[Number, Number]] = {}
         self.sums.arrivals = self.sums.gradient = self.sums.nonfinite_gradient = 0.0
-        self.sums.steps = self.sums.step_samples = None
 
     @unfollowed
     @torch.no_grad()
     def add(self, place: int, gradient: Tensor, samples: int) -> None:
-        """Take the gradient of an output, or of the input if the place is `INPUT`."""
+        """Take the gradient of an output."""
         gradient, before = bare(gradient), self._gradients.pop(place, None)
         if before is not None:
             gradient = before + gradient
         if keeps_graph():
             self._gradients[place] = gradient
-        if place == INPUT:
-            self.sums.steps, self.sums.step_samples = statistics.step_squares(
-                gradient, self._batch_sizes, self._time_dim
-            )
-            return
         self.sums.samples = float(samples)
         self.sums.arrivals += 1
         self._sizes[place] = statistics.squared_size(gradient)

@@ -19,8 +19,6 @@ Role = Literal["weights", "activation", "attention"]
 
 BINS = 20
 """Bins of a histogram."""
-STEPS = 64
-"""Largest number of time steps of a recurrent layer: evenly thinned, with the first and the last."""
 SHUT = 0.05
 """A neuron whose mean relative slope is below this is saturated: the floor of the Equalizer."""
 
@@ -60,11 +58,6 @@ class Layer:
     saturated: float | None = None  # fraction of neurons with a mean relative slope below `SHUT`; None for ReLU and ELU
     dead: float | None = None  # fraction of neurons with derivative 0 for all rows; None without a flat part
     slopes: tuple[int, ...] | None = None  # histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1]
-    # mean entropy of the attention weights over the largest possible, in [0, 1]; of a few samples, and of the queries
-    # that see more than one key
-    entropy: float | None = None
-    sharp: float | None = None  # fraction of heads whose mean relative entropy is below `SHUT`
-    steps: tuple[float, ...] | None = None  # gradient size at the input of the time steps, at most `STEPS`
     function: str = ""  # the function of which a layer of another package is a kind, as its class says
 
     @property
@@ -147,100 +140,6 @@ class LossTerm:
     value: float = math.nan  # what it returns, or the mean square; the mean over several calls
     part: float = math.nan  # what it adds to the loss: the sum of its numbers times their gradients
     reconstructs: bool = False  # its targets are the model's inputs
-    class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
-    class_counts: tuple[float, ...] = ()  # labels of each class
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What an input of the step, or its targets, matter to the loss, after some training."""
-
-    shape: tuple[int, ...]
-    reader: str  # the function that reads it first
-    module: str | None = None  # in which it runs; None: the loss
-    targets: bool = False  # the loss reads it, and the outputs do not depend on it
-    moves: bool = True  # the outputs change if it is that of other samples
-    loss: float = math.nan
-    loss_of_others: float = math.nan  # the loss if it is that of other samples
-
-
-@dataclass(frozen=True)
-class Twin:
-    """Two results that the loss compares, and that are equal."""
-
-    # results: of the same weights, or of equal ones; ratio: the difference is exponentiated; views: the rows of a
-    # similarity; old: the old values of a ratio, which are computed anew in each step
-    kind: Literal["results", "ratio", "views", "old"]
-    function: str  # that compares them
-    line: str = ""  # file and line of the call
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """A softmax over the similarities of all pairs of samples."""
-
-    rows: int
-    columns: int
-    scale: float | None = None  # what cosines are multiplied by; None: they are none
-    itself: bool = False  # a sample is among its own candidates, and is not the one that is looked for
-    repeated: float = 0.0  # share of the samples of which there is another copy, which counts as a wrong candidate
-    order: str = ""  # how the two views of a sample stand ("halves", "neighbours"), if the targets expect another order
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A choice of codes or experts, among options that the network scores."""
-
-    module: str  # in which it is made
-    options: int
-    used: float  # as many options, used alike, as are taken: exp(entropy)
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """What outputs depend on: of one recorded step. None: it was not, or cannot be, found out."""
-
-    samples: bool | None = None  # the output of a sample depends on the other samples of its batch or its place there
-    positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
-    later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
-    shift: int | None = None  # the labels are the tokens of the input this many positions later, from 0 to 2
-    copies: bool = False  # the loss compares the output at a position with the token there, on which it depends
-    ignored: float | None = None  # share of the labels that are ignored
-    visible: float | None = None  # share of the labels that are the tokens at their positions, which the model sees
-    order: bool | None = None  # outputs depend on the order of earlier tokens
-    endless: bool | None = None  # rows end with one token that is never a label, behind others that differ
-    unstarted: bool = False  # the inputs of a decoder begin with words that are no labels there
-    single: bool = False  # all labels that count are one token, and others are ignored
-    padded_labels: float | None = None  # share of the labels that count and are of a padded position
-    padding: bool | None = None  # outputs depend on padded tokens
-    run_on: bool = False  # padding at the left moves the places of the tokens
-    first_only: bool = False  # the output for a sample depends on its first token only
-    documents: bool | None = None  # outputs depend on other documents of a packed row
-    unread: tuple[str, ...] = ()  # inputs of the model that no call reads
-    unused: tuple[str, ...] = ()  # calls whose result the model returns, one number with a gradient, and no loss takes
-    predicted: str | None = None  # compares a prediction with what it predicts, and both have gradients
-    effects: tuple[Effect, ...] = ()  # of a training
-    new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
-    seen_only: bool = False  # the loss counts only what the model is shown of its input, and hidden parts of it never
-    order_of_patches: bool | None = None  # outputs depend on the order of the patches of an image
-    same_places: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
-    zero_input: tuple[int, ...] = ()  # shape of an input that is 0 in all recorded steps
-    teacher_dropout: float | None = None  # share that a network drops which does not train and makes the targets
-    twin: Twin | None = None  # equal results that are compared
-    mixed_groups: int | None = None  # rows of a group whose advantages are compared, and which have several prompts
-    wrong_axis: str | None = None  # reads probabilities that are normalised over another dimension than its own
-    noise: tuple[float, ...] | None = None  # correlations of a denoiser's input with the noise at both ends of times
-    uniform_noise: bool = False  # it is uniform between 0 and 1
-    own_input: bool = False  # a denoiser, which reads a time, is asked for the numbers that it reads
-    drowned: float | None = None  # how much larger than an embedding of places that is what it is added to
-    divided: int | None = None  # classes by which a kl_div beside other terms is divided, because it is a plain mean
-    blanks: float | None = None  # share of the texts of a CTC loss that contain its blank
-    too_long: float | None = None  # share of the texts of a CTC loss that have more letters than frames
-    lost_places: str | None = None  # knows positions, and queries and keys of the first attention know nothing of them
-    pairing: Pairing | None = None  # what a loss of all pairs compares
-    choices: tuple[Choice, ...] = ()  # of codes or experts
-    constant: str | None = None  # a quotient or a softmax that is always 1, and that has a gradient
-    no_curvature: bool = False  # a derivative of a derivative of the outputs is 0 everywhere
 
 
 @dataclass(frozen=True)
@@ -278,7 +177,8 @@ class Measurement:
     # keeps them in a list, a dict or as a plain tensor
     strays: tuple[str, ...] = ()
     swaps: tuple[Swap, ...] = ()  # views that swap the sizes of dimensions
-    dependence: Dependence | None = None  # which inputs the outputs depend on
+    # what questions to the recorded step have found, by their names; None: it was not recorded, or cannot run again
+    answers: Mapping[str, Any] | None = None
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
     origin: str | None = None  # the operation that made the first NaN or infinity; of `diagnose(trace_nonfinite=True)`
 

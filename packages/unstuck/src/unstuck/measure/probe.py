@@ -335,12 +335,9 @@ class _Recorder(Recorder):
         super().__init__()
         self.active: list[ForwardPass] = []
 
-    def before(
-        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, ...]:
+    def before(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         for one in self.active:
-            args = one.before(function, name, args, kwargs)
-        return args
+            one.before(function, name, args, kwargs)
 
     def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         for one in self.active:

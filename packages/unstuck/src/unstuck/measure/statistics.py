@@ -45,29 +45,20 @@ class Sums:
     gradient: Number = 0.0  # sum of squares
     nonfinite_gradient: Number = 0.0
     arrivals: float = 0.0  # gradients that came back
-    # of an activation, of attention, of a recurrent layer
+    # of an activation
     rows: float = 0.0  # of `slopes`
     slopes: Tensor | None = None  # by neuron, sum over the rows of the relative slope
-    entropy: Number = 0.0  # sum over the queries of the relative entropy
-    queries: float = 0.0
-    heads: Tensor | None = None  # by head, sum over the calls of the mean relative entropy
-    calls: float = 0.0  # of `heads`
-    steps: Tensor | None = None  # by time step, sum of the squares of the derivative by the input
-    step_samples: Tensor | None = None  # by time step
 
     def add(self, other: "Sums") -> None:
         """Join another pass of the same layer."""
         for name in SCALARS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in VECTORS:
-            vectors = [v for v in (getattr(self, name), getattr(other, name)) if v is not None]
-            # One may be longer: sequences of another length.
-            setattr(self, name, pad_sequence(vectors).sum(1) if len(vectors) > 1 else next(iter(vectors), None))
+        vectors = [v for v in (self.slopes, other.slopes) if v is not None]
+        # One may be longer: sequences of another length.
+        self.slopes = pad_sequence(vectors).sum(1) if len(vectors) > 1 else next(iter(vectors), None)
 
 
-VECTORS = ("slopes", "heads", "steps", "step_samples")
-"""Fields of `Sums` with a vector."""
-SCALARS = tuple(f.name for f in fields(Sums) if f.name not in VECTORS)
+SCALARS = tuple(f.name for f in fields(Sums) if f.name != "slopes")
 """Fields of `Sums` with a number that is added."""
 
 
@@ -201,23 +192,6 @@ def add_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
     rows = float(slopes[0].numel() // max(1, slopes.shape[neurons]))
     for sums, total in zip(owners, totals.unbind(), strict=True):
         sums.rows, sums.slopes = rows, total
-
-
-def step_squares(gradient: Tensor, batch_sizes: Tensor | None, time_dim: int) -> tuple[Tensor, Tensor]:
-    """By time step, sum of the squares of a gradient and the number of samples.
-
-    The gradient is [steps, samples, features], [samples, steps, features], [steps, features], or packed, that is [rows,
-    features] with the number of samples of each step, `batch_sizes`, on the CPU.
-    """
-    wide = torch.float32 if gradient.device.type == "mps" else torch.float64
-    squares = gradient.to(wide).square()
-    if batch_sizes is None:
-        moved = squares.movedim(time_dim, 0).flatten(1)
-        samples = gradient.shape[1 - time_dim] if gradient.dim() == 3 else 1
-        return moved.sum(1), torch.full_like(moved[:, 0], float(samples))
-    step = torch.repeat_interleave(torch.arange(len(batch_sizes)), batch_sizes).to(gradient.device)
-    rows = squares.sum(1)
-    return rows.new_zeros(len(batch_sizes)).index_add_(0, step, rows), batch_sizes.to(rows)
 
 
 def seen_no_data(mean: Tensor, var: Tensor) -> bool:

@@ -24,9 +24,9 @@ from unstuck.measure.calls import softmax_dim
 from unstuck.measure.flow import bits
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
-from unstuck.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
+from unstuck.measure.measurement import BINS, SHUT, BatchNorm, Layer, Measurement, Swap
 from unstuck.measure.parameters import Parameters
-from unstuck.measure.statistics import SCALARS, VECTORS, Sums, fetch
+from unstuck.measure.statistics import SCALARS, Sums, fetch
 from unstuck.measure.wiring import wire
 from unstuck.observation.process_group import Alone, Ranks
 from unstuck.step.recorder import TRANSFORMS
@@ -172,8 +172,8 @@ def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: 
 
 def _fingerprint(calls: Sequence[LayerCall]) -> int:
     """A number that is equal on ranks with equal layers and vectors."""
-    lengths = [[len(v) for name in VECTORS if (v := getattr(call.sums, name)) is not None] for call in calls]
-    return zlib.crc32(repr([*((call.name, own) for call, own in zip(calls, lengths, strict=True))]).encode())
+    kinds = [(call.name, 0 if call.sums.slopes is None else len(call.sums.slopes)) for call in calls]
+    return zlib.crc32(repr(kinds).encode())
 
 
 def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
@@ -194,16 +194,9 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
             "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
             "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
             "rows": of["rows"].astype(int).tolist(),
-            "entropy": _known(of["entropy"] / of["queries"], of["queries"]),
         }
     facts = [dict(zip(columns, numbers, strict=True)) for numbers in zip(*columns.values(), strict=True)]
-    for i, heads in _vectors(sums, "heads", totals):
-        facts[i]["sharp"] = float((heads / of["calls"][i] < SHUT).mean())
-    samples = dict(_vectors(sums, "step_samples", totals))
-    for i, steps in _vectors(sums, "steps", totals):
-        if steps.size:
-            facts[i]["steps"] = np.sqrt(steps / np.maximum(samples[i], 1))
-    _add_neurons(facts, _vectors(sums, "slopes", totals))
+    _add_neurons(facts, _slopes(sums, totals))
     return facts
 
 
@@ -212,9 +205,9 @@ def _known(values: Array, where: Array) -> list[float | None]:
     return [value if there else None for value, there in zip(values.tolist(), where.tolist(), strict=True)]
 
 
-def _vectors(sums: Sequence[Sums], name: str, totals: Totals) -> list[tuple[int, Array]]:
-    """One kind of vector over the ranks, of every layer that has it, with the layer's place."""
-    present = [(i, v) for i, v in enumerate(map(attrgetter(name), sums)) if v is not None]
+def _slopes(sums: Sequence[Sums], totals: Totals) -> list[tuple[int, Array]]:
+    """The sums of the neurons' relative slopes over the ranks, of every layer that has them, with the layer's place."""
+    present = [(i, s.slopes) for i, s in enumerate(sums) if s.slopes is not None]
     if not present:
         return []
     flat = totals(torch.cat(_alike([v for _, v in present])).to("cpu", torch.float64).numpy())
@@ -257,10 +250,6 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
     for call, fact in zip(calls, facts, strict=True):
         if fact["gradient"] is not None:
             fact["gradient"] *= factor / call.scale
-        if "steps" in fact:
-            count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
-            places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
-            fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
         if "rms" in fact:
             fact["rms"] *= call.scale
         for name in list(_meaningless(call, fact)):
@@ -298,5 +287,3 @@ def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
         yield "saturated"
     if activation is None or not activation.flat:
         yield "dead"
-    if "sharp" not in fact or fact["entropy"] is None or (call.function == "softmax" and not call.attends):
-        yield from ("entropy", "sharp")

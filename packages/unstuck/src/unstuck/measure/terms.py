@@ -1,10 +1,9 @@
-"""The terms of a loss: what its functions return, what each adds to the loss, and the weights of classes."""
+"""The terms of a loss: what its functions return, and what each adds to the loss."""
 
 import math
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from unstuck.measure.statistics import Number, fetch, unmeasured
 from unstuck.observation.process_group import Alone, Ranks
 from unstuck.step.node import Node
 
-MOST_TERMS, MOST_CLASSES = 16, 256
-NAMES = ("input", "target", "weight")
+MOST_TERMS = 16
 
 
 @dataclass
@@ -30,8 +28,6 @@ class TermCall:
     reads: str  # the name of the layer whose output it reads; "": of none
     value: Tensor
     reconstructs: bool = False
-    class_weights: Tensor | None = None
-    class_counts: Tensor | None = None
     part: Number = 0.0
     reduced: bool = True  # it is one number; else a part only if the loss adds it up
     count: int = 1  # of the numbers of which the value is the mean
@@ -40,15 +36,12 @@ class TermCall:
     @torch.no_grad()
     def of(cls, flow: Flow, node: Node, value: Tensor, inputs: Sequence[Tensor]) -> "TermCall":
         """Note a call, and wait for the gradient of its result."""
-        given = calls.given(node, *NAMES)
-        targets, weight = _tensor(given.get("target")), _tensor(given.get("weight"))
+        argument = calls.given(node, "input", "target").get("target")
+        targets = argument.tensor() if isinstance(argument, Node) else None
         own = value.detach().float().clone()  # the caller may change it in place
         call = cls(node, node.function, flow.read(next(iter(node.args), None)), own.mean())
         call.reconstructs, call.count = _is_among(targets, inputs), own.numel()
         call.reduced = call.count == 1
-        if targets is not None:
-            pull = _tensor(node.kwargs.get("pos_weight"))
-            call.class_weights, call.class_counts = _class_weights(node.function, targets, weight, pull)
         value.register_hook(lambda gradient: call.take(own, gradient))  # type: ignore[no-untyped-call]
         return call
 
@@ -100,19 +93,14 @@ def joined(
     rows = torch.tensor([_sums(own) for own in kinds.values()], dtype=torch.float64).reshape(-1, 3)
     sums = together.total(rows, device).tolist()
     for ((function, reads), own), (value, count, part) in zip(kinds.items(), sums, strict=True):
-        counts = [call.class_counts for call in own if call.class_counts is not None]
         if not math.isfinite(part):
             continue
-        weights = own[-1].class_weights
-        alike = weights is not None and all(len(count) == len(weights) for count in counts)
         yield LossTerm(
             function=function,
             reads=places.get(reads),
             value=value / count if count else math.nan,
             part=part / (scale * together.count),
             reconstructs=all(call.reconstructs for call in own),
-            class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
-            class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
         )
 
 
@@ -121,27 +109,6 @@ def _sums(own: Sequence[TermCall]) -> tuple[float, float, float]:
     values, parts = fetch([call.value for call in own]), fetch([call.part for call in own])
     numbers = [call.count for call in own]
     return sum(value * n for value, n in zip(values, numbers, strict=True)), sum(numbers), sum(parts)
-
-
-def _tensor(argument: Any) -> Tensor | None:
-    """The tensor that an argument of a recorded call is; None of another argument."""
-    tensor = argument.tensor() if isinstance(argument, Node) else None
-    return None if tensor is None else tensor.detach()
-
-
-def _class_weights(
-    name: str, targets: Tensor, weights: Tensor | None, pull: Tensor | None
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """The weights of the classes, and how many labels each class has."""
-    if name in ("cross_entropy", "nll_loss") and not targets.is_floating_point():
-        if weights is not None and 1 < len(weights) <= MOST_CLASSES:
-            known = targets[(targets >= 0) & (targets < len(weights))]
-            return weights.float(), torch.bincount(known.flatten(), minlength=len(weights)).float()
-    elif name == "binary_cross_entropy_with_logits" and pull is not None and pull.numel() in (1, targets.shape[-1]):
-        # one for all labels, or one for each
-        ones = targets.float().sum()
-        return torch.stack([torch.ones_like(ones), pull.float().mean()]), torch.stack([targets.numel() - ones, ones])
-    return None, None
 
 
 def _is_among(targets: Tensor | None, inputs: Sequence[Tensor]) -> bool:

@@ -48,24 +48,19 @@ class Column:
 def number_columns(measurement: Measurement) -> list[Column]:
     """The columns of numbers; a narrow terminal leaves the last ones out first."""
     gain = _("gradient that leaves the layer on the way back, over the gradient that arrives; 1 is level")
-    time = _("gradient at the first time step, over the gradient at the last; 1 is level")
     rms = _("root mean square of the output")
     bad = _("numbers that are inf or nan, in the output and its gradient")
     dead = _("share of the neurons with derivative 0 for all samples")
     slope = _("mean relative slope of the neurons, from 0 to 1")
-    sharp = _("share of the heads that attend to one place only")
     across = _("difference of the output across samples, from 0 to 1")
     return [
         Column("gradient", _("gradient"), _("size of the gradient of the layer's output"), lambda x: x.gradient),
         Column("gain", _("gain"), gain, lambda x: x.gain),
-        Column("time", _("over time"), time, lambda x: x.steps[0] / (x.steps[-1] or math.nan) if x.steps else None),
         Column("rms", _("RMS"), rms, lambda x: None if math.isnan(x.rms) else x.rms, lambda value: False),
         Column("nonfinite", _("not finite"), bad, lambda x: (x.nonfinite + x.nonfinite_gradient) or None),
         Column("dead", _("dead %"), dead, lambda x: x.dead, bool),
         Column("saturated", _("satur. %"), _("share of the neurons that are saturated"), lambda x: x.saturated, bool),
         Column("slope", _("slope"), slope, lambda x: x.relative_slope),
-        Column("sharp", _("sharp %"), sharp, lambda x: x.sharp, bool),
-        Column("entropy", _("entropy"), _("entropy of attention, over its largest value"), lambda x: x.entropy),
         Column("spread", _("spread"), across, lambda x: x.spread, lambda value: not value >= ALIKE),
         Column("update", _("update"), _("last change of the weight, over its size"), update_of(measurement)),
     ]

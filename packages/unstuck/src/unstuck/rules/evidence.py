@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from unstuck.measure.measurement import Dependence, Layer, Measurement, Weight
+from unstuck.measure.measurement import Layer, Measurement, Weight
+from unstuck.rules.question import Answer, Question
 from unstuck.wording import listed
 
 USUAL_ROW_NORM = 0.5
@@ -56,10 +57,9 @@ class Evidence:
         """Names of layers of a role in a sentence."""
         return listed(names, [layer.name for layer in self.layers if layer.role == role], noun)
 
-    @cached_property
-    def depends(self) -> Dependence:
-        """What the recorded step depends on; empty if that is not known."""
-        return self.latest.dependence or Dependence()
+    def ask(self, question: Question[Answer]) -> Answer | None:
+        """What the recorded step has answered; None if it has found nothing, or if there is none."""
+        return question.answer(self.latest.answers or {})
 
     @cached_property
     def weights(self) -> dict[str, Weight]:

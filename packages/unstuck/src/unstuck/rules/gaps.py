@@ -49,5 +49,5 @@ def _numbers(evidence: Evidence, missing: str) -> Iterator[Gap]:
         yield Gap(_("neurons of {activations}", activations=counted(len(few), "activation")), why)
     if latest.loss_function is None:
         yield Gap(_("the loss and the targets"), _("no loss function was seen"))
-    if latest.dependence is None and latest.layers:
+    if latest.answers is None and latest.layers:
         yield Gap(_("what the outputs depend on"), missing or _("no step was recorded that can run again"))

@@ -1,14 +1,24 @@
-"""The gradient vanishes or explodes between the loss and the inputs."""
+"""The gradient vanishes or explodes between the loss and the inputs, or vanishes through time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
 from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from unstuck.findings import Severity
 from unstuck.language import _
+from unstuck.measure import calls
+from unstuck.measure.again import Again
 from unstuck.rules import units
 from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
-from unstuck.wording import named, number, verb
+from unstuck.step import Node
+from unstuck.wording import named, number, same_in, verb
 
 SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
 """Levels below which a vanishing gradient is a note, a warning, an error."""
@@ -16,6 +26,8 @@ EXPLODED_LEVEL, BURST_LEVEL = 1e3, 1e6
 """Levels above which an exploding gradient is a warning, an error."""
 STEEP = 0.1
 """One segment is to blame if its gain is further from the median than this factor."""
+FORGOTTEN_SHARE = 1.2e-7
+"""The rounding of float32."""
 
 INITIALISE = (
     "Use weights that suit the activation (He for ReLU, orthogonal for tanh), put a normalisation before the "
@@ -24,6 +36,10 @@ INITIALISE = (
 SHRINK = (
     "Use smaller weights (He for ReLU, orthogonal for tanh), put a normalisation before the activations, or scale "
     "residual branches down; clipping hides the cause."
+)
+REMEMBER = (
+    "Start the bias of an LSTM's forget gate at 1 or more, use orthogonal recurrent weights or shorter sequences, or "
+    "let the loss read every step."
 )
 
 
@@ -118,3 +134,72 @@ def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[st
     names = (first, *(name for name in names if name != first))
     values = {"first": named(first), "second": named(following), "gain": number(gain)}
     return _(" The largest change is between {first} and {second} (gain {gain}).", **values), names
+
+
+@rule("US103", "gradient vanishes through time", remedy=REMEMBER, hidden_by=("US401",), signal=True)
+def forgetting(evidence: Evidence) -> Found | None:
+    """The inputs of the first steps have no influence on the weights: the layer cannot learn long dependences."""
+    found = sorted((memory.share, memory.name) for memory in evidence.ask(memories) or ())
+    if not found or found[0][0] >= FORGOTTEN_SHARE:
+        return None
+    value, names = found[0][0], tuple(name for share, name in found if share < FORGOTTEN_SHARE)
+    text = _(
+        "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
+        share=number(value), name=named(names[0]),
+    )  # fmt: skip
+    return Found(names, value, FORGOTTEN_SHARE, text + same_in(names), shown=True)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much of the gradient of a recurrent layer reaches its first steps."""
+
+    name: str  # of its module
+    share: float
+
+
+@question
+def memories(again: Again) -> tuple[Memory, ...]:
+    """How much of the gradient of each recurrent layer reaches the inputs of its first steps."""
+    read = dict[Node, tuple[Tensor, Any]]()
+
+    def watched(node: Node) -> Callable[..., Any]:
+        def run(x: Tensor, *args: Any) -> Any:
+            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()  # no other layer reads it
+            read[node] = x, args[0]
+            return node.target(x, *args)
+
+        return run
+
+    layers = list(again.step.calls(*calls.RECURRENT))
+    if not layers:
+        return ()
+    with torch.enable_grad():
+        losses = again.run(again.step.losses, edits={node: watched(node) for node in layers})
+        total = torch.stack([loss.sum() for loss in losses]).sum()
+        inputs = [x for x, _lengths in read.values()]
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(total, inputs, allow_unused=True)
+    pairs = zip(read.items(), gradients, strict=True)
+    sizes = {node: _by_step(node, lengths, g) for (node, (_x, lengths)), g in pairs if g is not None}
+    finite = {node: of for node, of in sizes.items() if all(map(isfinite, of))}
+    return tuple(Memory(node.module or node.function, remembered(of)) for node, of in finite.items())
+
+
+def _by_step(node: Node, batch_sizes: Any, gradient: Tensor) -> list[float]:
+    """The size of a gradient by time step: [steps, samples, features], the first two exchanged, or packed as rows."""
+    squares = gradient.double().square()
+    if isinstance(batch_sizes, Tensor) and not batch_sizes.is_floating_point():  # of packed sequences
+        steps = torch.split(squares, batch_sizes.tolist())
+    else:
+        steps = squares.unbind(1 if node.args[-1] is True and squares.dim() == 3 else 0)
+    return [float(step.mean().sqrt()) for step in steps]
+
+
+def remembered(steps: Sequence[float]) -> float:
+    """Largest gradient in the first tenth of the steps over the largest of all; 1 without a gradient there."""
+    early, largest = max(steps[: max(1, len(steps) // 10)]), max(steps)
+    if largest == 0:
+        return 1.0
+    if early == 0 and next(step for step in steps if step > 0) > 1e-3 * largest:
+        return 1.0  # the gradient ends at once: the sequence was cut, or these steps are padding
+    return early / largest

@@ -6,9 +6,11 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Layer
 from unstuck.measure.parameters import FEW_NUMBERS
+from unstuck.rules.copies import teacher_dropout
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import falling
+from unstuck.rules.tokens import Tokens, tokens
 from unstuck.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
@@ -85,7 +87,7 @@ def frozen(evidence: Evidence) -> Found | None:
 
 def _new_rows(evidence: Evidence) -> Found | None:
     """Rows of a frozen embedding that were added for new tokens."""
-    new = evidence.depends.new_rows
+    new = (evidence.ask(tokens) or Tokens()).new_rows
     if not new:
         return None
     text = _(
@@ -197,8 +199,7 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
 def dropout(evidence: Evidence) -> Found | None:
     """So little of the signal is left that the network cannot learn from it."""
     latest = evidence.latest
-    share = evidence.depends.teacher_dropout
-    if share:
+    if share := evidence.ask(teacher_dropout):
         text = _(
             "A dropout of {share} % is on in a network that does not train, and whose outputs are targets of the loss.",
             share=percent(share),

@@ -4,15 +4,22 @@ import math
 from collections.abc import Sequence
 from itertools import zip_longest
 
+import torch
+
 from unstuck.findings import Severity
 from unstuck.language import _
+from unstuck.measure import calls
 from unstuck.measure.activations import SOFTMAX, range_of
+from unstuck.measure.again import Again
 from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, OVERLAP, REGRESSION_LOSSES
 from unstuck.measure.measurement import Comparison, Layer
+from unstuck.rules.copies import twin
 from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import PATIENT_STEPS, REGRESSION, constant_level, loss_of_equal_outputs
 from unstuck.rules.units import LARGE_INPUTS
+from unstuck.step import Node
 from unstuck.wording import named, number, percent
 
 READS_LOGITS = (
@@ -21,7 +28,6 @@ READS_LOGITS = (
 )
 AGAIN = {("logsumexp", kind) for kind in SOFTMAX}
 """The logarithm of a sum of exponentials of these is a second softmax."""
-READS_LOGARITHMS = ("nll_loss", "kl_div", "ctc_loss")
 READS_PROBABILITIES = (OVERLAP, "clamp", "log")
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
@@ -78,7 +84,7 @@ def wrong_input(evidence: Evidence) -> Found | None:
 
 def _blank_letter(evidence: Evidence) -> Found | None:
     """A CTC loss whose blank occurs in the texts: it can never be read there."""
-    blanks = evidence.depends.blanks
+    blanks, _too_long = evidence.ask(ctc_texts) or (0.0, 0.0)
     if not blanks:
         return None
     text = _("{share} % of the texts contain the blank of ctc_loss, which is no letter.", share=percent(blanks))
@@ -87,7 +93,7 @@ def _blank_letter(evidence: Evidence) -> Found | None:
 
 def _constant_term(evidence: Evidence) -> Found | None:
     """A term of the loss that has lost its graph, or reads no output, beside others that have one."""
-    if not evidence.latest.constant_terms or evidence.depends.twin:  # US705 says why
+    if not evidence.latest.constant_terms or evidence.ask(twin) is not None:  # US705 says why
         return None
     text = _(
         "A term of the loss has no gradient after {function}: it trains nothing.",
@@ -133,9 +139,8 @@ def broadcast(evidence: Evidence) -> Found | None:
 @rule("US603", "targets out of reach", remedy=SCALE, mistake=True)
 def out_of_reach(evidence: Evidence) -> Found | None:
     """The last activation cannot return these targets, so the loss pushes it to its end and stays large."""
-    too_long = evidence.depends.too_long
-    if (too_long or 0.0) > FEW_TEXTS:
-        share = too_long or 0.0
+    _blanks, share = evidence.ask(ctc_texts) or (0.0, 0.0)
+    if share > FEW_TEXTS:
         text = _("{share} % of the texts have more letters than frames: no path leads to them.", share=percent(share))
         return shown(text, MORE_FRAMES, Severity.ERROR if share == 1 else None, share)
     for c in evidence.latest.comparisons:
@@ -261,7 +266,7 @@ def _misread(function: str, layer: Layer) -> Found | None:
             remedy = _("Remove {name}: {function} has its own.", **values)
     elif weighted and function in READS_PROBABILITIES:
         expected, remedy = _("probabilities"), _("Use a sigmoid or a softmax on the output of {name}.", **values)
-    elif function in READS_LOGARITHMS and (bounded or weighted):
+    elif function in calls.CLASSES and (bounded or weighted):
         right = "cross_entropy" if function == "nll_loss" else "log_softmax"
         expected, remedy = _("log-probabilities"), _("Use {right} on the output of the last linear layer.", right=right)
     else:
@@ -291,3 +296,19 @@ def _by(comparison: Comparison) -> str:
 
 def _layers(evidence: Evidence, comparison: Comparison) -> tuple[str, ...]:
     return () if comparison.reads is None else (evidence.layers[comparison.reads].name,)
+
+
+@question
+def ctc_texts(again: Again) -> tuple[float, float] | None:
+    """The shares of the texts of a CTC loss that contain the blank, and that have more letters than frames."""
+    call = next(again.step.calls("ctc_loss"), None)
+    if call is None:
+        return None
+    arguments = calls.given(call, "input", "targets", "input_lengths", "target_lengths", "blank")
+    values = [arguments[name] for name in ("targets", "input_lengths", "target_lengths")]
+    known = iter(again.run([value for value in values if isinstance(value, Node)]))
+    texts, frames, letters = (next(known) if isinstance(x, Node) else torch.as_tensor(x) for x in values)
+    ends = letters.cumsum(0)[:-1]
+    own = texts.tensor_split(ends) if texts.dim() == 1 else [x[:n] for x, n in zip(texts, letters, strict=True)]
+    blank = [bool((text == arguments.get("blank", 0)).any()) for text in own]
+    return sum(blank) / len(own), float((frames < letters).float().mean())

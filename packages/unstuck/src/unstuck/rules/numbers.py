@@ -9,6 +9,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Layer, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import Found, rule
+from unstuck.rules.tokens import Tokens, tokens
 from unstuck.wording import listed, named, number
 
 OVERFLOWING_OUTPUT = 1e9
@@ -36,7 +37,7 @@ def nonfinite(evidence: Evidence) -> Found | None:
     place = places[count - 1] if count else None
     if place is None:
         return None
-    if evidence.depends.ignored == 1:
+    if (evidence.ask(tokens) or Tokens()).ignored == 1:
         return None  # US701: the loss is a mean over nothing
     (found, backward), begin = place, evidence.measurements[-count]
     if _is_replaced(evidence.latest):

@@ -3,11 +3,17 @@
 import math
 from collections.abc import Sequence
 
+import torch
+
 from unstuck.findings import Severity
 from unstuck.language import _
+from unstuck.measure import calls
+from unstuck.measure.again import Again
 from unstuck.measure.measurement import Weight
 from unstuck.rules import gradient, units
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
+from unstuck.rules.pairs import CHOOSE
+from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.wording import listed, named, verb
 
@@ -93,12 +99,11 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return found
     held = {w.name for m in evidence.measurements for w in m.weights if w.rate is not None}  # others are for US303
     zero = [w for w in matrices if w.gradient == 0 and (w.name in held or not held)]
-    if evidence.depends.no_curvature:
+    if evidence.ask(no_curvature):
         text = _("A second derivative in the loss is 0 everywhere, as with activations made of straight lines (ReLU).")
         return shown(text, SMOOTH)
-    constant = evidence.depends.constant
-    if constant:
-        text = _("{call} is always 1: what it is computed from has no gradient.", call=constant)
+    if call := evidence.ask(constant):
+        text = _("{call} is always 1: what it is computed from has no gradient.", call=call)
         return Found(tuple(w.name for w in zero), 1.0, 0.0, text, NO_QUOTIENT)
     if not zero:
         return None
@@ -196,3 +201,25 @@ def siblings(name: str) -> tuple[str, ...]:
     """
     parts = name.split(".")
     return tuple(".".join([*parts[:i], "*", *parts[i + 1 :]]) for i, part in enumerate(parts) if part.isdigit())
+
+
+@question
+def constant(again: Again) -> str | None:
+    """A quotient of what the network computes, or a softmax of what it chose, that is 1: nothing before it trains."""
+    needed = [n for n in again.step.needed() if n.requires_grad and n.module is not None and n.shape]
+    ends = [n for n in needed if n.function in ("div", "truediv", "true_divide", "softmax") and n.shape[0] > 1]
+    chosen = {n for n in ends if n.reads[0].through(calls.MOVES).function in CHOOSE}  # an attention may have one key
+    ends = [n for n in ends if (n in chosen if n.function == "softmax" else len(n.moving) > 1)]
+    for node, value in zip(ends, again.run(ends), strict=True):
+        if value.numel() >= again.samples and bool(((value - 1).abs() < 1e-6).all()):
+            return f"{node.function} in {node.module}" if node.module else node.function
+    return None
+
+
+@question
+def no_curvature(again: Again) -> bool:
+    """Whether a derivative of a derivative is 0 everywhere, as if activations consist of straight lines."""
+    second = [n for n in again.step.calls("grad") if any(x.function == "grad" for x in again.step.needed(n.reads))]
+    parts = [user for node in second for user in node.users if user.dtype is not None]
+    with torch.enable_grad():
+        return any(not value.any() for value in again.run(parts))

@@ -8,20 +8,25 @@ from unstuck.language import _
 from unstuck.language.warning import warn
 from unstuck.measure.measurement import Measurement
 from unstuck.rules import (  # noqa: F401 - their decorators fill the table
+    attention,
     collapse,
-    dependence,
+    copies,
     gradient,
+    inputs,
     layers,
     loss,
+    noise,
     numbers,
     pairs,
+    samples,
     standstill,
     steps,
     structure,
     terms,
-    time,
+    tokens,
     units,
     updates,
+    visible,
 )
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.rule import TABLE, Found, Rule

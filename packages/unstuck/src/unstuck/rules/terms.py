@@ -1,13 +1,23 @@
 """The terms of a loss: drowned, with reversed weights of classes, with a gradient in the target."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
+import torch
+from torch import Tensor
+
 from unstuck.language import _
+from unstuck.measure import calls
+from unstuck.measure.again import Again
 from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS
+from unstuck.step import Node
+from unstuck.step.node import reached
 from unstuck.wording import number, percent
 
 EQUAL_OUTPUTS, FADED_REST, SLIGHT, OUTWEIGHED, SMALL_PART = 0.2, 0.1, 1e-3, 0.02, 0.1
@@ -23,7 +33,7 @@ DETACH = "Call detach() on what multiplies the log-probabilities; a loss for reg
 @rule("US609", "a term of the loss is drowned", remedy=BALANCE, hidden_by=("US303", "US401", "US501"))
 def drowned(evidence: Evidence) -> Found | None:
     """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
-    divided = evidence.depends.divided
+    divided = evidence.ask(classes_of_mean)
     parts = [t.part / m.loss for m in evidence.measurements for t in m.terms if t.function == "kl_div" and m.loss]
     if divided is not None and len(parts) > 1 and max(parts) < SMALL_PART:
         text = _("kl_div with `mean` divides by the {classes} classes, too, and other terms drown it.", classes=divided)
@@ -33,7 +43,7 @@ def drowned(evidence: Evidence) -> Found | None:
         return None
     late = len(steps) // 4
     for term in (t for t in steps[-1].terms if t.reconstructs):
-        rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if _alike(t, term)]
+        rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if t.function == term.function]
         if rest[0] < SLIGHT * (steps[0].loss or 0.0):
             continue
         shares = [share for m in steps[-late:] if (share := _varied(m, term)) is not None]
@@ -72,43 +82,67 @@ def _varied(measurement: Measurement, term: LossTerm) -> float | None:
 @rule("US610", "class weights reversed", remedy=INVERT_WEIGHTS, mistake=True)
 def reversed_weights(evidence: Evidence) -> Found | None:
     """The loss counts frequent classes even more: the network answers them always."""
-    for term in evidence.latest.terms:
-        if not term.class_weights:
-            continue
-        calls = [t for m in evidence.measurements for t in m.terms if _alike(t, term)]
-        counts = [sum(of) for of in zip(*(t.class_counts for t in calls), strict=True)]
-        known = sorted((n, w) for n, w in zip(counts, term.class_weights, strict=True) if n > 0 and w > 0)
-        total = sum(n for n, _weight in known)
-        if len(known) < 2 or total < FEWEST_OF_CLASSES:
-            continue
-        (fewest, least), (most, largest) = known[0], known[-1]
-        weights = [w for _n, w in known]
-        emphasis = sum(n * w for n, w in known) / total / fmean(weights)
-        apart = most >= DISTINCT * fewest and largest >= DISTINCT * least
-        if apart and (min(weights), max(weights)) == (least, largest) and emphasis > REVERSED:
-            text = _(
-                "The class with {most} % of the labels has the weight {large}, and the one with {fewest} % has "
-                "{small}: rare classes count even less.",
-                most=percent(most / total), large=number(largest), fewest=percent(fewest / total), small=number(least),
-            )  # fmt: skip
-            return Found((), emphasis, REVERSED, text)
+    found = evidence.ask(classes)
+    known = sorted((n, w) for n, w in zip(found.counts, found.weights, strict=True) if n > 0 and w > 0) if found else []
+    total = sum(n for n, _weight in known)
+    if len(known) < 2 or total < FEWEST_OF_CLASSES:
+        return None
+    (fewest, least), (most, largest) = known[0], known[-1]
+    weights = [w for _n, w in known]
+    emphasis = sum(n * w for n, w in known) / total / fmean(weights)
+    apart = most >= DISTINCT * fewest and largest >= DISTINCT * least
+    if not apart or (min(weights), max(weights)) != (least, largest) or emphasis < REVERSED:
+        return None
+    text = _(
+        "The class with {most} % of the labels has the weight {large}, and the one with {fewest} % has {small}: rare "
+        "classes count even less.",
+        most=percent(most / total), large=number(largest), fewest=percent(fewest / total), small=number(least),
+    )  # fmt: skip
+    return Found((), emphasis, REVERSED, text)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a loss: their weights, and the labels of each in the recorded steps."""
+
+    weights: tuple[float, ...]
+    counts: tuple[float, ...]
+
+
+@question
+def classes(again: Again) -> Classes | None:
+    """The first loss that weighs classes, in all recorded steps."""
+    found = [pair for step in (*again.earlier, again.step) if (pair := _weighed(Again(step, again.values))) is not None]
+    if not found or any(len(weights) != len(found[-1][0]) for weights, _counts in found):
+        return None
+    counts = torch.stack([counts for _weights, counts in found]).sum(0)
+    return Classes(tuple(found[-1][0].tolist()), tuple(counts.tolist()))
+
+
+def _weighed(again: Again) -> tuple[Tensor, Tensor] | None:
+    """The weights of the classes of a loss, and how many labels each class has."""
+    for call in again.step.calls("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"):
+        binary, given = call.function.startswith("binary"), calls.given(call, "input", "target", "weight")
+        weight = given.get("pos_weight" if binary else "weight")
+        if isinstance(weight, Node):
+            targets, weights = again.run([given["target"], weight])
+            if binary:  # one weight for all labels, or one for each
+                ones, weights = targets.float().sum(), torch.stack([torch.ones(()), weights.cpu().float().mean()])
+                return weights, torch.stack([targets.numel() - ones, ones]).cpu()
+            if not targets.is_floating_point():
+                known = targets[(targets >= 0) & (targets < len(weights))]
+                return weights, torch.bincount(known.flatten(), minlength=len(weights))
     return None
-
-
-def _alike(term: LossTerm, other: LossTerm) -> bool:
-    """Whether two terms are of one kind and have as many classes."""
-    return (term.function, len(term.class_counts)) == (other.function, len(other.class_counts))
 
 
 @rule("US309", "gradient of the target", remedy=DETACH, hidden_by=("US401",), mistake=True)
 def not_stopped(evidence: Evidence) -> Found | None:
     """A loss moves its target, too: what an advantage is computed from, or what a prediction is compared with."""
-    found = evidence.depends
-    if found.predicted:
+    if function := evidence.ask(moved_target):
         text = _(
             "{function} compares outputs with targets that the network computes, and both have gradients: the targets "
             "move towards the outputs, or all become one.",
-            function=found.predicted,
+            function=function,
         )  # fmt: skip
         return Found((), 1.0, 0.0, text, STOP)
     if not evidence.latest.moves_value:
@@ -118,3 +152,46 @@ def not_stopped(evidence: Evidence) -> Found | None:
         "moves these outputs, too, away from what they estimate."
     )
     return Found((), 1.0, 0.0, text)
+
+
+@question
+def classes_of_mean(again: Again) -> int | None:
+    """The classes by which a kl_div beside other terms is divided, because it is a plain mean."""
+    needed = again.step.needed()
+    several = sum(n.function in calls.LOSSES for n in needed) > 1
+    for call in (n for n in needed if several and n.function == "kl_div"):
+        arguments = calls.given(call, "input", "target", "size_average", "reduce", "reduction")
+        if arguments.get("reduction", "mean") == "mean" and call.reads[0].shape[-1:] > (1,):
+            return call.reads[0].shape[-1]
+    return None
+
+
+def _is_squared(node: Node) -> bool:
+    """Whether a difference is an error, squared or as a norm."""
+    return any(user.function in ("square", "pow", "norm", "abs") or user.reads == (node, node) for user in node.users)
+
+
+@question
+def moved_target(again: Again) -> str | None:
+    """The function that compares outputs with targets that have a gradient, too; None without any.
+
+    Of a regression, the weights of the one are those of the other and at least one more, as of a prediction, or others,
+    as of a teacher: of the same shapes, or nothing else is in the loss.
+    """
+    step = again.step
+    losses = ("cross_entropy", "cosine_similarity", "kl_div", *calls.REGRESSION_LOSSES, *calls.DIFFERENCES)
+    for node in step.calls(*losses):
+        pair = [read for read in node.reads if read.requires_grad][:2]
+        if node.module is not None or len(pair) < 2:
+            continue
+        own = [{n for n in step.needed([read]) if n.op == "parameter"} for read in pair]
+        shapes = [Counter(n.shape for n in weights) for weights in own]
+        alone = set(step.needed()) == {*step.needed([node]), *reached([node], lambda n: n.users)}
+        copied = (shapes[0] <= shapes[1] or shapes[1] <= shapes[0]) and pair[0].shape == pair[1].shape
+        alike = copied or node.function == "kl_div" or alone
+        taught = own[0] < own[1] or own[1] < own[0] or (alike and not own[0] & own[1])
+        if node.function in calls.DIFFERENCES and not (alone and _is_squared(node)):
+            continue
+        if node.function == "cross_entropy" or (own[0] and own[1] and taught):
+            return node.function
+    return None

@@ -1,4 +1,4 @@
-"""Neurons that pass nothing on or are equal, attention to one key, inputs that are not scaled."""
+"""Neurons that pass nothing on or are equal, inputs that are not scaled."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.activations import activation_of
-from unstuck.measure.measurement import SHUT, Layer
+from unstuck.measure.again import Again
+from unstuck.measure.measurement import Layer
 from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import REGRESSION, falling
+from unstuck.rules.standstill import REGRESSION
 from unstuck.wording import listed, named, number, percent
 
 FEWEST_ROWS = 32
@@ -18,8 +20,9 @@ SATURATED_SHARE = 0.5
 OPEN = 0.9
 """Size of a gate from which on it passes everything."""
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
-ALL_HEADS = 1.0
 LARGE_INPUTS, LARGE_OUTPUTS, LOW_SLOPE, FAR_OFF = 10.0, 3.0, 0.3, 10.0
+DROWNED = 100.0
+"""How much larger than an embedding of places the rest may be."""
 
 SHRINK = (
     "Use smaller weights and biases, scale the inputs, put a normalisation before the activation, or lower a learning "
@@ -29,7 +32,6 @@ REVIVE = (
     "Start biases at 0 and weights at He's size; if it came during training, lower the learning rate; or use an "
     "activation without a flat part, such as LeakyReLU, GELU or SiLU."
 )
-SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
 RANDOMISE = "Initialise weights at random; constants are for biases and the weights of normalisations."
 RESCALE = "Scale the inputs: divide bytes by 255 once, standardise each feature over the training set."
 
@@ -67,23 +69,6 @@ def dead_units(evidence: Evidence) -> Found | None:
     return Found(evidence.names(found), value, DEAD_SHARE_NOTE, text, severity=severity)
 
 
-@rule("US204", "attention collapsed to one key", remedy=SOFTEN, hidden_by=("US302", "US401"), signal=True)
-def sharp_attention(evidence: Evidence) -> Found | None:
-    """A softmax that selects one key passes no gradient back to queries and keys, or a very steep one."""
-    sharp = (x for x in evidence.layers if not x.gate and (x.sharp or 0) >= ALL_HEADS)
-    found = sorted(sharp, key=lambda layer: layer.entropy or 0.0)
-    if not found:
-        return None
-    names, value = tuple(layer.name for layer in found), found[0].entropy or 0.0
-    text = _(
-        "All heads of {names} attend to a single key (mean entropy {entropy} of the maximum): queries and keys get "
-        "almost no gradient.",
-        names=listed(names), entropy=number(value),
-    )  # fmt: skip
-    learns = Severity.NOTE if falling(evidence) else None
-    return Found(names, value, SHUT, text, severity=learns)
-
-
 @rule(
     "US206", "inputs not scaled", remedy=RESCALE, hidden_by=("US401",), mistake=True, stalls=True, explains=("US302",)
 )
@@ -98,12 +83,12 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
         i for i, x in enumerate(layers) if x.role == "weights" and tokens.issuperset(x.sources) and i not in tokens
     ]
     sizes = {i: layers[i].read_rms or size for i in first}
-    drowned = evidence.depends.drowned
-    if drowned is not None and size > LARGE_INPUTS:
+    times = evidence.ask(drowned_places)
+    if times is not None and size > LARGE_INPUTS:
         text = _(
             "The inputs have a size of {size} (root mean square) instead of about 1, and are {times} times as large as "
             "the embeddings of places that are added.",
-            size=number(size), times=number(drowned),
+            size=number(size), times=number(times),
         )  # fmt: skip
         return Found((), size, LARGE_INPUTS, text)
     large = [i for i in first if LARGE_INPUTS < sizes[i] < math.inf and _passes_size_on(evidence, i)]
@@ -214,3 +199,16 @@ def _identical(evidence: Evidence, layer: Layer, name: str) -> bool:
     # Deviations of a Bayesian layer and gains may start identical: another matrix distinguishes the neurons.
     others = [evidence.weights[other] for other in layer.weights if other in evidence.weights]
     return all(w.alike or w.size == 0 or len(w.shape) < 2 or w.shape[0] != weight.shape[0] for w in others)
+
+
+@question
+def drowned_places(again: Again) -> float | None:
+    """How many times as large what is added to an embedding of places is, if that is far larger."""
+    for node in (n for n in again.step.calls("add", "radd") if n.module is not None and len(n.reads) == 2):
+        places = [n for n in node.reads if n.op == "parameter" and len(n.shape) > 1]
+        if len(places) == 1:
+            sizes = [float(x.float().square().mean().sqrt()) for x in again.run(list(node.reads))]
+            sizes = sizes if node.reads[1] is places[0] else sizes[::-1]
+            if sizes[0] > DROWNED * sizes[1] > 0:
+                return sizes[0] / sizes[1]
+    return None

@@ -9,6 +9,7 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.rules import numbers
+from unstuck.rules.attention import attending_to_one
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
@@ -135,7 +136,7 @@ def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     hidden = (evidence.layers[i] for i in evidence.hidden)
     dead = [x for x in hidden if (x.dead or 0.0) >= DEAD_SHARE and x.rows >= FEWEST_ROWS]
     lost = [x.name for x in dead if x.name in first and (first[x.name].dead or 0.0) < DEAD_SHARE_NOTE]
-    lost += [x.name for x in evidence.layers if x.sharp == 1 and x.name in first and first[x.name].sharp != 1]
+    lost += attending_to_one(evidence)
     largest = _violence(evidence, updates, max)
     found = [name for name, update in largest.items() if update > LARGEST_UPDATE]
     if not lost or 2 * len(found) <= len(largest):

@@ -83,11 +83,8 @@ class Recorder(TorchFunctionMode):
             leave(self)
             self._entered = False
 
-    def before(
-        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, ...]:
-        """A call is about to run; returns its arguments, or others with the same numbers."""
-        return args
+    def before(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A call is about to run."""
 
     def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """A call has run."""
@@ -122,7 +119,7 @@ class Recorder(TorchFunctionMode):
                     self.take_loss(args[0])
             else:
                 node = self._read(func, name, args, kwargs)  # an in-place function changes its arguments
-                args = self.before(func, name, args, kwargs)
+                self.before(func, name, args, kwargs)
         except Exception as error:
             self.fails(name, error)
         result = func(*args, **kwargs)

@@ -18,9 +18,8 @@ from torch.nn import functional
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.axes import CLASSES
-from unstuck.measure.pairs import product
 from unstuck.measure.views import moved
+from unstuck.rules.pairs import product
 from unstuck.step import Node, Step
 from unstuck.trials import replacements
 from unstuck.trials.recording import Recording
@@ -186,9 +185,9 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
             words = _("with the outputs first and the targets second in {call}", call=where)
             change = lambda node, x, y, *args, **kwargs: node.target(y, x, *args, **kwargs)  # noqa: E731
             yield Edit(words, replacing([c.call], change), "US601", another_loss=True)
-        if name in CLASSES and not c.swapped:
+        if name in calls.CLASSES and not c.swapped:
             words = _("with logarithms of probabilities in {call}", call=where)
-            change = partial(replacements.with_logarithms, CLASSES[name])
+            change = partial(replacements.with_logarithms, calls.CLASSES[name])
             yield Edit(words, replacing([c.call], change), "US601", another_loss=True)
         elif name in ("cross_entropy", "binary_cross_entropy") and c.outputs.shape == c.targets.shape:
             words = _("with `{better}` for {call}", better="binary_cross_entropy_with_logits", call=where)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unstuck.measure import calls
-from unstuck.measure.axes import SUMS
+from unstuck.rules.samples import sums_to_1
 from unstuck.step import Node
 
 QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
@@ -48,7 +48,7 @@ def with_logits(node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> 
 
 def with_logarithms(dim: int, node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The loss of the logarithms of what it reads, if these are probabilities, or else of their softmax."""
-    odds = bool((x >= 0).all()) and bool(((x.sum(min(dim, x.dim() - 1)) - 1).abs() < SUMS).all())
+    odds = bool((x >= 0).all()) and sums_to_1(x, min(dim, x.dim() - 1))
     return node.target(x.clamp_min(LEAST).log() if odds else x.log_softmax(min(dim, x.dim() - 1)), *args, **kwargs)
 
 

@@ -1,19 +1,26 @@
-"""What a loss compares or multiplies: results that are always equal, teachers, advantages of groups that are mixed."""
+"""Copies: what a loss compares that is always equal, teachers, and advantages of groups that are mixed."""
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import Again, kinds
-from unstuck.measure.measurement import Twin
+from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
+from unstuck.rules.rule import Found, rule, shown
+from unstuck.rules.standstill import PATIENT_MEASUREMENTS
 from unstuck.step import Node, Step
 
+SAME_LOSS, MOVES = 1e-6, 1e-4
+"""A loss that is the same in two steps; the relative change of a weight that moves."""
 EXACT, ROUNDED = 1e-6, 1e-4
 """Differences, relative to the size, of equal results of different weights, and of the same weights."""
 COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES | {"kl_div", "cosine_similarity", "cosine_embedding_loss"}
@@ -23,10 +30,73 @@ LIMITED = frozenset({"exp", *calls.CLAMPS})
 BALANCED = 1e-3
 """Mean of the advantages of a group, relative to their size."""
 
+COPY = (
+    "Check what both sides are: a reference (`ref_model`) or a teacher is another network, or a copy made before the "
+    "training (`copy.deepcopy`, `disable_adapter()`), and chosen and rejected answers differ where the mask counts."
+)
+AUGMENT = "Draw the random augmentation for each view anew, or keep dropout on where it makes the views."
+KEEP_OLD = "Compute the old log-probabilities once for each batch of samples, under `torch.no_grad()`, and keep them."
+GROUP = "Repeat each prompt in consecutive rows (`repeat_interleave`), and view the rewards as [prompts, generations]."
 
-def of_twins(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
+
+@rule("US705", "compared with itself", remedy=COPY, mistake=True)
+def compared_with_itself(evidence: Evidence) -> Found | None:
+    """Two copies are one, or always equal: what compares them teaches nothing."""
+    found = evidence.ask(twin)
+    if found is None:
+        return _equal_preferences(evidence)
+    call = f"`{found.function}`" + (f" ({found.line})" if found.line else "")
+    if found.kind == "views":
+        text = _("{call} compares outputs with themselves: both views of each sample are the same.", call=call)
+        return shown(text, AUGMENT)
+    if found.kind == "ratio":
+        text = _("Both sides of {call} are the same and have a gradient: the ratio is 1, its gradient 0.", call=call)
+        return shown(text, KEEP_OLD)
+    if found.kind == "old":
+        text = _("The old values in {call} change from step to step with the same tokens: the ratio is 1.", call=call)
+        return shown(text, KEEP_OLD)
+    text = _("Both sides of {call} are always the same: the network learns nothing from it.", call=call)
+    return shown(text)
+
+
+def _equal_preferences(evidence: Evidence) -> Found | None:
+    """A loss of preferences that is ln 2 in all steps: its margin is 0, as if the reference moves along."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    moves = all(any(w.gradient and (w.update or 0.0) > MOVES for w in m.weights) for m in evidence.measurements[1:])
+    if not moves or len(losses) < PATIENT_MEASUREMENTS or any(abs(loss - math.log(2)) > SAME_LOSS for loss in losses):
+        return None
+    return Found(
+        (), 0.0, SAME_LOSS, _("The loss is ln 2 in all steps, although weights move: what it compares is equal.")
+    )
+
+
+@rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)
+def mixed_groups(evidence: Evidence) -> Found | None:
+    """Completions are rewarded for the question that they had to answer, not for the answer."""
+    size = evidence.ask(group)
+    if size is None:
+        return None
+    text = _(
+        "The advantages have a mean of 0 in groups of {size} rows, and these rows have different prompts.", size=size
+    )
+    return shown(text, value=size)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two results that the loss compares, and that are equal."""
+
+    # results: of the same weights, or of equal ones; ratio: the difference is exponentiated; views: the rows of a
+    # similarity; old: the old values of a ratio, which are computed anew in each step
+    kind: Literal["results", "ratio", "views", "old"]
+    function: str  # that compares them
+    line: str = ""  # file and line of the call
+
+
+@question
+def twin(again: Again) -> Twin | None:
     """Results that the loss compares and that are always the same."""
-    return {"twin": next(_equal(again), None) or _old_ones_anew([*earlier, again.step], again)}
+    return next(_equal(again), None) or _old_ones_anew([*again.earlier, again.step], again)
 
 
 def _equal(again: Again) -> Iterator[Twin]:
@@ -109,7 +179,8 @@ def _read_the_same(one: Step, other: Step) -> bool:
     return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def of_groups(again: Again) -> dict[str, Any]:
+@question
+def group(again: Again) -> int | None:
     """The size of groups whose advantages have a mean of 0 while those of the rows of a prompt have not."""
     own = _weights(again.step)
     for node in again.step.needed() if again.tokens else ():
@@ -119,8 +190,8 @@ def of_groups(again: Again) -> dict[str, Any]:
                 if moving in own and factor not in own and floating and factor.shape[:1] == (again.samples,):
                     ids, values = again.run([again.tokens[0], factor])
                     if size := _mixed(ids, values.reshape(again.samples, -1).sum(1)):
-                        return {"mixed_groups": size}
-    return {}
+                        return size
+    return None
 
 
 def _mixed(ids: Tensor, advantages: Tensor) -> int | None:
@@ -138,15 +209,16 @@ def _mixed(ids: Tensor, advantages: Tensor) -> int | None:
     return None
 
 
-def of_teachers(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
+@question
+def teacher_dropout(again: Again) -> float:
     """The largest share that a network drops whose weights stay and whose outputs the loss compares with others."""
     own, shares = _weights(again.step), [0.0]
     for pair in filter(None, map(_pair, again.step.needed())):
         made = again.step.needed([n for n in pair if n in own and not n.requires_grad])
         taught = any(n.requires_grad for n in pair) and not any(n.op == "parameter" for n in made)
-        if taught and earlier and _stay(again.step, earlier[0], made):
+        if taught and again.earlier and _stay(again.step, again.earlier[0], made):
             shares += [calls.dropped(n) for n in made if n.function in ("dropout", calls.DOT_PRODUCT)]
-    return {"teacher_dropout": max(shares) or None}
+    return max(shares)
 
 
 def _stay(step: Step, before: Step, made: Sequence[Node]) -> bool:
@@ -156,27 +228,6 @@ def _stay(step: Step, before: Step, made: Sequence[Node]) -> bool:
     known = [(a.value, b.value) for a, b in zip(first, last, strict=False) if b in weights]
     same = (a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in known)
     return bool(known) and all(same)
-
-
-def of_zero_inputs(again: Again, earlier: Sequence[Step]) -> dict[str, Any]:
-    """The shape of an input of floating-point numbers that is 0 in all steps, and may not be."""
-    blank = (n for n in again.read if n.value is not None and n.value.is_floating_point() and not n.value.any())
-    for node in (n for n in blank if _is_alone(again.step, n)):
-        others = [n.value for step in earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
-        if sum(x is not None and not x.any() for x in others) >= len(earlier):
-            return {"zero_input": node.shape}
-    return {}
-
-
-def _is_alone(step: Step, node: Node) -> bool:
-    """Whether an input of one number for each sample, or with weights of its own, is read where no other one is."""
-    if math.prod(node.shape[1:]) == 1:  # else it is one of several coordinates, such as the time of initial conditions
-        readers = {(user.function, user.module) for user in node.users}
-        others = (n for n in step.nodes if n.op == node.op and n is not node)
-        return not any((user.function, user.module) in readers for n in others for user in n.users)
-    own = (call for call in step.calls("linear", *calls.CONVOLUTIONS) if call.reads[0].through(calls.MOVES) is node)
-    # Weights that are shared, as over the steps of a sequence, may begin with a state of 0.
-    return any(sum(user.function == call.function for user in call.reads[1].users) == 1 for call in own)
 
 
 def _line(node: Node) -> str:

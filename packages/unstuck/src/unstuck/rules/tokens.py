@@ -1,4 +1,4 @@
-"""Tokens: whether their labels are where they belong, and what padding and other documents do to outputs."""
+"""Tokens: whether their labels are where they belong, and what padding, places and other documents do to outputs."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unstuck.findings import Severity
+from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, LEAK, Again, Change, by_position, differ, kinds, with_others_in
+from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
+from unstuck.rules.rule import Found, rule, shown
 from unstuck.step import Node
+from unstuck.wording import percent
 
+PADDED_LABELS = 0.02
 FEWEST_LABELS, FEWEST_ALIKE, FEWEST_WORDS, ALIGNED = 8, 32, 3, 0.99
 """Labels; labels that are all one token; different words; share of labels that are tokens at the same distance."""
 SHIFTS = (1, 0, 2)
@@ -23,19 +30,108 @@ SCATTERED = 1.2
 FEWEST_PADDED, REPEATS = 0.02, 0.25
 """Share of the tokens that are padding; of the other rows that end with a token twice, if there are more."""
 
+RECURRENT = ("rnn", "lstm", "gru")
+"""Kinds of layers."""
 
-def of_tokens(again: Again) -> dict[str, Any]:
+SHIFT_ONCE = (
+    "Shift the labels once: models of Transformers shift them in their loss, and take labels that equal the inputs."
+)
+START = (
+    "Give T5 and its like `labels` only, which they shift themselves, or begin `decoder_input_ids` with "
+    "`decoder_start_token_id`."
+)
+KEEP_LABELS = "Check what sets the labels to -100, and the length at which samples are cut off."
+KEEP_END = (
+    "Ignore the padding only behind the first end token, or use another token for padding; nothing to do if the texts "
+    "have no end."
+)
+IGNORE_PADDING = "Ignore the padding in the loss: `labels[attention_mask == 0] = -100`, or `ignore_index`."
+MASK_PADDING = "Give the model the attention mask, and let it use it; causal models want the padding at the right."
+COUNT_PLACES = (
+    "Give the model `position_ids` that begin with 0 in each text: `(attention_mask.cumsum(1) - 1).clamp(min=0)` "
+    "behind padding at the left, or one `arange` for each packed sample."
+)
+
+
+@rule("US701", "labels at the wrong place", severity=Severity.ERROR, remedy=SHIFT_ONCE, mistake=True)
+def misplaced_labels(evidence: Evidence) -> Found | None:
+    """The network learns to predict another token than it is asked for, or nothing."""
+    found = evidence.ask(tokens) or Tokens()
+    if found.ignored == 1:
+        return shown(_("Every label is ignored: the loss is computed from nothing."), KEEP_LABELS)
+    if found.shift == 2:
+        return shown(_("The labels are the tokens after the next ones: they were shifted twice."))
+    if found.unstarted:
+        text = _(
+            "The decoder begins with the first word of the target, and no label is that word: it does not learn to "
+            "start."
+        )
+        return shown(text, START, Severity.WARNING)
+    if found.single:
+        text = _("All labels that count are the same token, and the others are ignored.")
+        return shown(text, KEEP_LABELS, Severity.WARNING)
+    if found.endless:
+        text = _("The token that the rows end with is never a label: the model does not learn to stop.")
+        return shown(text, KEEP_END, Severity.WARNING)
+    return None
+
+
+@rule("US702", "padding counts", remedy=MASK_PADDING, hidden_by=("US401",), mistake=True)
+def padding(evidence: Evidence) -> Found | None:
+    """Padding is in the loss, or changes the outputs of a sample with the length of the others."""
+    found = evidence.ask(tokens) or Tokens()
+    if found.padded_labels > PADDED_LABELS:
+        text = _("{share} % of the labels that count belong to padding.", share=percent(found.padded_labels))
+        return shown(text, IGNORE_PADDING, value=found.padded_labels)
+    if found.padding:
+        text = _("Outputs of the tokens of a sample depend on its padding.")
+        recurrent = any(layer.plain_kind in RECURRENT for layer in evidence.layers)  # which reads it at the end
+        return shown(text, MASK_PADDING, Severity.NOTE if recurrent else None)
+    return None
+
+
+@rule("US707", "positions run on", remedy=COUNT_PLACES, mistake=True)
+def positions_run_on(evidence: Evidence) -> Found | None:
+    """A text begins at another place in the training than in use: its position embeddings are those of other places."""
+    if not (evidence.ask(tokens) or Tokens()).run_on:
+        return None
+    return shown(_("Texts begin in the middle of a row, and their positions count what stands before them."))
+
+
+@dataclass(frozen=True)
+class Tokens:
     """What labels, padding and other documents matter to the outputs of tokens."""
-    if not again.tokens:
-        return {}
+
+    shift: int | None = None  # the labels are the tokens of the input this many positions later, from 0 to 2
+    later: bool = False  # the output at a position depends on later ones; looked at only with a `shift`
+    copies: bool = False  # the loss compares the output at a position with the token there, on which it depends
+    ignored: float = 0.0  # share of the labels
+    visible: float = 0.0  # share of the labels that are the tokens at their positions, which the model sees
+    without_order: bool = False  # outputs do not depend on the order of earlier tokens
+    endless: bool = False  # rows end with one token that is never a label, behind others that differ
+    unstarted: bool = False  # the inputs of a decoder begin with words that are no labels there
+    single: bool = False  # all labels that count are one token, and others are ignored
+    padded_labels: float = 0.0  # share of the labels that count and are of a padded position
+    padding: bool = False  # outputs depend on padded tokens
+    run_on: bool = False  # padding at the left moves the places of the tokens
+    first_only: bool = False  # the output for a sample depends on its first token only
+    documents: bool = False  # outputs depend on other documents of a packed row
+    new_rows: tuple[int, ...] = ()  # tokens of the batch whose rows of a frozen embedding are nearly equal
+
+
+@question
+def tokens(again: Again) -> Tokens | None:
+    """What labels, padding and other documents matter."""
+    if not again.tokens or not again.outputs:
+        return None
     labels = _labels(again)
-    tokens = again.tokens[0] if labels is None else labels.tokens
-    (ids,) = again.run([tokens])
+    read = again.tokens[0] if labels is None else labels.tokens
+    (ids,) = again.run([read])
     padded, documents = _padded(again, ids), _documents(again, ids)
-    found = {"new_rows": _new_rows(again, tokens, ids), "first_only": _reads_first_only(again, tokens)}
+    found: dict[str, Any] = {"new_rows": _new_rows(again, read, ids), "first_only": _reads_first_only(again, read)}
     found |= {} if labels is None else _of_labels(again, labels)
     if padded is not None:
-        own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is tokens]
+        own = [n for n in again.step.calls("embedding") if calls.given(n, "input").get("input") is read]
         place = [int(i) for i in (~padded).nonzero()[0]]  # of a token whose embedding takes that of the padding
         change = {n: lambda x: torch.where(padded[..., None], x[place[0], place[1]], x) for n in own}
         found["padding"] = _reaches(again, change, ~padded)
@@ -44,8 +140,8 @@ def of_tokens(again: Again) -> dict[str, Any]:
     found["run_on"] = _run_on(again, _starts(again, ids, padded))
     if documents is not None:
         first = documents == documents[:, :1]
-        found["documents"] = _reaches(again, {tokens: lambda x: torch.where(first, x.roll(1, 0), x)}, ~first)
-    return found
+        found["documents"] = _reaches(again, {read: lambda x: torch.where(first, x.roll(1, 0), x)}, ~first)
+    return Tokens(**found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +242,7 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
     half, length = labels.tokens.shape[1] // 2, labels.tokens.shape[1]
     later = _moves(again, labels, lambda x: with_others_in(x, slice(half, length)), (slice(None), slice(half)), LEAK)
     found: dict[str, Any] = {"ignored": labels.ignored, "shift": labels.shift}
-    if labels.shift is not None:
-        found["later"] = later
+    found["later"] = bool(later) and labels.shift is not None
     if later and (labels.shift is None or (labels.shift == 0 and labels.scattered)):
         found["visible"] = labels.own
     if labels.shift == 0 and later is False and len(labels.wanted):
@@ -162,7 +257,8 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
         found["unstarted"] = encoder and _is_unstarted(labels)
     if labels.shift == 1 and later is False and again.trained:  # branches may start at nearly 0
         swap = [1, 0, *range(2, length)]
-        found["order"] = _moves(again, labels, lambda x: x[:, swap], (slice(None), slice(2, None)), EQUAL)
+        moves = _moves(again, labels, lambda x: x[:, swap], (slice(None), slice(2, None)), EQUAL)
+        found["without_order"] = moves is False
     return found
 
 

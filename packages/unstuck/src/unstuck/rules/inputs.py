@@ -1,0 +1,292 @@
+"""Inputs: what has no effect on outputs or the loss, and what belongs to other samples."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unstuck.findings import Severity
+from unstuck.language import _
+from unstuck.measure import calls
+from unstuck.measure.again import EQUAL, Again, differ, kinds, rolled
+from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
+from unstuck.rules.rule import Found, rule, shown
+from unstuck.rules.standstill import PATIENT_STEPS
+from unstuck.rules.tokens import Tokens, tokens
+from unstuck.rules.visible import Reconstruction, reconstruction
+from unstuck.step import Node, Step
+from unstuck.step.node import reached
+from unstuck.wording import listed, named, number
+
+UNRELATED = 0.02
+SAME = 1e-6
+"""A loss that changes by less of itself knows both sides of a pair by one input."""
+UNMOVED = 1e-5
+"""Change of outputs that do not know positions."""
+MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
+"""Parts of the names of inputs that a model may leave alone."""
+NOT_TRAINED = ("US301", "US302", "US303", "US306", "US309", "US401", "US501", "US502", "US505")
+OTHER_CAUSES = ("US506", "US601", "US606", "US609", "US702", "US709")
+"""Rules that explain why a network learns nothing from its samples."""
+CUTS = calls.MOVES | {"unfold", "einsum"}
+POSITIONS = ("pos", "rot", "freq", "place")
+"""Parts of the names of what knows positions."""
+MASKS = frozenset({"add", "radd", "masked_fill", "where", "float"})
+
+ROUNDED = "Check for a division of whole numbers (`//`) or a conversion that rounds to 0, as of times from 0 to 1."
+USE = "Check where it goes: it may be overwritten, multiplied by 0, or sliced away."
+PASS_ON = (
+    "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
+)
+CHECK_PAIRS = "Check that samples and targets belong together, what the network reads, and the learning rate."
+ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
+READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."
+ADD_TERM = "Add it to the loss, or compute it without gradients if it is for information only."
+
+
+@rule("US703", "an input without effect", remedy=USE, hidden_by=("US401",), mistake=True)
+def without_effect(evidence: Evidence) -> Found | None:
+    """The network has learned to do without an input, or cannot see it."""
+    found, places = evidence.ask(tokens) or Tokens(), evidence.ask(reconstruction) or Reconstruction()
+    names = [name for name in evidence.ask(unread) or () if not any(word in name for word in MAY_REST)]
+    if names:
+        return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
+    if shape := evidence.ask(zero_input):
+        text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(shape))
+        return Found((), 0.0, 0.0, text, ROUNDED if math.prod(shape[1:]) == 1 else PASS_ON)
+    if places.alike:
+        text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
+        return shown(text, ADD_POSITIONS)
+    if evidence.ask(patches_without_order):
+        return shown(_("The outputs do not depend on the order of the patches of an image."), ADD_POSITIONS)
+    if found.first_only:
+        return shown(_("The outputs depend on the first token of a sample and on no other."), READ_LAST)
+    if found.without_order:
+        return shown(_("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
+    if what := evidence.ask(lost_places):
+        text = _(
+            "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "
+            "in.",
+            what=what,
+        )  # fmt: skip
+        return shown(text, ADD_POSITIONS)
+    for effect in evidence.ask(effects) or ():
+        if effect.targets or effect.moves:
+            continue
+        text = _(
+            "The outputs do not depend on the input of shape {shape}, which {reader} reads: they are the same with "
+            "those of other samples.",
+            shape=list(effect.shape), reader=_reader(effect),
+        )  # fmt: skip
+        return shown(text)
+    if numbers := evidence.ask(unused):
+        text = _(
+            "The model computes a number with a gradient, and the loss does not take it: {names}.",
+            names=listed(numbers),
+        )
+        return Found((), len(numbers), 0, text, ADD_TERM, Severity.NOTE)
+    return None
+
+
+@rule("US704", "unrelated to the samples", remedy=CHECK_PAIRS, hidden_by=(*NOT_TRAINED, *OTHER_CAUSES), signal=True)
+def unrelated(evidence: Evidence) -> Found | None:
+    """The network answers all samples alike, or learns from pairs that do not belong together."""
+    patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
+    for effect in evidence.ask(effects) or ():
+        if not (patient and effect.moves and SAME < effect.change < UNRELATED):
+            continue
+        what = _("the targets") if effect.targets else _("the input of shape {shape}", shape=list(effect.shape))
+        text = _(
+            "The loss is {loss}, and {others} with {what} of other samples: the network has learned nothing from them.",
+            loss=number(effect.loss), others=number(effect.loss_of_others), what=what,
+        )  # fmt: skip
+        return Found((), effect.change, UNRELATED, text, shown=True)
+    return None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an input of the step, or its targets, matter to the loss, after some training."""
+
+    shape: tuple[int, ...]
+    reader: str  # the function that reads it first
+    module: str | None = None  # in which it runs; None: the loss
+    targets: bool = False  # the loss reads it, and the outputs do not depend on it
+    moves: bool = True  # the outputs change if it is that of other samples
+    loss: float = math.nan
+    loss_of_others: float = math.nan  # the loss if it is that of other samples
+    change: float = math.inf  # between the two, over the first
+
+
+def _reader(effect: Effect) -> str:
+    """Where an input is read."""
+    if effect.module is None:
+        return f"`{effect.reader}`"
+    return _("`{call}` in {module}", call=effect.reader, module=named(effect.module))
+
+
+@question
+def effects(again: Again) -> tuple[Effect, ...]:
+    """What the loss becomes if one input, or the targets, are those of other samples."""
+    if not (again.trained and again.outputs):
+        return ()
+    losses, found = again.step.losses, list[Effect]()
+    before = sum(float(x.sum()) for x in again.run(losses))
+    read, needed = set(again.read), set(again.step.needed(losses))
+    targets = [n for n in again.given if n not in read and n in needed]
+    several = [node for node in again.given if _varies(node)]
+    for nodes in [*([node] for node in several if node in read), [node for node in several if node in targets]]:
+        if not nodes or len(several) < 2:
+            continue
+        results = again.run([*losses, *again.outputs], dict.fromkeys(nodes, rolled))
+        after, outputs = sum(float(x.sum()) for x in results[: len(losses)]), results[len(losses) :]
+        if nodes[0] in read and any(n.module is None and n in needed for n in nodes[0].users):
+            after = math.nan  # it is its own target, and belongs to no other input
+        moved = any(differ(a, b, 0.0) for a, b in zip(again.before, outputs, strict=True))
+        first, of_targets = next(iter(nodes[0].users)), nodes[0] in targets
+        change = abs(after - before) / abs(before) if before else math.inf
+        found.append(Effect(nodes[0].shape, first.function, first.module, of_targets, moved, before, after, change))
+    return tuple(found)
+
+
+def _varies(node: Node) -> bool:
+    """Whether samples differ, and the numbers are no mask."""
+    value = node.value
+    if value is None or value.dtype == torch.bool:
+        return False
+    mask = not value.is_floating_point() and value.dim() > 1 and kinds(value) <= {0, 1}
+    return not mask and bool((value != value[:1]).any())
+
+
+@question
+def unread(again: Again) -> tuple[str, ...]:
+    """Inputs of the model that no call reads."""
+    return tuple(again.step.unread)
+
+
+@question
+def unused(again: Again) -> tuple[str, ...]:
+    """Calls of the model whose result, one number with a gradient, nothing reads and the loss does not take."""
+    needed = set(again.step.needed())
+    numbers = (n for n in again.step.calls() if n.module is not None and n.requires_grad and n.shape == ())
+    ends = (node for node in numbers if not node.users and node not in needed)
+    return tuple(f"{node.function} in {node.module}" if node.module else node.function for node in ends)
+
+
+@question
+def zero_input(again: Again) -> tuple[int, ...] | None:
+    """The shape of an input of floating-point numbers that is 0 in all steps, and may not be."""
+    blank = (n for n in again.read if n.value is not None and n.value.is_floating_point() and not n.value.any())
+    for node in (n for n in blank if _is_alone(again.step, n)):
+        others = [n.value for step in again.earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
+        if sum(x is not None and not x.any() for x in others) >= len(again.earlier):
+            return node.shape
+    return None
+
+
+def _is_alone(step: Step, node: Node) -> bool:
+    """Whether an input of one number for each sample, or with weights of its own, is read where no other one is."""
+    if math.prod(node.shape[1:]) == 1:  # else it is one of several coordinates, such as the time of initial conditions
+        readers = {(user.function, user.module) for user in node.users}
+        others = (n for n in step.nodes if n.op == node.op and n is not node)
+        return not any((user.function, user.module) in readers for n in others for user in n.users)
+    own = (call for call in step.calls("linear", *calls.CONVOLUTIONS) if call.reads[0].through(calls.MOVES) is node)
+    # Weights that are shared, as over the steps of a sequence, may begin with a state of 0.
+    return any(sum(user.function == call.function for user in call.reads[1].users) == 1 for call in own)
+
+
+@question
+def patches_without_order(again: Again) -> bool:
+    """Whether an attention's outputs stay the same with another order of the patches of an image."""
+    attends = any(again.step.calls(calls.DOT_PRODUCT, calls.ATTENTION, "softmax"))
+    can_tell = attends and again.trained and again.outputs and not again.draws
+    for node in again.step.calls("linear", "conv2d") if can_tell else ():
+        read = node.reads[0].through(CUTS)
+        cut = len(read.shape) > 2 and read.shape != node.reads[0].shape and len(node.shape) == 3
+        if read in again.read and (_is_patching(node) if node.function == "conv2d" else cut):
+            dims = [-2] if cut else [-2, -1]
+            after = again.run(again.outputs, {node: lambda x, dims=dims: x.roll([1] * len(dims), dims)})  # type: ignore[misc]
+            return not any(differ(a, b, UNMOVED) for a, b in zip(again.before, after, strict=True))
+    return False
+
+
+def _is_patching(node: Node) -> bool:
+    """Whether a convolution reads patches that do not overlap."""
+    given = calls.given(node, "input", "weight", "bias", "stride")
+    weight, stride = given.get("weight"), given.get("stride", 1)
+    strides = tuple(stride) if isinstance(stride, tuple | list) else (stride, stride)
+    return isinstance(weight, Node) and weight.shape[2:] == strides and max(strides) > 1 and node.shape[-1] > 1
+
+
+@question
+def lost_places(again: Again) -> str | None:
+    """What knows positions, of which queries and keys of the first attention know nothing; None if there is no such.
+
+    If two tokens change their places, so do their queries and keys, and nothing else is different.
+    """
+    pair = next(_queries_and_keys(again), None)
+    if pair is None or not again.trained:  # embeddings of places may start at 0
+        return None
+    nodes = [node for node, _dim in pair]
+    needed = again.step.needed(nodes)
+    known = next(filter(None, map(_positions, needed)), None)
+    count = pair[1][0].shape[pair[1][1]]
+    first = next((n for n in needed if _count(n) in (count, count - 1)), None)
+    if known is None or first is None or set(again.given).isdisjoint(again.step.needed([first])):
+        return None
+    before, after = again.run(nodes), again.run(nodes, {first: lambda x: _swapped(x, *_places(first), 0)})
+    swapped = (
+        all(
+            not differ(_swapped(x, dim, 1, at), y, EQUAL) and differ(x, y, EQUAL)
+            for x, y, (_node, dim) in zip(before, after, pair, strict=True)
+        )
+        for at in {0, count - (_count(first) or 0)}
+    )
+    return known if any(swapped) else None
+
+
+def _queries_and_keys(again: Again) -> Iterator[list[tuple[Node, int]]]:
+    """Queries and keys of each attention, with the dimension of the places."""
+    for node in again.step.needed():
+        if node.function == calls.ATTENTION:
+            yield [(node.reads[0], 0), (node.reads[1], 0)]
+        elif node.function == calls.DOT_PRODUCT:
+            yield [(node.reads[0], -2), (node.reads[1], -2)]
+        elif calls.is_product(node) and any(user.function in calls.SOFTMAXES for user in _scaled(node)):
+            yield [(node.reads[0], -2), (node.reads[1], -1)]
+
+
+def _scaled(node: Node) -> Iterator[Node]:
+    """What reads scores, also after they were scaled and masked."""
+    return reached([node], lambda n: n.users if n is node or n.function in {*calls.SCALINGS, *MASKS} else ())
+
+
+def _positions(node: Node) -> str | None:
+    """What knows positions: a table by its name, angles, or an embedding of numbers that are no tokens."""
+    if node.op in ("parameter", "buffer") and any(word in node.target for word in POSITIONS):
+        return str(node.target) if len(node.shape) > 1 else None
+    return node.function if node.function in ("sin", "cos") else None
+
+
+def _places(node: Node) -> tuple[int, int]:
+    """The dimensions that count places in the result of a call, from the first to so many."""
+    return (2, len(node.shape) - 2) if node.function in calls.CONVOLUTIONS else (1, 1)
+
+
+def _count(node: Node) -> int | None:
+    """How many tokens or patches an embedding, a linear layer or a convolution of images returns."""
+    if node.function in calls.CONVOLUTIONS:
+        return math.prod(node.shape[2:])
+    return node.shape[1] if node.function in ("embedding", "linear") and len(node.shape) == 3 else None
+
+
+def _swapped(x: Tensor, dim: int, dims: int, at: int) -> Tensor:
+    """With two neighbouring places in each other's place."""
+    dim %= x.dim()
+    flat = x.flatten(dim, dim + dims - 1)
+    order = list(range(flat.shape[dim]))
+    order[at : at + 2] = order[at : at + 2][::-1]
+    return flat.index_select(dim, torch.tensor(order, device=x.device)).reshape(x.shape)

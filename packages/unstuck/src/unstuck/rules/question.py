@@ -1,0 +1,72 @@
+"""Questions to a recorded step, which runs again with some of its inputs changed: what rules ask beside the numbers.
+
+A question stands beside the rules that read its answer, in one file: `evidence.ask(question)`.
+"""
+
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from unstuck._torch.modes import unfollowed
+from unstuck.measure.again import FEWEST, Again
+from unstuck.step import Step
+from unstuck.values import read, written
+
+MOST_CALLS = 3000
+"""In longer steps, a few more forward passes take too long."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Question(Generic[Answer]):
+    """One question. Its answer is a text, a number, a dataclass or a tuple of these, as for `values.written`."""
+
+    name: str
+    of: Callable[[Again], Answer | None]
+
+    def answer(self, answers: Mapping[str, Any]) -> Answer | None:
+        """Its answer among those that `answers` has found; None if it has found nothing."""
+        found: Answer | None = read(typing.get_type_hints(self.of)["return"], answers.get(self.name))
+        return found
+
+
+QUESTIONS: dict[str, Question[Any]] = {}
+"""All questions by name, in the order of their import."""
+
+
+def question(of: Callable[[Again], Answer | None]) -> Question[Answer]:
+    """Make a question of a function, which is asked of each recorded step that is judged."""
+    QUESTIONS[of.__name__] = made = Question(of.__name__, of)
+    return made
+
+
+@unfollowed
+def answers(
+    step: Step, values: Mapping[str, Tensor], trained: bool = False, earlier: Sequence[Step] = ()
+) -> dict[str, Any] | None:
+    """What was found, by the names of the questions, as values for JSON; None if the step cannot run again.
+
+    Args:
+        step: a recorded step.
+        values: parameters and buffers, by name.
+        trained: whether they were trained: an input whose weights start at 0 has no effect before.
+        earlier: recorded steps before this one, oldest first.
+    """
+    again = Again(step, values, trained, earlier)
+    needed = step.needed(step.outputs)
+    own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
+    if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
+        return None
+    found = {}
+    for name, asked in QUESTIONS.items():
+        # A call of the step may raise anything.
+        with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
+            if answer := written(asked.of(again)):
+                found[name] = answer
+    return found
