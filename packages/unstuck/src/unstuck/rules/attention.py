@@ -1,8 +1,8 @@
 """Attention that has collapsed: each query sees several keys, and attends to one."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -63,14 +63,23 @@ class Attention:
 @question
 def attentions(again: Again) -> tuple[Attention, ...]:
     """The attentions of the step."""
-    found = []
-    for node in again.step.calls("softmax", calls.ATTENTION, calls.DOT_PRODUCT):
-        if _attends(node):
-            squares, equal = _squares(again, node)
-            known = (equal < SEES_ONE).expand(squares.shape)
-            heads = (0, *range(2, squares.dim())) if squares.dim() == 3 else tuple(range(squares.dim()))
-            means = torch.where(known, squares, 0.0).sum(heads) / known.sum(heads)
-            found += [Attention(node.module or "", float(means.min()))] if known.any() else []
+    known = dict[Node, tuple[Tensor, Tensor]]()
+
+    def watched(node: Node) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            result = node.target(*args, **kwargs)
+            known[node] = _squares(node, result, args, kwargs)
+            return result
+
+        return run
+
+    found, nodes = [], list(filter(_attends, again.step.calls("softmax", calls.ATTENTION, calls.DOT_PRODUCT)))
+    again.run(nodes, edits={node: watched(node) for node in nodes})
+    for node, (squares, equal) in known.items():
+        several = (equal < SEES_ONE).expand(squares.shape)
+        heads = (0, *range(2, squares.dim())) if squares.dim() == 3 else tuple(range(squares.dim()))
+        means = torch.where(several, squares, 0.0).sum(heads) / several.sum(heads)
+        found += [Attention(node.module or "", float(means.min()))] if several.any() else []
     return tuple(found)
 
 
@@ -83,14 +92,13 @@ def _attends(node: Node) -> bool:
     return last and any(n.function in calls.PRODUCTS for n in readers)
 
 
-def _squares(again: Again, node: Node) -> tuple[Tensor, Tensor]:
+def _squares(node: Node, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The sum of the squares of the weights of each query, [samples, heads, queries], and that with equal scores."""
     if node.function == "softmax":
-        weights, scores = again.run([node, node.reads[0]])
-        return weights.square().sum(-1), 1 / (scores > MASKED).sum(-1).clamp_min(1)
+        scores = args[0] if args else kwargs["input"]
+        return result.square().sum(-1), 1 / (scores > MASKED).sum(-1).clamp_min(1)
     of = _of_projected if node.function == calls.ATTENTION else _of_dot_product
-    (squares,), (equal,) = (again.run([node], edits={node: partial(of, factor)}) for factor in (1.0, 0.0))
-    return squares, equal
+    return of(1.0, *args, **kwargs), of(0.0, *args, **kwargs)
 
 
 def _of_projected(factor: float, *args: Any, **kwargs: Any) -> Tensor:

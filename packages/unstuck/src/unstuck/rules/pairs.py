@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -105,7 +104,6 @@ def unused_options(evidence: Evidence) -> Found | None:
 class Pairing:
     """A softmax over the similarities of all pairs of samples."""
 
-    rows: int
     columns: int
     scale: float | None = None  # what cosines are multiplied by; None: they are none
     itself: bool = False  # a sample is among its own candidates, and is not the one that is looked for
@@ -116,31 +114,27 @@ class Pairing:
 @question
 def pairing(again: Again) -> Pairing | None:
     """What a loss of all pairs compares."""
-    return next((found for call in again.step.calls(*READERS) for found in _pairing(again, call)), None)
-
-
-def _pairing(again: Again, call: Node) -> Iterator[Pairing]:
-    """What a softmax over similarities compares; nothing if it reads something else."""
-    logits = call.reads[0]
-    pairs = product(logits)
-    if pairs is None or call not in set(again.step.needed()):
-        return
-    one, other = map(calls.unscaled, pairs.reads[:2])
-    wanted = calls.given(call, "input", "target").get("target") if call.function == "cross_entropy" else None
-    read = set(again.step.needed([logits]))
-    values = [n.value for n in again.given if n in read and n.value is not None]
-    given = [x for x in values if x.is_floating_point() and x.dim() > 1]
-    found = again.run([logits, pairs, *pairs.reads[:2], *([wanted] if isinstance(wanted, Node) else [])])
-    scores, products, left, right, *targets = found
-    rows, columns = scores.shape
-    positives = targets[0] if targets and targets[0].shape == (rows,) else None
-    scale, same = _scale(scores, products, left, right), one is other and rows == columns
-    if positives is None or positives.is_floating_point() or len(kinds(positives)) < rows / 2:
-        yield Pairing(rows, columns, scale)
-        return
-    repeated = max((_repeated(x, rows) for x in given), default=0.0)
-    itself, order = same and _is_itself(scores, positives), _order(given, positives) if same else ""
-    yield Pairing(rows, columns, scale, itself, repeated, order)
+    needed = set(again.step.needed())
+    for call in (n for n in again.step.calls(*READERS) if n in needed):
+        pairs = product(logits := call.reads[0])
+        if pairs is None:
+            continue
+        one, other = map(calls.unscaled, pairs.reads[:2])
+        wanted = calls.given(call, "input", "target").get("target") if call.function == "cross_entropy" else None
+        read = set(again.step.needed([logits]))
+        values = [n.value for n in again.given if n in read and n.value is not None]
+        given = [x for x in values if x.is_floating_point() and x.dim() > 1]
+        found = again.run([logits, pairs, *pairs.reads[:2], *([wanted] if isinstance(wanted, Node) else [])])
+        scores, products, left, right, *targets = found
+        rows, columns = scores.shape
+        positives = targets[0] if targets and targets[0].shape == (rows,) else None
+        scale, same = _scale(scores, products, left, right), one is other and rows == columns
+        if positives is None or positives.is_floating_point() or len(kinds(positives)) < rows / 2:
+            return Pairing(columns, scale)
+        repeated = max((_repeated(x, rows) for x in given), default=0.0)
+        itself, order = same and _is_itself(scores, positives), _order(given, positives) if same else ""
+        return Pairing(columns, scale, itself, repeated, order)
+    return None
 
 
 def product(logits: Node) -> Node | None:
@@ -228,14 +222,10 @@ class Choice:
 
 @question
 def choices(again: Again) -> tuple[Choice, ...]:
-    """How often each option is taken, after some training."""
-    return tuple(_choices(again)) if again.trained else ()
-
-
-def _choices(again: Again) -> Iterator[Choice]:
-    """The choices among what the network computes, and how often each option is taken."""
+    """How often each option is taken of what the network chooses among, after some training."""
+    found = list[Choice]()
     needed = set(again.step.needed())
-    for node in (n for n in again.step.calls(*CHOOSE) if n.module is not None and n.reads):
+    for node in (n for n in again.step.calls(*CHOOSE) if again.trained and n.module is not None and n.reads):
         indices = _indices(node)
         if indices is None or indices not in needed or not _depends(again, node.reads[0]) or _predicts(node.reads[0]):
             continue
@@ -250,7 +240,8 @@ def _choices(again: Again) -> Iterator[Choice]:
         counts = torch.bincount(chosen.flatten(), minlength=options).float()
         shares = counts / counts.sum()
         used = float(torch.special.entr(shares).sum().exp())  # as many that are used alike
-        yield Choice(node.module or "", options, used)
+        found.append(Choice(node.module or "", options, used))
+    return tuple(found)
 
 
 def _indices(node: Node) -> Node | None:
