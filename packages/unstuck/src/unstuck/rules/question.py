@@ -32,8 +32,8 @@ class Question(Generic[Answer]):
 
     def answer(self, answers: Mapping[str, Any]) -> Answer | None:
         """Its answer among those that `answers` has found; None if it has found nothing."""
-        found: Answer | None = read(typing.get_type_hints(self.of)["return"], answers.get(self.name))
-        return found
+        found = answers.get(self.name)
+        return None if found is None else read(typing.get_type_hints(self.of)["return"], found)
 
 
 QUESTIONS: dict[str, Question[Any]] = {}
