@@ -21,7 +21,7 @@ from unstuck.step import Node
 from unstuck.step.node import reached
 from unstuck.wording import listed
 
-ONE_KEY = 0.95
+ONE_KEY = 0.94
 """Mean over the queries of the sum of the squares of the weights: 1 if all of the attention goes to one key."""
 SEES_ONE = 0.75
 """A query of which this sum is above it with equal scores sees one key only."""
