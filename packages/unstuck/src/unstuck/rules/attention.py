@@ -40,9 +40,8 @@ def sharp_attention(evidence: Evidence) -> Found | None:
         "All heads of {names} attend to a single key: queries and keys get almost no gradient.", names=listed(names)
     )
     largest = max(attention.share for attention in evidence.ask(attentions) or ())
-    return Found(
-        tuple(names), largest, ONE_KEY, text, severity=Severity.NOTE if falling(evidence) else None, shown=True
-    )
+    learns = Severity.NOTE if falling(evidence) else None
+    return Found(tuple(names), largest, ONE_KEY, text, severity=learns)
 
 
 def attending_to_one(evidence: Evidence) -> list[str]:

@@ -147,7 +147,7 @@ def forgetting(evidence: Evidence) -> Found | None:
         "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
         share=number(value), name=named(names[0]),
     )  # fmt: skip
-    return Found(names, value, FORGOTTEN_SHARE, text + same_in(names), shown=True)
+    return Found(names, value, FORGOTTEN_SHARE, text + same_in(names))
 
 
 @dataclass(frozen=True)
