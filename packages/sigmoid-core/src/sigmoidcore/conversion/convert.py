@@ -2,10 +2,10 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
@@ -74,7 +74,7 @@ def convert(
     for owner, forward in plan.forwards:
         setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
     fuse_rows(model)
-    return plan.conversion
+    return Conversion(tuple(a for choice in plan.choices for a in choice.report()), tuple(plan.unseen.items()))
 
 
 def planned(
@@ -95,9 +95,7 @@ def planned(
         centered=centered,
     )
     choices = [Choice(site, *judge(site, selection)) for site in sites]
-    plan = ConversionPlan(model, choices, selection, unseen)
-    plan.place_cores()
-    return plan
+    return ConversionPlan(choices, selection, unseen, _place_cores(model, choices))
 
 
 @dataclass
@@ -115,7 +113,10 @@ class Choice:
         activation, parent = self.site.module, model.get_submodule(name.rpartition(".")[0])
         features, dim = use.features if use and use.features else (None, -1)
         core = SigmoidCore(features, dim=dim, **self.like)
-        weight = use.weight if use and use.weight is not None else _weight_of(parent, model)
+        weight = use.weight if use else None
+        if weight is None:
+            near = (tensor for m in (parent, model) for tensor in (*m.parameters(), *m.buffers()))
+            weight = next((tensor for tensor in near if tensor.is_floating_point()), None)
         if weight is not None:
             core = core.to(weight.device, weight.dtype)
         core.train((activation or parent).training)
@@ -138,47 +139,42 @@ class Choice:
         return list(rows.values())
 
 
-@dataclass
-class ConversionPlan:
+class ConversionPlan(NamedTuple):
     """What to do with a model: with every site, and which forwards to rewrite."""
 
-    model: nn.Module
     choices: list[Choice]
     selection: Selection
     unseen: dict[str, str]
-    forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
+    forwards: list[tuple[nn.Module, RewrittenForward]]
 
-    @property
-    def conversion(self) -> Conversion:
-        """The report."""
-        activations = tuple(a for choice in self.choices for a in choice.report())
-        return Conversion(activations, tuple(self.unseen.items()))
 
-    def place_cores(self) -> None:
-        """Make the cores of all choices, and the forwards that call those which are not attributes."""
-        by_owner: dict[str, list[Choice]] = defaultdict(list)
-        for choice in self.choices:
-            if choice.like is None or choice.cores:
-                continue
-            site = choice.site
-            if site.recurrent is not None:
-                choice.cores = dict.fromkeys(site.names, converted(site.recurrent))
-            elif site.index is not None or site.called_several_times:
-                by_owner[site.owner].append(choice)
-            elif len(site.uses) == 1:
-                choice.add(self.model, site.name, site.common)
-                choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
-            else:  # a core for each place
-                for name in site.names:
-                    choice.add(self.model, name, site.common)
-        calls = Counter(choice.site.owner for choice in self.choices if choice.site.index is not None)
-        for owner, group in by_owner.items():
-            try:
-                self.forwards.append(_rewritten(self.model, owner, group, calls[owner]))
-            except UntraceableError as error:
-                why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
-                for choice in group:
-                    choice.like, choice.why, choice.cores = None, why, {}
+def _place_cores(model: nn.Module, choices: list[Choice]) -> list[tuple[nn.Module, RewrittenForward]]:
+    """Make the cores of all choices; returns the forwards that call those which are not attributes."""
+    by_owner: dict[str, list[Choice]] = defaultdict(list)
+    for choice in choices:
+        site = choice.site
+        if choice.like is None:
+            continue
+        if site.recurrent is not None:
+            choice.cores = dict.fromkeys(site.names, converted(site.recurrent))
+        elif site.index is not None or site.called_several_times:
+            by_owner[site.owner].append(choice)
+        elif len(site.uses) == 1:
+            choice.add(model, site.name, site.common)
+            choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
+        else:  # a core for each place
+            for name in site.names:
+                choice.add(model, name, site.common)
+    calls = Counter(choice.site.owner for choice in choices if choice.site.index is not None)
+    forwards = []
+    for owner, group in by_owner.items():
+        try:
+            forwards.append(_rewritten(model, owner, group, calls[owner]))
+        except UntraceableError as error:
+            why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
+            for choice in group:
+                choice.like, choice.why, choice.cores = None, why, {}
+    return forwards
 
 
 def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
@@ -224,9 +220,3 @@ def _check_answered(selection: Selection, choices: list[Choice]) -> None:
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")
-
-
-def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:
-    """A floating weight or buffer near a module."""
-    tensors = (t for m in (parent, model) for t in (*m.parameters(), *m.buffers()))
-    return next((t for t in tensors if t.is_floating_point()), None)

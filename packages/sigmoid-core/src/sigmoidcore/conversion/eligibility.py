@@ -32,33 +32,27 @@ def judge(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]
 
     The first reason to leave it is reported. Those that `include` overrules come last.
     """
-    if site in selection.exclude:
-        return None, "excluded"
-    arguments, why = _core_arguments(site, selection)
-    why = why or _why_not_replaceable(site)
+    why, reason = "excluded" if site in selection.exclude else _why_not_replaceable(site), "hidden"
+    if site in selection.include:
+        reason = "asked for"
+    elif site.recurrent is not None:  # whatever reads it: its range stays
+        reason = "a slope for every gate row"
+    else:
+        why = why or _why_left(site)
     if why:
         return None, why
-    if site in selection.include:
-        return arguments, "asked for"
-    if site.recurrent is not None:  # whatever reads it: its range stays
-        return arguments, "a slope for every gate row"
-    why = _why_left(site)
-    return (None, why) if why else (arguments, "hidden")
-
-
-def _core_arguments(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]:
-    """The arguments of the core that computes what a site computes, or None and the reason."""
-    if isinstance(site.module, CoreModule):
-        return None, "is a core already"
-    if site.recurrent is not None:
-        return {}, why_not(site.recurrent)
-    if site.kind not in KINDS:
-        return None, "is not a sigmoid"
-    return KINDS[site.kind].core | ({"centered": True} if selection.centered else {}), ""
+    centered = {"centered": True} if selection.centered else {}
+    return {} if site.recurrent is not None else KINDS[site.kind] | centered, reason
 
 
 def _why_not_replaceable(site: Site) -> str:
     """The reason why no core can stand in a site's place, "" if one can."""
+    if isinstance(site.module, CoreModule):
+        return "is a core already"
+    if site.recurrent is not None and (why := why_not(site.recurrent)):
+        return why
+    if site.recurrent is None and site.kind not in KINDS:
+        return "is not a sigmoid"
     if site.writes:
         return "it overwrites a tensor: call the function that returns a new one"
     if not site.name or (site.module is not None and "" in site.names):

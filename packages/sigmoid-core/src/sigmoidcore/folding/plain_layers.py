@@ -159,7 +159,7 @@ def _is_the_class_again(owner: nn.Module, forward: RewrittenForward) -> bool:
     """Whether the forward of the class calls what the added cores have become."""
     for core, was in forward.added.items():
         module = owner.get_submodule(core)
-        called = FUNCTIONS[was].module if was in FUNCTIONS else type(owner.get_submodule(was))
+        called = FUNCTIONS[was] if was in FUNCTIONS else type(owner.get_submodule(was))
         same = type(module) is called and called in (nn.Tanh, nn.Sigmoid)
         if not same or (core != was and has_hooks(module)):
             return False
