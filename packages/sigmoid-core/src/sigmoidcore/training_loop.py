@@ -64,13 +64,11 @@ class Training:
 
     Example:
         >>> import sigmoidcore as sc
-        >>> x, y, losses = torch.randn(40, 8), torch.randint(2, (40,)), []
+        >>> x, y = torch.randn(40, 8), torch.randint(2, (40,))
         >>> model = sc.MLP(8, 16, 3, 2)
         >>> training = Training(model, nn.functional.cross_entropy, adamw(model))
         >>> batches = lambda: zip(x.split(10), y.split(10))
-        >>> training.run(batches, len(x), Schedule(epochs=2), on_step=losses.append)
-        >>> len(losses)
-        8
+        >>> training.run(batches, len(x), Schedule(epochs=2))
     """
 
     def __init__(
@@ -94,8 +92,6 @@ class Training:
         batches: Callable[[], Iterable[Batch]],
         samples: int,
         schedule: Schedule,
-        *,
-        on_step: Callable[[Tensor], None] = lambda loss: None,
         on_epoch: Callable[[float], float] = lambda loss: loss,
     ) -> None:
         """Train until the schedule ends.
@@ -104,7 +100,6 @@ class Training:
             batches: makes the batches of an epoch.
             samples: number of samples of an epoch.
             schedule: of the rates.
-            on_step: called with the loss after every step.
             on_epoch: called with the mean loss after every epoch; returns the value that the schedule judges.
 
         Raises:
@@ -118,7 +113,6 @@ class Training:
                     loss = self.step(inputs, *rest, share=schedule.share(done / samples))
                     total += loss * len(inputs)
                     done += len(inputs)
-                    on_step(loss)
                 if not bool(norms([total, *(p.detach() for p in self.model.parameters())]).isfinite().all()):
                     raise FloatingPointError("the loss or a weight is not finite")
                 schedule.after_epoch(on_epoch(float(total) / samples))
