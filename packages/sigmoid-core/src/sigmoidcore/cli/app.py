@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spoken = os.environ.get(VARIABLE)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = lambda message, kind, *place, **options: _say(f"{message} ({kind.__name__})")
             code: Any = application(words[:1])(words, prog_name="sigmoid-core", standalone_mode=False)
         if code == 130:  # typer returns it for every KeyboardInterrupt
             raise KeyboardInterrupt
@@ -67,10 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(message: str) -> None:
     print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-    _say(f"{message} ({category.__name__})")
 
 
 def _ending(error: BaseException, extra: str) -> tuple[str, int]:

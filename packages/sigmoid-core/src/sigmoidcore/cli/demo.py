@@ -13,9 +13,8 @@ from torch import Tensor
 
 import sigmoidcore as sc
 from sigmoidcore import article
-from sigmoidcore.cli.common import command
+from sigmoidcore.cli.common import Lang, command
 from sigmoidcore.cli.helmholtz import helmholtz
-from sigmoidcore.cli.lang import Lang
 from sigmoidcore.cli.screen import Figures, Screen
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.language import _

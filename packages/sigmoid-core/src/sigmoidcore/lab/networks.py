@@ -83,12 +83,7 @@ BUILDERS: dict[str, Callable[[int, int, int, int], nn.Module]] = {
 
 
 class Network(Training):
-    """A network of the lab.
-
-    Attributes:
-        layers: the activations at which it is watched, input to loss; in a residual network those that read a sum.
-        cores: of these, the ones with slopes.
-    """
+    """A network of the lab."""
 
     def __init__(self, setting: Setting, contender: Contender, data: DataSet) -> None:
         """The network at its first step, with the weights of the seed.
@@ -106,6 +101,8 @@ class Network(Training):
         optimizer = _optimizer(model, contender)
         with_equalizer = contender.equalizer and kind in WITH_SLOPES
         super().__init__(model, data.loss_fn, optimizer, sc.Equalizer(model, optimizer) if with_equalizer else None)
+        # The activations at which it is watched, input to loss, in a residual network those that read a sum; and of
+        # these the ones with slopes.
         inner = {id(block.branch[2]) for block in model.modules() if isinstance(block, Residual)}
         watched = (m for m in model.modules() if isinstance(m, sc.SigmoidCore | nn.ReLU) and id(m) not in inner)
         self.layers = tuple(watched)

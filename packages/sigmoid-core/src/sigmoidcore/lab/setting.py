@@ -73,7 +73,8 @@ def flat(setting: Setting) -> dict[str, Any]:
 def query(setting: Setting) -> str:
     """The values that differ from the defaults, as the query of a URL."""
     usual = flat(Setting())
-    return urlencode({key: _text(value) for key, value in flat(setting).items() if value != usual[key]})
+    changed = {key: value for key, value in flat(setting).items() if value != usual[key]}
+    return urlencode({key: f"{v:g}" if isinstance(v, float) else str(v).lower() for key, v in changed.items()})
 
 
 def parse(values: Mapping[str, Any]) -> Setting:
@@ -133,7 +134,3 @@ def number(name: str, value: Any, low: float, high: float, *, whole: bool = Fals
             raise InputError("{name} is {text!r}: give a whole number from {low:g} to {high:g}", **place)
         raise InputError("{name} is {text!r}: give a number from {low:g} to {high:g}", **place)
     return int(found) if whole else found
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
