@@ -140,11 +140,8 @@ def _sgd_rates(model: nn.Module, lr: float) -> _Rates:
         raise ValueError(f"'{recurrent[0]}' is a recurrent layer, for which there is no rule for SGD: use Adam")
     layers, entries = [m for m in model.modules() if isinstance(m, WEIGHTED)], _entries(model)
     rates: _Rates = dict.fromkeys(model.parameters(), ("other", SGD * lr / max(1, len(layers) - 1)))
-    shares = [
-        *(share for tower in _towers(layers[:-1], entries) for share in _shares(tower)),
-        *(1.0 for _ in layers[-1:]),
-    ]
-    for layer, share in zip(layers, shares, strict=True):
+    shares = [share for tower in _towers(layers[:-1], entries) for share in _shares(tower)]
+    for layer, share in zip(layers, [*shares, 1.0], strict=False):  # the last layer has a share of its own
         weight = _matrices(layer)
         for parameter in layer.parameters(recurse=False):
             size = 1.0 if parameter.dim() > 1 else min(1.0, weight[0].numel() * MEAN_SQUARE)

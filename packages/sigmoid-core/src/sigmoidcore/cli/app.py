@@ -121,10 +121,7 @@ def application(imported: Collection[str] = tuple(COMMANDS)) -> "typer.Typer":
         """Plain networks of sigmoids that train at any depth."""
 
     for name, summary in COMMANDS.items():
-        if name in imported:
-            app.command(name)(_imported(name))
-        else:
-            app.command(name, help=summary)(lambda: None)
+        app.command(name, help=summary)(_imported(name) if name in imported else lambda: None)
     return app
 
 

@@ -24,16 +24,10 @@ _ALL_FUNCTIONS = {"expit": "sigmoid", "specialexpit": "sigmoid"} | {
 """All activations in torch.nn.functional by their spelling without underscores: those that are a module, too."""
 
 
-def function_name(spelling: str) -> str | None:
-    """The name in torch.nn.functional of an activation function or method, also in place; None if it is another one."""
-    return _ALL_FUNCTIONS.get(spelling.replace("_", ""))
-
-
 def function_of(node: fx.Node) -> str | None:
-    """The name of the activation function that a node calls, as in torch.nn.functional, or None."""
-    if node.op == "call_method":
-        return function_name(str(node.target))
-    if node.op != "call_function":
-        return None
-    module = str(getattr(node.target, "__module__", "")).partition(".")[0]
-    return function_name(str(getattr(node.target, "__name__", ""))) if module in ("torch", "None", "") else None
+    """The name in torch.nn.functional of the activation that a node calls, also in place or as a method, or None."""
+    spelling = str(node.target) if node.op == "call_method" else ""
+    if node.op == "call_function":
+        module = str(getattr(node.target, "__module__", "")).partition(".")[0]
+        spelling = str(getattr(node.target, "__name__", "")) if module in ("torch", "None", "") else ""
+    return _ALL_FUNCTIONS.get(spelling.replace("_", ""))

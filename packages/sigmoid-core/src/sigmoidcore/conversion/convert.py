@@ -10,7 +10,7 @@ from torch import fx, nn
 from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
 from sigmoidcore.conversion.activations import WITH_MEAN, function_of
-from sigmoidcore.conversion.eligibility import Names, Selection, judge, select
+from sigmoidcore.conversion.eligibility import Names, judge, select
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
@@ -67,7 +67,7 @@ def convert(
         SigmoidCore(16, centered=True, scale=2)
     """
     plan = planned(model, include=include, exclude=exclude, centered=centered)
-    _check_answered(plan.selection, plan.choices)
+    _check_answered(plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
         for name, core in choice.cores.items():
             model.set_submodule(name, core)
@@ -89,13 +89,15 @@ def planned(
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
     sites, unseen = find_sites(model)
-    selection = Selection(
-        include=select(model, sites, "include", include),
-        exclude=select(model, sites, "exclude", exclude),
-        centered=centered,
-    )
-    choices = [Choice(site, *judge(site, selection)) for site in sites]
-    return ConversionPlan(choices, selection, unseen, _place_cores(model, choices))
+    included, excluded = select(model, sites, "include", include), select(model, sites, "exclude", exclude)
+    both = [site.name for site in included if site in excluded]
+    if both:
+        raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
+    choices = []
+    for site in sites:
+        judged = judge(site, included=site in included, excluded=site in excluded, centered=centered)
+        choices.append(Choice(site, included.get(site), *judged))
+    return ConversionPlan(choices, unseen, _place_cores(model, choices))
 
 
 @dataclass
@@ -103,6 +105,7 @@ class Choice:
     """What to do with one site: `like` has the arguments of its core (none for a layer), None leaves it."""
 
     site: Site
+    asked: Any  # the entry of `include` that names it
     like: dict[str, Any] | None
     why: str
     cores: dict[str, CoreModule] = field(default_factory=dict)  # by name
@@ -143,7 +146,6 @@ class ConversionPlan(NamedTuple):
     """What to do with a model: with every site, and which forwards to rewrite."""
 
     choices: list[Choice]
-    selection: Selection
     unseen: dict[str, str]
     forwards: list[tuple[nn.Module, RewrittenForward]]
 
@@ -206,17 +208,14 @@ def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) 
     return module, own.with_cores(pairs)
 
 
-def _check_answered(selection: Selection, choices: list[Choice]) -> None:
+def _check_answered(choices: list[Choice]) -> None:
     """Raise a ValueError if something that was asked for is not done."""
-    both = [site.name for site in selection.include if site in selection.exclude]
-    if both:
-        raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
     whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
     for choice in choices:
-        if choice.site in selection.include:
+        if choice.asked is not None:
             done = choice.like is not None or isinstance(choice.site.module, CoreModule)
             reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
-            whys[selection.include[choice.site]].append((done, reason))
+            whys[choice.asked].append((done, reason))
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")

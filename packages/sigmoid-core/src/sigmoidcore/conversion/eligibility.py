@@ -1,7 +1,6 @@
 """Which activations and recurrent layers become cores, and why: the rules, and the choices of the user."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,22 +17,13 @@ Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
 """Names or patterns of activations, or types of modules."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What a user asks of `convert`: for each option the sites that it names, with the entry that names them."""
-
-    include: Mapping[Site, Any]
-    exclude: Mapping[Site, Any]
-    centered: bool
-
-
-def judge(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]:
+def judge(site: Site, *, included: bool, excluded: bool, centered: bool) -> tuple[dict[str, Any] | None, str]:
     """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
 
     The first reason to leave it is reported. Those that `include` overrules come last.
     """
-    why, reason = "excluded" if site in selection.exclude else _why_not_replaceable(site), "hidden"
-    if site in selection.include:
+    why, reason = "excluded" if excluded else _why_not_replaceable(site), "hidden"
+    if included:
         reason = "asked for"
     elif site.recurrent is not None:  # whatever reads it: its range stays
         reason = "a slope for every gate row"
@@ -41,8 +31,9 @@ def judge(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]
         why = why or _why_left(site)
     if why:
         return None, why
-    centered = {"centered": True} if selection.centered else {}
-    return {} if site.recurrent is not None else KINDS[site.kind] | centered, reason
+    if site.recurrent is not None:
+        return {}, reason
+    return KINDS[site.kind] | ({"centered": True} if centered else {}), reason
 
 
 def _why_not_replaceable(site: Site) -> str:

@@ -8,13 +8,11 @@ from urllib.parse import urlencode
 
 from unstuck.language.errors import InputError, short
 
-KINDS = ("sigmoid", "sigmoid-core", "tanh", "relu", "resnet", "batchnorm")
-"""Kinds of network; see `networks.BUILDERS`."""
 WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")
 """Kinds whose layers have slopes: an Equalizer can change them, and so can the visitor."""
 DATA = ("moons", "spirals", "rings", "article", "digits")
 RATES = {"sigmoid": 0.01, "sigmoid-core": 0.03, "tanh": 0.001, "relu": 0.001, "resnet": 0.001, "batchnorm": 0.001}
-"""The usual rate of each kind with Adam, which the page sets when a kind is chosen."""
+"""Kinds of network, see `networks.BUILDERS`, and their usual rate with Adam, which the page sets with the kind."""
 LARGEST = 5_000_000
 """Of depth * width^2, so that both networks, their optimizers and a backward pass fit into a small machine."""
 OWN = "own"
@@ -33,7 +31,7 @@ def _choice(default: str, *names: str) -> Any:
 class Contender:
     """One of the two networks, and how it is trained."""
 
-    kind: str = _choice("sigmoid", *KINDS)
+    kind: str = _choice("sigmoid", *RATES)
     saturation: float = _number(0.5, 0.05, 6.0)  # saturation level that a network of cores is prepared for
     rate: float = _number(0.01, 1e-6, 10.0)  # of a network of cores the total rate, see `depth_scaled_lr`
     optimizer: str = _choice("adam", "adam", "sgd")  # sgd has a momentum of 0.9
