@@ -56,14 +56,15 @@ def test_an_epoch_reports_the_mean_loss_of_its_samples_and_the_rate_falls_within
     losses, epochs, rates = [], [], []
 
     def loss_fn(outputs, targets):
-        losses.append(nn.functional.cross_entropy(outputs, targets))
+        loss = nn.functional.cross_entropy(outputs, targets)
+        losses.append(loss.item())
         rates.append(training.optimizer.param_groups[0]["lr"])
-        return losses[-1]
+        return loss
 
     training.loss_fn = loss_fn
     training.run(batches, 40, Schedule(2), on_epoch=lambda loss: epochs.append(loss) or loss)
     sizes = [16, 16, 8]
-    means = [sum(n * float(x) for n, x in zip(sizes, part, strict=True)) / 40 for part in (losses[:3], losses[3:])]
+    means = [sum(n * x for n, x in zip(sizes, part, strict=True)) / 40 for part in (losses[:3], losses[3:])]
     assert epochs == pytest.approx(means)
     assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 1, 0.6, 0.2])
     assert epochs[1] < epochs[0]

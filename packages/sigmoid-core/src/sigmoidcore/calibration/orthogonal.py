@@ -111,20 +111,18 @@ class FreshWeights(LayerObserver):
                 "(weight_norm, spectral_norm, a parametrization), so prepare cannot give it fresh ones: prepare first "
                 "and parametrize then, or use calibrate"
             )
-        self.scales: list[tuple[nn.Module, float]] = []  # of the weights of layers, at the end of the pass
-        self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
         self._segments, self._note = segments, note
         self._reached: set[nn.Module] = set()
-        self._outputs = WeakTensorKeyDictionary()
-        self._last: tuple[nn.Module, Tensor] | None = None
         self._samples: dict[str, Tensor] = {}
         # One draw, which the global generator keeps: the next model gets other weights.
         self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
     def attach(self) -> None:
         """Watch a pass; the tensors of the one before are forgotten."""
-        self._outputs, self._last = WeakTensorKeyDictionary(), None
-        self.scales, self.drawn = [], set()
+        self._outputs = WeakTensorKeyDictionary()
+        self._last: tuple[nn.Module, Tensor] | None = None
+        self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
+        self.scales: list[tuple[nn.Module, float]] = []  # of the weights of layers, at the end of the pass
         super().attach()
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:

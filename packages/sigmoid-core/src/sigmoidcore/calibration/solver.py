@@ -60,8 +60,6 @@ class Solver(LayerObserver):
         self._segments = Segments()
         self._weights = FreshWeights(model, self._segments, note) if fresh_weights else None
         self.levels_by_features: Mapping[int, float] = {}  # saturation levels behind first layers of so many features
-        self._solution = Solution(self.layers)
-        self._log_gains: Mapping[str, float] = {}
         self._signs: dict[torch.Size, Tensor] = {}
         self._over_bound = 1.0
 
