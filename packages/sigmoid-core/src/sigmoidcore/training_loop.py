@@ -54,13 +54,10 @@ class Schedule:
 
 
 class Training:
-    """The training of a network.
+    """The training of a network, by an optimizer whose groups have the peak rates.
 
-    Args:
-        model: the network.
-        loss_fn: `loss_fn(outputs, *rest)` returns the scalar loss of a batch `(inputs, *rest)`.
-        optimizer: its optimizer; the rates of its groups are the peak rates.
-        equalizer: its Equalizer, which `run` removes at the end; None: slopes stay as they are.
+    `loss_fn(outputs, *rest)` returns the scalar loss of a batch `(inputs, *rest)`. `run` removes the Equalizer at the
+    end; without one, slopes stay as they are.
 
     Example:
         >>> import sigmoidcore as sc
@@ -94,13 +91,9 @@ class Training:
         schedule: Schedule,
         on_epoch: Callable[[float], float] = lambda loss: loss,
     ) -> None:
-        """Train until the schedule ends.
+        """Train until the schedule ends; `samples` are in the batches of an epoch.
 
-        Args:
-            batches: makes the batches of an epoch.
-            samples: number of samples of an epoch.
-            schedule: of the rates.
-            on_epoch: called with the mean loss after every epoch; returns the value that the schedule judges.
+        `on_epoch` is called with the mean loss after every epoch; it returns the value that the schedule judges.
 
         Raises:
             FloatingPointError: after an epoch, its loss or a weight is not finite.
