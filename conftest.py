@@ -11,6 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent
+collect_ignore = ["tests/integrations"]  # of a plain run: `make test-integrations` names the folder
 
 # A shell ignores SIGINT in what it runs in the background, and so would these tests and all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

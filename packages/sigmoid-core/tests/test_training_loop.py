@@ -55,11 +55,14 @@ def test_an_epoch_reports_the_mean_loss_of_its_samples_and_the_rate_falls_within
     training, batches = training_of()
     losses, epochs, rates = [], [], []
 
-    def on_step(loss):
-        losses.append(float(loss))
+    def loss_fn(outputs, targets):
+        loss = nn.functional.cross_entropy(outputs, targets)
+        losses.append(loss.item())
         rates.append(training.optimizer.param_groups[0]["lr"])
+        return loss
 
-    training.run(batches, 40, Schedule(2), on_step=on_step, on_epoch=lambda loss: epochs.append(loss) or loss)
+    training.loss_fn = loss_fn
+    training.run(batches, 40, Schedule(2), on_epoch=lambda loss: epochs.append(loss) or loss)
     sizes = [16, 16, 8]
     means = [sum(n * x for n, x in zip(sizes, part, strict=True)) / 40 for part in (losses[:3], losses[3:])]
     assert epochs == pytest.approx(means)

@@ -157,9 +157,7 @@ def _first_slope_that_reaches(
     if crossing is None:
         best = max(range(len(grid)), key=errors.__getitem__)
         return math.exp(grid[best]), target * math.exp(errors[best])
-    if crossing == 0:
-        return math.exp(floor), target * math.exp(errors[0])
-    low, high = grid[crossing - 1], grid[crossing]
+    low, high = grid[max(0, crossing - 1)], grid[crossing]
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if evaluate(middle)[0] >= 0 else (middle, high)

@@ -54,23 +54,18 @@ class Schedule:
 
 
 class Training:
-    """The training of a network.
+    """The training of a network, by an optimizer whose groups have the peak rates.
 
-    Args:
-        model: the network.
-        loss_fn: `loss_fn(outputs, *rest)` returns the scalar loss of a batch `(inputs, *rest)`.
-        optimizer: its optimizer; the rates of its groups are the peak rates.
-        equalizer: its Equalizer, which `run` removes at the end; None: slopes stay as they are.
+    `loss_fn(outputs, *rest)` returns the scalar loss of a batch `(inputs, *rest)`. `run` removes the Equalizer at the
+    end; without one, slopes stay as they are.
 
     Example:
         >>> import sigmoidcore as sc
-        >>> x, y, losses = torch.randn(40, 8), torch.randint(2, (40,)), []
+        >>> x, y = torch.randn(40, 8), torch.randint(2, (40,))
         >>> model = sc.MLP(8, 16, 3, 2)
         >>> training = Training(model, nn.functional.cross_entropy, adamw(model))
         >>> batches = lambda: zip(x.split(10), y.split(10))
-        >>> training.run(batches, len(x), Schedule(epochs=2), on_step=losses.append)
-        >>> len(losses)
-        8
+        >>> training.run(batches, len(x), Schedule(epochs=2))
     """
 
     def __init__(
@@ -94,18 +89,11 @@ class Training:
         batches: Callable[[], Iterable[Batch]],
         samples: int,
         schedule: Schedule,
-        *,
-        on_step: Callable[[Tensor], None] = lambda loss: None,
         on_epoch: Callable[[float], float] = lambda loss: loss,
     ) -> None:
-        """Train until the schedule ends.
+        """Train until the schedule ends; `samples` are in the batches of an epoch.
 
-        Args:
-            batches: makes the batches of an epoch.
-            samples: number of samples of an epoch.
-            schedule: of the rates.
-            on_step: called with the loss after every step.
-            on_epoch: called with the mean loss after every epoch; returns the value that the schedule judges.
+        `on_epoch` is called with the mean loss after every epoch; it returns the value that the schedule judges.
 
         Raises:
             FloatingPointError: after an epoch, its loss or a weight is not finite.
@@ -118,7 +106,6 @@ class Training:
                     loss = self.step(inputs, *rest, share=schedule.share(done / samples))
                     total += loss * len(inputs)
                     done += len(inputs)
-                    on_step(loss)
                 if not bool(norms([total, *(p.detach() for p in self.model.parameters())]).isfinite().all()):
                     raise FloatingPointError("the loss or a weight is not finite")
                 schedule.after_epoch(on_epoch(float(total) / samples))

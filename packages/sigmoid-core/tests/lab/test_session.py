@@ -7,7 +7,7 @@ import torch
 
 import sigmoidcore as sc
 from sigmoidcore.lab.session import Session
-from sigmoidcore.lab.setting import KINDS, parse
+from sigmoidcore.lab.setting import RATES, parse
 
 
 class Page:
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_both_networks_the_same_start_and_another_seed_anoth
     assert Page(a_kind="relu", seed=1).train(5)["networks"][0]["loss"] != a["loss"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RATES)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_every_kind_of_network_trains_with_every_optimizer(kind, optimizer):
     frame = Page(a_kind=kind, a_optimizer=optimizer, a_rate=0.003).train(3)

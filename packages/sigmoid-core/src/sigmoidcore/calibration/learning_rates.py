@@ -140,16 +140,16 @@ def _sgd_rates(model: nn.Module, lr: float) -> _Rates:
         raise ValueError(f"'{recurrent[0]}' is a recurrent layer, for which there is no rule for SGD: use Adam")
     layers, entries = [m for m in model.modules() if isinstance(m, WEIGHTED)], _entries(model)
     rates: _Rates = dict.fromkeys(model.parameters(), ("other", SGD * lr / max(1, len(layers) - 1)))
-    shares = [
-        *(share for tower in _towers(layers[:-1], entries) for share in _shares(tower)),
-        *(1.0 for _ in layers[-1:]),
-    ]
-    for layer, share in zip(layers, shares, strict=True):
+    shares = [share for tower in _towers(layers[:-1], entries) for share in _shares(tower)]
+    for layer, share in zip(layers, [*shares, 1.0], strict=False):  # the last layer has a share of its own
         weight = _matrices(layer)
+        square = float(weight.square().mean())
+        if not 0 < square < math.inf:  # that of orthogonal rows or columns
+            square = 1 / max(weight.shape[0], weight[0].numel())
         for parameter in layer.parameters(recurse=False):
             size = 1.0 if parameter.dim() > 1 else min(1.0, weight[0].numel() * MEAN_SQUARE)
             key = (layer is layers[0], layer is layers[-1], entries.get(layer), weight.shape, share * size)
-            rates[parameter] = key, SGD * lr * share * _mean_square(weight) * size
+            rates[parameter] = key, SGD * lr * share * square * size
     return rates
 
 
@@ -236,9 +236,3 @@ def _size(weight: Tensor) -> float:
             return 1.0
         sizes.append(float(lines.pow(-2).mean().rsqrt()) * math.sqrt(weight.shape[1 - dim] / min(weight.shape[:2])))
     return min(sizes)
-
-
-def _mean_square(weight: Tensor) -> float:
-    """Mean of the squares of a weight [out, in, taps]; that of orthogonal rows or columns if it is 0 or not finite."""
-    found = float(weight.square().mean())
-    return found if 0 < found < math.inf else 1 / max(weight.shape[0], weight[0].numel())

@@ -1,6 +1,6 @@
 """Fresh orthogonal weights, drawn as a batch reaches the layers: the first and the last ones depend on the batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,23 +31,18 @@ def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_input
     Source:
         Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Xiao et al. (2018), arXiv 1806.05393.
     """
-    weight, bias = _weight(layer), layer.bias
-    centre, groups = weight, 1
+    centre: Tensor = layer.get_parameter("weight")
+    groups = 1
     if isinstance(layer, CONVOLUTIONS + TRANSPOSED):
         groups = layer.groups
         if max(layer.stride) == 1 and not reads_inputs:
-            weight.zero_()
-            for size in reversed(weight.shape[2:]):
+            centre.zero_()
+            for size in reversed(centre.shape[2:]):
                 centre = centre[..., size // 2]
     for group in centre.chunk(groups):
         orthogonal_(group, generator)
-    if isinstance(bias, Tensor):
-        bias.zero_()
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight
+    if isinstance(layer.bias, Tensor):
+        layer.bias.zero_()
 
 
 @torch.no_grad()
@@ -76,7 +71,7 @@ def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
 
     Features in one unit keep their sizes; one that is a million times larger than the rest does not drown them.
     """
-    weight = _weight(layer)
+    weight = layer.get_parameter("weight")
     flat = (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2).to(torch.float64)
     largest, deviation = flat.abs().amax(0), flat.std(0, correction=min(1, len(flat) - 1))
     size = torch.where(deviation > 1e-6 * largest, deviation, largest)
@@ -98,7 +93,7 @@ def scale_to_unit_outputs(layer: nn.Module, output: Tensor, *, centre: bool = Fa
     """Scale a last layer so that its outputs have standard deviation 1 over the batch; if `centre`, and mean 0."""
     size = float(torch.linalg.vector_norm(output - output.mean(0), dtype=torch.float64)) / output.numel() ** 0.5
     if output.shape[0] > 1 and size > 1e-5 * float(output.abs().amax()):
-        _weight(layer).div_(size)
+        layer.get_parameter("weight").div_(size)
         if centre and isinstance(layer, nn.Linear) and layer.bias is not None:
             layer.bias.sub_(output.flatten(0, -2).mean(0) / size)
 
@@ -109,21 +104,25 @@ class FreshWeights(LayerObserver):
     def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
         drawn = (*WEIGHTED, RecurrentCores)
         super().__init__({n: m for n, m in model.named_modules() if isinstance(m, drawn)})
-        _check_weights(self.layers)
-        self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
+        computed = computed_weights(model)
+        if computed:
+            raise ValueError(
+                f"the weight of layer '{computed[0]}' ({len(computed)} in all) is computed from other parameters "
+                "(weight_norm, spectral_norm, a parametrization), so prepare cannot give it fresh ones: prepare first "
+                "and parametrize then, or use calibrate"
+            )
         self._segments, self._note = segments, note
         self._reached: set[nn.Module] = set()
-        self._outputs = WeakTensorKeyDictionary()
-        self._last: tuple[nn.Module, Tensor] | None = None
-        self._scales: list[tuple[nn.Module, float]] = []
         self._samples: dict[str, Tensor] = {}
         # One draw, which the global generator keeps: the next model gets other weights.
         self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
     def attach(self) -> None:
         """Watch a pass; the tensors of the one before are forgotten."""
-        self._outputs, self._last, self._scales = WeakTensorKeyDictionary(), None, []
-        self.drawn = set()
+        self._outputs = WeakTensorKeyDictionary()
+        self._last: tuple[nn.Module, Tensor] | None = None
+        self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
+        self.scales: list[tuple[nn.Module, float]] = []  # of the weights of layers, at the end of the pass
         super().attach()
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
@@ -153,10 +152,6 @@ class FreshWeights(LayerObserver):
         last, self._last = self._last, None
         return last[0] if last is not None and last[1] is x else None
 
-    def scale_later(self, layer: nn.Module, scale: float) -> None:
-        """Multiply the weights of a layer at the end of the pass."""
-        self._scales.append((layer, scale))
-
     def sample_for_each_neuron(self, name: str, signal: Tensor) -> Tensor:
         """For each neuron its preactivation at one sample: in every pass at the same place in the batch."""
         rows = signal.flatten(0, -2)
@@ -168,7 +163,7 @@ class FreshWeights(LayerObserver):
     @torch.no_grad()
     def finish(self, outputs: Sequence[Tensor]) -> None:
         """After the pass: the sizes of first layers, and outputs of standard deviation 1."""
-        for layer, scale in self._scales:
+        for layer, scale in self.scales:
             for parameter in layer.parameters(recurse=False):
                 parameter.mul_(scale)
         heads = [(self._outputs[output], output) for output in outputs if output in self._outputs]
@@ -192,13 +187,7 @@ def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> 
     return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
 
 
-def _check_weights(layers: Mapping[str, nn.Module]) -> None:
-    """Raise a ValueError if a weight is computed from other parameters."""
-    weighted = [(name, layer) for name, layer in layers.items() if isinstance(layer, WEIGHTED)]
-    computed = [name for name, layer in weighted if "weight" not in dict(layer.named_parameters(recurse=False))]
-    if computed:
-        raise ValueError(
-            f"the weight of layer '{computed[0]}' ({len(computed)} in all) is computed from other parameters "
-            "(weight_norm, spectral_norm, a parametrization), so prepare cannot give it fresh ones: prepare first and "
-            "parametrize then, or use calibrate"
-        )
+def computed_weights(model: nn.Module) -> list[str]:
+    """The layers, by name, whose weight is computed from other parameters: `prepare` cannot draw it."""
+    weighted = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
+    return [name for name, layer in weighted if "weight" not in dict(layer.named_parameters(recurse=False))]

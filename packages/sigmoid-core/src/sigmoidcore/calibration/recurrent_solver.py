@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from sigmoidcore.gain import gradient_size
 from sigmoidcore.nn.recurrent import CoreRNN, RecurrentCores
 from sigmoidcore.nn.recurrent_cells import Cell, Sequences, Weights, fold
+from unstuck.observation.batch import random_loss
 
 SEQUENCES = 64  # sequences that are run step by step, spread evenly over the batch
 LEVEL = 0.03  # a tilt of this size, 3 % over the whole sequence, is level
@@ -61,20 +62,17 @@ def solve_layer(
         shift.copy_(found.shift)
         notes.extend(_remarks(found, suffix, len(sequences.inputs)))
 
-    slope, level = _through_layers(layer, input, set_one)
+    slope, level = measure_layer(layer, input, set_one)
     return slope, level, *notes
 
 
 @torch.no_grad()
-def measure_layer(layer: RecurrentCores, input: Tensor | PackedSequence) -> tuple[float, float]:
-    """Mean slope and saturation level of a recurrent layer over one batch of sequences."""
-    return _through_layers(layer, input, lambda suffix, sequences: None)
-
-
-def _through_layers(
-    layer: RecurrentCores, input: Tensor | PackedSequence, set_one: Callable[[str, Sequences], None]
+def measure_layer(
+    layer: RecurrentCores,
+    input: Tensor | PackedSequence,
+    set_one: Callable[[str, Sequences], None] = lambda suffix, sequences: None,
 ) -> tuple[float, float]:
-    """Run all layers, `set_one` before each; mean slope and mean saturation level."""
+    """Mean slope and mean saturation level over one batch of sequences; `set_one` is called before each layer runs."""
     slopes, levels = [], []
 
     def run(suffix: str, sequences: Sequences) -> Tensor:
@@ -88,7 +86,7 @@ def _through_layers(
     return sum(slopes) / len(slopes), sum(levels) / len(levels)
 
 
-def _remarks(found: "Found", suffix: str, steps: int) -> list[str]:
+def _remarks(found: Found, suffix: str, steps: int) -> list[str]:
     """What is not level, in a sentence."""
     if abs(found.tilt) > LEVEL:
         verb, size = "falls" if found.tilt > 0 else "grows", abs(found.tilt)
@@ -157,8 +155,7 @@ def log_sizes(sequences: Sequences, weights: Weights) -> Tensor:
     memory: list[Tensor] = []
     with torch.enable_grad():
         _, last = sequences.unroll(weights, on_step=lambda _, m: memory.append(m))
-        signs = torch.randint(0, 2, last[0].shape, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-        gradients = torch.autograd.grad((last[0] * signs.to(last[0])).sum(), memory)
+        gradients = torch.autograd.grad(random_loss(last[0]), memory)
     return torch.stack([gradient_size(g) for g in gradients]).to("cpu", torch.float64).log()
 
 

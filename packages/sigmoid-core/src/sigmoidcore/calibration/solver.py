@@ -60,8 +60,6 @@ class Solver(LayerObserver):
         self._segments = Segments()
         self._weights = FreshWeights(model, self._segments, note) if fresh_weights else None
         self.levels_by_features: Mapping[int, float] = {}  # saturation levels behind first layers of so many features
-        self._solution = Solution(self.layers)
-        self._log_gains: Mapping[str, float] = {}
         self._signs: dict[torch.Size, Tensor] = {}
         self._over_bound = 1.0
 
@@ -83,8 +81,7 @@ class Solver(LayerObserver):
             )
         if isinstance(layer, SigmoidCore):
             return self._solve_core(name, layer, x)
-        else:
-            self._solve_recurrent(name, layer, x)
+        self._solve_recurrent(name, layer, x)
         return x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -126,7 +123,7 @@ class Solver(LayerObserver):
             if self._weights is not None and layer is not None:
                 alpha = gain / float(local_derivative(signal * level, 1.0).square().mean().sqrt())
                 scale = level / (alpha * size)
-                self._weights.scale_later(layer, scale)
+                self._weights.scales.append((layer, scale))
                 x, shift, size = x * scale, shift * scale, size * scale
             else:
                 self._solution.fixed.add(name)

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +19,7 @@ from unstuck.language.terminal import printable
 if TYPE_CHECKING:
     import typer
 
-COMMANDS = {
-    "demo": "Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures.",
-    "lab": "Open a web page where two networks train side by side, with the gradient of every layer.",
-    "train": "Train a network on a table, and compare it with boosted trees and a linear model.",
-    "predict": "Predict the target of new rows with a trained network.",
-}
+DEMO = "Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."
 EXTRAS = {"lab": "lab", "train": "data", "predict": "data"}
 """The extra that a command needs; `demo` for all others."""
 TABLES = ("pandas", "pyarrow", "skrub")
@@ -50,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spoken = os.environ.get(VARIABLE)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            code: Any = application(words[:1])(words, prog_name="sigmoid-core", standalone_mode=False)
+            warnings.showwarning = lambda message, kind, *place, **options: _say(f"{message} ({kind.__name__})")
+            code: Any = application(words[0] == "demo")(words, prog_name="sigmoid-core", standalone_mode=False)
         if code == 130:  # typer returns it for every KeyboardInterrupt
             raise KeyboardInterrupt
         return int(code or 0)
@@ -67,10 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(message: str) -> None:
     print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-    _say(f"{message} ({category.__name__})")
 
 
 def _ending(error: BaseException, extra: str) -> tuple[str, int]:
@@ -105,9 +96,13 @@ def _install(extra: str) -> str:
     return f'{shlex.quote(sys.executable)} -m pip install {source}[{extra}]"'
 
 
-def application(imported: Collection[str] = tuple(COMMANDS)) -> "typer.Typer":
-    """The commands, for typer; those that are not imported have their summary for `--help`, and nothing else."""
+def application(with_demo: bool) -> "typer.Typer":
+    """The commands, for typer; without the demo, which imports PyTorch at once, its summary for `--help` is there."""
     import typer
+
+    from sigmoidcore.cli.lab import lab
+    from sigmoidcore.cli.predict import predict
+    from sigmoidcore.cli.train import train
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -124,23 +119,12 @@ def application(imported: Collection[str] = tuple(COMMANDS)) -> "typer.Typer":
     ) -> None:
         """Plain networks of sigmoids that train at any depth."""
 
-    for name, summary in COMMANDS.items():
-        if name in imported:
-            app.command(name)(_imported(name))
-        else:
-            app.command(name, help=summary)(lambda: None)
-    return app
+    if with_demo:
+        from sigmoidcore.cli.demo import demo
 
-
-def _imported(name: str) -> Callable[..., Any]:
-    """The function of a command; each imports what it needs."""
-    command: Callable[..., Any]
-    if name == "demo":
-        from sigmoidcore.cli.demo import demo as command
-    elif name == "lab":
-        from sigmoidcore.cli.lab import lab as command
-    elif name == "train":
-        from sigmoidcore.cli.train import train as command
+        app.command()(demo)
     else:
-        from sigmoidcore.cli.predict import predict as command
-    return command
+        app.command("demo", help=DEMO)(lambda: None)
+    for command in (lab, train, predict):
+        app.command()(command)
+    return app

@@ -1,21 +1,34 @@
-"""What `train` and `predict` share."""
+"""What the commands share: options, files, and how this command is called."""
 
+import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
+from sigmoidcore.language import VARIABLE
 from unstuck.files import complete_file
 from unstuck.language.errors import InputError
 
 FILE = {"exists": True, "dir_okay": False, "show_default": False}
 DATA = Annotated[Path, typer.Argument(metavar="DATA", help="Table: a CSV or Parquet file.", **FILE)]
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
+
+
+def _speak(lang: str | None) -> None:
+    if lang is not None:
+        os.environ[VARIABLE] = lang
+
+
+Lang = Annotated[
+    Literal["en", "zh"] | None,
+    typer.Option("--lang", help=f"Language of the output. Default: {VARIABLE}, or en.", callback=_speak),
+]
 
 
 def command() -> str:

@@ -1,6 +1,5 @@
 """`sigmoid-core demo`: the article's example, then one hundred layers of sigmoids with and without Sigmoid Core."""
 
-import copy
 import math
 import statistics
 import time
@@ -14,9 +13,8 @@ from torch import Tensor
 
 import sigmoidcore as sc
 from sigmoidcore import article
-from sigmoidcore.cli.common import command
+from sigmoidcore.cli.common import Lang, command
 from sigmoidcore.cli.helmholtz import helmholtz
-from sigmoidcore.cli.lang import Lang
 from sigmoidcore.cli.screen import Figures, Screen
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.language import _
@@ -133,14 +131,12 @@ class Run:
         self.losses: list[float] = []
         self.accuracies: list[float] = []
         self.seconds: list[float] = []
-        self._twin = copy.deepcopy(model)  # an Equalizer would count the passes of a measurement
         self.start = self.measure()
 
     def measure(self) -> sc.Profile:
         """The gradient profile after the last step."""
-        self._twin.load_state_dict(self.model.state_dict())
         probes = self.data.train_x[:PROBES], self.data.train_y[:PROBES]
-        self.end = sc.gradient_profile(self._twin, *probes, self.data.loss_fn)
+        self.end = sc.gradient_profile(self.model, *probes, self.data.loss_fn)
         return self.end
 
     def train(self, screen: Screen, epochs: int, seed: int) -> None:
@@ -149,20 +145,15 @@ class Run:
         optimizer = adamw(self.model, RATE)
         equalizer = sc.Equalizer(self.model, optimizer) if self.name == CORE else None
         training = Training(self.model, self.data.loss_fn, optimizer, equalizer)
-        began = time.perf_counter()
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             rows = torch.randperm(samples, generator=order)
             for batch in (rows[start : start + BATCH] for start in range(0, samples, BATCH)):
+                began = time.perf_counter()
                 yield self.data.train_x[batch], self.data.train_y[batch]
-
-        def on_step(loss: Tensor) -> None:
-            nonlocal began
-            self.seconds.append(time.perf_counter() - began)
-            began = time.perf_counter()
+                self.seconds.append(time.perf_counter() - began)
 
         def on_epoch(loss: float) -> float:
-            nonlocal began
             self.losses.append(loss)
             with torch.no_grad():
                 self.accuracies.append(self.data.score(self.model.eval()(self.data.test_x)))
@@ -171,10 +162,9 @@ class Run:
             number = _("epoch {number}", number=f"{len(self.losses):{len(str(epochs))}}")
             shown = [number, _("loss {loss}", loss=f"{loss:<7.3g}"), accuracy, spread]
             screen.print("   ".join(["", *shown]), soft_wrap=True)
-            began = time.perf_counter()
             return loss
 
-        training.run(batches, samples, Schedule(epochs), on_step=on_step, on_epoch=on_epoch)
+        training.run(batches, samples, Schedule(epochs), on_epoch)
 
 
 def _closing_table(screen: Screen, runs: list[Run]) -> None:

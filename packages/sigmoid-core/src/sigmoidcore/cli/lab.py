@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sigmoidcore.cli.lang import Lang
+from sigmoidcore.cli.common import Lang
 from sigmoidcore.language import _
 from unstuck.language.errors import InputError
 

@@ -1,28 +1,21 @@
 """The activations of PyTorch, and those that have a core."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 from torch.nn import functional
 from torch.nn.modules import activation
 
-
-@dataclass(frozen=True)
-class Kind:
-    """An activation with a core."""
-
-    module: type[nn.Module]  # its class in PyTorch
-    core: dict[str, Any]  # the arguments of the core that computes the same
-    has_mean: bool = False  # whether its outputs have a mean of 1/2. A centered core of it is another function.
-
-
-_KINDS = Kind(nn.Sigmoid, {}, has_mean=True), Kind(nn.Tanh, {"alpha": 2.0, "centered": True, "scale": 2.0})
-FUNCTIONS = {f"{kind.module.__name__.lower()}()": kind for kind in _KINDS}
-"""The kinds by their name in a report if they are called as functions: "tanh()"."""
-KINDS = FUNCTIONS | {kind.module.__name__: kind for kind in _KINDS}
-"""All kinds, by their name in a report: "Tanh" or "tanh()"."""
-WITH_MEAN = tuple(name for name, kind in KINDS.items() if kind.has_mean)
+_CORES: dict[type[nn.Module], dict[str, Any]] = {
+    nn.Sigmoid: {},
+    nn.Tanh: {"alpha": 2.0, "centered": True, "scale": 2.0},
+}
+FUNCTIONS = {f"{kind.__name__.lower()}()": kind for kind in _CORES}
+"""The class in PyTorch of each activation with a core, by its name in a report if it is called as a function."""
+KINDS = {name: core for kind, core in _CORES.items() for name in (kind.__name__, f"{kind.__name__.lower()}()")}
+"""The arguments of the core that computes the same, by the name in a report: "Tanh" or "tanh()"."""
+WITH_MEAN = tuple(name for name, core in KINDS.items() if "centered" not in core)
+"""Those whose outputs have a mean of 1/2. A centered core of one is another function."""
 _MODULES = {name.lower() for name in activation.__all__}
 _PUBLIC = {name.replace("_", ""): name for name in dir(functional) if not name.endswith("_")}
 _ALL_FUNCTIONS = {"expit": "sigmoid", "specialexpit": "sigmoid"} | {
@@ -31,16 +24,10 @@ _ALL_FUNCTIONS = {"expit": "sigmoid", "specialexpit": "sigmoid"} | {
 """All activations in torch.nn.functional by their spelling without underscores: those that are a module, too."""
 
 
-def function_name(spelling: str) -> str | None:
-    """The name in torch.nn.functional of an activation function or method, also in place; None if it is another one."""
-    return _ALL_FUNCTIONS.get(spelling.replace("_", ""))
-
-
 def function_of(node: fx.Node) -> str | None:
-    """The name of the activation function that a node calls, as in torch.nn.functional, or None."""
-    if node.op == "call_method":
-        return function_name(str(node.target))
-    if node.op != "call_function":
-        return None
-    module = str(getattr(node.target, "__module__", "")).partition(".")[0]
-    return function_name(str(getattr(node.target, "__name__", ""))) if module in ("torch", "None", "") else None
+    """The name in torch.nn.functional of the activation that a node calls, also in place or as a method, or None."""
+    spelling = str(node.target) if node.op == "call_method" else ""
+    if node.op == "call_function":
+        module = str(getattr(node.target, "__module__", "")).partition(".")[0]
+        spelling = str(getattr(node.target, "__name__", "")) if module in ("torch", "None", "") else ""
+    return _ALL_FUNCTIONS.get(spelling.replace("_", ""))

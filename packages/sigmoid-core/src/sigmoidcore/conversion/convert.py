@@ -2,15 +2,15 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
 from sigmoidcore.conversion.activations import WITH_MEAN, function_of
-from sigmoidcore.conversion.eligibility import Names, Selection, judge, select
+from sigmoidcore.conversion.eligibility import Names, judge, select
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
@@ -67,14 +67,14 @@ def convert(
         SigmoidCore(16, centered=True, scale=2)
     """
     plan = planned(model, include=include, exclude=exclude, centered=centered)
-    _check_answered(plan.selection, plan.choices)
+    _check_answered(plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
         for name, core in choice.cores.items():
             model.set_submodule(name, core)
     for owner, forward in plan.forwards:
         setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
     fuse_rows(model)
-    return plan.conversion
+    return Conversion(tuple(a for choice in plan.choices for a in choice.report()), tuple(plan.unseen.items()))
 
 
 def planned(
@@ -89,15 +89,15 @@ def planned(
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
     sites, unseen = find_sites(model)
-    selection = Selection(
-        include=select(model, sites, "include", include),
-        exclude=select(model, sites, "exclude", exclude),
-        centered=centered,
-    )
-    choices = [Choice(site, *judge(site, selection)) for site in sites]
-    plan = ConversionPlan(model, choices, selection, unseen)
-    plan.place_cores()
-    return plan
+    included, excluded = select(model, sites, "include", include), select(model, sites, "exclude", exclude)
+    both = [site.name for site in included if site in excluded]
+    if both:
+        raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
+    choices = []
+    for site in sites:
+        judged = judge(site, included=site in included, excluded=site in excluded, centered=centered)
+        choices.append(Choice(site, included.get(site), *judged))
+    return ConversionPlan(choices, unseen, _place_cores(model, choices))
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Choice:
     """What to do with one site: `like` has the arguments of its core (none for a layer), None leaves it."""
 
     site: Site
+    asked: Any  # the entry of `include` that names it
     like: dict[str, Any] | None
     why: str
     cores: dict[str, CoreModule] = field(default_factory=dict)  # by name
@@ -115,7 +116,10 @@ class Choice:
         activation, parent = self.site.module, model.get_submodule(name.rpartition(".")[0])
         features, dim = use.features if use and use.features else (None, -1)
         core = SigmoidCore(features, dim=dim, **self.like)
-        weight = use.weight if use and use.weight is not None else _weight_of(parent, model)
+        weight = use.weight if use else None
+        if weight is None:
+            near = (tensor for m in (parent, model) for tensor in (*m.parameters(), *m.buffers()))
+            weight = next((tensor for tensor in near if tensor.is_floating_point()), None)
         if weight is not None:
             core = core.to(weight.device, weight.dtype)
         core.train((activation or parent).training)
@@ -138,47 +142,41 @@ class Choice:
         return list(rows.values())
 
 
-@dataclass
-class ConversionPlan:
+class ConversionPlan(NamedTuple):
     """What to do with a model: with every site, and which forwards to rewrite."""
 
-    model: nn.Module
     choices: list[Choice]
-    selection: Selection
     unseen: dict[str, str]
-    forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
+    forwards: list[tuple[nn.Module, RewrittenForward]]
 
-    @property
-    def conversion(self) -> Conversion:
-        """The report."""
-        activations = tuple(a for choice in self.choices for a in choice.report())
-        return Conversion(activations, tuple(self.unseen.items()))
 
-    def place_cores(self) -> None:
-        """Make the cores of all choices, and the forwards that call those which are not attributes."""
-        by_owner: dict[str, list[Choice]] = defaultdict(list)
-        for choice in self.choices:
-            if choice.like is None or choice.cores:
-                continue
-            site = choice.site
-            if site.recurrent is not None:
-                choice.cores = dict.fromkeys(site.names, converted(site.recurrent))
-            elif site.index is not None or site.called_several_times:
-                by_owner[site.owner].append(choice)
-            elif len(site.uses) == 1:
-                choice.add(self.model, site.name, site.common)
-                choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
-            else:  # a core for each place
-                for name in site.names:
-                    choice.add(self.model, name, site.common)
-        calls = Counter(choice.site.owner for choice in self.choices if choice.site.index is not None)
-        for owner, group in by_owner.items():
-            try:
-                self.forwards.append(_rewritten(self.model, owner, group, calls[owner]))
-            except UntraceableError as error:
-                why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
-                for choice in group:
-                    choice.like, choice.why, choice.cores = None, why, {}
+def _place_cores(model: nn.Module, choices: list[Choice]) -> list[tuple[nn.Module, RewrittenForward]]:
+    """Make the cores of all choices; returns the forwards that call those which are not attributes."""
+    by_owner: dict[str, list[Choice]] = defaultdict(list)
+    for choice in choices:
+        site = choice.site
+        if choice.like is None:
+            continue
+        if site.recurrent is not None:
+            choice.cores = dict.fromkeys(site.names, converted(site.recurrent))
+        elif site.index is not None or site.called_several_times:
+            by_owner[site.owner].append(choice)
+        elif len(site.uses) == 1:
+            choice.add(model, site.name, site.common)
+            choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
+        else:  # a core for each place
+            for name in site.names:
+                choice.add(model, name, site.common)
+    calls = Counter(choice.site.owner for choice in choices if choice.site.index is not None)
+    forwards = []
+    for owner, group in by_owner.items():
+        try:
+            forwards.append(_rewritten(model, owner, group, calls[owner]))
+        except UntraceableError as error:
+            why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
+            for choice in group:
+                choice.like, choice.why, choice.cores = None, why, {}
+    return forwards
 
 
 def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
@@ -210,23 +208,14 @@ def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) 
     return module, own.with_cores(pairs)
 
 
-def _check_answered(selection: Selection, choices: list[Choice]) -> None:
+def _check_answered(choices: list[Choice]) -> None:
     """Raise a ValueError if something that was asked for is not done."""
-    both = [site.name for site in selection.include if site in selection.exclude]
-    if both:
-        raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
     whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
     for choice in choices:
-        if choice.site in selection.include:
+        if choice.asked is not None:
             done = choice.like is not None or isinstance(choice.site.module, CoreModule)
             reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
-            whys[selection.include[choice.site]].append((done, reason))
+            whys[choice.asked].append((done, reason))
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")
-
-
-def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:
-    """A floating weight or buffer near a module."""
-    tensors = (t for m in (parent, model) for t in (*m.parameters(), *m.buffers()))
-    return next((t for t in tensors if t.is_floating_point()), None)

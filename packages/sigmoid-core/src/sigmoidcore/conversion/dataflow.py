@@ -41,22 +41,21 @@ _FEATURES: dict[type[nn.Module], tuple[str, int]] = {
     **{nn.GroupNorm: ("num_channels", 1), nn.Embedding: ("embedding_dim", -1)},
     **dict.fromkeys((nn.LayerNorm, nn.RMSNorm), ("normalized_shape", -1)),
 }
-_DROPOUT = (nn.Identity, *(getattr(nn, f"{kind}Dropout") for kind in ("", "Alpha", "FeatureAlpha")))
-_DROPOUT += (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_POOLS = tuple(
-    getattr(nn, f"{kind}Pool{n}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
-)
+_DROPOUT = (nn.Identity, *(getattr(nn, name) for name in nn.modules.dropout.__all__))
+_POOLS = {  # with the dimensions after the channels
+    getattr(nn, f"{kind}Pool{n}d"): n for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
+}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class Role(Enum):
-    """What becomes of an activation's result, as the reason to leave it; nothing if layers read it."""
+    """What becomes of an activation's result, as the reason to leave it; of several roles the first one counts."""
 
-    HIDDEN = ""
     OUTPUT = "its result reaches the model's output"
     GATE = "its result multiplies another signal"
     UNKNOWN = "its result goes where the data flow is not known"
+    HIDDEN = ""  # layers read it
     COMPARED = "its result is compared or rounded, and no gradient comes back"
     UNUSED = "its result is not used"
 
@@ -79,8 +78,7 @@ def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
                 waiting.append(user)
             else:
                 roles.setdefault(found, where)
-    first = (Role.OUTPUT, Role.GATE, Role.UNKNOWN, Role.HIDDEN, Role.COMPARED)
-    return next(((role, roles[role]) for role in first if role in roles), (Role.UNUSED, ""))
+    return next(((role, roles[role]) for role in Role if role in roles), (Role.UNUSED, ""))
 
 
 def _role_at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Role | None, str]:
@@ -192,7 +190,7 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
             before = known.get(node.all_input_nodes[0]) if node.all_input_nodes else None
             if _keeps_features(module) or (before and found and isinstance(module, _NORMS) and before[0] == found[0]):
                 found = before
-            if isinstance(module, _POOLS) and found and found[1] >= -_dimensions(module):
+            if found and any(isinstance(module, pool) and found[1] >= -n for pool, n in _POOLS.items()):
                 found = None  # the pooled dimensions are the last ones
         elif (function_of(node) not in (None, "glu") or name_of(node) == "dropout") and node.all_input_nodes:
             found = known.get(node.all_input_nodes[0])
@@ -203,12 +201,6 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
         if found is not None:
             known[node] = found
     return known
-
-
-def _dimensions(module: nn.Module) -> int:
-    """The number of dimensions after the channels, which is in the name of the class (`MaxPool2d`)."""
-    kind = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
-    return int(kind.__name__[-2])
 
 
 def _keeps_features(module: nn.Module) -> bool:

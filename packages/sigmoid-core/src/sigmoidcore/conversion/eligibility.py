@@ -1,7 +1,6 @@
 """Which activations and recurrent layers become cores, and why: the rules, and the choices of the user."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,47 +17,33 @@ Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
 """Names or patterns of activations, or types of modules."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What a user asks of `convert`: for each option the sites that it names, with the entry that names them."""
-
-    include: Mapping[Site, Any]
-    exclude: Mapping[Site, Any]
-    centered: bool
-
-
-def judge(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]:
+def judge(site: Site, *, included: bool, excluded: bool, centered: bool) -> tuple[dict[str, Any] | None, str]:
     """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
 
     The first reason to leave it is reported. Those that `include` overrules come last.
     """
-    if site in selection.exclude:
-        return None, "excluded"
-    arguments, why = _core_arguments(site, selection)
-    why = why or _why_not_replaceable(site)
+    why, reason = "excluded" if excluded else _why_not_replaceable(site), "hidden"
+    if included:
+        reason = "asked for"
+    elif site.recurrent is not None:  # whatever reads it: its range stays
+        reason = "a slope for every gate row"
+    else:
+        why = why or _why_left(site)
     if why:
         return None, why
-    if site in selection.include:
-        return arguments, "asked for"
-    if site.recurrent is not None:  # whatever reads it: its range stays
-        return arguments, "a slope for every gate row"
-    why = _why_left(site)
-    return (None, why) if why else (arguments, "hidden")
-
-
-def _core_arguments(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]:
-    """The arguments of the core that computes what a site computes, or None and the reason."""
-    if isinstance(site.module, CoreModule):
-        return None, "is a core already"
     if site.recurrent is not None:
-        return {}, why_not(site.recurrent)
-    if site.kind not in KINDS:
-        return None, "is not a sigmoid"
-    return KINDS[site.kind].core | ({"centered": True} if selection.centered else {}), ""
+        return {}, reason
+    return KINDS[site.kind] | ({"centered": True} if centered else {}), reason
 
 
 def _why_not_replaceable(site: Site) -> str:
     """The reason why no core can stand in a site's place, "" if one can."""
+    if isinstance(site.module, CoreModule):
+        return "is a core already"
+    if site.recurrent is not None and (why := why_not(site.recurrent)):
+        return why
+    if site.recurrent is None and site.kind not in KINDS:
+        return "is not a sigmoid"
     if site.writes:
         return "it overwrites a tensor: call the function that returns a new one"
     if not site.name or (site.module is not None and "" in site.names):

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.modules import has_hooks
+from sigmoidcore.calibration.orthogonal import TRANSPOSED, WEIGHTED
 from sigmoidcore.conversion.dataflow import features_of
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = {nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED}
 NORMS = {nn.LayerNorm, nn.GroupNorm}
 NORMS |= {getattr(nn, f"{kind}Norm{n}d") for kind in ("Batch", "Instance") for n in (1, 2, 3)}
 RECURRENT = {nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell}
-PRODUCERS: set[type[nn.Module]] = {nn.Linear, *CONVOLUTIONS, *NORMS}
+PRODUCERS: set[type[nn.Module]] = {*WEIGHTED, *NORMS}
 """Layers that take a factor and an offset of their output into weight and bias, exact types only."""
-CONSUMERS: set[type[nn.Module]] = {nn.Linear, *CONVOLUTIONS, *RECURRENT}
+CONSUMERS: set[type[nn.Module]] = {*WEIGHTED, *RECURRENT}
 """Layers that take a factor of their input into their weights; a norm does not: its epsilon is not scaled."""
 
 

@@ -82,7 +82,9 @@ def fold(model: nn.Module) -> nn.Module:
     plan = FoldPlan(folded, graphs)
     with torch.no_grad():
         for layer in {*plan.outputs, *plan.inputs}:
-            rewrite(layer, plan.names[layer], *plan.affine_behind(layer), plan.factor_before(layer))
+            core, with_offset = next(iter(plan.outputs[layer]), None) or (None, False)
+            factor = next((factor for factor, _ in plan.inputs[layer]), 1.0)
+            rewrite(layer, plan.names[layer], plan.affine[core] if core else None, with_offset, factor)
         folded = _replace(folded, lambda module, name: _plain(plan, module, name))
     _check_reached(folded)
     return folded

@@ -41,19 +41,14 @@ def affine_of(core: SigmoidCore, name: str) -> Affine:
     """z = alpha (x - mu) for a sigmoid; half of it for a tanh."""
     alpha, shift = core.alpha.detach(), core.shift
     for what, value in (("slope", alpha), ("shift", shift)):
-        _check_finite(what, value, f"core '{name}'")
+        if value.is_meta:
+            raise ValueError(f"the {what} of core '{name}' is on the meta device: load the model before it is folded")
+        bad = value[~torch.isfinite(value)]
+        if bad.numel():
+            places = f"{bad.numel()} of {value.numel()} places"
+            raise ValueError(f"the {what} of core '{name}' is {float(bad[0])} in {places}: set it first")
     gain = exact(alpha) * (0.5 if core.centered else 1.0)
     return Affine(core, gain, -gain * exact(shift))
-
-
-def _check_finite(what: str, value: Tensor, of: str) -> None:
-    if value.is_meta:
-        raise ValueError(f"the {what} of {of} is on the meta device: load the model before it is folded")
-    bad = value[~torch.isfinite(value)]
-    if bad.numel():
-        raise ValueError(
-            f"the {what} of {of} is {float(bad[0])} in {bad.numel()} of {value.numel()} places: set it first"
-        )
 
 
 def weights_of_input(layer: nn.Module) -> list[str]:
@@ -159,7 +154,7 @@ def _is_the_class_again(owner: nn.Module, forward: RewrittenForward) -> bool:
     """Whether the forward of the class calls what the added cores have become."""
     for core, was in forward.added.items():
         module = owner.get_submodule(core)
-        called = FUNCTIONS[was].module if was in FUNCTIONS else type(owner.get_submodule(was))
+        called = FUNCTIONS[was] if was in FUNCTIONS else type(owner.get_submodule(was))
         same = type(module) is called and called in (nn.Tanh, nn.Sigmoid)
         if not same or (core != was and has_hooks(module)):
             return False

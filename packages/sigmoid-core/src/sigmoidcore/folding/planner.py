@@ -18,7 +18,7 @@ from sigmoidcore.conversion.dataflow import features_of, reads_metadata
 from sigmoidcore.conversion.tracing import Tracer, UntraceableError, is_leaf, scratch_copy
 from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage
-from sigmoidcore.folding.plain_layers import Affine, affine_of, weights_of_input
+from sigmoidcore.folding.plain_layers import affine_of, weights_of_input
 
 Demand = tuple[SigmoidCore, bool]
 """A core whose constants the value must take in, and whether its offset is among them."""
@@ -45,15 +45,6 @@ class FoldPlan:
         self.stays_before: set[nn.Module] = {c for c in cores if c in keep_all or self.affine[c].is_identity}
         self.stays_behind: set[nn.Module] = {m for m, factor in self.factors.items() if m in keep_all or factor == 1}
         self._solve()
-
-    def affine_behind(self, layer: nn.Module) -> tuple[Affine | None, bool]:
-        """What a layer takes in for the core that it feeds, and whether with the offset."""
-        demand = next(iter(self.outputs[layer]), None)
-        return (self.affine[demand[0]], demand[1]) if demand else (None, False)
-
-    def factor_before(self, layer: nn.Module) -> float:
-        """What a layer takes in for the cores that it reads."""
-        return next((factor for factor, _ in self.inputs[layer]), 1.0)
 
     def _solve(self) -> None:
         count = -1
@@ -129,7 +120,7 @@ class FoldPlan:
         data: tuple[fx.Node, ...] = ()
         result = _NOTHING
         if layer is not None:
-            data = _nodes(node.args[:1])
+            data = tuple(value for value in node.args[:1] if isinstance(value, fx.Node))
             self.inputs[layer].update(pending[n] for n in data)
         elif (way := passage(node, self.modules)) is not None:
             data = way.data
@@ -138,7 +129,10 @@ class FoldPlan:
                 result = carried[0][0], frozenset().union(*(cores for _, cores in carried))
             else:
                 self._keep(carried)
-        self._keep(pending[n] for n in _others(node, data))
+        others = _all_inputs(node)
+        for one in data:  # one that is read in another way, too, stays among the others
+            others.remove(one)
+        self._keep(pending[n] for n in others)
         if module is not None and module in self.factors and module not in self.stays_behind:
             return self.factors[module], frozenset((module,))
         return result
@@ -152,22 +146,10 @@ class FoldPlan:
         return module if module is not None and type(module) in kinds and module not in self.unchangeable else None
 
 
-def _nodes(values: tuple[object, ...]) -> tuple[fx.Node, ...]:
-    return tuple(value for value in values if isinstance(value, fx.Node))
-
-
 def _all_inputs(node: fx.Node) -> list[fx.Node]:
     """The inputs of a node, as often as they occur."""
     inputs: list[fx.Node] = []
     fx.map_arg((node.args, node.kwargs), inputs.append)
-    return inputs
-
-
-def _others(node: fx.Node, data: tuple[fx.Node, ...]) -> list[fx.Node]:
-    """The inputs of a node that are not its data; one that is both counts as another."""
-    inputs = _all_inputs(node)
-    for one in data:
-        inputs.remove(one)
     return inputs
 
 

@@ -23,27 +23,16 @@ MOST = 5_000
 
 @dataclass(frozen=True)
 class DataSet:
-    """Samples as rows of numbers.
+    """Samples as rows of numbers."""
 
-    Attributes:
-        train_x: float32, [samples, features].
-        train_y: class numbers, int64, [samples], or numbers, float32, [samples, outputs].
-        test_x: like train_x.
-        test_y: like train_y.
-        outputs: number of outputs of a network.
-        classes: number of classes; 0 for numbers.
-        source: path and target of the visitor's own data.
-        offset: what an accident has added to all inputs.
-    """
-
-    train_x: Tensor
-    train_y: Tensor
+    train_x: Tensor  # float32, [samples, features]
+    train_y: Tensor  # class numbers, int64, [samples], or numbers, float32, [samples, outputs]
     test_x: Tensor
     test_y: Tensor
-    outputs: int
-    classes: int = 0
-    source: tuple[str, str] | None = None
-    offset: float = 0.0
+    outputs: int  # of a network
+    classes: int = 0  # their number; 0 for numbers
+    source: tuple[str, str] | None = None  # path and target of the visitor's own data
+    offset: float = 0.0  # that an accident has added to all inputs
 
     @property
     def features(self) -> int:

@@ -25,10 +25,7 @@ class Guard:
     """Checks requests.
 
     On the loopback interface only this machine's programs reach the server; Host and Origin keep the pages of other
-    sites out, also those whose name points to 127.0.0.1. On any other interface a token is needed, too.
-
-    Attributes:
-        token: has to be in the address of the page; "" on the loopback interface.
+    sites out, also those whose name points to 127.0.0.1. On any other interface the address of the page needs a token.
 
     Example:
         >>> guard = Guard("127.0.0.1")

@@ -83,38 +83,30 @@ BUILDERS: dict[str, Callable[[int, int, int, int], nn.Module]] = {
 
 
 class Network(Training):
-    """A network of the lab.
-
-    Attributes:
-        layers: the activations at which it is watched, input to loss; in a residual network those that read a sum.
-        cores: of these, the ones with slopes.
-    """
+    """A network of the lab."""
 
     def __init__(self, setting: Setting, contender: Contender, data: DataSet) -> None:
         """The network at its first step, with the weights of the seed.
 
         Sigmoids and tanhs become cores of slope 1 and 2: the same functions, with a slope that can be changed.
         """
-        kind, probes = contender.kind, data.train_x[:PROBES]
+        kind, rate, sgd = contender.kind, contender.rate, contender.optimizer == "sgd"
         torch.manual_seed(setting.seed)
         model = BUILDERS[kind](data.features, setting.width, setting.depth, data.outputs)
+        groups = [{"params": list(model.parameters()), "lr": rate}]
         if kind == "sigmoid-core":
-            loss_fn, saturation = data.loss_fn, contender.saturation
-            sc.prepare(model, probes, targets=data.train_y[:PROBES], loss_fn=loss_fn, saturation=saturation)
+            x, y, loss_fn = data.train_x[:PROBES], data.train_y[:PROBES], data.loss_fn
+            sc.prepare(model, x, targets=y, loss_fn=loss_fn, saturation=contender.saturation)
+            rate *= 1 - MOMENTUM if sgd else 1
+            groups = sc.depth_scaled_lr(model, rate, optimizer="sgd" if sgd else "adam")
         elif kind in WITH_SLOPES:
             sc.convert(model)
-        optimizer = _optimizer(model, contender)
+        optimizer = torch.optim.SGD(groups, momentum=MOMENTUM) if sgd else torch.optim.Adam(groups)
         with_equalizer = contender.equalizer and kind in WITH_SLOPES
         super().__init__(model, data.loss_fn, optimizer, sc.Equalizer(model, optimizer) if with_equalizer else None)
+        # The activations at which it is watched, input to loss, in a residual network those that read a sum; and of
+        # these the ones with slopes.
         inner = {id(block.branch[2]) for block in model.modules() if isinstance(block, Residual)}
         watched = (m for m in model.modules() if isinstance(m, sc.SigmoidCore | nn.ReLU) and id(m) not in inner)
         self.layers = tuple(watched)
         self.cores = tuple(layer for layer in self.layers if isinstance(layer, sc.SigmoidCore))
-
-
-def _optimizer(model: nn.Module, contender: Contender) -> torch.optim.Optimizer:
-    rate, sgd = contender.rate, contender.optimizer == "sgd"
-    groups = [{"params": list(model.parameters()), "lr": rate}]
-    if contender.kind == "sigmoid-core":
-        groups = sc.depth_scaled_lr(model, rate * (1 - MOMENTUM) if sgd else rate, optimizer="sgd" if sgd else "adam")
-    return torch.optim.SGD(groups, momentum=MOMENTUM) if sgd else torch.optim.Adam(groups)

@@ -3,8 +3,7 @@
 import json
 from typing import Any
 
-from sigmoidcore.lab.accidents import ACCIDENTS
-from sigmoidcore.lab.session import MOST_STEPS, Session
+from sigmoidcore.lab.session import ACCIDENTS, MOST_STEPS, Session
 from sigmoidcore.lab.setting import number, parse
 from unstuck.language.errors import InputError, short
 

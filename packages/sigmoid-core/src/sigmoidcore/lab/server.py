@@ -23,8 +23,6 @@ from sigmoidcore.language import LANGUAGES, _, language, speaking
 from unstuck.language.errors import InputError
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-NOT_OPTIONS = ("token", "lang")
-"""Parameters of the page's address that are not options of the set-up."""
 REFUSED, FULL = 4403, 4429
 """Codes with which a WebSocket is closed."""
 
@@ -113,8 +111,9 @@ async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None
     outbox = Outbox()
     session = Session(outbox.put, own)
     outbox.put({"kind": "hello", "options": schema(), "rates": RATES, "slopes": WITH_SLOPES, "own": own is not None})
+    options = {key: value for key, value in socket.query_params.items() if key not in ("token", "lang")}
     try:
-        session.arrange(parse({key: value for key, value in socket.query_params.items() if key not in NOT_OPTIONS}))
+        session.arrange(parse(options))
     except InputError as error:
         first = _(
             "{error}. No option of this address is used: this is the set-up that the lab opens with.", error=error
@@ -151,8 +150,6 @@ async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: 
             if answer is not None:
                 outbox.put(answer)
             worker.wake()
-        except WebSocketDisconnect:
-            return
         except InputError as error:
             outbox.put({"kind": "error", "text": str(error)})
         await asyncio.sleep(0)  # a flood of messages leaves time for other pages

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from sigmoidcore.lab.accidents import happen
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.lab.export import python_code
 from sigmoidcore.lab.frame import PROBED, built_message, shown
@@ -28,6 +28,10 @@ SHARE = 2.0
 """Training gets at least this many times as long as the measurements."""
 MOST_STEPS = 1_000
 """Steps that wait, at most."""
+
+ACCIDENTS = "weights", "inputs", "half"
+"""What goes wrong in both networks in the middle of a training, and what the Equalizer undoes."""
+FACTOR, OFFSET, SHUT = 3.0, 5.0, 10.0
 
 Publish = Callable[[dict[str, Any]], None]
 """Takes a message for the page; it is called by the worker's thread."""
@@ -162,8 +166,20 @@ class Session:
             core = network.cores[layer]
             core.set_slope(core.alpha * (value / core.alpha.mean()))
 
+    @torch.no_grad()
     def _happen(self, accident: str) -> None:
-        self.data = happen(accident, [network.model for network in self.networks if network], self.data)
+        """All hidden weights times 3, all inputs + 5 from now on, or half of the middle layer shut."""
+        if accident == "inputs":
+            self.data = self.data.moved(OFFSET)
+            return
+        for network in filter(None, self.networks):
+            hidden = [layer for layer in network.model.modules() if isinstance(layer, nn.Linear)][:-1]
+            if accident == "weights":
+                for layer in hidden:
+                    layer.weight.mul_(FACTOR)
+            else:
+                middle = hidden[len(hidden) // 2]
+                middle.bias[: len(middle.bias) // 2].sub_(SHUT)
 
     def _show(self) -> None:
         began = time.monotonic()

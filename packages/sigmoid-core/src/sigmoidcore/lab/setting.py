@@ -8,13 +8,11 @@ from urllib.parse import urlencode
 
 from unstuck.language.errors import InputError, short
 
-KINDS = ("sigmoid", "sigmoid-core", "tanh", "relu", "resnet", "batchnorm")
-"""Kinds of network; see `networks.BUILDERS`."""
 WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")
 """Kinds whose layers have slopes: an Equalizer can change them, and so can the visitor."""
 DATA = ("moons", "spirals", "rings", "article", "digits")
 RATES = {"sigmoid": 0.01, "sigmoid-core": 0.03, "tanh": 0.001, "relu": 0.001, "resnet": 0.001, "batchnorm": 0.001}
-"""The usual rate of each kind with Adam, which the page sets when a kind is chosen."""
+"""Kinds of network, see `networks.BUILDERS`, and their usual rate with Adam, which the page sets with the kind."""
 LARGEST = 5_000_000
 """Of depth * width^2, so that both networks, their optimizers and a backward pass fit into a small machine."""
 OWN = "own"
@@ -33,7 +31,7 @@ def _choice(default: str, *names: str) -> Any:
 class Contender:
     """One of the two networks, and how it is trained."""
 
-    kind: str = _choice("sigmoid", *KINDS)
+    kind: str = _choice("sigmoid", *RATES)
     saturation: float = _number(0.5, 0.05, 6.0)  # saturation level that a network of cores is prepared for
     rate: float = _number(0.01, 1e-6, 10.0)  # of a network of cores the total rate, see `depth_scaled_lr`
     optimizer: str = _choice("adam", "adam", "sgd")  # sgd has a momentum of 0.9
@@ -73,7 +71,8 @@ def flat(setting: Setting) -> dict[str, Any]:
 def query(setting: Setting) -> str:
     """The values that differ from the defaults, as the query of a URL."""
     usual = flat(Setting())
-    return urlencode({key: _text(value) for key, value in flat(setting).items() if value != usual[key]})
+    changed = {key: value for key, value in flat(setting).items() if value != usual[key]}
+    return urlencode({key: f"{v:g}" if isinstance(v, float) else str(v).lower() for key, v in changed.items()})
 
 
 def parse(values: Mapping[str, Any]) -> Setting:
@@ -133,7 +132,3 @@ def number(name: str, value: Any, low: float, high: float, *, whole: bool = Fals
             raise InputError("{name} is {text!r}: give a whole number from {low:g} to {high:g}", **place)
         raise InputError("{name} is {text!r}: give a number from {low:g} to {high:g}", **place)
     return int(found) if whole else found
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -35,8 +35,7 @@ class Worker(threading.Thread):
     def remove(self, session: Session) -> None:
         """Forget a session and its networks."""
         with self._condition:
-            if session in self._sessions:
-                self._sessions.remove(session)
+            self._sessions.remove(session)
 
     def wake(self) -> None:
         """Look for work: a session was asked for something."""

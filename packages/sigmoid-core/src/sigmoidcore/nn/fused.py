@@ -11,7 +11,7 @@ modules, to rounding; docs/performance.md has what this gives.
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,24 +149,15 @@ class _Layers(torch.autograd.Function):
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
         of_parameters = (node for node, _ in ctx.next_functions[-2 * len(weights) :])
         to_parameters = any(node is not None and accumulates(node, unknown=True) for node in of_parameters)
-        saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters)
+        saved = x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters
         of_inputs, rest = way(saved, added)
         nothing: list[None] = [None] * (2 * len(weights))
         return of_inputs, None, None, None, *(rest or nothing)
 
 
-class _Saved(NamedTuple):
-    """What the way back needs, and which gradients it computes."""
-
-    x: Tensor
-    factor: Sequence[Tensor | float]
-    before: Sequence[float]  # c of the layer before, 1 for the first
-    blocks: list[Tensor]
-    weights: list[Tensor]
-    to_inputs: bool
-    to_parameters: bool
-
-
+_Saved = tuple[Tensor, Sequence[Tensor | float], Sequence[float], list[Tensor], list[Tensor], bool, bool]
+"""The inputs, factors, c of the layer before (1 for the first), blocks and weights; whether the gradients go to the
+inputs, and to the parameters."""
 _Gradients = tuple[Tensor | None, list[Tensor]]  # by the inputs; by all weights, then all biases
 
 

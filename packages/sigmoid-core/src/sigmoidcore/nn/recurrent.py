@@ -315,8 +315,7 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
                 parameter = getattr(plain, f"{name}_{suffix}", None)
                 if isinstance(parameter, nn.Parameter) and tensor is not None:
                     parameter.copy_(tensor)
-                    trained = getattr(layer, f"{name}_{suffix}", parameter)
-                    parameter.requires_grad_(isinstance(trained, Tensor) and trained.requires_grad)
+                    parameter.requires_grad_(getattr(layer, f"{name}_{suffix}", parameter).requires_grad)
     return plain.train(layer.training)
 
 

@@ -72,12 +72,11 @@ def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
     gates = slope.to(weights.ih.dtype).chunk(len(cell.slopes))
     row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])
     column = row.unsqueeze(1)
-    return Weights(
+    return weights._replace(
         ih=column * weights.ih,
         hh=column * weights.hh,
         bias_ih=row * (weights.bias_ih - shift.to(weights.ih.dtype)),
         bias_hh=row * weights.bias_hh,
-        hr=weights.hr,
     )
 
 

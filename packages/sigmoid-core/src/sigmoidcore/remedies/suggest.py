@@ -1,8 +1,6 @@
 """The repairs that only Sigmoid Core makes, for the findings of `unstuck`: an entry point of `unstuck.remedies`."""
 
-from torch import nn
-
-from sigmoidcore.calibration.orthogonal import WEIGHTED
+from sigmoidcore.calibration.orthogonal import computed_weights
 from sigmoidcore.language import _
 from sigmoidcore.remedies.candidates import GATED, SIGMOIDS, convert_call
 from unstuck.findings import Finding
@@ -28,30 +26,31 @@ def _open(finding: Finding, measurement: Measurement, subject: Subject) -> tuple
     affected = _affected(finding, measurement)
     if not any(layer.kind in SIGMOIDS and not layer.gate for layer in affected):
         return None
-    return _convert_and(measurement, subject, fresh=may_be_redrawn(subject.model, measurement))
+    return _convert_and(measurement, subject)
 
 
 def _level(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
     """Remedy and call for a gradient that vanishes or explodes over the layers."""
-    fresh = may_be_redrawn(subject.model, measurement)
-    return _convert_and(measurement, subject, fresh=fresh) if _has_sigmoids(measurement) else None
+    return _convert_and(measurement, subject) if _has_sigmoids(measurement) else None
 
 
 def _level_through_time(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str]:
     """Remedy and call for a gradient that vanishes through time."""
     if not any(layer.kind in GATED for layer in _affected(finding, measurement)):
         raise ValueError(_("it sets the slopes of nn.RNN, nn.LSTM and nn.GRU only"))
-    call = _convert_and(measurement, subject, fresh=False)[1]
+    call = _convert_and(measurement, subject, keep=True)[1]
     more = _(" Or set slopes from one batch, which levels the gradient; the weights do not change.")
     return finding.remedy + more, call
 
 
-def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> tuple[str, str]:
+def _convert_and(measurement: Measurement, subject: Subject, *, keep: bool = False) -> tuple[str, str]:
+    """Remedy and call for networks of sigmoids; fresh weights if none has learned, unless they are to be kept."""
     model, inputs = subject.name("model"), subject.name("inputs")
+    fresh = not keep and may_be_redrawn(subject.model, measurement)
     convert = convert_call(subject.model, measurement, model, fresh=fresh)
     if not fresh:
         remedy = _("Set the slopes of the sigmoids from one batch; the weights do not change.")
-        if _can_be_redrawn(subject.model):
+        if not computed_weights(subject.model):
             remedy += _(
                 " If they have learned nothing yet, sc.convert with centered=True and sc.prepare draw new ones, which "
                 "train better."
@@ -76,12 +75,6 @@ def _rates(finding: Finding, measurement: Measurement, subject: Subject) -> tupl
 
 def _affected(finding: Finding, measurement: Measurement) -> list[Layer]:
     return [layer for layer in measurement.layers if layer.name in finding.layers]
-
-
-def _can_be_redrawn(model: nn.Module) -> bool:
-    """Whether all weights that `prepare` draws are parameters, and not computed from others."""
-    layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
-    return all("weight" in dict(layer.named_parameters(recurse=False)) for layer in layers)
 
 
 _SUGGESTIONS = {
