@@ -6,6 +6,7 @@ import tomllib
 from collections import ChainMap
 from pathlib import Path
 
+from unstuck.measure import measurement
 from unstuck.rules import RULES, Rule, standstill, units
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS
 
@@ -108,9 +109,9 @@ def seen(rule: Rule) -> list[str]:
 def section(rule: Rule) -> str:
     """The section of a rule: its text in rules.toml, with the values of the thresholds, its remedy and an example."""
     # Those of "nothing is learned" and of judged rows as well.
-    thresholds = ChainMap(vars(inspect.getmodule(rule.check)), vars(standstill), vars(units))
+    thresholds = ChainMap(vars(inspect.getmodule(rule.check)), vars(standstill), vars(units), vars(measurement))
     text = SECTIONS[rule.id]["text"].rstrip("\n")
-    for name in set(re.findall(r"`([A-Z_]+)`", text)) & thresholds.keys():
+    for name in set(re.findall(r"`([A-Z_]+)`", text)):
         value = thresholds[name]
         text = text.replace(f"`{name}`", f"{value:,.0f}" if value >= 1000 else f"{value:.3g}")
     paragraphs = [re.sub(r"\n *(?![-| ])", " ", paragraph) for paragraph in text.split("\n\n")]  # rows stay rows

@@ -8,12 +8,15 @@ from torch import nn
 from torch.nn import functional
 from unstuck_support.measuring import Forward, measured
 
+import unstuck
 
-def largest_squares(weights, allowed):
-    """The least of the heads of the mean, over queries with several keys, of the sum of squares of [B, H, Q, K]."""
-    squares = weights.detach().double().square().sum(-1)
-    known = allowed.expand(squares.shape) > 1
-    return min(float(squares[:, h][known[:, h]].mean()) for h in range(weights.shape[1]))
+
+def smallest_share(weights, allowed):
+    """The least of the heads of [B, H, Q, K]: 1 if all goes to one key, as mean over queries with several."""
+    squares, counts = weights.detach().double().square().sum(-1), allowed.double()
+    known = counts.expand(squares.shape) > 1
+    shares = (squares - 1 / counts) / (1 - 1 / counts)
+    return min(float(shares[:, h][known[:, h]].mean()) for h in range(weights.shape[1]))
 
 
 def share(model, inputs):
@@ -65,7 +68,7 @@ def test_the_share_of_multihead_attention_equals_a_calculation_by_hand(kind, bat
 
     q, k = project(attention, x)
     scores = (q @ k.transpose(-1, -2) / 2).masked_fill(hidden, -math.inf)
-    expected = largest_squares(scores.softmax(-1), (~hidden).sum(-1))
+    expected = smallest_share(scores.softmax(-1), (~hidden).sum(-1))
     assert share(Forward(forward, attention=attention), x) == pytest.approx(expected, rel=1e-4)
 
 
@@ -87,7 +90,7 @@ def test_the_share_of_dot_product_attention_equals_a_calculation_by_hand(kind, w
         given, scale = {"scale": 3.0}, 3.0
     scores = q @ k.repeat_interleave(4 // heads, 1).transpose(-1, -2) * scale
     scores = scores.masked_fill(hidden, -math.inf)
-    expected = largest_squares(scores.softmax(-1), (~hidden).sum(-1).expand(4, 4, 6))
+    expected = smallest_share(scores.softmax(-1), (~hidden).sum(-1).expand(4, 4, 6))
 
     def fused(s, q, k, v):
         return functional.scaled_dot_product_attention(q * s.one, k, v, **given)
@@ -101,3 +104,43 @@ def test_the_share_of_dot_product_attention_equals_a_calculation_by_hand(kind, w
     model = Forward(fused if written == "fused" else by_hand, one=torch.ones(()))
     estimate = 0.03 if written == "fused" else 1e-5  # from random signs
     assert share(model, (q, k, v)) == pytest.approx(expected, abs=estimate)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_and_half_precision_make_no_attention_narrow(dropout, half):
+    q, k, v = torch.randn(16, 4, 256, 16), 0.1 * torch.randn(16, 4, 32, 16), torch.randn(16, 4, 32, 16)
+    if half:
+        q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+
+    def forward(s, q, k, v):
+        return functional.scaled_dot_product_attention(q * s.one.to(q.dtype), k, v, None, dropout)
+
+    assert share(Forward(forward, one=torch.ones(())), (q, k, v)) < 0.1
+
+
+def test_of_two_attentions_in_a_module_the_one_is_named_that_has_collapsed():
+    def forward(s, q, k, v):
+        wide = functional.scaled_dot_product_attention(q * s.one, k, v)
+        return wide + functional.scaled_dot_product_attention(100 * q * s.one, k, v)
+
+    model = Forward(forward, one=torch.ones(()))
+    found = unstuck.diagnose(model, (torch.randn(4, 4, 6, 8), torch.randn(4, 4, 7, 8), torch.randn(4, 4, 7, 8)))
+    (finding,) = (f for f in found.findings if f.rule == "US204")
+    assert finding.layers == ("scaled_dot_product_attention@2",)
+
+
+class Own(nn.MultiheadAttention):
+    pass
+
+
+def test_a_subclass_is_named_also_if_a_head_sees_one_key_only():
+    attention = Own(8, 2, batch_first=True)
+    with torch.no_grad():
+        attention.in_proj_weight.mul_(30)
+    first = torch.ones(5, 5, dtype=torch.bool)
+    first[:, 0] = False
+    hidden = torch.stack([torch.zeros_like(first), first]).repeat(4, 1, 1)
+    model = Forward(lambda s, x: s.attention(x, x, x, attn_mask=hidden)[0], attention=attention)
+    found = unstuck.diagnose(model, torch.randn(4, 5, 8))
+    assert [f.layers for f in found.findings if f.rule == "US204"] == [("attention",)]

@@ -181,7 +181,7 @@ def test_any_gradients_give_findings_without_an_exception(gradients):
 
 
 def recurrent(*steps):
-    answers = {"memories": [{"name": "rnn", "share": remembered(steps)}]}
+    answers = {"memories": [{"module": "rnn", "number": 0, "share": remembered(steps)}]}
     return replace(measurement(linear("rnn", 1.0, kind="LSTM"), linear("head", 1.0, 0)), answers=answers)
 
 

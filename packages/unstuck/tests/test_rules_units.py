@@ -115,7 +115,9 @@ def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
     found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1))
 
     def attending(share):
-        return replace(found, answers={"attentions": [{"module": "attention", "share": share}]})
+        return replace(
+            found, answers={"attentions": [{"module": "attention", "number": 0, "weighted": True, "share": share}]}
+        )
 
     assert rules(attending(0.96)) == ["US204"]
     assert rules(attending(0.93)) == []

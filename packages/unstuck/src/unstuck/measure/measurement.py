@@ -178,7 +178,7 @@ class Measurement:
     strays: tuple[str, ...] = ()
     swaps: tuple[Swap, ...] = ()  # views that swap the sizes of dimensions
     # what questions to the recorded step have found, by their names; None: it was not recorded, or cannot run again
-    answers: Mapping[str, Any] | None = None
+    answers: Mapping[str, Any] | None = field(default=None, hash=False)
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
     origin: str | None = None  # the operation that made the first NaN or infinity; of `diagnose(trace_nonfinite=True)`
 

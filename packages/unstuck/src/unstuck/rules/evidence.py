@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from unstuck.measure.measurement import Layer, Measurement, Weight
+from unstuck.measure.measurement import Layer, Measurement, Role, Weight
 from unstuck.rules.question import Answer, Question
 from unstuck.wording import listed
 
@@ -56,6 +56,11 @@ class Evidence:
     def listed(self, names: Sequence[str], role: str = "weights", noun: str = "layer") -> str:
         """Names of layers of a role in a sentence."""
         return listed(names, [layer.name for layer in self.layers if layer.role == role], noun)
+
+    def call(self, module: str, role: Role, number: int) -> str:
+        """The name of the layer of a role that the call of this number in a module has made, or else the module's."""
+        names = [layer.name for layer in self.layers if (layer.module, layer.role) == (module, role)]
+        return names[number % len(names)] if names else module
 
     def ask(self, question: Question[Answer]) -> Answer | None:
         """What the recorded step has answered; None if it has found nothing, or if there is none."""

@@ -50,4 +50,7 @@ def _numbers(evidence: Evidence, missing: str) -> Iterator[Gap]:
     if latest.loss_function is None:
         yield Gap(_("the loss and the targets"), _("no loss function was seen"))
     if latest.answers is None and latest.layers:
-        yield Gap(_("what the outputs depend on"), missing or _("no step was recorded that can run again"))
+        yield Gap(
+            _("what the outputs depend on"),
+            missing or _("no step of three samples or more was recorded that can run again"),
+        )

@@ -1,5 +1,6 @@
 """The gradient vanishes or explodes between the loss and the inputs, or vanishes through time."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -139,10 +140,10 @@ def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[st
 @rule("US103", "gradient vanishes through time", remedy=REMEMBER, hidden_by=("US401",), signal=True)
 def forgetting(evidence: Evidence) -> Found | None:
     """The inputs of the first steps have no influence on the weights: the layer cannot learn long dependences."""
-    found = sorted((memory.share, memory.name) for memory in evidence.ask(memories) or ())
-    if not found or found[0][0] >= FORGOTTEN_SHARE:
+    found = sorted((m for m in evidence.ask(memories) or () if m.share < FORGOTTEN_SHARE), key=lambda m: m.share)
+    if not found:
         return None
-    value, names = found[0][0], tuple(name for share, name in found if share < FORGOTTEN_SHARE)
+    value, names = found[0].share, tuple(evidence.call(m.module, "weights", m.number) for m in found)
     text = _(
         "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
         share=number(value), name=named(names[0]),
@@ -154,7 +155,8 @@ def forgetting(evidence: Evidence) -> Found | None:
 class Memory:
     """How much of the gradient of a recurrent layer reaches its first steps."""
 
-    name: str  # of its module
+    module: str  # in which it runs
+    number: int  # of the call among those there
     share: float
 
 
@@ -179,10 +181,13 @@ def memories(again: Again) -> tuple[Memory, ...]:
         total = torch.stack([loss.sum() for loss in losses]).sum()
         inputs = [x for x, _lengths in read.values()]
         gradients: Sequence[Tensor | None] = torch.autograd.grad(total, inputs, allow_unused=True)
-    pairs = zip(read.items(), gradients, strict=True)
-    sizes = {node: _by_step(node, lengths, g) for (node, (_x, lengths)), g in pairs if g is not None}
-    finite = {node: of for node, of in sizes.items() if all(map(isfinite, of))}
-    return tuple(Memory(node.module or node.function, remembered(of)) for node, of in finite.items())
+    found, numbers = [], Counter[str]()
+    for (node, (_x, lengths)), gradient in zip(read.items(), gradients, strict=True):
+        sizes = [] if gradient is None else _by_step(node, lengths, gradient)
+        if sizes and all(map(isfinite, sizes)):
+            found.append(Memory(node.module or "", numbers[node.module or ""], remembered(sizes)))
+        numbers[node.module or ""] += 1
+    return tuple(found)
 
 
 def _by_step(node: Node, batch_sizes: Any, gradient: Tensor) -> list[float]:

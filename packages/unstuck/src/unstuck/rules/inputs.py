@@ -76,10 +76,12 @@ def without_effect(evidence: Evidence) -> Found | None:
     for effect in evidence.ask(effects) or ():
         if effect.targets or effect.moves:
             continue
+        within = None if effect.module is None else named(effect.module)
+        where = _("`{call}` in {module}", call=effect.reader, module=within) if within else f"`{effect.reader}`"
         text = _(
             "The outputs do not depend on the input of shape {shape}, which {reader} reads: they are the same with "
             "those of other samples.",
-            shape=list(effect.shape), reader=_reader(effect),
+            shape=list(effect.shape), reader=where,
         )  # fmt: skip
         return shown(text)
     if numbers := evidence.ask(unused):
@@ -119,13 +121,6 @@ class Effect:
     loss: float = math.nan
     loss_of_others: float = math.nan  # the loss if it is that of other samples
     change: float = math.inf  # between the two, over the first
-
-
-def _reader(effect: Effect) -> str:
-    """Where an input is read."""
-    if effect.module is None:
-        return f"`{effect.reader}`"
-    return _("`{call}` in {module}", call=effect.reader, module=named(effect.module))
 
 
 @question

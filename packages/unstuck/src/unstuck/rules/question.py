@@ -3,6 +3,7 @@
 A question stands beside the rules that read its answer, in one file: `evidence.ask(question)`.
 """
 
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,11 +30,12 @@ class Question(Generic[Answer]):
 
     name: str
     of: Callable[[Again], Answer | None]
+    kind: Any  # of the answer
 
     def answer(self, answers: Mapping[str, Any]) -> Answer | None:
         """Its answer among those that `answers` has found; None if it has found nothing."""
-        found = answers.get(self.name)
-        return None if found is None else read(typing.get_type_hints(self.of)["return"], found)
+        found: Answer | None = read(self.kind, answers.get(self.name))
+        return found
 
 
 QUESTIONS: dict[str, Question[Any]] = {}
@@ -41,8 +43,11 @@ QUESTIONS: dict[str, Question[Any]] = {}
 
 
 def question(of: Callable[[Again], Answer | None]) -> Question[Answer]:
-    """Make a question of a function, which is asked of each recorded step that is judged."""
-    QUESTIONS[of.__name__] = made = Question(of.__name__, of)
+    """Make a question of a function, which is asked of each recorded step that is judged; it says what it returns."""
+    name = of.__name__
+    if name in QUESTIONS:
+        raise ValueError(f"there is another question of the name {name}")
+    QUESTIONS[name] = made = Question(name, of, typing.get_type_hints(of)["return"])
     return made
 
 
@@ -63,10 +68,10 @@ def answers(
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
         return None
-    found = {}
+    found: dict[str, Any] = {}
     for name, asked in QUESTIONS.items():
         # A call of the step may raise anything.
         with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             if answer := written(asked.of(again)):
-                found[name] = answer
+                found |= json.loads(json.dumps({name: answer}))
     return found

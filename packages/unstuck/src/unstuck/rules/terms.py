@@ -1,7 +1,7 @@
 """The terms of a loss: drowned, with reversed weights of classes, with a gradient in the target."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import Again
+from unstuck.measure.losses import LIKELIHOODS
 from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
@@ -21,7 +22,7 @@ from unstuck.step.node import reached
 from unstuck.wording import number, percent
 
 EQUAL_OUTPUTS, FADED_REST, SLIGHT, OUTWEIGHED, SMALL_PART = 0.2, 0.1, 1e-3, 0.02, 0.1
-REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
+REVERSED, DISTINCT, FEWEST_OF_CLASSES, MOST_CLASSES = 1.2, 2.0, 64, 256
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 BATCH_MEAN = 'Use `reduction="batchmean"`.'
@@ -82,23 +83,23 @@ def _varied(measurement: Measurement, term: LossTerm) -> float | None:
 @rule("US610", "class weights reversed", remedy=INVERT_WEIGHTS, mistake=True)
 def reversed_weights(evidence: Evidence) -> Found | None:
     """The loss counts frequent classes even more: the network answers them always."""
-    found = evidence.ask(classes)
-    known = sorted((n, w) for n, w in zip(found.counts, found.weights, strict=True) if n > 0 and w > 0) if found else []
-    total = sum(n for n, _weight in known)
-    if len(known) < 2 or total < FEWEST_OF_CLASSES:
-        return None
-    (fewest, least), (most, largest) = known[0], known[-1]
-    weights = [w for _n, w in known]
-    emphasis = sum(n * w for n, w in known) / total / fmean(weights)
-    apart = most >= DISTINCT * fewest and largest >= DISTINCT * least
-    if not apart or (min(weights), max(weights)) != (least, largest) or emphasis < REVERSED:
-        return None
-    text = _(
-        "The class with {most} % of the labels has the weight {large}, and the one with {fewest} % has {small}: rare "
-        "classes count even less.",
-        most=percent(most / total), large=number(largest), fewest=percent(fewest / total), small=number(least),
-    )  # fmt: skip
-    return Found((), emphasis, REVERSED, text)
+    for found in evidence.ask(classes) or ():
+        known = sorted((n, w) for n, w in zip(found.counts, found.weights, strict=True) if n > 0 and w > 0)
+        total = sum(n for n, _weight in known)
+        if len(known) < 2 or total < FEWEST_OF_CLASSES:
+            continue
+        (fewest, least), (most, largest) = known[0], known[-1]
+        weights = [w for _n, w in known]
+        emphasis = sum(n * w for n, w in known) / total / fmean(weights)
+        apart = most >= DISTINCT * fewest and largest >= DISTINCT * least
+        if apart and (min(weights), max(weights)) == (least, largest) and emphasis > REVERSED:
+            text = _(
+                "The class with {most} % of the labels has the weight {large}, and the one with {fewest} % has "
+                "{small}: rare classes count even less.",
+                most=percent(most / total), large=number(largest), fewest=percent(fewest / total), small=number(least),
+            )  # fmt: skip
+            return Found((), emphasis, REVERSED, text)
+    return None
 
 
 @dataclass(frozen=True)
@@ -110,29 +111,29 @@ class Classes:
 
 
 @question
-def classes(again: Again) -> Classes | None:
-    """The first loss that weighs classes, in all recorded steps."""
-    found = [pair for step in (*again.earlier, again.step) if (pair := _weighed(Again(step, again.values))) is not None]
-    if not found or any(len(weights) != len(found[-1][0]) for weights, _counts in found):
-        return None
-    counts = torch.stack([counts for _weights, counts in found]).sum(0)
-    return Classes(tuple(found[-1][0].tolist()), tuple(counts.tolist()))
+def classes(again: Again) -> tuple[Classes, ...]:
+    """The losses that weigh classes, in all recorded steps."""
+    found = [pair for step in (*again.earlier, again.step) for pair in _weighed(Again(step, again.values))]
+    kinds: dict[tuple[float, ...], list[Tensor]] = {}
+    for weights, counts in found:
+        kinds.setdefault(tuple(weights.tolist()), []).append(counts.float())
+    return tuple(Classes(of, tuple(torch.stack(counts).sum(0).tolist())) for of, counts in kinds.items())
 
 
-def _weighed(again: Again) -> tuple[Tensor, Tensor] | None:
-    """The weights of the classes of a loss, and how many labels each class has."""
-    for call in again.step.calls("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"):
+def _weighed(again: Again) -> Iterator[tuple[Tensor, Tensor]]:
+    """The weights of the classes of each loss, and how many labels each class has."""
+    needed = set(again.step.needed())
+    for call in (n for n in again.step.calls(*LIKELIHOODS) if n in needed):
         binary, given = call.function.startswith("binary"), calls.given(call, "input", "target", "weight")
         weight = given.get("pos_weight" if binary else "weight")
         if isinstance(weight, Node):
             targets, weights = again.run([given["target"], weight])
-            if binary:  # one weight for all labels, or one for each
-                ones, weights = targets.float().sum(), torch.stack([torch.ones(()), weights.cpu().float().mean()])
-                return weights, torch.stack([targets.numel() - ones, ones]).cpu()
-            if not targets.is_floating_point():
-                known = targets[(targets >= 0) & (targets < len(weights))]
-                return weights, torch.bincount(known.flatten(), minlength=len(weights))
-    return None
+            if binary and weights.numel() in (1, targets.shape[-1]):  # one for all labels, or one for each
+                ones, pull = targets.float().sum().cpu(), weights.float().mean().cpu()
+                yield torch.stack([torch.ones(()), pull]), torch.stack([targets.numel() - ones, ones])
+            elif not binary and not targets.is_floating_point() and 1 < len(weights) <= MOST_CLASSES:
+                known = targets[(targets >= 0) & (targets < len(weights))].flatten()
+                yield weights, torch.bincount(known, minlength=len(weights))
 
 
 @rule("US309", "gradient of the target", remedy=DETACH, hidden_by=("US401",), mistake=True)

@@ -13,6 +13,7 @@ from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, LEAK, Again, Change, by_position, differ, kinds, with_others_in
 from unstuck.rules.evidence import Evidence
+from unstuck.rules.gradient import memories
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.step import Node
@@ -30,8 +31,6 @@ SCATTERED = 1.2
 FEWEST_PADDED, REPEATS = 0.02, 0.25
 """Share of the tokens that are padding; of the other rows that end with a token twice, if there are more."""
 
-RECURRENT = ("rnn", "lstm", "gru")
-"""Kinds of layers."""
 
 SHIFT_ONCE = (
     "Shift the labels once: models of Transformers shift them in their loss, and take labels that equal the inputs."
@@ -85,7 +84,7 @@ def padding(evidence: Evidence) -> Found | None:
         return shown(text, IGNORE_PADDING, value=found.padded_labels)
     if found.padding:
         text = _("Outputs of the tokens of a sample depend on its padding.")
-        recurrent = any(layer.plain_kind in RECURRENT for layer in evidence.layers)  # which reads it at the end
+        recurrent = evidence.ask(memories)  # which reads it at the end
         return shown(text, MASK_PADDING, Severity.NOTE if recurrent else None)
     return None
 
