@@ -418,3 +418,38 @@ class Places(nn.Module):
 @pytest.mark.parametrize(("dim", "expected"), [(0, MIXED), (1, [])])
 def test_positions_of_the_samples_are_found_in_a_model_that_looks_back_only(dim, expected):
     assert findings(Places(dim), torch.randint(20, (32, 9))) == expected
+
+
+class Decaying(nn.Linear):
+    """A layer whose weight becomes smaller in each forward pass."""
+
+    def forward(self, x):
+        self.weight.data.mul_(0.99)
+        return super().forward(x)
+
+
+def trained(model, steps=20):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            functional.mse_loss(model(torch.randn(32, 6)), torch.randn(32, 1)).backward()
+            optimizer.step()
+    return monitor
+
+
+def test_steps_of_weights_that_are_too_large_for_trials_are_asked_without_copies(monkeypatch):
+    model = nn.Sequential(nn.Linear(6, 64), nn.Softmax(0), nn.Linear(64, 64), Decaying(64, 1))
+    monkeypatch.setattr("unstuck.trials.recording.BYTES", 4 * 32 * 7 * 4)  # four batches
+    monitor = trained(model)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    diagnosis = monitor.diagnosis(seconds=1)
+    assert "larger than" in diagnosis.trials.missing
+    assert "mixed_in" in diagnosis.measurement.answers
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_nothing_is_asked_after_too_long(monkeypatch):
+    monkeypatch.setattr("unstuck.rules.question.MOST_SECONDS", -1.0)
+    diagnosis = trained(nn.Sequential(nn.Linear(6, 8), nn.Softmax(0), nn.Linear(8, 1))).diagnosis(seconds=0)
+    assert [gap.why for gap in diagnosis.gaps if "depend on" in gap.what] == ["running the step again takes too long"]

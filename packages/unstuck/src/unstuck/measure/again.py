@@ -1,5 +1,7 @@
 """A recorded step that runs again with other inputs, the same random numbers and the same statistics of a batch."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +14,7 @@ from torch.nn import functional
 from unstuck.measure import calls
 from unstuck.step import Node, Replay, Step, gpus
 
+ALIASES = calls.MOVES | {"detach", "data"}
 FEWEST = 3
 """Samples and positions that a comparison needs."""
 EQUAL, LEAK, MIXED = 1e-4, 1e-3, 3e-3
@@ -29,6 +32,7 @@ class Again:
     values: Mapping[str, Tensor]
     trained: bool = False
     earlier: Sequence[Step] = ()  # recorded before this one, oldest first
+    until: float = math.inf  # by `time.monotonic`
 
     @cached_property
     def given(self) -> list[Node]:
@@ -97,7 +101,13 @@ class Again:
 
     @cached_property
     def _replay(self) -> Replay:
-        return Replay(self.values)
+        writing = (
+            n
+            for n in self.step.calls()
+            if n.function == "setitem" or "out" in n.kwargs or calls.writes_in_place(n.target, n.args, n.kwargs)
+        )
+        written = {read.through(ALIASES).target for node in writing for read in node.reads}
+        return Replay(self.values, {n.target for n in self.step.placeholders("parameter")} - written)
 
     def run(
         self,
@@ -105,7 +115,13 @@ class Again:
         changes: Mapping[Node, Change] | None = None,
         edits: Mapping[Node, Callable[..., Any]] | None = None,
     ) -> list[Tensor]:
-        """The results of some nodes, where those of others change, or other functions take their place."""
+        """The results of some nodes, where those of others change, or other functions take their place.
+
+        Raises:
+            TimeoutError: it has run for too long.
+        """
+        if time.monotonic() > self.until:
+            raise TimeoutError
         self._seed()
         changed = {node: _changed(node, change) for node, change in (changes or {}).items()}
         self._replay.renew(self.values)

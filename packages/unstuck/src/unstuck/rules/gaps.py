@@ -6,6 +6,7 @@ from unstuck.findings import Gap
 from unstuck.language import _
 from unstuck.measure.measurement import Measurement
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence
+from unstuck.rules.question import LATE
 from unstuck.rules.units import FEWEST_ROWS
 from unstuck.wording import counted
 
@@ -50,7 +51,7 @@ def _numbers(evidence: Evidence, missing: str) -> Iterator[Gap]:
     if latest.loss_function is None:
         yield Gap(_("the loss and the targets"), _("no loss function was seen"))
     if latest.answers is None and latest.layers:
-        yield Gap(
-            _("what the outputs depend on"),
-            missing or _("no step of three samples or more was recorded that can run again"),
-        )
+        none = _("no step of three samples or more was recorded that can run again")
+        yield Gap(_("what the outputs depend on"), missing or none)
+    elif LATE in (latest.answers or {}):
+        yield Gap(_("a part of what the outputs depend on"), _("running the step again takes too long"))

@@ -4,6 +4,7 @@ A question stands beside the rules that read its answer, in one file: `evidence.
 """
 
 import json
+import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,8 +19,10 @@ from unstuck.measure.again import FEWEST, Again
 from unstuck.step import Step
 from unstuck.values import read, written
 
-MOST_CALLS = 3000
-"""In longer steps, a few more forward passes take too long."""
+MOST_CALLS, MOST_SECONDS = 3000, 30.0
+"""In longer steps, a few more forward passes take too long; after so many seconds nothing is asked any more."""
+LATE = "late"
+"""Is among the answers if there was no time for all of them."""
 
 Answer = TypeVar("Answer")
 
@@ -63,7 +66,7 @@ def answers(
         trained: whether they were trained: an input whose weights start at 0 has no effect before.
         earlier: recorded steps before this one, oldest first.
     """
-    again = Again(step, values, trained, earlier)
+    again = Again(step, values, trained, earlier, time.monotonic() + MOST_SECONDS)
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
@@ -74,4 +77,4 @@ def answers(
         with torch.no_grad(), torch.random.fork_rng(devices=again.devices), suppress(Exception):
             if answer := written(asked.of(again)):
                 found |= json.loads(json.dumps({name: answer}))
-    return found
+    return found | ({LATE: True} if time.monotonic() > again.until else {})

@@ -1,6 +1,6 @@
 """Runs a recorded step again, on copies of the weights, with some of its calls replaced."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,6 +23,7 @@ class Replay:
 
     Args:
         values: parameters and buffers, by name.
+        shared: names of those that no call of the step changes in place: they are not copied.
 
     Example:
         >>> from unstuck.step import recorded
@@ -36,12 +37,14 @@ class Replay:
         True
     """
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        self.values = {name: _copy(value) for name, value in values.items()}
+    def __init__(self, values: Mapping[str, Tensor], shared: Collection[str] = ()) -> None:
+        self._shared = shared
+        self.values = {name: _copy(value, shared=name in shared) for name, value in values.items()}
 
     def renew(self, values: Mapping[str, Tensor]) -> None:
         """Copy again what a step may change in place without a gradient: buffers, frozen weights."""
-        self.values |= {name: _copy(value) for name, value in values.items() if not value.requires_grad}
+        own = ((name, value) for name, value in values.items() if not value.requires_grad and name not in self._shared)
+        self.values |= {name: _copy(value) for name, value in own}
 
     def losses(self, step: Step, edits: Edits | None = None, seen: Seen | None = None) -> list[Tensor]:
         """The losses of a step, with their graph."""
@@ -80,8 +83,8 @@ def gpus(values: Mapping[str, Tensor]) -> list[int]:
     return list({value.device.index for value in values.values() if value.device.type == "cuda"})
 
 
-def _copy(value: Tensor) -> Tensor:
-    copy = value.detach().clone()
+def _copy(value: Tensor, *, shared: bool = False) -> Tensor:
+    copy = value.detach() if shared else value.detach().clone()
     return copy.requires_grad_() if value.requires_grad else copy
 
 

@@ -17,7 +17,7 @@ from unstuck.wording import in_one_line
 STEPS = 4
 """Recorded steps that are kept, the latest: a trial cannot merely learn one batch by heart."""
 BYTES = 2**28
-"""Largest size of the weights and of what the steps read, together; larger trainings are not tried."""
+"""Largest size of what the steps read, and with the weights; with larger weights steps are recorded, and not tried."""
 USUAL_RATE = 1e-3
 """Learning rate of Adam where no optimizer is known."""
 
@@ -80,12 +80,13 @@ class Recording:
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
         self._first: Tensor | None = None  # the first loss that was recorded
         self._open = False  # more optimizers may step
-        self._failed = ""
+        self._failed = self._too_large = ""
+        self._names: set[str] = set()  # of parameters and buffers
 
     @property
     def missing(self) -> str:
         """Why it cannot be tried; "" if it can."""
-        return self._failed or ("" if self.steps else _("no step of an optimizer was recorded"))
+        return self._failed or self._too_large or ("" if self.steps else _("no step of an optimizer was recorded"))
 
     @property
     def optimizers(self) -> tuple[OptimizerSettings, ...]:
@@ -153,14 +154,19 @@ class Recording:
             if len(self.steps) == STEPS:
                 self.steps[0].release()
             model = state(self._model)
-            if self.values and self.values.keys() != model.keys():  # another training: an adapter was added
+            if self._names and self._names != model.keys():  # another training: an adapter was added
                 for kept in (self.steps, self.taken, self.scales):
                     kept.clear()
                 self.values, self._first = {}, None
+            self._names = set(model)
             read = [node.value for one in (*self.steps, step) for node in one.nodes if node.value is not None]
-            if sum(tensor.nbytes for tensor in (*model.values(), *read)) > BYTES:
-                raise NotTriedError(_("weights and batches are larger than {size} MiB", size=BYTES >> 20))
-            self.values = self.values or {name: copy(value) for name, value in model.items()}
+            data, weights = (sum(tensor.nbytes for tensor in of) for of in (read, model.values()))
+            too_large = _("weights and batches are larger than {size} MiB", size=BYTES >> 20)
+            if data > BYTES:
+                raise NotTriedError(too_large)
+            self._too_large = too_large if data + weights > BYTES else ""
+            if not (self._too_large or self.values):
+                self.values = {name: copy(value) for name, value in model.items()}
             for node in step.nodes:
                 node.value = None if node.value is None else copy(node.value)
             self.steps.append(step)
