@@ -1,6 +1,7 @@
 """The network that prepares itself, and losses whose terms pull equally."""
 
 import io
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_the_first_training_batch_prepares_it_once_and_what_is_saved_is_prepared
             r"has 2 inputs, but the points have shape \(100, 1\).*torch\.cat\(\[x, t\], 1\)",
         ),
         (torch.rand(100, 3), ValueError, r"has 2 inputs, but the points have shape \(100, 3\)"),
-        (np.ones((100, 2)), TypeError, r"must be a tensor, got ndarray: torch\.tensor\(points\)"),
+        (np.ones((100, 2)), TypeError, r"must be a tensor, got ndarray: give torch\.tensor\(points\)"),
     ],
 )
 def test_points_that_cannot_be_a_domain_are_an_error(x, error, message):
@@ -177,6 +178,44 @@ def test_vmap_and_compile_take_a_prepared_network():
     torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(RuntimeError, match=r"call network\.prepare\(points\) before torch\.func and compile"):
         torch.func.vmap(PhysicsMLP(2, 16, 4, 1))(x)
+
+
+def derivatives(network, x):
+    """Outputs, second derivatives by the first input, and the gradients of a loss with both."""
+    x = x.clone().requires_grad_()
+    y = u = network(x)
+    for _ in range(2):
+        (u,) = torch.autograd.grad(u[:, :1].sum(), x, create_graph=True)
+    network.zero_grad()
+    (u.square().mean() + y.square().mean()).backward()
+    return [y, u, *(p.grad for p in network.parameters())]
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        lambda network: network.network[2].core.register_forward_hook(lambda *_: None),
+        lambda network: network.network[2].register_forward_pre_hook(lambda *_: None),
+        sc.Monitor,
+        lambda network: network.network[2].set_submodule("linear", nn.Sequential(network.network[2].linear)),
+    ],
+    ids=["hook of a core", "hook of a layer", "monitor", "layer of another class"],
+)
+def test_where_layers_run_one_by_one_outputs_and_gradients_are_the_same(watch):
+    x, network = box([0.0, 0.0], [1.0, 3.0]).double(), PhysicsMLP(2, 9, 4, 2).double()
+    network.prepare(x)
+    for layer in network.network[1:-1]:
+        layer.core.set_slope(20 * (0.5 + torch.rand(9)))
+        layer.core.set_shift(0.01 * torch.randn(9))
+    expected, calls = derivatives(network, x), []
+    forward = type(network.network[1]).forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(network.network[1]), "forward", lambda m, h: calls.append(m) or forward(m, h))
+        torch.testing.assert_close(derivatives(network, x), expected, rtol=1e-12, atol=1e-12)
+        assert calls == []
+        with watch(network) or nullcontext():
+            torch.testing.assert_close(derivatives(network, x), expected, rtol=1e-12, atol=1e-12)
+    assert calls == list(network.network[1:-1])
 
 
 def test_it_exports_with_any_number_of_points_and_folds_by_its_inner_network():

@@ -6,8 +6,6 @@ from torch.autograd import forward_ad
 
 from unstuck.observation import transforms_active
 
-_DEVICES = ("cpu", "cuda")
-
 
 def runs_plainly(x: Tensor) -> bool:
     """Whether operations on `x` do what they say and no more, so that others with the same result may take their place.
@@ -19,11 +17,11 @@ def runs_plainly(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
-        and x.device.type in _DEVICES
+        and (x.is_cpu or x.is_cuda)
         and not torch._C._len_torch_function_stack()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._get_tracing_state() is None
         and not transforms_active()
         and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled(x.device.type)
+        and not torch._C._is_any_autocast_enabled()
     )

@@ -20,13 +20,7 @@ from sigmoidcore.nn.rows import fuse_rows
 from unstuck.observation.batch import check_model
 
 
-def convert(
-    model: nn.Module,
-    *,
-    include: Names = None,
-    exclude: Names = None,
-    centered: bool = False,
-) -> Conversion:
+def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, centered: bool = False) -> Conversion:
     """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
 
     `nn.Sigmoid` and `nn.Tanh` are replaced under their names. A call of `torch.sigmoid` or `torch.tanh` becomes a call
@@ -78,11 +72,7 @@ def convert(
 
 
 def planned(
-    model: nn.Module,
-    *,
-    include: Names = None,
-    exclude: Names = None,
-    centered: bool = False,
+    model: nn.Module, *, include: Names = None, exclude: Names = None, centered: bool = False
 ) -> "ConversionPlan":
     """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
     check_model(model)

@@ -29,12 +29,7 @@ class FNN(dde.nn.NN):  # type: ignore[misc]
         TypeError: an activation or an initializer is given, or no list.
     """
 
-    def __init__(
-        self,
-        layer_sizes: Sequence[int],
-        *theirs: Any,
-        regularization: Sequence[Any] | None = None,
-    ) -> None:
+    def __init__(self, layer_sizes: Sequence[int], *theirs: Any, regularization: Sequence[Any] | None = None) -> None:
         super().__init__()
         if theirs:
             raise TypeError(f"FNN sets activation and initializer itself: leave out {', '.join(map(repr, theirs))}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.nn.networks import check_sizes
-from sigmoidcore.nn.residual import RATE, ResidualLayer, TrainedWaves, orthogonal
+from sigmoidcore.nn.residual import RATE, ResidualLayer, TrainedWaves, orthogonal, run
 
 FEWEST = 10  # points that tell the domain
 LAST = 0.1  # gain of the last layer at the start: u begins near 0
@@ -77,14 +77,11 @@ class PhysicsMLP(nn.Module):
                 raise RuntimeError(f"{error}; call network.prepare(points) before torch.func and compile") from error
         elif not self.is_prepared:
             warnings.warn("this PhysicsMLP has no domain yet: call network.prepare(points) first", stacklevel=2)
-        outputs: Tensor = self.network((points - self.centre) / self.radius)
-        return RATE * outputs
+        return RATE * run(self.network, (points - self.centre) / self.radius)
 
     def _checked(self, points: Tensor) -> Tensor:
         if not isinstance(points, Tensor):
-            raise TypeError(
-                f"points must be a tensor, got {type(points).__name__}: torch.tensor(points).float() is one"
-            )
+            raise TypeError(f"points must be a tensor, got {type(points).__name__}: give torch.tensor(points).float()")
         if points.shape[-1:] != self.centre.shape:
             raise ValueError(
                 f"this PhysicsMLP has {len(self.centre)} inputs, but the points have shape {tuple(points.shape)}: give "

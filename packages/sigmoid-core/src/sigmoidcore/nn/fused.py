@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch.modules import global_hooks, has_hooks, tensor
+from sigmoidcore._torch.modules import global_hooks, has_hooks, registered
 from unstuck.observation import accumulates
 
 BLOCK = 24 << 20
@@ -28,37 +28,41 @@ SMALL = 1 << 15  # elements from which on PyTorch shares an elementwise operatio
 OF_A_LAYER, WORTH_IT = 10_000, 160_000
 """The price of a module beside its numbers, counted in numbers, and from how many on one function takes less time."""
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_PLAIN = (nn.Parameter, Tensor)
+_PLAIN = {nn.Parameter, Tensor}
 _tanh_backward = torch.ops.aten.tanh_backward
 
 
 def observed(modules: Sequence[nn.Module]) -> bool:
     """Whether global hooks need these modules to run one by one; those of an `unstuck.observation.Observer` tell."""
-    owners: dict[int, Any] = {
-        id(owner): owner for owner in (getattr(hook, "__self__", None) for hook in global_hooks())
-    }
-    return any(not hasattr(owner, "needs") or owner.needs(modules) for owner in owners.values())
+    owners: Iterator[Any] = (getattr(hook, "__self__", None) for hook in global_hooks())
+    return any(not hasattr(owner, "needs") or owner.needs(modules) for owner in owners)
+
+
+def parameters_of(linears: Sequence[nn.Module], others: Sequence[nn.Module], x: Tensor) -> list[Any] | None:
+    """All weights, then all biases; None if something watches or replaces a module, or x or one of them is special."""
+    modules = [*linears, *others]
+    if has_hooks(*modules) or any(["forward" in vars(m) for m in modules]) or observed(modules):
+        return None
+    parameters = [*registered(linears, "weight"), *registered(linears, "bias")]
+    plain = {*map(type, (x, *parameters))} <= _PLAIN and {p.layout for p in (x, *parameters)} == {torch.strided}
+    return parameters if plain else None
 
 
 def run_as_one(linears: Sequence[Any], cores: Sequence[Any], x: Tensor) -> Tensor | None:
     """The last core's output of these hidden layers, or None if they have to run one by one, or had better do."""
     width, samples = linears[0].out_features, x.numel() // max(1, linears[0].in_features)
     small = not x.is_cuda and len(cores) * (OF_A_LAYER + samples * width) < WORTH_IT
-    modules = [*linears, *cores]
-    if small or any(has_hooks(m) or "forward" in vars(m) for m in modules) or observed(modules):
-        return None
-    parameters = [tensor(linear, name) for name in ("weight", "bias") for linear in linears]
-    if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in (x, *parameters)):
+    parameters = None if small else parameters_of(linears, cores, x)
+    if parameters is None:
         return None
     (first, *others), biases = parameters[: len(linears)], parameters[len(linears) :]
     if x.dim() < 2 or x.numel() == 0 or x.dtype not in _DTYPES or (x.dtype, x.device) != (first.dtype, first.device):
         return None
     if first.shape != (width, x.shape[-1]) or any(w.shape != (width, width) for w in others):
         return None
-    if torch.is_grad_enabled() and not all(p.requires_grad for p in parameters):
-        return None
-    slopes, shifts = (torch.stack([tensor(core, name) for core in cores]) for name in ("slope", "shift"))
-    if slopes.requires_grad or shifts.requires_grad:
+    frozen = torch.is_grad_enabled() and not all(p.requires_grad for p in parameters)
+    slopes, shifts = torch.stack(registered(cores, "slope")), torch.stack(registered(cores, "shift"))
+    if frozen or slopes.requires_grad or shifts.requires_grad:
         return None
     scales = [core.scale / 2 for core in cores]
     with torch.no_grad():
@@ -117,12 +121,7 @@ class _Layers(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        factor: list[Tensor | float],
-        offset: Tensor,
-        factors: list[float],
-        *parameters: Tensor,
+        ctx: Any, x: Tensor, factor: list[Tensor | float], offset: Tensor, factors: list[float], *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         weights = parameters[: len(parameters) // 2]
         shape = x.shape[0], offset.shape[1]

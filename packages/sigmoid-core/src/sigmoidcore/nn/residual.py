@@ -1,11 +1,13 @@
 """Residual layers of cores behind trained waves: the parts of `PhysicsMLP`. Parameters are divided by their rates."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore._torch.modes import runs_plainly
+from sigmoidcore._torch.modules import registered
+from sigmoidcore.core import PRECISE, SigmoidCore
+from sigmoidcore.nn.fused import parameters_of
+from sigmoidcore.nn.rows import fit
 
 RATE, OF_WAVES, DEEP = 10.0, 3.0, 8
 """What multiplies Adam's rate, and that of waves in addition; the number of layers from which on they share it."""
@@ -27,12 +29,13 @@ class TrainedWaves(nn.Module):
         super().__init__()
         pairs = (features + 1) // 2
         self.waves = nn.Parameter(torch.randn(pairs, in_features) * (FREQUENCY / RATE / OF_WAVES))
-        self.register_buffer("quarter", torch.arange(features) // pairs * (math.pi / 2))
+        self.register_buffer("quarter", torch.arange(features) // pairs * (torch.pi / 2))
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the waves."""
-        waves = torch.cat([self.waves, self.waves])[: len(self.quarter)] * (RATE * OF_WAVES)
-        return torch.sin(nn.functional.linear(input, waves, self.quarter))
+        waves, quarter = self.waves * (RATE * OF_WAVES), self.quarter
+        waves = torch.cat([waves, waves[:-1] if len(quarter) % 2 else waves])
+        return torch.sin(nn.functional.linear(input, waves, quarter))
 
 
 class ResidualLayer(nn.Module):
@@ -54,8 +57,28 @@ class ResidualLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer."""
-        y: Tensor = input + self.core(self.linear(input))
-        return y
+        return input.add(self.core(self.linear(input)))
+
+
+def run(network: nn.Sequential, x: Tensor) -> Tensor:
+    """Apply waves, residual layers and a Linear; slopes and shifts go into weights and biases if nothing watches.
+
+    A layer is h + tanh(W' h + b') with W' = slope/2 W and b' = slope/2 (b - shift), made for all layers at once.
+    """
+    waves, *layers, last = network
+    linears, cores = registered(layers, "linear"), registered(layers, "core")
+    each, width = zip(layers, linears, cores, strict=True), getattr(last, "in_features", None)
+    plain = runs_plainly(x) and x.dtype in PRECISE
+    fits = plain and all(type(a) is ResidualLayer and fit(b, c, width) and c.scale == 2 for a, b, c in each)
+    parameters = parameters_of(linears, [network, *layers, *cores], x) if fits else None
+    if parameters is None:
+        return network(x)  # type: ignore[no-any-return]
+    weights, biases = torch.stack(parameters[: len(layers)]), torch.stack(parameters[len(layers) :])
+    half, shifts = torch.stack(registered(cores, "slope")) / 2, torch.stack(registered(cores, "shift"))
+    h = waves(x)
+    for weight, bias in zip(weights * half.unsqueeze(-1), (biases - shifts) * half, strict=True):
+        h = h + nn.functional.linear(h, weight, bias).tanh_()
+    return last(h)  # type: ignore[no-any-return]
 
 
 def orthogonal(inputs: int, outputs: int, gain: float, rate: float = RATE) -> nn.Linear:

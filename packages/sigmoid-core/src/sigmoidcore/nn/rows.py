@@ -84,20 +84,16 @@ def _rows(modules: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
     first = 0
     while first + 4 <= len(modules):
         last, width = first, getattr(modules[first], "out_features", None)
-        while last + 2 <= len(modules) and _fit(modules[last], modules[last + 1], width):
+        while last + 2 <= len(modules) and fit(modules[last], modules[last + 1], width):
             last += 2
         if last - first >= 4:
             yield first, last
         first = max(last, first + 1)
 
 
-def _fit(linear: nn.Module, core: nn.Module, width: int | None) -> bool:
+def fit(linear: nn.Module, core: nn.Module, width: int | None) -> bool:
     """Whether a Linear and a core can be two layers of a row of this width."""
-    return (
-        type(linear) is nn.Linear
-        and type(core) is SigmoidCore
-        and linear.out_features == core.num_features == width
-        and core.centered
-        and not core.trainable
-        and core.dim == -1
-    )
+    if type(linear) is not nn.Linear or type(core) is not SigmoidCore:
+        return False
+    alike = linear.out_features == core.num_features == width
+    return alike and core.centered and not core.trainable and core.dim == -1
