@@ -192,4 +192,4 @@ def test_a_gpt2_without_cores_is_monitored(tmp_path):
     trainer_of(tmp_path, GPT2LMHeadModel(config), callback, steps=4, data=data).train()
     assert callback.equalizer is None
     assert [m.step for m in callback.monitor.measurements] == [0, 2]
-    assert sum(layer.entropy is not None for layer in callback.monitor.measurements[0].layers) == config.n_layer
+    assert sum(layer.role == "attention" for layer in callback.monitor.measurements[0].layers) == config.n_layer
