@@ -120,7 +120,7 @@ def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
         )
 
     assert rules(attending(0.96)) == ["US204"]
-    assert rules(attending(0.93)) == []
+    assert rules(attending(0.92)) == []
 
 
 def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():

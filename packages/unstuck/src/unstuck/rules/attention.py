@@ -22,7 +22,7 @@ from unstuck.step import Node
 from unstuck.step.node import reached
 from unstuck.wording import listed
 
-ONE_KEY = 0.94
+ONE_KEY = 0.93
 """Of `Attention.share`: 1 if all of the attention goes to one key."""
 SEES_ONE = 0.75
 """A query whose equal weights have a sum of squares above it sees one key only."""
