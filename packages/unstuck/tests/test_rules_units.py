@@ -10,7 +10,8 @@ from unstuck_support.measurements import changed
 
 import unstuck
 from unstuck.measure.measurement import Weight
-from unstuck.rules import find
+from unstuck.rules import Evidence, find
+from unstuck.rules.attention import attending_to_one
 
 
 def test_saturated_neurons_explain_the_gradient_that_vanishes_there():
@@ -121,6 +122,8 @@ def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
 
     assert rules(attending(0.96)) == ["US204"]
     assert rules(attending(0.92)) == []
+    assert attending_to_one(Evidence([attending(0.96)]), newly=True) == ["attention"]
+    assert attending_to_one(Evidence([attending(0.96, at_first=0.95)]), newly=True) == []
 
 
 def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():

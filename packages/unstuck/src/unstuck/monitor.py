@@ -163,7 +163,7 @@ class Monitor:
         if self.recording is not None and self.recording.steps:
             trained = (measurements[-1].step or 0) >= FEWEST_TRAINED
             *earlier, last = self.recording.steps
-            found = answers(last, state(self.model), trained, earlier)
+            found = answers(last, state(self.model), trained, earlier, self.recording.values)
             measurements[-1] = replace(measurements[-1], answers=found)
         diagnosis = judged(measurements, Subject(self.model, names=self._names), self.recording, time, missing)
         return replace(diagnosis, steps=self._step)

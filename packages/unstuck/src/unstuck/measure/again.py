@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ class Again:
     values: Mapping[str, Tensor]
     trained: bool = False
     earlier: Sequence[Step] = ()  # recorded before this one, oldest first
+    first: Mapping[str, Tensor] = field(default_factory=dict)  # values at the beginning of the training, if known
     until: float = math.inf  # by `time.monotonic`
 
     @cached_property

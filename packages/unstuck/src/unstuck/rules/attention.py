@@ -1,7 +1,7 @@
 """Attention that has collapsed: each query sees several keys, and attends to one."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +48,9 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     return Found(tuple(names), largest, ONE_KEY, text, severity=learns)
 
 
-def attending_to_one(evidence: Evidence) -> list[str]:
-    """The layers with an attention of which every head has collapsed."""
-    found = (a for a in evidence.ask(attentions) or () if a.share > ONE_KEY)
+def attending_to_one(evidence: Evidence, *, newly: bool = False) -> list[str]:
+    """The layers with an attention of which every head has collapsed, in the training or also before."""
+    found = (a for a in evidence.ask(attentions) or () if a.share > ONE_KEY and not (newly and a.at_first > ONE_KEY))
     return [evidence.call(a.module, "weights" if a.weighted else "attention", a.number) for a in found]
 
 
@@ -62,11 +62,23 @@ class Attention:
     number: int  # of the call among those there
     weighted: bool  # it projects what it reads
     share: float  # mean over the queries that see several keys; 0: as much to each
+    at_first: float = 0.0  # the same with the first weights of the training
 
 
 @question
 def attentions(again: Again) -> tuple[Attention, ...]:
     """The attentions of the step."""
+    nodes = list(filter(_attends, again.step.calls("softmax", calls.ATTENTION, calls.DOT_PRODUCT)))
+    now, first = _shares(again, nodes), _shares(Again(again.step, again.first), nodes) if again.first else {}
+    numbers = [[n.module for n in nodes[:i]].count(node.module) for i, node in enumerate(nodes)]
+    return tuple(
+        Attention(n.module or "", number, n.function == calls.ATTENTION, now.get(n, 0.0), first.get(n, 0.0))
+        for n, number in zip(nodes, numbers, strict=True)
+    )
+
+
+def _shares(again: Again, nodes: Sequence[Node]) -> dict[Node, float]:
+    """The shares of attentions, as far as they are known."""
     shares = dict[Node, float]()
 
     def watched(node: Node) -> Callable[..., Any]:
@@ -78,11 +90,8 @@ def attentions(again: Again) -> tuple[Attention, ...]:
 
         return run
 
-    nodes = list(filter(_attends, again.step.calls("softmax", calls.ATTENTION, calls.DOT_PRODUCT)))
     again.run(nodes, edits={node: watched(node) for node in nodes})
-    numbers = [[n.module for n in nodes[:i]].count(node.module) for i, node in enumerate(nodes)]
-    found = ((node, number, shares.get(node, 0.0)) for node, number in zip(nodes, numbers, strict=True))
-    return tuple(Attention(n.module or "", number, n.function == calls.ATTENTION, share) for n, number, share in found)
+    return shares
 
 
 def _attends(node: Node) -> bool:

@@ -56,7 +56,11 @@ def question(of: Callable[[Again], Answer | None]) -> Question[Answer]:
 
 @unfollowed
 def answers(
-    step: Step, values: Mapping[str, Tensor], trained: bool = False, earlier: Sequence[Step] = ()
+    step: Step,
+    values: Mapping[str, Tensor],
+    trained: bool = False,
+    earlier: Sequence[Step] = (),
+    first: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any] | None:
     """What was found, by the names of the questions, as values for JSON; None if the step cannot run again.
 
@@ -65,8 +69,9 @@ def answers(
         values: parameters and buffers, by name.
         trained: whether they were trained: an input whose weights start at 0 has no effect before.
         earlier: recorded steps before this one, oldest first.
+        first: parameters and buffers at the beginning of the training, if they are known.
     """
-    again = Again(step, values, trained, earlier, time.monotonic() + MOST_SECONDS)
+    again = Again(step, values, trained, earlier, first or {}, time.monotonic() + MOST_SECONDS)
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:

@@ -9,6 +9,7 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.rules import numbers
+from unstuck.rules.attention import attending_to_one
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
@@ -130,11 +131,12 @@ def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
 
 
 def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
-    """Units died in the training, after steps that overwrote most weights."""
+    """Units died or attentions collapsed in the training, after steps that overwrote most weights."""
     first = {x.name: x for x in evidence.measurements[0].layers}
     hidden = (evidence.layers[i] for i in evidence.hidden)
     dead = [x for x in hidden if (x.dead or 0.0) >= DEAD_SHARE and x.rows >= FEWEST_ROWS]
     lost = [x.name for x in dead if x.name in first and (first[x.name].dead or 0.0) < DEAD_SHARE_NOTE]
+    lost += attending_to_one(evidence, newly=True)
     largest = _violence(evidence, updates, max)
     found = [name for name, update in largest.items() if update > LARGEST_UPDATE]
     if not lost or 2 * len(found) <= len(largest):
