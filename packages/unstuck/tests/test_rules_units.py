@@ -115,10 +115,9 @@ def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
     heads = linear("attention", 1.0, 0, kind="MultiheadAttention")
     found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1))
 
-    def attending(share):
-        return replace(
-            found, answers={"attentions": [{"module": "attention", "number": 0, "weighted": True, "share": share}]}
-        )
+    def attending(share, at_first=0.0):
+        attention = {"module": "attention", "number": 0, "weighted": True, "share": share, "at_first": at_first}
+        return replace(found, answers={"attentions": [attention]})
 
     assert rules(attending(0.96)) == ["US204"]
     assert rules(attending(0.92)) == []
