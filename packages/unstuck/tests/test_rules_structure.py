@@ -210,3 +210,23 @@ def test_layers_that_each_forward_pass_makes_anew_are_not_registered(when, expec
             model(torch.randn(64, 8)).square().mean().backward()
             optimizer.step()
     assert ("US504" in loud(monitor.diagnosis())) == expected
+
+
+class OneKey(nn.Module):
+    """An attention with biases of places, which sees a single key."""
+
+    def __init__(self, keys):
+        super().__init__()
+        self.keys, self.biases = keys, nn.Parameter(torch.zeros(3, keys))
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return (q @ k[:, : self.keys].mT + self.biases).softmax(-1) @ v[:, : self.keys]
+
+
+def test_biases_of_an_attention_of_one_key_have_no_gradient_and_are_no_mistake():
+    for keys in (1, 2):
+        model = nn.Sequential(OneKey(keys), nn.Flatten(), nn.Linear(24, 2))
+        found = unstuck.diagnose(model, torch.randn(32, 3, 8), torch.arange(32) % 2, nn.functional.cross_entropy)
+        assert "US502" not in loud(found)

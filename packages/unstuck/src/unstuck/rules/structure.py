@@ -119,7 +119,9 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         text = _("The gradient from the loss to the last layer is exactly 0: nothing is trained.")
         half = any(evidence.layers[i].dtype == "float16" for i in evidence.sinks)
         return Found(names, 0.0, 0.0, text, SCALE_LOSS if half else FIND_FLAT_END, Severity.ERROR)
-    stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w)]
+    alone = {x.module for x in evidence.layers if x.role == "attention" and x.shape[-1:] == (1,)}  # of one key
+    own = [w for w in zero if is_zero(w) and w.name.rpartition(".")[0] not in alone]
+    stuck = [] if evidence.zero_initialised else [w.name for w in own]
     if stuck:
         text = _(
             "{names} {verb} a gradient of exactly 0: nothing moves.",
