@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from unstuck.diagnosis import Diagnosis, judged
+from unstuck.measure.again import Again
 from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import measure
 from unstuck.names import callers_names
@@ -75,7 +76,7 @@ def diagnose(
 
     def take(step: Step) -> bool:
         origin = first_nonfinite(step, state(model)) if trace_nonfinite else None
-        found.append((answers(step, state(model)) if ranks.count == 1 else None, origin))
+        found.append((answers(Again(step, state(model))) if ranks.count == 1 else None, origin))
         if recording is not None:
             recording.keep(step)
         return recording is not None

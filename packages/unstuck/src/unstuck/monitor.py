@@ -13,6 +13,7 @@ from unstuck._torch.grad_scaler import stepped, stepping_scaler
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.language import _
 from unstuck.language.warning import warn
+from unstuck.measure.again import Again
 from unstuck.measure.history import History
 from unstuck.measure.measurement import Measurement, Subject
 from unstuck.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates, moved
@@ -163,7 +164,7 @@ class Monitor:
         if self.recording is not None and self.recording.steps:
             trained = (measurements[-1].step or 0) >= FEWEST_TRAINED
             *earlier, last = self.recording.steps
-            found = answers(last, state(self.model), trained, earlier, self.recording.values)
+            found = answers(Again(last, state(self.model), trained, earlier, self.recording.values))
             measurements[-1] = replace(measurements[-1], answers=found)
         diagnosis = judged(measurements, Subject(self.model, names=self._names), self.recording, time, missing)
         return replace(diagnosis, steps=self._step)

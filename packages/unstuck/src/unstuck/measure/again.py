@@ -15,6 +15,9 @@ from unstuck.measure import calls
 from unstuck.step import Node, Replay, Step, gpus
 
 ALIASES = calls.MOVES | {"detach", "data"}
+EMBEDDING = ("input", "weight", "padding_idx or offsets", "max_norm")
+MOST_COPIED = 2**28
+"""Bytes of weights; of larger ones only those are copied that a call may change in place."""
 FEWEST = 3
 """Samples and positions that a comparison needs."""
 EQUAL, LEAK, MIXED = 1e-4, 1e-3, 3e-3
@@ -26,7 +29,10 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass
 class Again:
-    """Runs a recorded step again; `values` are its parameters and buffers, by name, after some training or before."""
+    """Runs a recorded step again; `values` are its parameters and buffers, by name, after some training or before.
+
+    Without training, an input whose weights start at 0 has no effect yet.
+    """
 
     step: Step
     values: Mapping[str, Tensor]
@@ -102,13 +108,14 @@ class Again:
 
     @cached_property
     def _replay(self) -> Replay:
-        writing = (
-            n
-            for n in self.step.calls()
-            if n.function == "setitem" or "out" in n.kwargs or calls.writes_in_place(n.target, n.args, n.kwargs)
-        )
-        written = {read.through(ALIASES).target for node in writing for read in node.reads}
+        if sum(value.nbytes for value in self.values.values()) <= MOST_COPIED:
+            return Replay(self.values)
+        written = {read.through(ALIASES).target for n in self.step.calls() if _writes(n) for read in n.reads}
         return Replay(self.values, {n.target for n in self.step.placeholders("parameter")} - written)
+
+    def other(self, step: Step, values: Mapping[str, Tensor] | None = None) -> "Again":
+        """Another step, or this one with other values."""
+        return Again(step, self.values if values is None else values, self.trained, until=self.until)
 
     def run(
         self,
@@ -146,6 +153,13 @@ class Again:
             total = torch.stack([part.sum().float() for part in parts if part.requires_grad]).sum()
             found = torch.autograd.grad(total, [made[n] for n in nodes], allow_unused=True)
         return list(found)
+
+
+def _writes(node: Node) -> bool:
+    """Whether a call may change in place what it reads; an embedding with `max_norm` changes its weight."""
+    limited = node.function.startswith("embedding") and calls.given(node, *EMBEDDING).get("max_norm") is not None
+    named = node.function == "setitem" or "out" in node.kwargs
+    return limited or named or calls.writes_in_place(node.target, node.args, node.kwargs)
 
 
 class _OfWholeBatch:

@@ -19,7 +19,7 @@ from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import falling
 from unstuck.step import Node
-from unstuck.step.node import reached
+from unstuck.step.node import numbered, reached
 from unstuck.wording import listed
 
 ONE_KEY = 0.93
@@ -51,7 +51,7 @@ def sharp_attention(evidence: Evidence) -> Found | None:
 def attending_to_one(evidence: Evidence, *, newly: bool = False) -> list[str]:
     """The layers with an attention of which every head has collapsed, in the training or also before."""
     found = (a for a in evidence.ask(attentions) or () if a.share > ONE_KEY and not (newly and a.at_first > ONE_KEY))
-    return [evidence.call(a.module, "weights" if a.weighted else "attention", a.number) for a in found]
+    return [evidence.layer_of_call(a.module, "weights" if a.weighted else "attention", a.number) for a in found]
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ class Attention:
 def attentions(again: Again) -> tuple[Attention, ...]:
     """The attentions of the step."""
     nodes = list(filter(_attends, again.step.calls("softmax", calls.ATTENTION, calls.DOT_PRODUCT)))
-    now, first = _shares(again, nodes), _shares(Again(again.step, again.first), nodes) if again.first else {}
-    numbers = [[n.module for n in nodes[:i]].count(node.module) for i, node in enumerate(nodes)]
+    now = _shares(again, nodes)
+    first = _shares(again.other(again.step, again.first), nodes) if again.first else {}
     return tuple(
         Attention(n.module or "", number, n.function == calls.ATTENTION, now.get(n, 0.0), first.get(n, 0.0))
-        for n, number in zip(nodes, numbers, strict=True)
+        for n, number in numbered(nodes).items()
     )
 
 
 def _shares(again: Again, nodes: Sequence[Node]) -> dict[Node, float]:
-    """The shares of attentions, as far as they are known."""
+    """How much of each attention goes to one key; those that cannot be measured are left out."""
     shares = dict[Node, float]()
 
     def watched(node: Node) -> Callable[..., Any]:

@@ -65,9 +65,8 @@ def _equal_preferences(evidence: Evidence) -> Found | None:
     moves = all(any(w.gradient and (w.update or 0.0) > MOVES for w in m.weights) for m in evidence.measurements[1:])
     if not moves or len(losses) < PATIENT_MEASUREMENTS or any(abs(loss - math.log(2)) > SAME_LOSS for loss in losses):
         return None
-    return Found(
-        (), 0.0, SAME_LOSS, _("The loss is ln 2 in all steps, although weights move: what it compares is equal.")
-    )
+    text = _("The loss is ln 2 in all steps, although weights move: what it compares is equal.")
+    return Found((), 0.0, SAME_LOSS, text)
 
 
 @rule("US706", "groups of several prompts", remedy=GROUP, mistake=True)
@@ -153,7 +152,7 @@ def _are_equal(one: Tensor, other: Tensor, tolerated: float) -> bool:
 def _old_ones_anew(steps: Sequence[Step], again: Again) -> Twin | None:
     """Old log-probabilities that are computed in each step although the samples are the same."""
     found = [(step, *ratio) for step in steps if (ratio := _ratio(step)) is not None]
-    values = [Again(step, again.values).run([node.reads[1]])[0] for step, node, _own in found]
+    values = [again.other(step).run([node.reads[1]])[0] for step, node, _own in found]
     kept = [
         not own and a.shape == b.shape and torch.equal(a, b)
         for ((one, _, _), (other, _, own)), (a, b) in zip(pairwise(found), pairwise(values), strict=True)

@@ -57,13 +57,13 @@ class Evidence:
         """Names of layers of a role in a sentence."""
         return listed(names, [layer.name for layer in self.layers if layer.role == role], noun)
 
-    def call(self, module: str, role: Role, number: int) -> str:
+    def layer_of_call(self, module: str, role: Role, number: int) -> str:
         """The name of the layer of a role that the call of this number in a module has made, or else the module's."""
         names = [layer.name for layer in self.layers if (layer.module, layer.role) == (module, role)]
         return names[number % len(names)] if names else module
 
     def ask(self, question: Question[Answer]) -> Answer | None:
-        """What the recorded step has answered; None if it has found nothing, or if there is none."""
+        """What was found in the recorded step; None if that is nothing, or if no step was recorded."""
         return question.answer(self.latest.answers or {})
 
     @cached_property

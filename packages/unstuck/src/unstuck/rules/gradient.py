@@ -1,6 +1,5 @@
 """The gradient vanishes or explodes between the loss and the inputs, or vanishes through time."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -19,6 +18,7 @@ from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
 from unstuck.step import Node
+from unstuck.step.node import numbered
 from unstuck.wording import named, number, same_in, verb
 
 SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
@@ -143,7 +143,7 @@ def forgetting(evidence: Evidence) -> Found | None:
     found = sorted((m for m in evidence.ask(memories) or () if m.share < FORGOTTEN_SHARE), key=lambda m: m.share)
     if not found:
         return None
-    value, names = found[0].share, tuple(evidence.call(m.module, "weights", m.number) for m in found)
+    value, names = found[0].share, tuple(evidence.layer_of_call(m.module, "weights", m.number) for m in found)
     text = _(
         "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
         share=number(value), name=named(names[0]),
@@ -181,12 +181,11 @@ def memories(again: Again) -> tuple[Memory, ...]:
         total = torch.stack([loss.sum() for loss in losses]).sum()
         inputs = [x for x, _lengths in read.values()]
         gradients: Sequence[Tensor | None] = torch.autograd.grad(total, inputs, allow_unused=True)
-    found, numbers = [], Counter[str]()
+    found, numbers = [], numbered(layers)
     for (node, (_x, lengths)), gradient in zip(read.items(), gradients, strict=True):
         sizes = [] if gradient is None else _by_step(node, lengths, gradient)
         if sizes and all(map(isfinite, sizes)):
-            found.append(Memory(node.module or "", numbers[node.module or ""], remembered(sizes)))
-        numbers[node.module or ""] += 1
+            found.append(Memory(node.module or "", numbers[node], remembered(sizes)))
     return tuple(found)
 
 

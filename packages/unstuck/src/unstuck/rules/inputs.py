@@ -148,7 +148,7 @@ def effects(again: Again) -> tuple[Effect, ...]:
 
 
 def _varies(node: Node) -> bool:
-    """Whether samples differ, and the numbers are no mask."""
+    """Whether the samples of an input differ; masks do not count."""
     value = node.value
     if value is None or value.dtype == torch.bool:
         return False
@@ -183,7 +183,7 @@ def zero_input(again: Again) -> tuple[int, ...] | None:
 
 
 def _is_alone(step: Step, node: Node) -> bool:
-    """Whether an input of one number for each sample, or with weights of its own, is read where no other one is."""
+    """Whether an input of one number for each sample, or one with weights of its own, is read apart from all others."""
     if math.prod(node.shape[1:]) == 1:  # else it is one of several coordinates, such as the time of initial conditions
         readers = {(user.function, user.module) for user in node.users}
         others = (n for n in step.nodes if n.op == node.op and n is not node)
@@ -218,7 +218,7 @@ def _is_patching(node: Node) -> bool:
 
 @question
 def lost_places(again: Again) -> str | None:
-    """What knows positions, of which queries and keys of the first attention know nothing; None if there is no such.
+    """What knows positions, if queries and keys of the first attention do not depend on it.
 
     If two tokens change their places, so do their queries and keys, and nothing else is different.
     """
@@ -260,7 +260,7 @@ def _scaled(node: Node) -> Iterator[Node]:
 
 
 def _positions(node: Node) -> str | None:
-    """What knows positions: a table by its name, angles, or an embedding of numbers that are no tokens."""
+    """What knows positions: a table, by its name, or angles."""
     if node.op in ("parameter", "buffer") and any(word in node.target for word in POSITIONS):
         return str(node.target) if len(node.shape) > 1 else None
     return node.function if node.function in ("sin", "cos") else None

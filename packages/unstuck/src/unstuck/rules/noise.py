@@ -63,7 +63,7 @@ class Noise:
 @question
 def noise(again: Again) -> Noise | None:
     """The correlations of a denoiser's inputs with the noise at both ends of times, and whether that is uniform."""
-    own = [again, *(Again(step, again.values) for step in again.earlier)]
+    own = [again, *(again.other(step) for step in again.earlier)]
     found = [triple for one in own for triple in _asked(one)]
     numbers = len(found[0][2]) if found else 0
     known = [triple for triple in found if triple[0].shape[1:] == found[0][0].shape[1:] and len(triple[2]) == numbers]

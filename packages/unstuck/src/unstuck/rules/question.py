@@ -6,17 +6,15 @@ A question stands beside the rules that read its answer, in one file: `evidence.
 import json
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from unstuck._torch.modes import unfollowed
 from unstuck.measure.again import FEWEST, Again
-from unstuck.step import Step
 from unstuck.values import read, written
 
 MOST_CALLS, MOST_SECONDS = 3000, 30.0
@@ -55,23 +53,9 @@ def question(of: Callable[[Again], Answer | None]) -> Question[Answer]:
 
 
 @unfollowed
-def answers(
-    step: Step,
-    values: Mapping[str, Tensor],
-    trained: bool = False,
-    earlier: Sequence[Step] = (),
-    first: Mapping[str, Tensor] | None = None,
-) -> dict[str, Any] | None:
-    """What was found, by the names of the questions, as values for JSON; None if the step cannot run again.
-
-    Args:
-        step: a recorded step.
-        values: parameters and buffers, by name.
-        trained: whether they were trained: an input whose weights start at 0 has no effect before.
-        earlier: recorded steps before this one, oldest first.
-        first: parameters and buffers at the beginning of the training, if they are known.
-    """
-    again = Again(step, values, trained, earlier, first or {}, time.monotonic() + MOST_SECONDS)
+def answers(again: Again) -> dict[str, Any] | None:
+    """What was found, by the names of the questions, as values for JSON; None if the step cannot run again."""
+    step, again.until = again.step, time.monotonic() + MOST_SECONDS
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
     if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:

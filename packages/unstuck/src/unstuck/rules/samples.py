@@ -12,6 +12,7 @@ from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.wording import named
 
+SAMPLES_ONLY = "samples only"
 SUMS = 1e-2
 """How far probabilities may add up to something else than 1."""
 
@@ -54,11 +55,11 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             call=call,
         )
         return shown(text, OVER_FEATURES)
-    mixed = evidence.ask(mixed_in)
+    what = evidence.ask(mixed)
     text = _("The output for a sample changes with the other samples of the batch or its place among them.")
-    if mixed == "samples":
+    if what == SAMPLES_ONLY:
         return shown(text, TIME_FIRST, Severity.NOTE)
-    return shown(text) if mixed else None
+    return shown(text) if what else None
 
 
 @question
@@ -84,11 +85,11 @@ def sums_to_1(x: Tensor, dim: int) -> bool:
 
 
 @question
-def mixed_in(again: Again) -> str | None:
-    """In what the output for a sample depends on the other ones: "samples", or "positions" of sequences, too."""
+def mixed(again: Again) -> str | None:
+    """What is mixed in the outputs: "samples", or `SAMPLES_ONLY` if those at a position depend on no other position."""
     if not again.outputs or not _is_mixed(again):
         return None
-    return "samples" if _positions(again) is False else "positions"
+    return SAMPLES_ONLY if _positions(again) is False else "samples"
 
 
 def _is_mixed(again: Again) -> bool:

@@ -113,7 +113,7 @@ class Classes:
 @question
 def classes(again: Again) -> tuple[Classes, ...]:
     """The losses that weigh classes, in all recorded steps."""
-    found = [pair for step in (*again.earlier, again.step) for pair in _weighed(Again(step, again.values))]
+    found = [pair for step in (*again.earlier, again.step) for pair in _weighed(again.other(step))]
     kinds: dict[tuple[float, ...], list[Tensor]] = {}
     for weights, counts in found:
         kinds.setdefault(tuple(weights.tolist()), []).append(counts.float())

@@ -1,7 +1,7 @@
 """One call of PyTorch in a recorded step, or a tensor from outside. The words are those of `torch.fx.Node`."""
 
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -91,6 +91,11 @@ def reached(starts: Iterable[Node], to: Callable[[Node], Iterable[Node]]) -> Ite
         new = [other for other in dict.fromkeys(to(node)) if other not in seen]
         seen.update(new)
         waiting += new
+
+
+def numbered(nodes: Sequence[Node]) -> dict[Node, int]:
+    """How many of these nodes ran in the same module before, for each."""
+    return {node: [other.module for other in nodes[:i]].count(node.module) for i, node in enumerate(nodes)}
 
 
 def tensors_in(values: Any, depth: int = MOST_DEPTH) -> Iterator[Tensor]:
