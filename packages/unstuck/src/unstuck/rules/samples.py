@@ -12,7 +12,7 @@ from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.wording import named
 
-SAMPLES_ONLY = "samples only"
+SAMPLES_ONLY = "samples_only"
 SUMS = 1e-2
 """How far probabilities may add up to something else than 1."""
 
