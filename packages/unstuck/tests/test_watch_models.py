@@ -91,8 +91,8 @@ def test_weights_that_are_updated_by_hand_are_measured_all_along(tmp_path, capfd
     assert "step sizes (no optimizer made the last step)" in " ".join(error.split())
     found, measured = verdict_of(tmp_path)
     assert found["findings"] == []
-    assert len(measured) >= 10
-    assert measured[-1]["step"] > 90
+    assert len(measured) >= 7
+    assert measured[-1]["step"] > 150
 
 
 def test_gradients_that_add_up_beside_updates_by_hand_are_named(tmp_path, capfd):

@@ -11,16 +11,14 @@ WRAPPED = (["module"], ["_orig_mod"], ["_forward_module"])
 def surroundings(module: nn.Module) -> nn.Module:
     """The largest module that contains this one, without wrappers such as those of DDP.
 
-    A framework may call a part of the model only, and no object leads from a module to the one that contains it. What
-    nobody has any more, such as optimizers, is freed before.
+    A framework may call a part of the model only, and no object leads from a module to the one that contains it.
     """
-    gc.collect()
+    # isinstance would ask the object, and a proxy may run code or fail.
+    modules = [found for found in gc.get_objects() if issubclass(type(found), nn.Module)]
     containing: dict[int, list[nn.Module]] = {}
-    for found in gc.get_objects():
-        kind = type(found)  # isinstance would ask the object, and a proxy may run code or fail
-        if issubclass(kind, nn.Module) and "_modules" in vars(found):
-            for child in nn.Module.children(found):
-                containing.setdefault(id(child), []).append(found)
+    for found in modules:
+        for child in nn.Module.children(found) if "_modules" in vars(found) else ():
+            containing.setdefault(id(child), []).append(found)
     around = {id(module): module}
     queue = [module]
     for inner in queue:
