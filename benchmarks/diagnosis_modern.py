@@ -1,9 +1,9 @@
 """Trainings of today that did not learn: does `unstuck` name the cause at the end, as `unstuck train.py` does?
 
 `modern_failures/` is the half that rules are developed on; `modern_failures_strangers/` was written by people who did
-not read the rules, and has healthy trainings that do unusual things on purpose; so were `modern_failures_second/` and
-`modern_failures_third/`, each after rules had been mended for those before. Each program is trained under a `Monitor`
-that records steps, broken and repaired, and the diagnosis of its training is judged as in `diagnosis_failures`:
+not read the rules, and has healthy trainings that do unusual things on purpose; so were `modern_failures_second/`,
+`..._third/` and `..._fourth/`, each after rules had been mended for those before. Each program is trained under a
+`Monitor` that records steps, broken and repaired, and the diagnosis of its training is judged as in `diagnosis_failures`:
 *first*, *named*, *note*, *another*, *silent*; a repaired or healthy one is *accused* if it has an error or a warning.
 The tables of the packages say which rules name which cause; they were written from the words for the causes alone.
 Nothing is tried again (`--trials` does, for up to ten seconds a program, and counts proofs).
@@ -14,18 +14,15 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 
 import modern_failures
-import modern_failures_second.collection
-import modern_failures_second.rules
 import modern_failures_strangers.collection
 import modern_failures_strangers.healthy
 import modern_failures_strangers.rules
-import modern_failures_third.collection
-import modern_failures_third.rules
 import unstuck
 from _report import Report, Row, arguments, table
 from diagnosis_failures import outcome
@@ -35,22 +32,21 @@ from unstuck.trials import verdict
 
 MEASUREMENTS = 20
 """Of each training, at least."""
+
+
+def _by_strangers(package: str) -> tuple[list[Any], Any, list[Any]]:
+    """Programs, rules and healthy trainings of a collection."""
+    collection, rules = import_module(f"{package}.collection"), import_module(f"{package}.rules")
+    return collection.PROGRAMS, rules.RULES, collection.HEALTHY
+
+
 STRANGERS: dict[str, tuple[list[Any], Any, list[Any]]] = {
     "strangers": (
         modern_failures_strangers.collection.PROGRAMS,
         modern_failures_strangers.rules.RULES,
         modern_failures_strangers.healthy.TRAININGS,
     ),
-    "second": (
-        modern_failures_second.collection.PROGRAMS,
-        modern_failures_second.rules.RULES,
-        modern_failures_second.collection.HEALTHY,
-    ),
-    "third": (
-        modern_failures_third.collection.PROGRAMS,
-        modern_failures_third.rules.RULES,
-        modern_failures_third.collection.HEALTHY,
-    ),
+    **{name: _by_strangers(f"modern_failures_{name}") for name in ("second", "third", "fourth")},
 }
 """Programs, rules and healthy trainings of the halves by strangers."""
 Cases = Iterator[tuple[str, str, Callable[[], Any], int, set[str]]]
