@@ -10,8 +10,9 @@ The programs are those of `diagnosis_failures.py`, of the half that rules are de
     unnamed   no error or warning names the cause
 
 and, with all rules off: at which place is an edit that proves the accepted cause, if all edits of the table are tried
-and sorted by what they leave of the loss (`place`, None: nowhere)? Of the repaired variant: is an error or a warning
-proved (`accused`)? `--quick` takes every fifth program.
+and sorted by what they leave of the loss, times their weights (`place`, None: nowhere)? Of the repaired variant: is an
+error or a warning proved (`accused`)? `--quick` takes every fifth program; `--half held-out` only tries the edits on
+the other half.
 """
 
 import time
@@ -54,9 +55,9 @@ def place_without_rules(recording: Recording, right: set[str]) -> tuple[int | No
         return None, [str(error)]
     found = []
     for edit in edits(recording):
-        result = None if edit.another_loss else tries.run(edit)
+        result = tries.run(edit)
         if result is not None and result[1].proved:
-            found.append((result[0], edit.words, any(rule in edit.proves for rule in right)))
+            found.append((edit.weight * result[0], edit.words, any(rule in edit.proves for rule in right)))
     found.sort(key=lambda result: result[0])
     return next((i + 1 for i, result in enumerate(found) if result[2]), None), [
         words for _left, words, _right in found[:3]
@@ -94,24 +95,28 @@ def summary(rows: list[Row]) -> list[Row]:
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--half", choices=("development", "held-out"), default="development", help="see above")
+    options = parser.parse_args()
     options.threads = options.threads or 1
     torch.set_flush_denormal(True)
-    report = Report("trials", options, key=("program", "variant"), seeds=[0], settings={"half": "development"})
-    programs = [program for program in PROGRAMS if program.half == "development"]
+    held_out = options.half == "held-out"
+    name = "trials_held_out" if held_out else "trials"
+    report = Report(name, options, key=("program", "variant"), seeds=[0], settings={"half": options.half})
+    programs = [program for program in PROGRAMS if program.half == options.half.replace("-", " ")]
     for program in programs[::5] if options.quick else programs:
         right = {rule for cause in program.causes for rule in RULES[cause]}
-        for variant in ("broken", "repaired"):
+        for variant in ("broken",) if held_out else ("broken", "repaired"):
             if not report.wants(program=program.name, variant=variant):
                 continue
             started = time.perf_counter()
             diagnosis, recording = recorded(program, repaired=variant == "repaired")
-            findings, trials = tried(diagnosis.findings, recording, SECONDS)
+            findings, trials = tried(() if held_out else diagnosis.findings, recording, SECONDS)
             loud = [finding for finding in findings if finding.severity is not Severity.NOTE]
             row: Row = {"place": None, "edits": []}
             if variant == "broken":
                 row["place"], row["edits"] = place_without_rules(recording, right)
-                result = outcome(loud, right)
+                result = "" if held_out else outcome(loud, right)
             else:
                 result = "proved" if any(f.trial is not None and f.trial.proved for f in loud) else "silent"
             report.add(

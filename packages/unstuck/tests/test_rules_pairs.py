@@ -61,6 +61,17 @@ def test_positives_and_scales_of_two_views_are_judged(options, expected):
     assert simclr(**options) == expected
 
 
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, True), (5.0, False)])
+def test_cosines_of_many_candidates_need_a_temperature(scale, expected):
+    features, targets = torch.randn(256, 8), torch.arange(256)
+
+    def loss(outputs):
+        one, other = (functional.normalize(x, dim=-1) for x in (outputs, outputs + 0.1 * features[:, :4]))
+        return functional.cross_entropy(scale * one @ other.T, targets)
+
+    assert ("US709" in trained(mlp(8, 4), lambda: features, loss)) is expected
+
+
 @pytest.mark.parametrize(("copies", "expected"), [(1, set()), (4, {"US708"})])
 def test_texts_that_a_batch_has_several_times_are_named(copies, expected):
     class Towers(nn.Module):
@@ -249,6 +260,55 @@ def test_an_input_that_is_always_0_is_named_if_it_has_weights_of_its_own(side_by
             functional.mse_loss(model(x, 0 * y if missing else y), x[:, :1]).backward()
             optimizer.step()
     assert ("US703" in {f.rule for f in monitor.diagnosis(seconds=0).findings if f.severity != "note"}) is named
+
+
+@pytest.mark.parametrize(("scale", "named"), [(1, True), (1000, False)])
+def test_times_that_are_rounded_to_0_before_their_waves_are_named(scale, named):
+    class Denoiser(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.time, self.leave = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x, steps):
+            angles = steps[:, None] * torch.logspace(0, -3, 8)
+            return self.leave(torch.tanh(self.enter(x) + self.time(torch.cat([angles.sin(), angles.cos()], 1))))
+
+    model, x = Denoiser(), torch.randn(ROWS, 4)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(20):
+            time = torch.rand(ROWS)
+            optimizer.zero_grad()
+            functional.mse_loss(model(torch.lerp(x, -x, time[:, None]), (scale * time).long()), x).backward()
+            optimizer.step()
+    found = [f for f in monitor.diagnosis(seconds=0).findings if f.rule == "US703"]
+    assert [finding.message for finding in found] == [
+        f"The input of shape [{ROWS}] is 0 in all recorded steps."
+    ] * named
+
+
+@pytest.mark.parametrize(("marked", "named"), [(False, True), (True, False)])
+def test_columns_of_a_table_that_nothing_marks_are_named(marked, named):
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value, self.head = nn.Linear(1, 16), nn.Linear(16, 1)
+            self.column = nn.Parameter(torch.randn(8, 16)) if marked else 0.0
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, table):
+            x = self.value(table[..., None]) + self.column
+            return self.head(self.attention(x, x, x)[0].mean(1))
+
+    model = Table()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(20):
+            table = torch.randn(ROWS, 8)
+            optimizer.zero_grad()
+            functional.mse_loss(model(table), table[:, :1] - table[:, 1:2]).backward()
+            optimizer.step()
+    assert ("US703" in {f.rule for f in monitor.diagnosis(seconds=0).findings}) is named
 
 
 def test_the_time_of_initial_conditions_may_be_0():

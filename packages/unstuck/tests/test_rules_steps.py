@@ -245,3 +245,21 @@ def test_a_loss_with_many_new_parameters_that_nobody_moves_is_named():
             optimizer.step()
     finding = next(f for f in monitor.diagnosis().findings if f.rule == "US303")
     assert len(finding.layers) > 4
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_parameters_that_take_the_places_of_trained_ones_are_in_no_optimizer(renewed):
+    """As when Gaussians are split, or layers grow, in the middle of a training."""
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), torch.randn(64, 8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with unstuck.Monitor(model, every=2) as monitor:
+        for step in range(30):
+            if step == 10:
+                model[0].weight = nn.Parameter(model[0].weight.detach() * 2)
+                if renewed:
+                    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+            optimizer.zero_grad()
+            (model(x) - x[:, :1]).square().mean().backward()
+            optimizer.step()
+    found = [finding.layers for finding in monitor.diagnosis().findings if finding.rule == "US303"]
+    assert found == ([] if renewed else [("0.weight",)])

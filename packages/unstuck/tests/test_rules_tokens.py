@@ -203,18 +203,61 @@ def test_frozen_rows_of_new_tokens_are_named(new, frozen, expected):
     assert codes(model, ids[:, :-1], ids[:, 1:]) == expected
 
 
+class Prefix(Language):
+    """A causal model that reads its first six tokens in both directions."""
+
+    def __init__(self, both):
+        super().__init__()
+        self.both = both
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+        mask = torch.ones(ids.shape[1], ids.shape[1]).triu(1).bool()
+        mask[:6, :6] = False
+        return self.head(x + self.attention(x, x, x, attn_mask=mask if self.both else mask & False)[0])
+
+
+@pytest.mark.parametrize(("both", "expected"), [(True, []), (False, ["US606"])])
+def test_a_prefix_without_labels_may_be_read_in_both_directions(both, expected):
+    """More than half of the row is in the prefix."""
+    ids = words(length=8)
+    labels = functional.pad(ids[:, 1:], (0, 1), value=-100)
+    labels[:, :5] = -100
+    assert codes(Prefix(both), ids, labels) == expected
+
+
+class Judge(Language):
+    """A causal model that answers at one of its tokens."""
+
+    def __init__(self, read):
+        super().__init__(classes=4)
+        self.read = read
+
+    def forward(self, ids):
+        return super().forward(ids)[:, self.read]
+
+
 @pytest.mark.parametrize(("read", "expected"), [(0, True), (-1, False)])
 def test_an_answer_at_the_first_token_of_a_causal_model_is_named(read, expected):
-    class Judge(Language):
-        def forward(self, ids):
-            return super().forward(ids)[:, read]
-
     def batch(step):
         ids = words()
         return (ids,), ids[:, -1] % 4
 
-    found = trained(Judge(classes=4), batch, 20, functional.cross_entropy)
-    assert ("US703" in found) == expected
+    assert ("US703" in trained(Judge(read), batch, 20, functional.cross_entropy)) == expected
+
+
+@pytest.mark.parametrize(("read", "expected"), [(0, True), (-1, False)])
+def test_vectors_of_a_first_token_that_all_texts_have_are_named(read, expected):
+    def batch(step):
+        ids = words()
+        ids[:, 0] = 3
+        return (ids,), torch.arange(SAMPLES // 2)
+
+    def contrast(vectors, targets):
+        one, other = functional.normalize(vectors, dim=-1).chunk(2)
+        return functional.cross_entropy(one @ other.T / 0.1, targets)
+
+    assert ("US703" in trained(Judge(read), batch, 20, contrast)) == expected
 
 
 class Conditional(nn.Module):

@@ -507,6 +507,38 @@ def test_a_training_of_noise_has_no_wrong_rate():
     assert tried((), recording, SECONDS)[0] == ()
 
 
+@pytest.mark.parametrize(
+    ("end", "loss", "scale", "expected"),
+    [
+        (nn.Softmax(1), F.binary_cross_entropy, 1.0, "with `binary_cross_entropy_with_logits` for"),
+        (nn.Sigmoid(), F.mse_loss, 255.0, "with targets between 0 and 1 in `mse_loss`"),
+        (nn.Identity(), lambda x, y: F.mse_loss(x, y.squeeze(1)), 1.0, "with targets of the shape [64, 1] in"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_that_the_step_asks_for_is_found_without_a_rule(end, loss, scale, expected):
+    x, y = batch()
+    targets = scale * (y > 0).float()[:, None]
+    recording = recorded(network(end, outputs=1), loss, x, targets)
+    edit, trial = verdict.Tries(recording, SECONDS).search()
+    assert edit.words.startswith(expected)
+    assert trial.proved
+
+
+def test_an_easier_loss_is_no_cause():
+    """Large targets are the data's, and a ReLU cannot be meant for what is below 0."""
+    x, _y = batch()
+    recording = recorded(network(nn.ReLU(), outputs=1), F.mse_loss, x, -1.0 - x[:, :1].abs())
+    scaled = [edit for edit in edits.edits(recording) if "targets" in edit.words]
+    assert scaled
+    assert all(edit.loss == "easier" for edit in scaled)
+
+
+def test_an_edit_of_one_call_says_more_than_another_rate():
+    by_name = {edit.words: edit for edit in edits.edits(recorded(network(nn.Softmax(1)), F.cross_entropy, *batch()))}
+    assert by_name["without `softmax` in `3`"].weight < by_name["with 10 times the learning rate"].weight
+
+
 @pytest.mark.parametrize("reads_later", [False, True])
 def test_tokens_that_should_not_be_seen_are_proved_by_hiding_them(reads_later):
     class Reader(nn.Module):

@@ -260,18 +260,14 @@ def _is_advantage(node: Node) -> bool:
         if current is None:
             continue
         added = current.function in calls.ADDITIONS | calls.DIFFERENCES
+        scales = current.function in calls.MULTIPLICATIONS and len(current.moving) == 1  # by data
         means = current.function in ("mean", "sum") and len(current.args) + len(current.kwargs) > 1
         unrecorded = current.value is not None and not current.value.requires_grad  # a call before the step
         if current.function in LAYERS or unrecorded:
             outputs = True
-        elif added or means or current.function == "neg" or _scales(current):
+        elif added or means or current.function == "neg" or scales:
             data |= added and len(current.moving) < 2
             waiting += current.moving
         else:
             return False
     return data and outputs and not waiting
-
-
-def _scales(node: Node) -> bool:
-    """Whether a call multiplies one thing that has a gradient by data."""
-    return node.function in calls.MULTIPLICATIONS and len(node.moving) == 1

@@ -38,7 +38,7 @@ def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], bool] = lambd
         with _own_gradients([*model.parameters(), *given, *of_loss]) as own:
             probe.attach()
             try:
-                loss = loss_in(batch)
+                loss = loss_of(run(batch.model, batch.inputs), batch.targets, batch.loss_fn)
                 if loss.requires_grad:
                     own(leaves(loss))
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -91,11 +91,6 @@ def passes(subject: Subject) -> Iterator[Subject]:
         mode = _training if subject.training else _evaluation
         with unchanged(model, inputs), own_buffers(model), mode(model):
             yield dataclasses.replace(subject, inputs=inputs, targets=targets)
-
-
-def loss_in(subject: Subject) -> Tensor:
-    """The loss of a forward pass."""
-    return loss_of(run(subject.model, subject.inputs), subject.targets, subject.loss_fn)
 
 
 def _cut_off(values: Any) -> Any:

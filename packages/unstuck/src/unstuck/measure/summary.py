@@ -37,20 +37,6 @@ Totals = Callable[..., Array]
 """Sums, or maxima, over the ranks."""
 
 
-def _no_layers() -> str:
-    return _(
-        "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
-        "TorchScript, C++, Triton or a torch.autograd.Function are not"
-    )
-
-
-def _differentiated() -> str:
-    return _(
-        "whether the gradient explodes (US102): the loss contains derivatives of the outputs, and their gradients "
-        "reach earlier layers past the later ones"
-    )
-
-
 def _hidden(names: Sequence[str]) -> str:
     return _(
         "the gradient at {names}, whose weights have one: it is hidden where layers also run without gradients "
@@ -58,10 +44,6 @@ def _hidden(names: Sequence[str]) -> str:
         "autograd function",
         names=listed(names),
     )
-
-
-def _ranks_differ() -> str:
-    return _("layers of other ranks: the ranks ran different layers, and numbers of layers are those of this rank")
 
 
 @unfollowed
@@ -80,7 +62,8 @@ def summarize(
         notes.append(_("calls inside torch.func.vmap, grad and the like"))
     together: Ranks = ranks
     if ranks.count > 1 and not ranks.same(torch.tensor([_fingerprint(calls)], dtype=torch.float64, device=device)):
-        notes.append(_ranks_differ())
+        why = _("layers of other ranks: the ranks ran different layers, and numbers of layers are those of this rank")
+        notes.append(why)
         together = Alone()
     totals = partial(_total, together, device)
     *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
@@ -92,11 +75,19 @@ def summarize(
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
     if any_differentiated:
-        notes.append(_differentiated())
+        why = _(
+            "whether the gradient explodes (US102): the loss contains derivatives of the outputs, and their gradients "
+            "reach earlier layers past the later ones"
+        )
+        notes.append(why)
     elif hidden:
         notes.append(_hidden(hidden))
     if trained and not layers and not notes:
-        notes.append(_no_layers())
+        why = _(
+            "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
+            "TorchScript, C++, Triton or a torch.autograd.Function are not"
+        )
+        notes.append(why)
     ends = {loss: None for r in passes for loss, _value in r.ends_at}
     constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
     added = {node for loss in ends for node in losses.terms(loss)}

@@ -61,7 +61,7 @@ def without_effect(evidence: Evidence) -> Found | None:
         text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
         return shown(text, ADD_POSITIONS)
     if evidence.ask(patches_without_order):
-        return shown(_("The outputs do not depend on the order of the patches of an image."), ADD_POSITIONS)
+        return shown(_("The outputs do not depend on the order of the patches or columns of an input."), ADD_POSITIONS)
     if found.first_only:
         return shown(_("The outputs depend on the first token of a sample and on no other."), READ_LAST)
     if found.without_order:
@@ -173,13 +173,20 @@ def unused(again: Again) -> tuple[str, ...]:
 
 @question
 def zero_input(again: Again) -> tuple[int, ...] | None:
-    """The shape of an input of floating-point numbers that is 0 in all steps, and may not be."""
-    blank = (n for n in again.read if n.value is not None and n.value.is_floating_point() and not n.value.any())
-    for node in (n for n in blank if _is_alone(again.step, n)):
+    """The shape of an input that is 0 in all steps, and may not be: floating-point numbers, or times, of waves."""
+    blank = (n for n in again.read if n.value is not None and not n.value.any())
+    floating = (n for n in blank if (n.dtype is not None and n.dtype.is_floating_point) or _is_time(n))
+    for node in (n for n in floating if _is_alone(again.step, n)):
         others = [n.value for step in again.earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
         if sum(x is not None and not x.any() for x in others) >= len(again.earlier):
             return node.shape
     return None
+
+
+def _is_time(node: Node) -> bool:
+    """Whether sines or cosines read a number before anything that trains does."""
+    readers = reached([node], lambda n: n.users if not n.requires_grad else ())
+    return any(n.function in ("sin", "cos") for n in readers)
 
 
 def _is_alone(step: Step, node: Node) -> bool:
@@ -195,12 +202,12 @@ def _is_alone(step: Step, node: Node) -> bool:
 
 @question
 def patches_without_order(again: Again) -> bool:
-    """Whether an attention's outputs stay the same with another order of the patches of an image."""
+    """Whether an attention's outputs stay the same with another order of the patches of an image, or of columns."""
     attends = any(again.step.calls(calls.DOT_PRODUCT, calls.ATTENTION, "softmax"))
     can_tell = attends and again.trained and again.outputs and not again.draws
     for node in again.step.calls("linear", "conv2d") if can_tell else ():
         read = node.reads[0].through(CUTS)
-        cut = len(read.shape) > 2 and read.shape != node.reads[0].shape and len(node.shape) == 3
+        cut = len(read.shape) > 1 and read.shape != node.reads[0].shape and len(node.shape) == 3
         if read in again.read and (_is_patching(node) if node.function == "conv2d" else cut):
             dims = [-2] if cut else [-2, -1]
             after = again.run(again.outputs, {node: lambda x, dims=dims: x.roll([1] * len(dims), dims)})  # type: ignore[misc]

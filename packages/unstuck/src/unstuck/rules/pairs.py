@@ -18,7 +18,7 @@ from unstuck.step.node import reached
 from unstuck.wording import named, number, percent
 
 REPEATED = 0.25
-FLAT, SHARP = 0.8, 300.0
+FLAT, SHARP = 0.6, 300.0
 """Least loss of cosines over that of equal ones; the largest scale of cosines that trains, three times that of CLIP."""
 TURNED = frozenset({"T", "mT", "t", "transpose", "permute", "contiguous", "detach", "float", "clone"})
 READERS = ("cross_entropy", "log_softmax", "logsumexp")
@@ -26,8 +26,8 @@ ALIGNED, UNIT, MASKED = 0.999, 1e-3, -1e4
 NEAREST = 0.1
 """Another view of a sample is among this share of all rows that resemble it most."""
 CHOOSE = frozenset({"argmax", "argmin", "topk", "max", "min"})
-FEWEST_OPTIONS, ROWS_OF_AN_OPTION = 4, 4
-"""Options, and choices of each on average, that tell whether one is used."""
+FEWEST_OPTIONS, ROWS_OF_AN_OPTION, FEW_OPTIONS = 4, 4, 4.0
+"""Options, and choices of each on average, that tell whether one is used; so many of a large codebook are enough."""
 JOINED = calls.MOVES | {"stack", "cat"}
 
 OTHER_PAIRS = "Check the indices of the positives: views in two halves are `(i + N) % 2N`, side by side `i ^ 1`."
@@ -90,7 +90,7 @@ def wrong_scale(evidence: Evidence) -> Found | None:
 def unused_options(evidence: Evidence) -> Found | None:
     """A few codes, or one expert, answer for all samples: the others are not trained."""
     for choice in evidence.ask(choices) or ():
-        enough = math.sqrt(choice.options)  # half of the largest entropy
+        enough = min(FEW_OPTIONS, math.sqrt(choice.options))  # half of the largest entropy
         if choice.used < enough:
             text = _(
                 "{name} takes one or a few of its {options} options: as many as {used} that are used alike.",

@@ -97,10 +97,7 @@ def _is_mixed(again: Again) -> bool:
     if _is_graph(again):
         return False
     last = again.samples - 1
-
-    def with_one_other(x: Tensor) -> Tensor:
-        return torch.cat([x[:1].expand(last, *x.shape[1:]), x[last:]])
-
+    with_one_other = lambda x: torch.cat([x[:1].expand(last, *x.shape[1:]), x[last:]])  # noqa: E731
     others = again.run(again.outputs, dict.fromkeys(again.read, with_one_other))
     if any(_depends(a, b, again.samples) for a, b in zip(again.before, others, strict=True)):
         return True

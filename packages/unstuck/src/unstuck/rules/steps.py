@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import takewhile
 from statistics import median
 
 from unstuck.findings import Severity
@@ -147,9 +148,11 @@ def _history(evidence: Evidence) -> dict[str, list[Weight]]:
 
 
 def _unheld(weights: list[Weight]) -> bool:
-    """Whether a parameter has a gradient and nothing moves it."""
-    fixed = len({w.size for w in weights}) == 1 and all(w.rate is None for w in weights)
-    return fixed and weights[-1].trains and any(w.gradient is not None for w in weights)
+    """Whether a parameter has a gradient and nothing moves it, or nothing does any more, after others had its name."""
+    last = list(takewhile(lambda w: w.rate is None and not w.update, reversed(weights)))
+    if len(last) < min(len(weights), FEWEST_MEASUREMENTS) or len({w.size for w in last}) != 1:
+        return False
+    return weights[-1].trains and any(w.gradient is not None for w in last)
 
 
 def _unheld_in_loss(evidence: Evidence) -> Found | None:

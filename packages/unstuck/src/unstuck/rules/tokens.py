@@ -135,7 +135,7 @@ def tokens(again: Again) -> Tokens | None:
         change = {n: lambda x: torch.where(padded[..., None], x[place[0], place[1]], x) for n in own}
         found["padding"] = _reaches(again, change, ~padded)
         if labels is not None:
-            found["padded_labels"] = labels.share_at(padded)
+            found["padded_labels"] = float(padded[labels.places].float().mean()) if len(labels.wanted) else 0.0
     found["run_on"] = _run_on(again, _starts(again, ids, padded))
     if documents is not None:
         first = documents == documents[:, :1]
@@ -156,16 +156,17 @@ class _Labels:
     shift: int | None  # they are the tokens so many positions later; None: they are not
     own: float  # share that are the token at their position
 
-    def share_at(self, padded: Tensor) -> float:
-        """The share of the labels that count at padded positions."""
-        return float(padded[self.places].float().mean()) if len(self.wanted) else 0.0
-
     @property
     def scattered(self) -> bool:
         """Whether most rows have labels that are ignored between those that count, as where words are masked."""
-        counts = torch.zeros(self.ids.shape, dtype=torch.int8)
-        counts[self.places[0].cpu(), self.places[1].cpu()] = 1
-        return bool((counts.diff(dim=1) == 1).sum(1).float().mean() > SCATTERED)
+        return bool((self.counted.to(torch.int8).diff(dim=1) == 1).sum(1).float().mean() > SCATTERED)
+
+    @property
+    def counted(self) -> Tensor:
+        """Which outputs have a label that counts, [samples, positions]."""
+        counts = torch.zeros(self.ids.shape, dtype=torch.bool)
+        counts[self.places[0].cpu(), self.places[1].cpu()] = True
+        return counts
 
 
 def _labels(again: Again) -> _Labels | None:
@@ -238,8 +239,10 @@ def _share_of_later(ids: Tensor, places: tuple[Tensor, Tensor], wanted: Tensor, 
 
 def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
     """What is wrong with the labels, and with what the outputs know of them."""
-    half, length = labels.tokens.shape[1] // 2, labels.tokens.shape[1]
-    later = _moves(again, labels, lambda x: with_others_in(x, slice(half, length)), (slice(None), slice(half)), LEAK)
+    length = labels.tokens.shape[1]
+    half = max(length // 2, int(labels.places[1].median()) + 1 if len(labels.wanted) else 0)
+    seen = labels.counted & (torch.arange(length) < half)  # a prefix without labels may be read in both directions
+    later = _moves(again, labels, lambda x: with_others_in(x, slice(half, length)), seen, LEAK)
     found: dict[str, Any] = {"ignored": labels.ignored, "shift": labels.shift}
     found["later"] = bool(later) and labels.shift is not None
     if later and (labels.shift is None or (labels.shift == 0 and labels.scattered)):
@@ -298,7 +301,8 @@ def _reads_first_only(again: Again, tokens: Node) -> bool:
     needed = set(again.step.needed([last]))
     if last.shape[0] != samples or tokens not in needed or not needed.issuperset(again.outputs) or not again.trained:
         return False
-    (before,), (first,) = again.run([last]), again.run([last], {tokens: lambda x: with_others_in(x, slice(1))})
+    changed = {tokens: lambda x: torch.cat([x[:, length // 2, None], x[:, 1:]], 1)}  # texts may begin alike
+    (before,), (first,) = again.run([last]), again.run([last], changed)
     if by_position(before, samples, length) is not None or not differ(before, first, LEAK):
         return False
     (rest,) = again.run([last], {tokens: lambda x: with_others_in(x, slice(1, length))})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,7 +56,8 @@ class Edit:
         clears: gradients are cleared before every step; None: as they were.
         unclipped: the optimizers see the whole gradients of the backward passes.
         reveals: the training learns what it should not see, and does not without it.
-        another_loss: its values cannot be compared with those of the recorded loss.
+        loss: if it is another one than the recorded loss, with which its values cannot be compared; the step may ask
+            for it, else it may be an easier one.
     """
 
     words: str
@@ -71,7 +72,12 @@ class Edit:
     clears: bool | None = None
     unclipped: bool = False
     reveals: bool = False
-    another_loss: bool = False
+    loss: Literal["", "asked for", "easier"] = ""
+
+    @property
+    def weight(self) -> float:
+        """How many times as much of the loss a more special edit may leave, and say more about the training."""
+        return 5.0 if self.loss == "easier" else 2.0 if self.adam or self.rate != 1.0 else 1.0
 
 
 # What the edits ask a recorded step.
@@ -184,18 +190,20 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
         if c.swapped:
             words = _("with the outputs first and the targets second in {call}", call=where)
             change = lambda node, x, y, *args, **kwargs: node.target(y, x, *args, **kwargs)  # noqa: E731
-            yield Edit(words, replacing([c.call], change), "US601", another_loss=True)
+            yield Edit(words, replacing([c.call], change), "US601", loss="asked for")
         if name in calls.CLASSES and not c.swapped:
             words = _("with logarithms of probabilities in {call}", call=where)
             change = partial(replacements.with_logarithms, calls.CLASSES[name])
-            yield Edit(words, replacing([c.call], change), "US601", another_loss=True)
+            raw = last.function not in ("log_softmax", "log", "logsigmoid")
+            yield Edit(words, replacing([c.call], change), "US601", loss="asked for" if raw else "easier")
         elif name in ("cross_entropy", "binary_cross_entropy") and c.outputs.shape == c.targets.shape:
             words = _("with `{better}` for {call}", better="binary_cross_entropy_with_logits", call=where)
             last = producer(c.outputs)
             without = replacing([last] if last.function in BENDS else [], replacements.left_out)
             loss = replacing([c.call], replacements.with_logits)
             both = lambda step, a=without, b=loss: {**a(step), **b(step)}  # noqa: E731
-            yield Edit(words, both, "US601", another_loss=True)
+            alone = c.outputs.shape[-1:] == (1,) and (last.function == "softmax" or name == "cross_entropy")
+            yield Edit(words, both, "US601", loss="asked for" if alone else "easier")
 
 
 def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -204,14 +212,17 @@ def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
         where = place(c.call)
         if c.outputs.shape != c.targets.shape and prod(c.outputs.shape) == prod(c.targets.shape):
             words = _("with targets of the shape {shape} in {call}", shape=list(c.outputs.shape), call=where)
-            yield Edit(words, with_targets(c, lambda x, y: y.reshape(x.shape)), "US602", another_loss=True)
+            yield Edit(words, with_targets(c, lambda x, y: y.reshape(x.shape)), "US602", loss="asked for")
         if is_floating(c.targets) and c.outputs.shape == c.targets.shape:
-            scaled = {"proves": "US603 US604", "another_loss": True}
             if c.call.function in REGRESSION:
                 words = _("with standardised targets in {call}", call=where)
-                yield Edit(words, with_targets(c, lambda _x, y: replacements.standardised(y)), **scaled)  # type: ignore[arg-type]
+                change = with_targets(c, lambda _x, y: replacements.standardised(y))
+                yield Edit(words, change, "US603 US604", loss="easier")
             words = _("with targets between 0 and 1 in {call}", call=where)
-            yield Edit(words, with_targets(c, lambda _x, y: replacements.between_0_and_1(y)), **scaled)  # type: ignore[arg-type]
+            bounded = c.call.function in BINARY or producer(c.outputs).function in ("sigmoid", "softmax")
+            missed = bounded and (given := producer(c.targets).value) is not None and bool(given.max() > 1)
+            change = with_targets(c, lambda _x, y: replacements.between_0_and_1(y))
+            yield Edit(words, change, "US603 US604", loss="asked for" if missed else "easier")
 
 
 def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -285,7 +296,6 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
         words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
         yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
     if nodes := called(step, ("batch_norm",)):
-        yield Edit(_("with batch normalisation in training mode"), replacing(nodes, replacements.by_the_batch), "US509")
         yield Edit(_("without batch normalisation"), replacing(nodes, replacements.left_out), "US509")
     if nodes := called(step, ("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")):
         yield Edit(_("without dropout"), replacing(nodes, replacements.left_out), "US510")
@@ -302,7 +312,7 @@ def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
             term = producer(read, calls.MOVES | calls.MULTIPLICATIONS | replacements.QUOTIENTS)
             words = _("without the term {call} of the loss", call=place(term))
             change = replacing([node], lambda node, *args, i=i: args[1 - i])
-            yield Edit(words, change, "US609", another_loss=True)
+            yield Edit(words, change, "US609", loss="easier")
 
 
 def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -315,7 +325,7 @@ def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
         if calls.softmax_dim(nodes[0]) != len(nodes[0].shape) - 1:
             change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731
             words = _("with {call} over the last dimension", call=place(nodes[0]))
-            yield Edit(words, replacing(nodes, change), "US506", another_loss=True)
+            yield Edit(words, replacing(nodes, change), "US506", loss="easier")
 
 
 def of_the_pairs(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -327,7 +337,7 @@ def of_the_pairs(step: Step, recording: Recording) -> Iterator[Edit]:
         for factor in (100, 10, 0.1, 0.01):
             words = _("with similarities times {factor} in {call}", factor=factor, call=place(nodes[0]))
             scaled = lambda node, x, *args, f=factor, **kwargs: node.target(x * f, *args, **kwargs)  # noqa: E731
-            yield Edit(words, replacing(nodes, scaled), "US709", another_loss=True)
+            yield Edit(words, replacing(nodes, scaled), "US709", loss="easier")
         for words, order in (
             (_("with views in two halves"), replacements.halves),
             (_("with views side by side"), replacements.neighbours),

@@ -34,11 +34,6 @@ def away_from_0(node: Node, *args: Any, **kwargs: Any) -> Any:
     return node.target(*args, **kwargs)
 
 
-def by_the_batch(node: Node, x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, *_: Any) -> Tensor:
-    """Batch normalisation in training mode."""
-    return functional.batch_norm(x, None, None, weight, bias, training=True)
-
-
 def with_logits(node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A binary cross-entropy of logits."""
     options = {name: kwargs[name] for name in ("weight", "reduction") if name in kwargs}

@@ -26,9 +26,10 @@ FEWEST = 20
 OWN_SHARE = 0.3
 """Share of the time for the training as it was recorded."""
 HELPS, FALLS, BETTER, TIMES, LEARNT = 0.75, 0.9, 0.6, 2.0, 0.1
-"""An edit helps if no more than the first share of the loss is left (the second, where it is never finite without), and
-no more than the third of what is left without it, or if the loss falls so many times as far; but not if no more
-than the last share is left without it. It reveals what a training should not see if so many times as much is left."""
+"""An edit helps if no more than the first share of the loss is left (the second, where it is never finite or never
+moves without), and no more than the third of what is left without it, or if the loss falls so many times as far; but
+not if no more than the last share is left without it. It reveals what a training should not see if so many times as
+much is left."""
 ARITHMETIC = frozenset({"US303", "US304", "US401", "US501", "US504", "US602"})
 """Errors that are facts, whether or not an edit learns better."""
 SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
@@ -145,14 +146,14 @@ class Tries:
 
         Other rates come first, which fit most trainings.
         """
-        own = (e for e in edits(self._recording) if not e.another_loss and not e.reveals and e.clears is None)
+        own = (e for e in edits(self._recording) if not (e.loss == "easier" or e.reveals) and e.clears is None)
         proved = []
         for edit in sorted(own, key=lambda edit: abs(math.log(edit.rate)) or (2.5 if edit.adam else math.inf)):
             if (result := self.run(edit)) is not None and result[1].proved:
                 proved.append((*result, edit))
                 if edit.rate != 1.0 and result[0] <= LEARNS:
                     break
-        _left, trial, best = min(proved, key=lambda r: (r[2].adam, r[0]), default=(0.0, None, None))
+        _left, trial, best = min(proved, key=lambda r: (r[2].adam, r[0] * r[2].weight), default=(0.0, None, None))
         return best, trial
 
     def left(self, losses: Sequence[float], first: float) -> float:
@@ -175,15 +176,16 @@ class Tries:
             after = train(self._recording, replace(edit, clears=clears), len(self.before) - 1, self._until)
         except Exception:  # the edit does not fit: whatever PyTorch says
             return None
-        comparable = not math.isnan(self.own_left) and not edit.another_loss
+        comparable = not math.isnan(self.own_left) and not edit.loss
         if len(after) < len(self.before) or not math.isfinite(after[0]):
             return None
-        if not comparable and not edit.another_loss and math.isfinite(self.before[0]):
+        if not comparable and not edit.loss and math.isfinite(self.before[0]):
             return None
         was = math.inf if math.isnan(self.own_left) else self.own_left
         now = self.left(after, self.before[0] if comparable else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
-        helps = now <= (HELPS if any(map(math.isfinite, self.before)) else FALLS)
+        still = math.isclose(was, 1.0, rel_tol=1e-4) or not any(map(math.isfinite, self.before))
+        helps = now <= (FALLS if still else HELPS)
         proved = helps and better and was > LEARNT and not any(loss < 0 for loss in after)
         if edit.reveals:
             proved = was <= LEARNS and now >= TIMES * was
