@@ -51,7 +51,7 @@ def _held_out() -> Iterator[tuple[int, int]]:
 
 def _modern() -> tuple[int, int]:
     """Mistakes in modern trainings that others wrote, judged once: how many are named, of how many."""
-    names = ("diagnosis_modern_second", "diagnosis_modern_third")
+    names = ("diagnosis_modern_second", "diagnosis_modern_third", "diagnosis_modern_fourth")
     outcomes = [row["outcome"] for name in names for row in select(name, variant="broken")]
     return outcomes.count("first") + outcomes.count("named"), len(outcomes)
 
