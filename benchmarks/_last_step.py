@@ -1,18 +1,19 @@
 """A network that reads a sequence."""
 
-from torch import Tensor, nn
+from typing import Any
 
-import sigmoidcore as sc
+from torch import Tensor, nn
 
 
 class LastStep(nn.Module):
-    """A recurrent layer [batch, steps, features], and a linear layer on the outputs of its last step."""
+    """A recurrent layer [batch, steps, features], and a linear layer on the outputs of its last step, or of several."""
 
-    def __init__(self, layer: nn.RNNBase | sc.recurrent.CoreRNN, outputs: int) -> None:
+    def __init__(self, layer: nn.Module, outputs: int, answers: int = 1) -> None:
         super().__init__()
-        self.layer = layer
-        self.last = nn.Linear(layer.hidden_size, outputs)
+        self.answers = answers
+        self.layer: Any = layer
+        self.last = nn.Linear(self.layer.hidden_size, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.last(self.layer(x)[0][:, -1])
-        return outputs
+        outputs: Tensor = self.last(self.layer(x)[0][:, -self.answers :])
+        return outputs.squeeze(1) if self.answers == 1 else outputs
