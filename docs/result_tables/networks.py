@@ -149,6 +149,9 @@ def recurrent() -> Cells:
         )
 
 
+GATES = ("gates", "gates_folded", "gates_rivals")
+
+
 @table
 def gates() -> Cells:
     kinds = {"rnn of cores": "RNN of cores"}
@@ -156,24 +159,22 @@ def gates() -> Cells:
         forms = {"": "", " chrono": ", chrono", " calibrated": ", calibrated, slopes in place"}
         kinds |= {gate.lower() + kind: gate + name for kind, name in forms.items()}
         kinds[f"{gate.lower()} folded"] = f"{gate}, calibrated, folded"
+    kinds |= {"ur-lstm": "UR-LSTM", "irnn": "IRNN", "exprnn": "expRNN", "lru": "LRU, two blocks"}
     # The best rate of a kind has a second run.
-    best = {(row["task"], row["kind"]): row for row in rows("gates") + rows("gates_folded") if row["runs"] == 2}
-    tasks = {"digits 64": max, "fashion 784": max, "adding 400": min}
+    best = {(row["task"], row["kind"]): row for name in GATES for row in rows(name) if row["runs"] == 2}
+    tasks = {"digits 64": max, "permuted 64": max, "fashion 784": max, "adding 400": min, "copy 200": max}
     winners = {task: of(row["score"] for key, row in best.items() if key[0] == task) for task, of in tasks.items()}
     for kind, name in kinds.items():
-        cells, spreads = [], []
+        cells = []
         for task in tasks:
             if (row := best.get((task, kind))) is None:
-                cells += ["not run", "-"]
-                spreads.append("-")
+                cells.append("not run")
                 continue
             score = short(row["score"]) if task == "adding 400" else percent(row["score"])
-            cells += [
-                bold(score, row["score"] == winners[task]),
-                "rule" if kind == "rnn of cores" else f"{row['lr']:g}",
-            ]
-            spreads.append(short(float(row["spread"])))
-        yield name, *cells, " / ".join(spreads)
+            rate = "rule" if kind == "rnn of cores" else f"{row['lr']:g}"
+            cells.append(f"{bold(score, row['score'] == winners[task])} ({rate})")
+        spreads = [best[task, kind]["spread"] if (task, kind) in best else None for task in tasks]
+        yield name, *cells, " / ".join("-" if spread is None else short(float(spread)) for spread in spreads)
 
 
 @table
