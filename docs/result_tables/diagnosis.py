@@ -80,13 +80,13 @@ def trials() -> Cells:
     named = [row for row in broken if row["outcome"] != "unnamed"]
     outcomes = [row["outcome"] for row in named]
     can = len(named) - outcomes.count("no trial")
-    places = [row["place"] for row in broken]
+    places = [row["place"] for row in (*broken, *rows("trials_held_out"))]
     yield "cause named, and it can be tried or shown", f"{can} of {len(broken)}"
     yield "of these: proved by a trial", f"{outcomes.count('proved')} of {can}"
     yield "shown by running the recorded step again", f"{outcomes.count('shown')} of {can}"
     yield "named only", f"{outcomes.count('no trial')} of {len(broken)}"
-    yield "all rules off: an edit for the cause comes first", f"{places.count(1)} of {len(broken)}"
-    yield "all rules off: among the first three", f"{sum(place in (1, 2, 3) for place in places)} of {len(broken)}"
+    yield "all rules off: an edit for the cause comes first", f"{places.count(1)} of {len(places)}"
+    yield "all rules off: among the first three", f"{sum(place in (1, 2, 3) for place in places)} of {len(places)}"
     accused = [row["outcome"] for row in repaired].count("proved")
     yield "repaired program with a proved finding", f"{accused} of {len(repaired)}"
 
