@@ -6,6 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 import unstuck
+from unstuck.measure.measurement import Measurement
+from unstuck.rules import pairs
+from unstuck.rules.evidence import Evidence
 
 ROWS = 32
 EYE, OWN = torch.eye(2 * ROWS, dtype=torch.bool), torch.arange(2 * ROWS)
@@ -72,6 +75,28 @@ def test_cosines_of_many_candidates_need_a_temperature(scale, expected):
     assert ("US709" in trained(mlp(8, 4), lambda: features, loss)) is expected
 
 
+@pytest.mark.parametrize("kind", ["shares", "learned"])
+def test_a_loss_of_cosines_without_a_temperature_may_fall_if_targets_are_shares_or_the_scale_trains(kind):
+    features, targets = torch.randn(256, 8), torch.arange(256)
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.scale = mlp(8, 4), nn.Parameter(torch.ones(()), requires_grad=kind == "learned")
+
+        def forward(self, x):
+            one, other = (functional.normalize(z, dim=-1) for z in (self.body(x), self.body(x + 0.1)))
+            return self.scale * one @ other.T
+
+    def loss(logits):
+        if kind == "learned":
+            return functional.cross_entropy(logits, targets)
+        teacher = functional.normalize(features, dim=-1)
+        return functional.kl_div(logits.log_softmax(1), (teacher @ teacher.T).softmax(1), reduction="batchmean")
+
+    assert "US709" not in trained(Scaled(), lambda: features, loss)
+
+
 @pytest.mark.parametrize(("copies", "expected"), [(1, set()), (4, {"US708"})])
 def test_texts_that_a_batch_has_several_times_are_named(copies, expected):
     class Towers(nn.Module):
@@ -113,6 +138,17 @@ class Codes(nn.Module):
 def test_codes_far_from_what_they_stand_for_are_not_used(size, named):
     points = torch.randn(128, 8)
     assert ("US710" in trained(Codes(size), lambda: points, lambda loss: loss)) is named
+
+
+@pytest.mark.parametrize(
+    ("used", "named"), [(3, True), (5, False), ((6, 64, 6), True), ((30, 64, 6), False), ((7.2, 512, 1), True)]
+)
+def test_a_few_codes_are_enough_and_the_same_experts_for_all_are_not(used, named):
+    """Of 32 codes; of 64 experts, of which each sample takes six; of 512 codes."""
+    used, options, taken = used if isinstance(used, tuple) else (used, 32, 1)
+    answers = {"choices": [{"module": "", "options": options, "used": float(used), "taken": taken}]}
+    measurement = Measurement((), (), samples=64, answers=answers)
+    assert (pairs.unused_options(Evidence([measurement])) is not None) is named
 
 
 class Router(nn.Module):
@@ -309,6 +345,52 @@ def test_columns_of_a_table_that_nothing_marks_are_named(marked, named):
             functional.mse_loss(model(table), table[:, :1] - table[:, 1:2]).backward()
             optimizer.step()
     assert ("US703" in {f.rule for f in monitor.diagnosis(seconds=0).findings}) is named
+
+
+def test_numbers_in_a_row_may_be_a_set():
+    class Deviation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value, self.attention = nn.Linear(1, 16), nn.MultiheadAttention(16, 2, batch_first=True)
+            self.head = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+
+        def forward(self, numbers):
+            x = self.value(numbers[..., None]).relu()
+            return self.head((x + self.attention(x, x, x)[0]).mean(1))
+
+    model = Deviation()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(60):
+            numbers = torch.rand(ROWS, 1) * torch.randn(ROWS, 8)
+            optimizer.zero_grad()
+            functional.mse_loss(model(numbers), 3 * numbers.std(1, keepdim=True)).backward()
+            optimizer.step()
+    assert "US703" not in {f.rule for f in monitor.diagnosis(seconds=0).findings}
+
+
+def test_places_may_begin_at_0():
+    class Rotated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.head = nn.Embedding(16, 8), nn.Linear(8, 16)
+
+        def forward(self, ids, offset):
+            places = (offset[:, None] + torch.arange(ids.shape[1]))[..., None] * torch.logspace(0, -3, 4)
+            x = self.tokens(ids)
+            turned = torch.cat([x[..., :4] * places.cos() - x[..., 4:] * places.sin(), x[..., 4:]], -1)
+            return self.head(turned.cumsum(1))
+
+    model = Rotated()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(20):
+            ids = torch.randint(16, (ROWS, 9))
+            optimizer.zero_grad()
+            logits = model(ids[:, :-1], torch.zeros(ROWS, dtype=torch.long))
+            functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+            optimizer.step()
+    assert "US703" not in {f.rule for f in monitor.diagnosis(seconds=0).findings}
 
 
 def test_the_time_of_initial_conditions_may_be_0():

@@ -263,3 +263,14 @@ def test_parameters_that_take_the_places_of_trained_ones_are_in_no_optimizer(ren
             optimizer.step()
     found = [finding.layers for finding in monitor.diagnosis().findings if finding.rule == "US303"]
     assert found == ([] if renewed else [("0.weight",)])
+
+
+def test_halves_that_train_in_turns_are_in_their_optimizers():
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), torch.randn(64, 8)
+    optimizers = [torch.optim.Adam(model[i].parameters(), lr=0.01) for i in (0, 2)]
+    with unstuck.Monitor(model, every=5) as monitor:
+        for step in range(120):
+            optimizers[step >= 60].zero_grad()
+            (model(x) - x[:, :1]).square().mean().backward()
+            optimizers[step >= 60].step()
+    assert "US303" not in {finding.rule for finding in monitor.diagnosis().findings}

@@ -226,6 +226,24 @@ def test_a_prefix_without_labels_may_be_read_in_both_directions(both, expected):
     assert codes(Prefix(both), ids, labels) == expected
 
 
+@pytest.mark.parametrize(("first", "last"), [(3, 6), (2, 2), (0, 11), (9, 10)])
+def test_a_token_that_is_seen_too_early_is_named_wherever_labels_are(first, last):
+    class Ahead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.conv, self.head = nn.Embedding(SIZE, 16), nn.Conv1d(16, 16, 2), nn.Linear(16, SIZE)
+
+        def forward(self, ids):
+            x = self.tokens(ids).mT
+            return self.head(self.conv(functional.pad(x, (0, 1))).mT)
+
+    ids = words()
+    labels = functional.pad(ids[:, 1:], (0, 1), value=-100)
+    places = torch.arange(LENGTH)
+    labels[:, (places < first) | (places > last)] = -100
+    assert codes(Ahead(), ids, labels) == ["US606"]
+
+
 class Judge(Language):
     """A causal model that answers at one of its tokens."""
 

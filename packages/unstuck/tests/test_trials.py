@@ -525,6 +525,25 @@ def test_a_loss_that_the_step_asks_for_is_found_without_a_rule(end, loss, scale,
     assert trial.proved
 
 
+def test_a_softmax_over_rows_is_none_over_a_single_class():
+    """A pointer: one score for each of eight rows, and labels that cannot be learned."""
+    model, x = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1), nn.Softmax(1)), torch.randn(64, 8, 6)
+    targets = F.one_hot(torch.randint(8, (64,)), 8).float()[..., None]
+    recording = recorded(model, F.binary_cross_entropy, x, targets)
+    assert {e.loss for e in edits.edits(recording) if "with_logits" in e.words} == {"easier"}
+
+
+def test_an_edit_that_changes_the_level_of_the_loss_only_proves_nothing():
+    (x, _y), model = batch(), nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 1))
+    nn.init.normal_(model[-1].weight, std=2.0)
+    noise = lambda outputs, _y: F.mse_loss(outputs, torch.randn_like(outputs))  # noqa: E731
+    recording = recorded(model, noise, x, None, torch.optim.SGD(model.parameters(), 1e-6))
+    edit = next(edit for edit in edits.edits(recording) if edit.words == "without dropout")
+    left, trial = verdict.Tries(recording, SECONDS).run(edit)
+    assert left < 0.6
+    assert not trial.proved
+
+
 def test_an_easier_loss_is_no_cause():
     """Large targets are the data's, and a ReLU cannot be meant for what is below 0."""
     x, _y = batch()

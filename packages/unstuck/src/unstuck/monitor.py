@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import torch
 from torch import nn
@@ -121,6 +121,7 @@ class Monitor:
         self._may_record = self._ranks.count == 1
         self.recording = Recording(model) if trials and self._may_record else None
         self._step = 0
+        self._first: dict[str, ref[nn.Parameter]] = {}
         self._without_gradient = 0
         self._foreign_steps = 0
         self._optimizers = ModelOptimizers(model)
@@ -388,6 +389,7 @@ class Monitor:
             discarded=discarded,
             foreign_steps=self._foreign_steps,
             replaced=self._optimizers.replaced,
+            renewed=tuple(n for n, p in self.model.named_parameters() if self._first.setdefault(n, ref(p))() is not p),
             loss_weights=self._probe.loss_weights(set().union(*map(moved, self._seen))),
             origin=None if self._nonfinite is None else self._nonfinite.found,
         )

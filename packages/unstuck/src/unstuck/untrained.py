@@ -45,7 +45,10 @@ def _is_initial(layer: nn.Module, beyond: float) -> bool | None:
     bias = own.get("bias")
     if bias is not None and bool((bias == bias[0]).all()) and (len(bias) > 1 or not bias.any()):
         return True
-    full = [p for p in own.values() if p.numel() >= FEWEST and _fills(p, bound)]
+    many = [p for p in own.values() if p.numel() >= FEWEST]
+    full = [
+        p for p in many if abs(float(p.float().std()) * 3**0.5 / bound - 1) < TOLERANCE
+    ]  # as a uniform distribution
     judged = [p for p in full if p.dim() > 1] or full
     short = bias is not None and len(bias) < FEWEST and _within(bias, bound)
     return all(_within(p, bound * (1 + beyond)) for p in judged) if full else None if short else False
@@ -53,8 +56,3 @@ def _is_initial(layer: nn.Module, beyond: float) -> bool | None:
 
 def _within(values: Tensor, bound: float) -> bool:
     return float(values.abs().max()) <= bound * (1 + torch.finfo(values.dtype).eps)
-
-
-def _fills(values: Tensor, bound: float) -> bool:
-    """Whether the numbers have the deviation of a uniform distribution between -bound and bound."""
-    return abs(float(values.float().std()) * 3**0.5 / bound - 1) < TOLERANCE

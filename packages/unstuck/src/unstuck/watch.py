@@ -28,7 +28,7 @@ from unstuck.rules import find
 from unstuck.surroundings import surroundings
 from unstuck.wording import counted, in_one_line
 
-CADENCE = ((1, 1), (20, 10), (40, 20), (80, 40), (160, 80), (1600, 100))
+CADENCE = ((1, 1), (100, 10), (1600, 100))
 """Before which step the distance to the next measurement is how long; later it is an eighth of the steps so far."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
@@ -59,7 +59,8 @@ class Watch:
     Args:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
             an error of the first measurement, or what two in a row have. The first steps of Adam are large.
-        every: measure one step of so many; None: steps 0, 1, 10, 20, 40, 80, 160, one in 100, later fewer.
+        every: measure one step of so many; None: the first two, one in 10 up to step 100, one in 100, later
+            fewer.
         trace_nonfinite: as in `Monitor`.
 
     Attributes:
@@ -198,8 +199,8 @@ class Watch:
             )  # fmt: skip
             self.problems[problem] = None
             return
-        if self._models:
-            gc.collect()  # what nobody has any more, such as the optimizers of an earlier model
+        if self._models or surroundings(module) is not module:
+            gc.collect()  # what nobody has any more, such as an earlier model and its optimizers
         whole = surroundings(module)
         for model in self._running:
             part = model.parameters <= _identities(whole)

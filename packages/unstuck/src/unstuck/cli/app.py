@@ -94,7 +94,7 @@ def _script(words: Sequence[str]) -> partial[int]:
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as python -m")
     parser.add_argument(
         "--every", metavar="N", type=_positive,
-        help="measure one step in N (default: 1, from step 1 on 10, from 20 on more)",
+        help="measure one step in N (default: 1, from step 1 on 10, from 100 on 100)",
     )  # fmt: skip
     parser.add_argument(
         "--trace-nonfinite", action="store_true",

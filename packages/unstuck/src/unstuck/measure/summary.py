@@ -37,15 +37,6 @@ Totals = Callable[..., Array]
 """Sums, or maxima, over the ranks."""
 
 
-def _hidden(names: Sequence[str]) -> str:
-    return _(
-        "the gradient at {names}, whose weights have one: it is hidden where layers also run without gradients "
-        "(torch.no_grad, detach), in reentrant activation checkpoints (use use_reentrant=False), and behind a custom "
-        "autograd function",
-        names=listed(names),
-    )
-
-
 @unfollowed
 @torch.no_grad()
 def summarize(
@@ -81,7 +72,13 @@ def summarize(
         )
         notes.append(why)
     elif hidden:
-        notes.append(_hidden(hidden))
+        why = _(
+            "the gradient at {names}, whose weights have one: it is hidden where layers also run without gradients "
+            "(torch.no_grad, detach), in reentrant activation checkpoints (use use_reentrant=False), and behind a "
+            "custom autograd function",
+            names=listed(hidden),
+        )
+        notes.append(why)
     if trained and not layers and not notes:
         why = _(
             "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "

@@ -14,7 +14,7 @@ from unstuck.measure.again import EQUAL, Again, differ, kinds, rolled
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.rules.standstill import PATIENT_STEPS
+from unstuck.rules.standstill import PATIENT_STEPS, falling
 from unstuck.rules.tokens import Tokens, tokens
 from unstuck.rules.visible import Reconstruction, reconstruction
 from unstuck.step import Node, Step
@@ -60,7 +60,8 @@ def without_effect(evidence: Evidence) -> Found | None:
     if places.alike:
         text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
         return shown(text, ADD_POSITIONS)
-    if evidence.ask(patches_without_order):
+    cut = evidence.ask(without_order)
+    if cut == "patches" or (cut == "columns" and not falling(evidence)):  # a set may be given as the columns of a table
         return shown(_("The outputs do not depend on the order of the patches or columns of an input."), ADD_POSITIONS)
     if found.first_only:
         return shown(_("The outputs depend on the first token of a sample and on no other."), READ_LAST)
@@ -184,8 +185,9 @@ def zero_input(again: Again) -> tuple[int, ...] | None:
 
 
 def _is_time(node: Node) -> bool:
-    """Whether sines or cosines read a number before anything that trains does."""
-    readers = reached([node], lambda n: n.users if not n.requires_grad else ())
+    """Whether sines or cosines read a number, times others that do not train; places begin with one and are added."""
+    passed = calls.MOVES | calls.MULTIPLICATIONS | calls.PRODUCTS | calls.SCALINGS.keys() | {"outer", "cat"}
+    readers = reached([node], lambda n: n.users if n is node or (n.function in passed and not n.requires_grad) else ())
     return any(n.function in ("sin", "cos") for n in readers)
 
 
@@ -201,7 +203,7 @@ def _is_alone(step: Step, node: Node) -> bool:
 
 
 @question
-def patches_without_order(again: Again) -> bool:
+def without_order(again: Again) -> str:
     """Whether an attention's outputs stay the same with another order of the patches of an image, or of columns."""
     attends = any(again.step.calls(calls.DOT_PRODUCT, calls.ATTENTION, "softmax"))
     can_tell = attends and again.trained and again.outputs and not again.draws
@@ -211,8 +213,9 @@ def patches_without_order(again: Again) -> bool:
         if read in again.read and (_is_patching(node) if node.function == "conv2d" else cut):
             dims = [-2] if cut else [-2, -1]
             after = again.run(again.outputs, {node: lambda x, dims=dims: x.roll([1] * len(dims), dims)})  # type: ignore[misc]
-            return not any(differ(a, b, UNMOVED) for a, b in zip(again.before, after, strict=True))
-    return False
+            moved = any(differ(a, b, UNMOVED) for a, b in zip(again.before, after, strict=True))
+            return "" if moved else "columns" if len(read.shape) == 2 else "patches"
+    return ""
 
 
 def _is_patching(node: Node) -> bool:

@@ -78,7 +78,8 @@ def noise(again: Again) -> Noise | None:
         order, count = order[: len(order) // NEAR * NEAR], max(FEWEST // 4, int(ENDS * len(order)))
         near = torch.nn.functional.normalize(read[order].reshape(len(order) // NEAR, -1)).reshape(len(order), -1)
         ends = slice(count), slice(-count, None)
-        low, high = sorted(_correlation(near[end], noise[order][end]) for end in ends)
+        pairs = ((near[end].flatten(), noise[order][end].flatten()) for end in ends)
+        low, high = sorted(float(torch.nn.functional.cosine_similarity(*pair, dim=0)) for pair in pairs)
         if high - low > RISES or low > DROWNED:
             return Noise(low, high, uniform)
     return None
@@ -93,10 +94,6 @@ def _asked(again: Again) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     for target in (read.through(calls.KEEP_PLACES).value for node in compared for read in node.reads[:2]):
         same = (x for x in inputs if target is not None and x.shape == target.shape and math.prod(x.shape[1:]) > 1)
         yield from ((x, target, numbers) for x in same if x.is_floating_point() and target is not None and numbers)
-
-
-def _correlation(one: Tensor, other: Tensor) -> float:
-    return float((one * other).sum() / (one.norm() * other.norm()).clamp_min(torch.finfo(one.dtype).tiny))
 
 
 def _is_normal(x: Tensor) -> bool:

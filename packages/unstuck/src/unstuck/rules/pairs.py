@@ -18,16 +18,18 @@ from unstuck.step.node import reached
 from unstuck.wording import named, number, percent
 
 REPEATED = 0.25
-FLAT, SHARP = 0.6, 300.0
-"""Least loss of cosines over that of equal ones; the largest scale of cosines that trains, three times that of CLIP."""
+FLAT, FLATTER, SHARP = 0.6, 0.8, 300.0
+"""Least loss of cosines over that of equal ones; the same if the scale trains or targets are shares; the largest scale
+of cosines that trains, three times that of CLIP."""
 TURNED = frozenset({"T", "mT", "t", "transpose", "permute", "contiguous", "detach", "float", "clone"})
 READERS = ("cross_entropy", "log_softmax", "logsumexp")
 ALIGNED, UNIT, MASKED = 0.999, 1e-3, -1e4
 NEAREST = 0.1
 """Another view of a sample is among this share of all rows that resemble it most."""
 CHOOSE = frozenset({"argmax", "argmin", "topk", "max", "min"})
-FEWEST_OPTIONS, ROWS_OF_AN_OPTION, FEW_OPTIONS = 4, 4, 4.0
-"""Options, and choices of each on average, that tell whether one is used; so many of a large codebook are enough."""
+FEWEST_OPTIONS, ROWS_OF_AN_OPTION, FEW_OPTIONS, SMALL_SHARE = 4, 4, 4.0, 0.05
+"""Options, and choices of each on average, that tell whether one is used; so many of a codebook, or this share of it,
+are enough."""
 JOINED = calls.MOVES | {"stack", "cat"}
 
 OTHER_PAIRS = "Check the indices of the positives: views in two halves are `(i + N) % 2N`, side by side `i ^ 1`."
@@ -69,7 +71,7 @@ def wrong_scale(evidence: Evidence) -> Found | None:
     if found is None or found.scale is None:
         return None
     least = math.log1p((found.columns - 1) * math.exp(-2 * found.scale)) / math.log(found.columns)
-    if least > FLAT:
+    if least > (FLAT if found.fixed else FLATTER):
         text = _(
             "Cosines are multiplied by {scale} before the softmax: the loss cannot fall below {share} % of that of "
             "equal ones.",
@@ -90,8 +92,9 @@ def wrong_scale(evidence: Evidence) -> Found | None:
 def unused_options(evidence: Evidence) -> Found | None:
     """A few codes, or one expert, answer for all samples: the others are not trained."""
     for choice in evidence.ask(choices) or ():
-        enough = min(FEW_OPTIONS, math.sqrt(choice.options))  # half of the largest entropy
-        if choice.used < enough:
+        own = choice.options / choice.taken  # one of a choice takes one of so many
+        enough = min(math.sqrt(own), max(FEW_OPTIONS, SMALL_SHARE * own))  # at most half of the largest entropy
+        if choice.used / choice.taken < enough:
             text = _(
                 "{name} takes one or a few of its {options} options: as many as {used} that are used alike.",
                 name=named(choice.module), options=choice.options, used=number(choice.used),
@@ -106,6 +109,7 @@ class Pairing:
 
     columns: int
     scale: float | None = None  # what cosines are multiplied by; None: they are none
+    fixed: bool = False  # the scale does not train, and each row has one target
     itself: bool = False  # a sample is among its own candidates, and is not the one that is looked for
     repeated: float = 0.0  # share of the samples of which there is another copy, which counts as a wrong candidate
     order: str = ""  # how the two views of a sample stand ("halves", "neighbours"), if the targets expect another order
@@ -131,9 +135,10 @@ def pairing(again: Again) -> Pairing | None:
         scale, same = _scale(scores, products, left, right), one is other and rows == columns
         if positives is None or positives.is_floating_point() or len(kinds(positives)) < rows / 2:
             return Pairing(columns, scale)
+        fixed = not any(n.op == "parameter" and n.requires_grad and math.prod(n.shape) == 1 for n in read)
         repeated = max((_repeated(x, rows) for x in given), default=0.0)
         itself, order = same and _is_itself(scores, positives), _order(given, positives) if same else ""
-        return Pairing(columns, scale, itself, repeated, order)
+        return Pairing(columns, scale, fixed, itself, repeated, order)
     return None
 
 
@@ -218,6 +223,7 @@ class Choice:
     module: str  # in which it is made
     options: int
     used: float  # as many options, used alike, as are taken: exp(entropy)
+    taken: int = 1  # at once
 
 
 @question
@@ -240,7 +246,7 @@ def choices(again: Again) -> tuple[Choice, ...]:
         counts = torch.bincount(chosen.flatten(), minlength=options).float()
         shares = counts / counts.sum()
         used = float(torch.special.entr(shares).sum().exp())  # as many that are used alike
-        found.append(Choice(node.module or "", options, used))
+        found.append(Choice(node.module or "", options, used, chosen.numel() // rows))
     return tuple(found)
 
 

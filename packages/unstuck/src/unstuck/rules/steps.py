@@ -49,7 +49,7 @@ def unheld(evidence: Evidence) -> Found | None:
     history = _history(evidence)
     if not any(w.rate is not None for weights in history.values() for w in weights):
         return None
-    names = [name for name, weights in history.items() if _unheld(weights)]
+    names = [name for name, weights in history.items() if _unheld(weights, name in latest.renewed)]
     if not any(weight.gradient for name in names for weight in history[name]):
         return _unheld_in_loss(evidence)
     text = _(
@@ -147,12 +147,12 @@ def _history(evidence: Evidence) -> dict[str, list[Weight]]:
     return found
 
 
-def _unheld(weights: list[Weight]) -> bool:
-    """Whether a parameter has a gradient and nothing moves it, or nothing does any more, after others had its name."""
-    last = list(takewhile(lambda w: w.rate is None and not w.update, reversed(weights)))
-    if len(last) < min(len(weights), FEWEST_MEASUREMENTS) or len({w.size for w in last}) != 1:
-        return False
-    return weights[-1].trains and any(w.gradient is not None for w in last)
+def _unheld(weights: list[Weight], renewed: bool) -> bool:
+    """Whether a parameter has a gradient and nothing moves it; or nothing does any more, since it is another one."""
+    last = list(takewhile(lambda w: w.rate is None, reversed(weights))) if renewed else weights
+    fixed = len({w.size for w in last}) == 1 and all(w.rate is None for w in last)
+    enough = not renewed or len(last) >= FEWEST_MEASUREMENTS
+    return fixed and enough and weights[-1].trains and any(w.gradient is not None for w in last)
 
 
 def _unheld_in_loss(evidence: Evidence) -> Found | None:

@@ -240,7 +240,7 @@ def _share_of_later(ids: Tensor, places: tuple[Tensor, Tensor], wanted: Tensor, 
 def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
     """What is wrong with the labels, and with what the outputs know of them."""
     length = labels.tokens.shape[1]
-    half = max(length // 2, int(labels.places[1].median()) + 1 if len(labels.wanted) else 0)
+    half = min(int(labels.places[1].median()) + 1 if len(labels.wanted) else length // 2, length - 1)
     seen = labels.counted & (torch.arange(length) < half)  # a prefix without labels may be read in both directions
     later = _moves(again, labels, lambda x: with_others_in(x, slice(half, length)), seen, LEAK)
     found: dict[str, Any] = {"ignored": labels.ignored, "shift": labels.shift}

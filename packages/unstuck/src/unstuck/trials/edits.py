@@ -194,7 +194,7 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
         if name in calls.CLASSES and not c.swapped:
             words = _("with logarithms of probabilities in {call}", call=where)
             change = partial(replacements.with_logarithms, calls.CLASSES[name])
-            raw = last.function not in ("log_softmax", "log", "logsigmoid")
+            raw = producer(c.outputs).function not in ("log_softmax", "log", "logsigmoid")
             yield Edit(words, replacing([c.call], change), "US601", loss="asked for" if raw else "easier")
         elif name in ("cross_entropy", "binary_cross_entropy") and c.outputs.shape == c.targets.shape:
             words = _("with `{better}` for {call}", better="binary_cross_entropy_with_logits", call=where)
@@ -202,7 +202,8 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
             without = replacing([last] if last.function in BENDS else [], replacements.left_out)
             loss = replacing([c.call], replacements.with_logits)
             both = lambda step, a=without, b=loss: {**a(step), **b(step)}  # noqa: E731
-            alone = c.outputs.shape[-1:] == (1,) and (last.function == "softmax" or name == "cross_entropy")
+            dim = calls.softmax_dim(last) if last.function == "softmax" else 1  # of the classes
+            alone = c.outputs.shape[dim : dim + 1] == (1,) and (last.function == "softmax" or name == "cross_entropy")
             yield Edit(words, both, "US601", loss="asked for" if alone else "easier")
 
 

@@ -186,7 +186,8 @@ class Tries:
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
         still = math.isclose(was, 1.0, rel_tol=1e-4) or not any(map(math.isfinite, self.before))
         helps = now <= (FALLS if still else HELPS)
-        proved = helps and better and was > LEARNT and not any(loss < 0 for loss in after)
+        falls = self.left(after, after[0]) <= FALLS  # else only the level of the loss is another one
+        proved = helps and falls and better and was > LEARNT and not any(loss < 0 for loss in after)
         if edit.reveals:
             proved = was <= LEARNS and now >= TIMES * was
         return now, Trial(edit.words, len(after) - 1, _thinned(self.before), _thinned(after), proved)
