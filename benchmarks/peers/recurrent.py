@@ -1,7 +1,8 @@
-"""Recurrent layers that gates of cores are compared with, as their papers have them.
+"""Recurrent layers that gates of cores are compared with: the layers of their papers, in the loop that all share.
 
 Each reads [batch, steps, features] and returns its outputs [batch, steps, hidden_size] and None, as `nn.LSTM` returns
-outputs and a state.
+outputs and a state. What the authors' loops have beside the layer is left out: IRNN's clipping of gradients, expRNN's
+smaller rate for the orthogonal weights. All have the same number of units, and so different numbers of parameters.
 """
 
 import math
@@ -86,14 +87,15 @@ class ExpRNN(nn.Module):
 
 
 class LinearRecurrentUnit(nn.Module):
-    """A diagonal linear recurrence of complex numbers, computed for all steps at once.
+    """A diagonal linear recurrence of complex numbers, computed for all steps at once; inputs are normalised.
+
+    Eigenvalues begin in a ring, with phases up to a limit; the ring is the layer's knob.
 
     Source:
-        Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu and De (2023), arXiv 2303.06349: rings from 0.9 to 0.999,
-        phases up to a twentieth of a turn, inputs normalised.
+        Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu and De (2023), arXiv 2303.06349.
     """
 
-    def __init__(self, units: int, low: float = 0.9, high: float = 0.999, phase: float = math.pi / 10) -> None:
+    def __init__(self, units: int, low: float, high: float, phase: float) -> None:
         super().__init__()
         radius = torch.empty(units).uniform_(low**2, high**2).sqrt()
         self.decay = nn.Parameter(radius.log().neg().log())
@@ -115,13 +117,19 @@ class LinearRecurrentUnit(nn.Module):
 class LRU(nn.Module):
     """Two residual blocks of normalisation, linear recurrent unit, GELU and gated linear unit."""
 
+    ring = 0.9, 0.999, math.pi / 10
+
     def __init__(self, features: int, units: int) -> None:
         super().__init__()
         self.hidden_size = units
         self.enter = nn.Linear(features, units)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.LayerNorm(units), LinearRecurrentUnit(units), nn.GELU(), nn.Linear(units, 2 * units), nn.GLU()
+                nn.LayerNorm(units),
+                LinearRecurrentUnit(units, *self.ring),
+                nn.GELU(),
+                nn.Linear(units, 2 * units),
+                nn.GLU(),
             )
             for _ in range(2)
         )
@@ -133,10 +141,17 @@ class LRU(nn.Module):
         return x, None
 
 
+class WideLRU(LRU):
+    """The same, with eigenvalues from the whole unit disk, as public implementations have them."""
+
+    ring = 0.0, 1.0, 2 * math.pi
+
+
 RIVALS: dict[str, tuple[type[nn.Module], tuple[float, ...]]] = {
     "ur-lstm": (URLSTM, (0.003, 0.01, 0.03)),
     "irnn": (IRNN, (0.0003, 0.001, 0.003)),
     "exprnn": (ExpRNN, (0.001, 0.003, 0.01)),
     "lru": (LRU, (0.001, 0.003, 0.01)),
+    "lru wide": (WideLRU, (0.001, 0.003, 0.01)),
 }
 """By kind: the layer, of features and units, and the rates that are tried."""

@@ -159,7 +159,13 @@ def gates() -> Cells:
         forms = {"": "", " chrono": ", chrono", " calibrated": ", calibrated, slopes in place"}
         kinds |= {gate.lower() + kind: gate + name for kind, name in forms.items()}
         kinds[f"{gate.lower()} folded"] = f"{gate}, calibrated, folded"
-    kinds |= {"ur-lstm": "UR-LSTM", "irnn": "IRNN", "exprnn": "expRNN", "lru": "LRU, two blocks"}
+    kinds |= {
+        "ur-lstm": "UR-LSTM",
+        "irnn": "IRNN",
+        "exprnn": "expRNN",
+        "lru": "LRU, ring of long tasks",
+        "lru wide": "LRU, whole disk",
+    }
     # The best rate of a kind has a second run.
     best = {(row["task"], row["kind"]): row for name in GATES for row in rows(name) if row["runs"] == 2}
     tasks = {"digits 64": max, "permuted 64": max, "fashion 784": max, "adding 400": min, "copy 200": max}

@@ -83,7 +83,7 @@ def centre(weight):
 
 
 def test_a_linear_recurrent_unit_is_its_recurrence_step_by_step():
-    unit, x = LinearRecurrentUnit(6), torch.randn(3, 40, 6)
+    unit, x = LinearRecurrentUnit(6, 0.9, 0.999, 0.3), torch.randn(3, 40, 6)
     eigenvalues = torch.polar((-unit.decay.exp()).exp(), unit.phase.exp())
     assert 0.9 <= eigenvalues.abs().min() <= eigenvalues.abs().max() <= 0.999
     read, write = torch.view_as_complex(unit.read), torch.view_as_complex(unit.write)
