@@ -41,6 +41,7 @@ SCRIPTS = {
     "physics": "compare_physics.py --only seed=0 --only depth=4,8",
     "physics_16": "compare_physics.py --only seed=0 --only depth=16",
     "physics_inverse": "compare_physics.py --only seed=0 --only problem=poisson_inverse --only depth=4,16",
+    "physics_more": "compare_physics.py --only problem=kdv,burgers_2d,heat_scales,poisson_3d --only seed=0",
     "physics_seeds": "compare_physics.py --only depth=8 --only method=tanh,piratenet",
     "physics_seeds_sigmoid_core": "compare_physics.py --only depth=8 --only method=sigmoid-core",
     "physics_steps": "physics_steps.py --threads 1",

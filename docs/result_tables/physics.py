@@ -47,9 +47,10 @@ def cells(measured: Sequence[Row]) -> dict[tuple[str, int], dict[str, Cell]]:
 
 
 def measured() -> list[Row]:
-    """The rows of four files. In the first, Sigmoid Core is a plain network that reads the inputs."""
+    """The rows of five files. In the first, Sigmoid Core is a plain network that reads the inputs."""
     before = [row | {"method": f"{OURS}-plain"} if row["method"] == OURS else row for row in rows("physics")]
-    return [*before, *rows("physics_16"), *rows("physics_inverse"), *rows("physics_sigmoid_core")]
+    files = ("physics_16", "physics_inverse", "physics_sigmoid_core", "physics_more")
+    return [*before, *(row for name in files for row in rows(name))]
 
 
 def complete() -> dict[tuple[str, int], dict[str, Cell]]:
