@@ -149,7 +149,7 @@ def recurrent() -> Cells:
         )
 
 
-GATES = ("gates", "gates_folded", "gates_rivals")
+GATES = ("gates", "gates_folded", "gates_rivals", "gates_lru")
 
 
 @table
