@@ -117,7 +117,7 @@ def test_an_irnn_adds_what_it_reads():
 
 def test_forget_gates_of_an_ur_lstm_begin_uniformly_and_the_refine_gate_opens_and_closes_them():
     layer = URLSTM(1, 2000)
-    forget = layer.input.bias[:2000].sigmoid()
+    forget = layer.input.bias.detach()[:2000].sigmoid()
     assert abs(float(forget.mean()) - 0.5) < 0.03
     assert float(forget.std()) == pytest.approx(1 / 12**0.5, abs=0.02)
     with torch.no_grad():
