@@ -46,7 +46,8 @@ SCRIPTS = {
     "physics_seeds_sigmoid_core": "compare_physics.py --only depth=8 --only method=sigmoid-core",
     "physics_steps": "physics_steps.py --threads 1",
     "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
-    "watch_overhead_modern": "watch_overhead.py --programs {checkouts} --only program=trainer,lora,diffusion",
+    "watch_overhead_modern": "watch_overhead.py --programs {checkouts} --only program=trainer,lora,diffusion,maml,sac,"
+    "ddpg,actor_critic",
     "watch_repositories": "watch_repositories.py --checkouts {checkouts} --images {images}",
 }
 """The script and the options that make each quoted file; braces stand for what is not in the repository."""
