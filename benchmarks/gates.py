@@ -5,7 +5,7 @@ fixed subset), the adding problem (400 and 1,000 steps, fresh sequences every st
 0.167) and copying (ten symbols of eight after 200 blanks; percentage right, guesses have 12.5).
 
 Adam, the same steps and schedule for all; three learning rates each with the first seed, and the other seed with the
-best of them; Sigmoid Core's RNN at its rule's own. `peers/recurrent.py` has the other layers, with rates of their own.
+best of them; Sigmoid Core's RNN at the rate of its rule. `peers/recurrent.py` has the other layers and their rates.
 
 Chrono gates are those of Tallec and Ollivier (2018), the published initialisation by time constants; not measured on
 784 steps, to save time. Calibrated gates are trained with their slopes, which multiply what Adam does to the weights;
@@ -151,12 +151,10 @@ def train(task: Task, kind: str, lr: float, seed: int, units: int, steps: int) -
     model = network(kind, task, units)
     inputs, targets = task.first
     groups: Any = model.parameters()
-    if kind in RIVALS:
-        pass
-    elif kind == "rnn of cores":
+    if kind == "rnn of cores":
         sc.prepare(model, inputs, targets=targets, loss_fn=task.loss)
         groups = sc.depth_scaled_lr(model, lr)
-    else:
+    elif kind not in RIVALS:
         if kind.endswith("chrono"):
             chrono(model.layer, inputs.shape[1])
         model.layer = converted(model.layer)
@@ -208,7 +206,8 @@ def main() -> None:
             found[best] += [train(task, kind, best, seed, UNITS[name], steps) for seed in report.seeds[1:]]
             for lr, results in found.items():
                 scores = [round(score, 4) for score, _ in results]
-                spread = None if kind in RIVALS else statistics.median([spread or 0.0 for _, spread in results])
+                spreads = [spread for _, spread in results if spread is not None]
+                spread = statistics.median(spreads) if spreads else None
                 report.add(
                     task=name,
                     kind=kind,

@@ -45,10 +45,8 @@ def _is_initial(layer: nn.Module, beyond: float) -> bool | None:
     bias = own.get("bias")
     if bias is not None and bool((bias == bias[0]).all()) and (len(bias) > 1 or not bias.any()):
         return True
-    many = [p for p in own.values() if p.numel() >= FEWEST]
-    full = [
-        p for p in many if abs(float(p.float().std()) * 3**0.5 / bound - 1) < TOLERANCE
-    ]  # as a uniform distribution
+    many, deviation = [p for p in own.values() if p.numel() >= FEWEST], bound / 3**0.5  # of a uniform distribution
+    full = [p for p in many if abs(float(p.float().std()) / deviation - 1) < TOLERANCE]
     judged = [p for p in full if p.dim() > 1] or full
     short = bias is not None and len(bias) < FEWEST and _within(bias, bound)
     return all(_within(p, bound * (1 + beyond)) for p in judged) if full else None if short else False

@@ -199,9 +199,11 @@ class Watch:
             )  # fmt: skip
             self.problems[problem] = None
             return
-        if self._models or surroundings(module) is not module:
-            gc.collect()  # what nobody has any more, such as an earlier model and its optimizers
         whole = surroundings(module)
+        if self._models or whole is not module:
+            del whole  # or it is held
+            gc.collect()  # what nobody has any more, such as an earlier model and its optimizers
+            whole = surroundings(module)
         for model in self._running:
             part = model.parameters <= _identities(whole)
             if part or model.is_over:

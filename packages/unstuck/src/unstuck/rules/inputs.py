@@ -185,7 +185,7 @@ def zero_input(again: Again) -> tuple[int, ...] | None:
 
 
 def _is_time(node: Node) -> bool:
-    """Whether sines or cosines read a number, times others that do not train; places begin with one and are added."""
+    """Whether sines or cosines read multiples of a number, as of a time; a first place is added to others before."""
     passed = calls.MOVES | calls.MULTIPLICATIONS | calls.PRODUCTS | calls.SCALINGS.keys() | {"outer", "cat"}
     readers = reached([node], lambda n: n.users if n is node or (n.function in passed and not n.requires_grad) else ())
     return any(n.function in ("sin", "cos") for n in readers)
