@@ -71,13 +71,13 @@ def wrong_scale(evidence: Evidence) -> Found | None:
     if found is None or found.scale is None:
         return None
     least = math.log1p((found.columns - 1) * math.exp(-2 * found.scale)) / math.log(found.columns)
-    if least > (FLAT if found.fixed else FLATTER):
+    if least > (limit := FLAT if found.fixed else FLATTER):
         text = _(
             "Cosines are multiplied by {scale} before the softmax: the loss cannot fall below {share} % of that of "
             "equal ones.",
             scale=number(found.scale), share=percent(least),
         )  # fmt: skip
-        return Found((), least, FLAT, text)
+        return Found((), least, limit, text)
     if found.scale > SHARP:
         text = _(
             "Cosines are multiplied by {scale} before the softmax: it picks one candidate, and few pairs have a "

@@ -76,7 +76,7 @@ class Edit:
 
     @property
     def weight(self) -> float:
-        """Factor of what it leaves of the loss, other rates help most trainings, easier losses all."""
+        """Factor of what it leaves of the loss: other rates help most trainings, easier losses all."""
         return 5.0 if self.loss == "easier" else 2.0 if self.adam or self.rate != 1.0 else 1.0
 
 
