@@ -7,8 +7,7 @@ from collections import ChainMap
 from pathlib import Path
 
 from unstuck.measure import measurement
-from unstuck.rules import RULES, Rule, standstill, units
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS
+from unstuck.rules import RULES, Rule, evidence, standstill, units
 
 GROUPS = {
     "US1": "The gradient on its way",
@@ -80,7 +79,7 @@ TAIL = """
 def head() -> str:
     """The first words of the page, with the rules that have a property."""
     signal, stalls = (", ".join(r.id for r in RULES if getattr(r, name)) for name in ("signal", "stalls"))
-    return HEAD.format(fewest=FEWEST_MEASUREMENTS, signal=signal, stalls=stalls)
+    return HEAD.format(fewest=evidence.FEWEST_MEASUREMENTS, signal=signal, stalls=stalls)
 
 
 def table() -> str:
@@ -109,7 +108,9 @@ def seen(rule: Rule) -> list[str]:
 def section(rule: Rule) -> str:
     """The section of a rule: its text in rules.toml, with the values of the thresholds, its remedy and an example."""
     # Those of "nothing is learned" and of judged rows as well.
-    thresholds = ChainMap(vars(inspect.getmodule(rule.check)), vars(standstill), vars(units), vars(measurement))
+    thresholds = ChainMap(
+        vars(inspect.getmodule(rule.check)), vars(evidence), vars(standstill), vars(units), vars(measurement)
+    )
     text = SECTIONS[rule.id]["text"].rstrip("\n")
     for name in set(re.findall(r"`([A-Z_]+)`", text)):
         value = thresholds[name]

@@ -129,10 +129,13 @@ def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():
     def watched(spread, losses, size=1.0):
         first = chain(1.0, 1.0)
         layers = (*first.layers[:-1], replace(first.layers[-1], spread=spread, rms=size))
-        return [replace(first, loss=losses[0]), *[replace(first, layers=layers, loss=loss) for loss in losses[1:]]]
+        found = [replace(first, loss=losses[0]), *[replace(first, layers=layers, loss=loss) for loss in losses[1:]]]
+        return [replace(measurement, step=2 * i) for i, measurement in enumerate(found)]
 
-    flat, falling = [1.0] * 8, [1.0 * 0.5**i for i in range(8)]
+    flat, falling = [1.0] * 6, [1.0 * 0.5**i for i in range(6)]
     assert rules(*watched(0.1, flat)) == ["US203"]
+    assert rules(*watched(0.1, flat)[:5]) == [], "too few"
+    assert rules(*[replace(m, step=i) for i, m in enumerate(watched(0.1, flat))]) == [], "too few steps"
     assert rules(*watched(0.1, falling)) == rules(*watched(0.9, flat)) == []
     assert rules(*watched(0.1, flat, size=1e3)) == [], "they differ more than at first, beside a large mean"
 

@@ -16,7 +16,6 @@ from unstuck.measure.again import Again, kinds
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.rules.standstill import PATIENT_MEASUREMENTS
 from unstuck.step import Node, Step
 
 SAME_LOSS, MOVES = 1e-6, 1e-4
@@ -61,9 +60,9 @@ def compared_with_itself(evidence: Evidence) -> Found | None:
 
 def _equal_preferences(evidence: Evidence) -> Found | None:
     """A loss of preferences that is ln 2 in all steps: its margin is 0, as if the reference moves along."""
-    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    known = [m for m in evidence.measurements if m.loss is not None]
     moves = all(any(w.gradient and (w.update or 0.0) > MOVES for w in m.weights) for m in evidence.measurements[1:])
-    if not moves or len(losses) < PATIENT_MEASUREMENTS or any(abs(loss - math.log(2)) > SAME_LOSS for loss in losses):
+    if not moves or not Evidence(known).lasts or any(abs((m.loss or 0.0) - math.log(2)) > SAME_LOSS for m in known):
         return None
     text = _("The loss is ln 2 in all steps, although weights move: what it compares is equal.")
     return Found((), 0.0, SAME_LOSS, text)

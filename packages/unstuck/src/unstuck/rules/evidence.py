@@ -14,6 +14,8 @@ USUAL_ROW_NORM = 0.5
 
 FEWEST_MEASUREMENTS = 3
 """With fewer measurements of a training, its steps and its normalisations are not judged."""
+PATIENT_MEASUREMENTS, PATIENT_SPAN = 6, 9
+"""Measurements, and steps from the first to the last of them, that are no accident if they are all alike."""
 SMALL_SCALE = 0.1
 """A head or a scale of less than this share of the usual size was started small on purpose."""
 
@@ -48,6 +50,12 @@ class Evidence:
     def layers(self) -> tuple[Layer, ...]:
         """Layers of the latest measurement."""
         return self.latest.layers
+
+    @property
+    def lasts(self) -> bool:
+        """Whether there are `PATIENT_MEASUREMENTS`, and `PATIENT_SPAN` steps between the first and the last."""
+        steps = [m.step for m in self.measurements if m.step is not None]
+        return len(steps) >= PATIENT_MEASUREMENTS and steps[-1] - steps[0] >= PATIENT_SPAN
 
     def names(self, places: Iterable[int]) -> tuple[str, ...]:
         """Names of the layers at these positions."""

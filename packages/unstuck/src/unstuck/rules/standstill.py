@@ -10,9 +10,9 @@ from unstuck.rules.evidence import Evidence
 REGRESSION = REGRESSION_LOSSES | DIFFERENCES
 """Losses that compare numbers with numbers."""
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
-PATIENT_STEPS, PATIENT_MEASUREMENTS = 100, 10
+PATIENT_STEPS = 100
 FEWEST_LOSSES = 2
-"""Losses of a quarter of the measurements: a single one may be anything."""
+"""Losses that are compared with as many, at least: a single one may be anything."""
 FITTED_SHARE, FITTED_LOSS = 0.1, 0.02
 
 
@@ -57,8 +57,8 @@ def stalled(evidence: Evidence) -> bool:
 def unlearned(evidence: Evidence) -> bool:
     """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
-    quarter = len(losses) // 4
-    if quarter < FEWEST_LOSSES or not all(0 < loss < math.inf for loss in losses):
+    quarter = max(FEWEST_LOSSES, len(losses) // 4)
+    if not evidence.lasts or len(losses) < 3 * quarter or not all(0 < loss < math.inf for loss in losses):
         return False
     parts = losses[quarter : 2 * quarter], losses[-quarter:]
     second, last = map(fmean, parts)

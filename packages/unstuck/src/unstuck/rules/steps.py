@@ -8,7 +8,7 @@ from statistics import median
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Weight
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, Evidence
 from unstuck.rules.rule import Found, rule
 from unstuck.wording import counted, listed, number, verb
 
@@ -17,7 +17,6 @@ UNUSED_PASSES = 3
 DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
 STRONG_DECAY, MODERATE_DECAY, FAST_DECAY = 2.0, 0.5, 0.01
-FEWEST_OF_DECAY = 6
 FEW_PARAMETERS = 4
 """Parameters of a loss, at most, if they may be trained; a pretrained network that compares features has more."""
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 20
@@ -109,7 +108,7 @@ def strong_decay(evidence: Evidence) -> Found | None:
     fast = {n for n in pulls if pulls[n] > MODERATE_DECAY and median(map(_decayed, history[n])) > FAST_DECAY}
     strong = (n for n in pulls if pulls[n] > STRONG_DECAY or n in fast)
     found = sorted((n for n in strong if history[n][-1].size <= history[n][0].size), key=lambda n: -pulls[n])
-    if not found or 2 * len(found) < len(pulls) or len(evidence.measurements) < FEWEST_OF_DECAY:
+    if not found or 2 * len(found) < len(pulls) or len(evidence.measurements) < PATIENT_MEASUREMENTS:
         return None
     text = _(
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",

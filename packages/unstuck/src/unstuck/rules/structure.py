@@ -11,16 +11,12 @@ from unstuck.measure import calls
 from unstuck.measure.again import Again
 from unstuck.measure.measurement import Weight
 from unstuck.rules import gradient, units
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, Evidence, is_zero
 from unstuck.rules.pairs import CHOOSE
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.wording import listed, named, verb
 
-SURELY_WITHOUT_GRADIENT = 3
-"""After this many measurements of a training, a parameter without a gradient is a warning in any case."""
-SURELY_ZERO = 10
-"""After this many measurements of a training, a gradient of 0 is a warning."""
 OFTEN_ZERO = 0.25
 """Share of the first quarter of the measurements whose gradient is 0."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
@@ -69,7 +65,7 @@ def no_gradient(evidence: Evidence) -> Found | None:
     if len(missing) == len(trainable) and not any(evidence.live):
         text = _("No parameter gets a gradient ({names}): nothing is trained.", names=_names(missing))
         return _of(missing, text, CONNECT, Severity.ERROR)
-    surely = len(evidence.measurements) >= SURELY_WITHOUT_GRADIENT
+    surely = len(evidence.measurements) >= FEWEST_MEASUREMENTS
     used = {(p, w.shape) for w in trainable if w.gradient is not None for p in siblings(w.name) if not surely}
     idle = [w for w in missing if not w.used and any((p, w.shape) in used for p in siblings(w.name))]
     rest = [w for w in missing if w not in idle and (w.used or not evidence.latest.reads_mode)]
@@ -110,11 +106,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     names = tuple(w.name for w in zero)
     if evidence.sinks and not any(evidence.references):
         if evidence.latest.loss == 0:
-            text, always = (
-                _("The loss is 0, and so is every gradient."),
-                all(m.loss == 0 for m in evidence.measurements),
-            )
-            surely = always and len(evidence.measurements) >= FEWEST_MEASUREMENTS
+            text, steps = _("The loss is 0, and so is every gradient."), evidence.measurements
+            surely = len(steps) >= FEWEST_MEASUREMENTS and all(m.loss == 0 for m in steps)
             return Found(names, 0.0, 0.0, text, EXPECTED_ZERO, Severity.ERROR if surely else Severity.NOTE)
         text = _("The gradient from the loss to the last layer is exactly 0: nothing is trained.")
         half = any(evidence.layers[i].dtype == "float16" for i in evidence.sinks)
@@ -155,7 +148,7 @@ def _often_zero(evidence: Evidence) -> Found | None:
     known = [[w.gradient for w in m.weights if w.gradient is not None] for m in evidence.measurements]
     idle = [bool(gradients) and not any(gradients) for gradients in known]
     early, negative = idle[: len(idle) // 4], any((m.loss or 0.0) < 0 for m in evidence.measurements)
-    if not negative or len(idle) < SURELY_ZERO or sum(early) < OFTEN_ZERO * len(early):
+    if not negative or not evidence.lasts or sum(early) < OFTEN_ZERO * len(early):
         return None
     text = _(
         "In {count} of {all} measured steps every gradient is exactly 0: there is nothing to learn from these samples.",
@@ -166,10 +159,10 @@ def _often_zero(evidence: Evidence) -> Found | None:
 
 def _always_zero(evidence: Evidence, names: Sequence[str]) -> list[str]:
     """Those of the parameters whose gradient is 0 in all of several measurements."""
-    gradients: dict[str, list[float | None]] = {name: [] for name in names}
+    gradients: dict[str, list[float | None]] = {name: [] for name in names if evidence.lasts}
     for weight in (weight for m in evidence.measurements for weight in m.weights if weight.name in gradients):
         gradients[weight.name].append(weight.gradient)
-    return [name for name, own in gradients.items() if len(own) >= SURELY_ZERO and not any(own)]
+    return [name for name, own in gradients.items() if len(own) >= PATIENT_MEASUREMENTS and not any(own)]
 
 
 @rule("US504", "weights that are not registered", remedy=REGISTER, mistake=True)

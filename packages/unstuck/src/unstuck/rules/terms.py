@@ -16,7 +16,7 @@ from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS
+from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS
 from unstuck.step import Node
 from unstuck.step.node import reached
 from unstuck.wording import number, percent
@@ -40,7 +40,7 @@ def drowned(evidence: Evidence) -> Found | None:
         text = _("kl_div with `mean` divides by the {classes} classes, too, and other terms drown it.", classes=divided)
         return Found((), divided, 1.0, text, BATCH_MEAN)
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
-    if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
+    if not Evidence(steps).lasts or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
     late = len(steps) // 4
     for term in (t for t in steps[-1].terms if t.reconstructs):

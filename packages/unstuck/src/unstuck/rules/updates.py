@@ -10,9 +10,9 @@ from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.rules import numbers
 from unstuck.rules.attention import attending_to_one
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import PATIENT_MEASUREMENTS, PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
+from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -220,7 +220,7 @@ def _largest_rates(evidence: Evidence) -> list[float]:
 def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """A warm-up that takes the whole training."""
     rates, (loss, first) = _largest_rates(evidence), (evidence.latest.loss, evidence.measurements[0].loss)
-    rises = len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates))
+    rises = evidence.lasts and len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates))
     if not updates or not rises or rates[-1] < LONG_WARM_UP * rates[0]:
         return None
     text = _(
