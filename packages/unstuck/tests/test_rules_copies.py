@@ -1,4 +1,4 @@
-"""US309, US502, US510, US606, US703, US705, US706: copies that are one, teachers, groups, hidden parts and places."""
+"""Copies that are one, teachers, groups, hidden parts and places."""
 
 import copy
 from itertools import pairwise
@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 import unstuck
+from unstuck.step import Replay, state
 
-MINE = ("US303", "US309", "US502", "US510", "US606", "US703", "US704", "US705", "US706")
+MINE = ("US303", "US309", "US502", "US509", "US510", "US606", "US703", "US704", "US705", "US706")
 ROWS, WORDS = 32, 12
 
 
@@ -110,10 +111,11 @@ def ppo(model, old_of):
         if step % 4 == 0:
             rollout.ids, rollout.gains = torch.randint(WORDS, (ROWS, 6)), torch.randn(ROWS, 1)
         if step % 4 == 0 or rollout.anew:
-            rollout.old = log_odds(model, rollout.ids).detach()
+            with torch.set_grad_enabled(rollout.graph):
+                rollout.old = log_odds(model, rollout.ids).detach()
         return rollout.ids, rollout.old, rollout.gains
 
-    rollout.anew = False
+    rollout.anew, rollout.graph = False, True
     return loss, rollout
 
 
@@ -127,10 +129,11 @@ def ppo(model, old_of):
     ],
     ids=["kept", "first step", "with its gradient", "computed in every step"],
 )
-def test_ratios_that_are_always_one_are_named(old_of, anew, expected):
+@pytest.mark.parametrize("graph", [True, False])
+def test_ratios_that_are_always_one_are_named(old_of, anew, expected, graph):
     model = policy()
     loss, rollout = ppo(model, lambda new, old, ids: old_of(new, old, log_odds(model, ids)))
-    rollout.anew = anew
+    rollout.anew, rollout.graph = anew, graph
     assert [code for code in codes(model, loss, rollout, steps=16) if code == "US705"] == expected
 
 
@@ -150,18 +153,26 @@ def test_two_views_that_are_one_are_named_unless_dropout_makes_them(noise, dropo
     assert codes(model, similar(model, noise), lambda step: (torch.randn(ROWS, 8),)) == expected
 
 
-def distil(teacher, read=lambda student, teacher: student):
-    def loss(logits, x):
-        with torch.no_grad():
-            wanted = teacher(x)
-        odds = read(logits, wanted).log_softmax(-1), wanted.softmax(-1)
+def distil(student, teacher, first, read=lambda student, teacher: student):
+    """The teacher runs first, or last; without a gradient, or frozen."""
+
+    def wanted(x):
+        with torch.set_grad_enabled(first == "frozen"):
+            return teacher(x)
+
+    def loss(x):
+        targets = wanted(x) if first else None
+        logits = student(x)
+        targets = wanted(x) if targets is None else targets
+        odds = read(logits, targets).log_softmax(-1), targets.softmax(-1)
         return functional.kl_div(*odds, reduction="batchmean") + 0.1 * logits.square().mean()
 
     return loss
 
 
+@pytest.mark.parametrize("first", ["", "without a gradient", "frozen"])
 @pytest.mark.parametrize("case", ["dropout", "evaluation", "average", "itself"])
-def test_teachers_with_dropout_or_without_a_student_are_named_and_averages_are_not(case):
+def test_teachers_with_dropout_or_without_a_student_are_named_and_averages_are_not(case, first):
     student = mlp(8, 16, 4, dropout=0.3)
     teacher = copy.deepcopy(student).requires_grad_(False).train(case != "evaluation")
 
@@ -169,12 +180,56 @@ def test_teachers_with_dropout_or_without_a_student_are_named_and_averages_are_n
         for slow, fast in zip(teacher.parameters(), student.parameters(), strict=case == "average"):
             slow.data.lerp_(fast.data, 0.1 if case == "average" else 0.0)
 
-    loss = distil(
-        teacher.eval() if case == "itself" else teacher, (lambda s, t: t) if case == "itself" else lambda s, t: s
-    )
+    loss = distil(student, teacher, first)
+    if case == "itself":
+        loss = distil(student, teacher.eval(), first, lambda student, teacher: teacher)
     inputs = [torch.randn(ROWS, 8) for _ in range(14)]
-    found = codes(student, lambda x: loss(student(x), x), lambda step: (inputs[step],), after=average)
+    found = codes(student, loss, lambda step: (inputs[step],), after=average)
     assert found == {"dropout": ["US510"], "itself": ["US705"]}.get(case, [])
+
+
+@pytest.mark.parametrize("first", ["", "without a gradient"])
+@pytest.mark.parametrize(
+    ("buffers", "training", "expected"), [(False, False, ["US509"]), (True, False, []), (False, True, [])]
+)
+def test_a_teacher_whose_statistics_are_not_averaged_is_named(buffers, training, expected, first):
+    student = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    teacher = copy.deepcopy(student).requires_grad_(False).train(training)
+
+    def average():
+        of = (lambda model: model.state_dict().values()) if buffers else nn.Module.parameters
+        for slow, fast in zip(of(teacher), of(student), strict=True):
+            slow.data.lerp_(fast.data, 0.1) if slow.is_floating_point() else slow.copy_(fast)
+
+    assert (
+        codes(student, distil(student, teacher, first), lambda step: (3 + torch.randn(ROWS, 8),), after=average)
+        == expected
+    )
+
+
+def test_what_runs_before_a_step_is_kept_if_its_loss_reads_it_and_an_evaluation_is_not():
+    student, teacher = mlp(8, 16, 4), mlp(8, 12, 4)
+    optimizer, x = torch.optim.SGD(student.parameters(), lr=0.1), torch.randn(ROWS, 8)
+    with unstuck.Monitor(student, every=1, trials=True) as monitor:
+        for evaluations in (0, 3, 300):
+            with torch.no_grad():
+                for _ in range(evaluations):
+                    student(x)
+                wanted = teacher(x) + torch.randn(ROWS, 4)
+            optimizer.zero_grad()
+            functional.mse_loss(student(x), wanted).backward()
+            optimizer.step()
+    few, some, many = monitor.recording.steps
+    ran = [node.function for node in few.before if node.op == "call_function"]
+    assert ran == ["linear", "tanh", "dropout", "linear", "randn", "add"]
+    assert len(some.before) == len(few.before)
+    assert not many.before, "an evaluation of 300 forward passes is not recorded"
+    for step in (few, some, many):
+        (target,) = (node for node in step.needed() if node.op == "constant")
+        assert torch.equal(Replay(state(student)).losses(step)[0], Replay(state(student)).losses(step)[0]), (
+            "no new noise"
+        )
+        assert (target.made_by is None) == (step is many)
 
 
 @pytest.mark.parametrize(("frozen", "expected"), [(True, []), (False, ["US309"])])

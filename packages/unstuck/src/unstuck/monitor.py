@@ -133,6 +133,7 @@ class Monitor:
         self._scaled: float | None = None  # what losses of the measured step were multiplied by
         self._counted = False
         self._probe = Probe(model, most=SAMPLES, ranks=self._ranks, begins=self._before_forward)
+        self._probe.looks_ahead = self.recording is not None
         self._watches = True
         listen(self._before_step, self._after_step)
         self._stop_listening: Callable[[], None] = lambda: None

@@ -31,8 +31,6 @@ from unstuck.step.node import Node, tensors_in
 from unstuck.step.recorder import Recorder
 from unstuck.wording import in_one_line
 
-_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-"""Names of the functions' arguments, in order."""
 MOST_NUMBERS = 4096
 """Numbers of a channel, about, from which the mean and the variance of a batch normalisation are estimated."""
 
@@ -345,7 +343,7 @@ class ForwardPass:
     @torch.no_grad()
     def take_batch_norm(self, node: Node) -> None:
         """Take how far running statistics are from those of the batch."""
-        given = calls.given(node, *_BATCH_NORM)
+        given = calls.given(node, *calls.BATCH_NORM)
         named = (given.get(key) for key in ("input", "running_mean", "running_var", "weight"))
         values, running, spread, weight = (x.tensor() if isinstance(x, Node) else None for x in named)
         if values is None or running is None or spread is None:

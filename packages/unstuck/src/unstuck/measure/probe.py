@@ -6,6 +6,7 @@
 import weakref
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
+from threading import current_thread, main_thread
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class Probe(Observer):
         super().__init__({})
         self.model = model
         self.named_inputs: Any = None  # which hooks do not show
+        self.looks_ahead = False  # records what other networks make before a forward pass, too
         self.skipped = 0  # steps in a row whose gradients no optimizer has used
         self.discarded = 0  # passes since `attach` whose gradients were emptied
         self.may_rest = ranks.count == 1  # before the first step; ranks measure the same steps
@@ -210,6 +212,16 @@ class Probe(Observer):
         self._stack.append(RunningModule(layer, name, layers))
         self._recorder.stack.append(name)
 
+    def passes_by(self, module: nn.Module) -> None:
+        """Another network, or the model without a gradient, is about to run: a teacher, or an evaluation."""
+        first = next(module.parameters(), None)
+        frozen = not torch.is_grad_enabled() or (first is not None and not first.requires_grad)
+        here = current_thread() is main_thread()  # a mode belongs to its thread
+        if self.looks_ahead and frozen and here and not self._passes and backward_pass() == NONE:
+            if not self._recorder.ahead:
+                self._restart()
+            self._recorder.look_ahead()
+
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module has run."""
         if self._stack and self._stack[-1].module is layer:
@@ -263,8 +275,10 @@ class Probe(Observer):
         if last is None or any(one.ends_at for one in self._followed):
             self.stop_following()
         if last is None:
-            self._read_names()
-            self._recorder.restart({**dict(self.model.named_buffers()), **self.parameters.named}).release()
+            if self._recorder.ahead:
+                self._read_names()
+            else:
+                self._restart()
         if last is None or not last.continues(args, name):
             self._rest_if_idle()
             if self.rests:
@@ -283,6 +297,10 @@ class Probe(Observer):
         self._running, last.training = last, layer.training
         self._recorder.active = [last]
         self._recorder.begin(args)
+
+    def _restart(self) -> None:
+        self._read_names()
+        self._recorder.restart({**dict(self.model.named_buffers()), **self.parameters.named}).release()
 
     def _end_pass(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
         """A forward pass is over; its outputs are followed until the gradient comes back."""

@@ -58,6 +58,9 @@ class Observer:
         if name is not None:
             self.arrives(name, module, args)
 
+    def passes_by(self, module: nn.Module) -> None:
+        """Called before a module runs that is none of the layers, or that is not awaited."""
+
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Called after a layer has run; may return something to be used in place of its output.
 
@@ -104,23 +107,24 @@ class _Hooks:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         observer, name = self._find(module)
-        return None if observer is None else observer.arrives(name, module, args)
+        if observer is not None and name is None:
+            observer.passes_by(module)
+        return None if observer is None or name is None else observer.arrives(name, module, args)
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
         observer, name = self._find(module)
-        return None if observer is None else observer.leaves(name, module, args, kwargs, output)
+        return None if observer is None or name is None else observer.leaves(name, module, args, kwargs, output)
 
     def needs(self, modules: Sequence[nn.Module]) -> bool:
         observer = self._observer()
         return observer is not None and observer.needs(modules)
 
-    def _find(self, module: nn.Module) -> tuple[Observer | None, str]:
-        """The observer and the name that it has for a module, if it watches it."""
+    def _find(self, module: nn.Module) -> tuple[Observer | None, str | None]:
+        """The observer, and the name that it has for a module if it watches it."""
         observer = self._observer()
-        name = None if observer is None or not observer.awaits else observer._names.get(id(module))
-        if name is None or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return None, ""
-        return observer, name
+        if observer is None or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            return None, None
+        return observer, observer._names.get(id(module)) if observer.awaits else None
 
 
 def _release(remove: Callable[[], None]) -> None:

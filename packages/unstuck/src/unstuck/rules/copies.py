@@ -1,11 +1,12 @@
 """Copies: what a loss compares that is always equal, teachers, and advantages of groups that are mixed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from torch import Tensor
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import Again, kinds
+from unstuck.measure.statistics import seen_no_data
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.step import Node, Step
+from unstuck.step import Node, Step, reached
 
 SAME_LOSS, MOVES = 1e-6, 1e-4
 """A loss that is the same in two steps; the relative change of a weight that moves."""
@@ -26,6 +28,7 @@ COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES | {"kl_div", "cosine_s
 SAME = calls.KEEP_PLACES | {"detach", "data"}
 LIMITED = frozenset({"exp", *calls.CLAMPS})
 """What reads the difference of new and old values in PPO: it is 0 in the first step after new samples."""
+DROPPING = ("dropout", calls.DOT_PRODUCT)
 BALANCED = 1e-3
 """Mean of the advantages of a group, relative to their size."""
 
@@ -101,7 +104,7 @@ def _equal(again: Again) -> Iterator[Twin]:
     """Comparisons of two results of weights that are equal."""
     own = _weights(again.step)
     pairs = [(node, pair) for node in again.step.needed() if (pair := _pair(node)) and all(own.get(n) for n in pair)]
-    results = again.run([one for _node, pair in pairs for one in pair])
+    results = again.run([one for _node, pair in pairs for one in pair], _anew(again))
     for (node, pair), a, b in zip(pairs, results[::2], results[1::2], strict=True):
         one, other = (a.exp(), b) if node.function == "kl_div" and not node.kwargs.get("log_target") else (a, b)
         product, same = node.function in calls.PRODUCTS, own[pair[0]] == own[pair[1]]
@@ -116,16 +119,28 @@ def _equal(again: Again) -> Iterator[Twin]:
 
 def _weights(step: Step) -> dict[Node, int]:
     """The weights that a node depends on, as bits; nodes that no weighted call leads to are left out."""
-    found, bits = dict[Node, int](), dict[Node, int]()
-    for node in step.needed():
+    found, bits = dict[Node, int](), dict[Any, int]()
+    for node in (*step.before, *step.needed()):
         before = 0
-        for read in node.reads:
+        for read in node.sources:
             before |= found.get(read, 0)
         for read in node.reads[1:] if node.function in calls.WEIGHTED else ():
-            before |= bits.setdefault(read.through(calls.MOVES), 1 << len(bits))
+            weight = read.through(calls.MOVES)
+            before |= bits.setdefault(weight.target if weight.op == "parameter" else weight, 1 << len(bits))
         if before:
             found[node] = before
     return found
+
+
+def _anew(again: Again) -> dict[Node, Callable[[Tensor], Tensor]]:
+    """What was made before the forward pass, computed again."""
+    made = {node: node.made_by for node in again.step.needed() if node.made_by is not None}
+    results = again.run(list(made.values()))
+    return {node: partial(_put, result) for node, result in zip(made, results, strict=True)}
+
+
+def _put(result: Tensor, _value: Tensor) -> Tensor:
+    return result
 
 
 def _pair(node: Node) -> tuple[Node, Node] | None:
@@ -151,7 +166,8 @@ def _are_equal(one: Tensor, other: Tensor, tolerated: float) -> bool:
 def _old_ones_anew(steps: Sequence[Step], again: Again) -> Twin | None:
     """Old log-probabilities that are computed in each step although the samples are the same."""
     found = [(step, *ratio) for step in steps if (ratio := _ratio(step)) is not None]
-    values = [again.other(step).run([node.reads[1]])[0] for step, node, _own in found]
+    runs = ((again.other(step), node) for step, node, _own in found)
+    values = [one.run([node.reads[1]], _anew(one))[0] for one, node in runs]
     kept = [
         not own and a.shape == b.shape and torch.equal(a, b)
         for ((one, _, _), (other, _, own)), (a, b) in zip(pairwise(found), pairwise(values), strict=True)
@@ -207,21 +223,35 @@ def _mixed(ids: Tensor, advantages: Tensor) -> int | None:
     return None
 
 
+def _by_teachers(again: Again) -> Iterator[set[Node]]:
+    """What other networks compute that the loss compares with outputs."""
+    own = _weights(again.step)
+    for pair in filter(None, map(_pair, again.step.needed())):
+        made = set(reached((n for n in pair if n in own and not n.requires_grad), lambda node: node.sources))
+        if any(n.requires_grad for n in pair) and not any(n.op == "parameter" for n in made):
+            yield made
+
+
 @question
 def teacher_dropout(again: Again) -> float:
     """The largest share that a network drops whose weights stay and whose outputs the loss compares with others."""
-    own, shares = _weights(again.step), [0.0]
-    for pair in filter(None, map(_pair, again.step.needed())):
-        made = again.step.needed([n for n in pair if n in own and not n.requires_grad])
-        taught = any(n.requires_grad for n in pair) and not any(n.op == "parameter" for n in made)
-        if taught and again.earlier and _stay(again.step, again.earlier[0], made):
-            shares += [calls.dropped(n) for n in made if n.function in ("dropout", calls.DOT_PRODUCT)]
-    return max(shares)
+    taught = [made for made in _by_teachers(again) if again.earlier and _stay(again.step, again.earlier[0], made)]
+    return max((calls.dropped(n) for made in taught for n in made if n.function in DROPPING), default=0.0)
 
 
-def _stay(step: Step, before: Step, made: Sequence[Node]) -> bool:
+@question
+def teacher_norms(again: Again) -> int:
+    """How many batch normalisations of another network, in evaluation mode, have statistics that saw no data."""
+    calls_of_norms = {n for made in _by_teachers(again) for n in made if n.function == "batch_norm"}
+    given = [calls.given(node, *calls.BATCH_NORM) for node in calls_of_norms]
+    known = [(g["running_mean"], g["running_var"]) for g in given if not g.get("training", False)]
+    values = [(a.value, b.value) for a, b in known if isinstance(a, Node) and isinstance(b, Node)]
+    return sum(a is not None and b is not None and seen_no_data(a, b) for a, b in values)
+
+
+def _stay(step: Step, before: Step, made: Collection[Node]) -> bool:
     """Whether another network has the same weights as in a step before; they are constants, in the same order."""
-    first, last = ([n for n in one.nodes if n.op == "constant"] for one in (before, step))
+    first, last = ([n for n in (*one.before, *one.nodes) if n.op == "constant"] for one in (before, step))
     weights = {n.reads[1] for n in made if n.function in calls.WEIGHTED and len(n.reads) > 1}
     known = [(a.value, b.value) for a, b in zip(first, last, strict=False) if b in weights]
     same = (a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in known)

@@ -6,7 +6,7 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Layer
 from unstuck.measure.parameters import FEW_NUMBERS
-from unstuck.rules.copies import teacher_dropout
+from unstuck.rules.copies import teacher_dropout, teacher_norms
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import falling
@@ -36,6 +36,7 @@ ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of 
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
 TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
+COPY_BUFFERS = "Copy the buffers of the model, too: `AveragedModel(..., use_buffers=True)`, or over `model.buffers()`."
 TEACHER_MODE = "Call `teacher.eval()` (or that of the reference) once, also after `student.train()`."
 PASS_MODE = "Give the call the mode: `training=self.training`, or `dropout_p=p if self.training else 0.0`."
 DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
@@ -152,6 +153,9 @@ def normalisation(evidence: Evidence) -> Found | None:
     steps = [m for m in evidence.measurements if any(not n.fresh for n in m.batch_norms)]
     if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
         return found
+    if count := evidence.ask(teacher_norms):
+        text = _("A network whose outputs are targets normalises by statistics that saw no data.")
+        return shown(text, COPY_BUFFERS, value=count)
     if len(steps) < FEWEST_MEASUREMENTS:
         return None
     norms = [n for n in steps[-1].batch_norms if not n.fresh]

@@ -31,6 +31,7 @@ class Node:
         shape, dtype, requires_grad: of the tensor that it made; a call with several results has no shape and no dtype.
         grad_enabled, autocast: the state in which it ran: (device, dtype) of autocast, or None.
         value: the tensor of an input or a constant.
+        made_by: of a constant, the call that made it before the forward pass, where another network ran.
         tensor: a function that returns the tensor that it made, while it exists.
     """
 
@@ -42,6 +43,7 @@ class Node:
     grad_enabled = True
     autocast: tuple[str, torch.dtype] | None = None
     value: Tensor | None = None
+    made_by: "Node | None" = None
     function = ""
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
@@ -57,6 +59,11 @@ class Node:
     def all_input_nodes(self) -> list["Node"]:
         """The nodes that it reads, in order, each once."""
         return list(dict.fromkeys(self.reads))
+
+    @property
+    def sources(self) -> tuple["Node", ...]:
+        """What it was computed from, also before the forward pass."""
+        return self.reads if self.made_by is None else (self.made_by,)
 
     @property
     def moving(self) -> list["Node"]:

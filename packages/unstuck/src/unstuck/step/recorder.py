@@ -23,6 +23,8 @@ from unstuck.step.node import Node, mapped, name_of, reached, tensors_in
 from unstuck.step.step import Step
 
 TRANSFORMS = "calls inside torch.func.vmap, grad and the like"
+AHEAD = 512
+"""Modules that run before a forward pass, after which they are an evaluation, and forgotten."""
 PASSES = 16
 """Forward passes after which a step begins anew: a loop without an optimizer never ends its step."""
 
@@ -44,7 +46,8 @@ class Recorder(TorchFunctionMode):
         self.step = Step()
         self.stack: list[str] = []  # names of the modules that run, outermost first
         self.inputs: set[int] = set()  # of the model, by identity
-        self.passes = 0
+        self.passes = self.ahead = 0  # `ahead`: modules that ran before the first pass
+        self._before: dict[int, Node] = {}  # what was made before the first forward pass
         self._ended = False  # by a backward pass: an optimizer moves the weights now
         self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
         self._nodes: dict[int, Node] = {}
@@ -54,13 +57,30 @@ class Recorder(TorchFunctionMode):
         """A forward pass begins. After `PASSES` of them the calls so far are dropped."""
         if self.passes and self.passes % PASSES == 0:
             self.step.release()
-            self.step.nodes.clear()
-            self.step.outputs.clear()
+            for kept in (self.step.before, self.step.nodes, self.step.outputs):
+                kept.clear()
             self.step.unfollowed[f"more than {PASSES} forward passes"] = None
             self._nodes = {key: node for key, node in self._nodes.items() if node.tensor() is not None}
+        if not self.passes:
+            self.step.before, self.step.nodes = self.step.nodes, []
+            self._before, self._nodes = self._nodes, {}
         self.passes += 1
         self._ended = False
         self.inputs.update(id(tensor) for tensor in tensors_in(inputs))
+        self._enter()
+
+    def look_ahead(self) -> None:
+        """A module runs without a gradient before the first forward pass: the loss may read what it makes."""
+        self.ahead += 1
+        if self.ahead < AHEAD and not self._entered:
+            self._enter()
+            lower(self)  # the caller may leave a mode of its own
+        elif self.ahead == AHEAD:
+            self.restart(dict(self._names.values())).release()
+            self.ahead = AHEAD
+            self.stop()
+
+    def _enter(self) -> None:
         if not self._entered:
             self.__enter__()  # type: ignore[no-untyped-call]
             self._entered = True
@@ -130,9 +150,9 @@ class Recorder(TorchFunctionMode):
             self.fails(name, error)
         return result
 
-    def known(self, tensor: Tensor) -> Node | None:
-        """The node that made a tensor; None if none did."""
-        node = self._nodes.get(id(tensor))
+    def known(self, tensor: Tensor, nodes: Mapping[int, Node] | None = None) -> Node | None:
+        """The node that made a tensor, of these or all of the step; None if none did."""
+        node = (self._nodes if nodes is None else nodes).get(id(tensor))
         return node if node is not None and node.tensor() is tensor else None
 
     def node_of(self, tensor: Tensor) -> Node:
@@ -150,6 +170,7 @@ class Recorder(TorchFunctionMode):
                 self.step.unfollowed["a gradient from before the model was called: call the model first"] = None
             node = Node("input" if id(tensor) in self.inputs else "constant", len(self.step.nodes))
             node.value = tensor if tensor.is_leaf else tensor.detach()
+            node.made_by = self.known(tensor, self._before)
         else:
             if tensor.requires_grad and not node.requires_grad and not tensor.is_leaf:
                 self.step.unfollowed["a custom autograd function"] = None

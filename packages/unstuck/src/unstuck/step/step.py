@@ -15,6 +15,7 @@ class Step:
 
     Attributes:
         nodes: placeholders and calls, in the order in which they ran.
+        before: those of networks that ran without a gradient before the first forward pass, such as a teacher.
         outputs: what the model returned, of each forward pass.
         unread: names of the model's inputs that no call has read.
         losses: the nodes whose `backward()` was called.
@@ -23,6 +24,7 @@ class Step:
     """
 
     nodes: list[Node] = field(default_factory=list)
+    before: list[Node] = field(default_factory=list)
     outputs: list[Node] = field(default_factory=list)
     unread: dict[str, None] = field(default_factory=dict)
     losses: list[Node] = field(default_factory=list)
@@ -45,11 +47,20 @@ class Step:
     def needed(self, ends: Iterable[Node] | None = None) -> list[Node]:
         """The nodes that some nodes depend on, by default the losses, in the order in which they ran."""
         found = set(reached(self.losses if ends is None else ends, lambda node: node.reads))
-        return [node for node in self.nodes if node in found]
+        return [node for node in (*self.before, *self.nodes) if node in found]
+
+    def trim(self, most: int) -> None:
+        """Forget what ran before the first forward pass and made nothing that the step reads; more bytes, all of it."""
+        found = set(reached(self.nodes, lambda node: node.sources))
+        self.before = [node for node in self.before if node in found]
+        if sum(node.value.nbytes for node in self.before if node.value is not None) > most:
+            self.before = []
+            for node in self.nodes:
+                node.made_by = None
 
     def release(self) -> None:
         """Drop the tensors, and the users: nodes that refer to each other are collected late."""
-        for node in self.nodes:
+        for node in (*self.before, *self.nodes):
             node.value = None
             node.users.clear()
 

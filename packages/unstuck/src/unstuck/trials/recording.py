@@ -151,6 +151,7 @@ class Recording:
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
         with self._failing(), torch.inference_mode(False):
+            step.trim(BYTES // 8)
             if len(self.steps) == STEPS:
                 self.steps[0].release()
             model = state(self._model)
@@ -159,7 +160,12 @@ class Recording:
                     kept.clear()
                 self.values, self._first = {}, None
             self._names = set(model)
-            read = [node.value for one in (*self.steps, step) for node in one.nodes if node.value is not None]
+            read = [
+                node.value
+                for one in (*self.steps, step)
+                for node in (*one.before, *one.nodes)
+                if node.value is not None
+            ]
             data, weights = (sum(tensor.nbytes for tensor in of) for of in (read, model.values()))
             too_large = _("weights and batches are larger than {size} MiB", size=BYTES >> 20)
             if data > BYTES:
@@ -167,7 +173,7 @@ class Recording:
             self._too_large = too_large if data + weights > BYTES else ""
             if not (self._too_large or self.values):
                 self.values = {name: copy(value) for name, value in model.items()}
-            for node in step.nodes:
+            for node in (*step.before, *step.nodes):
                 node.value = None if node.value is None else copy(node.value)
             self.steps.append(step)
             self.scales.append(scale)
