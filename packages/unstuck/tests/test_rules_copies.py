@@ -211,7 +211,7 @@ def test_what_runs_before_a_step_is_kept_if_its_loss_reads_it_and_an_evaluation_
     student, teacher = mlp(8, 16, 4), mlp(8, 12, 4)
     optimizer, x = torch.optim.SGD(student.parameters(), lr=0.1), torch.randn(ROWS, 8)
     with unstuck.Monitor(student, every=1, trials=True) as monitor:
-        for evaluations in (0, 3, 300):
+        for evaluations in (0, 3, 200, 1500):
             with torch.no_grad():
                 for _ in range(evaluations):
                     student(x)
@@ -219,12 +219,12 @@ def test_what_runs_before_a_step_is_kept_if_its_loss_reads_it_and_an_evaluation_
             optimizer.zero_grad()
             functional.mse_loss(student(x), wanted).backward()
             optimizer.step()
-    few, some, many = monitor.recording.steps
+    few, some, more, many = monitor.recording.steps
     ran = [node.function for node in few.before if node.op == "call_function"]
     assert ran == ["linear", "tanh", "dropout", "linear", "randn", "add"]
-    assert len(some.before) == len(few.before)
-    assert not many.before, "an evaluation of 300 forward passes is not recorded"
-    for step in (few, some, many):
+    assert len(more.before) == len(some.before) == len(few.before)
+    assert not many.before, "no evaluation of 6,000 modules is recorded"
+    for step in (few, some, more, many):
         (target,) = (node for node in step.needed() if node.op == "constant")
         assert torch.equal(Replay(state(student)).losses(step)[0], Replay(state(student)).losses(step)[0]), (
             "no new noise"

@@ -23,8 +23,8 @@ from unstuck.step.node import Node, mapped, name_of, reached, tensors_in
 from unstuck.step.step import Step
 
 TRANSFORMS = "calls inside torch.func.vmap, grad and the like"
-AHEAD = 512
-"""Modules that run before a forward pass, after which they are an evaluation, and forgotten."""
+AHEAD, MOST_AHEAD = 512, 4096
+"""Modules that run before a forward pass after which the earlier ones are forgotten, and none is recorded any more."""
 PASSES = 16
 """Forward passes after which a step begins anew: a loop without an optimizer never ends its step."""
 
@@ -72,13 +72,15 @@ class Recorder(TorchFunctionMode):
     def look_ahead(self) -> None:
         """A module runs without a gradient before the first forward pass: the loss may read what it makes."""
         self.ahead += 1
-        if self.ahead < AHEAD and not self._entered:
+        if self.ahead % AHEAD == 0:
+            self.step.release()
+            self.step.nodes.clear()
+            self._nodes.clear()
+        if self.ahead > MOST_AHEAD:
+            self.stop()
+        elif not self._entered:
             self._enter()
             lower(self)  # the caller may leave a mode of its own
-        elif self.ahead == AHEAD:
-            self.restart(dict(self._names.values())).release()
-            self.ahead = AHEAD
-            self.stop()
 
     def _enter(self) -> None:
         if not self._entered:
