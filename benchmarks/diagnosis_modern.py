@@ -2,8 +2,8 @@
 
 `modern_failures/` is the half that rules are developed on; `modern_failures_strangers/` was written by people who did
 not read the rules, and has healthy trainings that do unusual things on purpose; so were `modern_failures_second/`,
-`..._third/`, `..._fourth/` and `..._fifth/`, each after rules had been mended for those before. Each program is trained under a
-`Monitor` that records steps, broken and repaired, and the diagnosis of its training is judged as in
+`..._third/`, `..._fourth/` and `..._fifth/`, each after rules had been mended for those before. Each program is trained
+under a `Monitor` that records steps, broken and repaired, and the diagnosis of its training is judged as in
 `diagnosis_failures`: *first*, *named*, *note*, *another*, *silent*; a repaired or healthy one is *accused* if it has an
 error or a warning.
 The tables of the packages say which rules name which cause; they were written from the words for the causes alone.

@@ -126,13 +126,15 @@ def averaged_diffusion(repaired: bool) -> Training:
 
     @torch.no_grad()
     def ema_update(decay: float = 0.99) -> None:
-        for s_param, param in zip(ema_model.parameters(), model.parameters()):
+        for s_param, param in zip(ema_model.parameters(), model.parameters(), strict=False):
             s_param.sub_((1 - decay) * (s_param - param.to(s_param.dtype)))
 
     def score(_: nn.Module) -> float:
         return diffusion.score(copy.deepcopy(ema_model).float())
 
-    batch = lambda _: (discs(64), None)
+    def batch(_):
+        return (discs(64), None)
+
     return Training(model, batch, F.mse_loss, optimizer, score, train_step, ema_update)
 
 
@@ -273,13 +275,13 @@ def segmentation(repaired: bool) -> Training:
     transform = Compose([RandomHorizontalFlip(), RandomVerticalFlip()])
 
     def dataset(_: int) -> tuple[Tensor, Tensor]:
-        pairs = [(transform(image), transform(mask)) for image, mask in zip(*scenes(16))]
-        images, masks = zip(*pairs)
+        pairs = [(transform(image), transform(mask)) for image, mask in zip(*scenes(16), strict=False)]
+        images, masks = zip(*pairs, strict=False)
         return torch.stack(images), torch.stack(masks)
 
     def paired_dataset(_: int) -> tuple[Tensor, Tensor]:
-        pairs = [transform(torch.stack([image, mask])) for image, mask in zip(*scenes(16))]
-        images, masks = zip(*pairs)
+        pairs = [transform(torch.stack([image, mask])) for image, mask in zip(*scenes(16), strict=False)]
+        images, masks = zip(*pairs, strict=False)
         return torch.stack(images), torch.stack(masks)
 
     @torch.no_grad()
@@ -444,7 +446,9 @@ def recognition(repaired: bool) -> Training:
         model.train()
         return -loss
 
-    batch = lambda _: (speech(8, trim=0.01), None)
+    def batch(_):
+        return (speech(8, trim=0.01), None)
+
     return Training(model, batch, lambda outputs, _: outputs.loss, optimizer, score, training_step)
 
 
@@ -527,7 +531,7 @@ def moved(count: int, size: int = 20) -> tuple[dict[str, Tensor], Tensor]:
     texture = F.interpolate(torch.randn(count, 1, 7, 7), size=size + 4, mode="bicubic", align_corners=True)
     shifts = torch.randint(0, 5, (count, 2)).tolist()
     moving = texture[:, :, 2:-2, 2:-2]
-    fixed = torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in zip(texture, shifts)])
+    fixed = torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in zip(texture, shifts, strict=False)])
     return {"moving": moving, "fixed": fixed}, fixed
 
 
@@ -568,12 +572,12 @@ def semi_supervised(repaired: bool) -> Training:
     images, labels = gratings(128)
 
     def update_parameters(decay: float = 0.95) -> None:
-        for mp, op in zip(teacher.parameters(), student.parameters()):
+        for mp, op in zip(teacher.parameters(), student.parameters(), strict=False):
             mp.data.mul_(decay).add_(op.data, alpha=1 - decay)
 
     def update_state(decay: float = 0.95) -> None:
         update_parameters(decay)
-        for mb, ob in zip(teacher.buffers(), student.buffers()):
+        for mb, ob in zip(teacher.buffers(), student.buffers(), strict=False):
             mb.copy_(ob)
 
     def batch(_: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -638,7 +642,10 @@ def gan(repaired: bool) -> Training:
         return -sliced_distance(model(torch.randn(1024, 16)), discs(1024))
 
     step = train_step_detached if repaired else train_step
-    batch = lambda _: (torch.randn(64, 16), discs(64))
+
+    def batch(_):
+        return (torch.randn(64, 16), discs(64))
+
     return Training(generator, batch, F.binary_cross_entropy_with_logits, opt_g, score, step)
 
 

@@ -85,7 +85,7 @@ def answers(pad_token_id: int, size: int = 32) -> dict[str, Tensor]:
     count = torch.randint(2, 10, (size,))
     letter = torch.randint(12, 18, (size,))
     input_ids = torch.full((size, 13), pad_token_id)
-    for row, (n, word) in enumerate(zip(count.tolist(), letter.tolist())):
+    for row, (n, word) in enumerate(zip(count.tolist(), letter.tolist(), strict=False)):
         tokens = [bos, n + 1, word] + [word] * n + [eos]
         input_ids[row, : len(tokens)] = torch.tensor(tokens)
     lengths = count + 4
@@ -336,7 +336,7 @@ def make_speech(repaired: bool) -> Training:
     def recognised(model: nn.Module) -> float:
         frames, letters = speech(200)
         right = 0
-        for best, truth in zip(model(frames).argmax(-1), letters):
+        for best, truth in zip(model(frames).argmax(-1), letters, strict=False):
             text = [symbol for symbol in best.unique_consecutive().tolist() if symbol != blank_id]
             right += text == truth.tolist()
         return right / 200
@@ -378,10 +378,7 @@ def make_grpo(repaired: bool) -> Training:
 
     def batch(number: int) -> tuple[dict[str, Tensor], Tensor]:
         prompts = torch.randint(0, vocab, (8, 1))
-        if repaired:
-            prompts = prompts.repeat_interleave(num_generations, dim=0)
-        else:
-            prompts = prompts.repeat(num_generations, 1)
+        prompts = prompts.repeat_interleave(num_generations, dim=0) if repaired else prompts.repeat(num_generations, 1)
         return {"input_ids": prompts}, goal[prompts[:, 0]]
 
     def step(training: Training, inputs: dict[str, Tensor], goals: Tensor) -> None:
@@ -532,7 +529,7 @@ class SelectiveScan(nn.Module):
         dt = F.softplus(self.dt_proj(dt)).unsqueeze(-1)
         decay, drive = torch.exp(-dt * self.A_log.exp()), dt * B.unsqueeze(2) * x.unsqueeze(-1)
         state, states = torch.zeros_like(drive[:, 0]), []
-        for a, b in zip(decay.unbind(1), drive.unbind(1)):
+        for a, b in zip(decay.unbind(1), drive.unbind(1), strict=False):
             state = a * state + b
             states.append(state)
         y = (torch.stack(states, 1) * C.unsqueeze(2)).sum(-1) + self.D * x
@@ -554,9 +551,9 @@ class MambaReader(nn.Module):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.2)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            if not (self.keep_marked and getattr(module.bias, "_no_reinit", False)):
-                nn.init.zeros_(module.bias)
+        kept = self.keep_marked and getattr(getattr(module, "bias", None), "_no_reinit", False)
+        if isinstance(module, nn.Linear) and module.bias is not None and not kept:
+            nn.init.zeros_(module.bias)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         hidden = self.embed(input_ids)
@@ -725,10 +722,7 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            pooled = hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
+        pooled = hidden[:, 0] if self.pooling == "cls" else hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
         return F.normalize(self.projection(pooled), dim=-1)
 
 

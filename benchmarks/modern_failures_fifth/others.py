@@ -85,7 +85,7 @@ def soft_actor_critic(repaired):
         training.optimizer.zero_grad()
         training.loss((log_prob, q(critic, obs, new_action)), None).backward()
         training.optimizer.step()
-        for p, p_target in zip(critic.parameters(), target.parameters()):
+        for p, p_target in zip(critic.parameters(), target.parameters(), strict=False):
             p_target.data.lerp_(p.data, tau)
 
     def loss(outputs, _):

@@ -8,6 +8,7 @@ import pytest
 
 import modern_failures
 from modern_failures.program import Cause
+from modern_failures_fifth import collection as fifth
 from modern_failures_fourth import collection as fourth
 from modern_failures_second import collection as second
 from modern_failures_strangers import collection
@@ -29,7 +30,7 @@ def test_the_broken_program_is_clearly_worse_than_the_repaired_one(program):
 
 @pytest.mark.parametrize(
     "program",
-    [*collection.PROGRAMS, *second.PROGRAMS, *third.PROGRAMS, *fourth.PROGRAMS],
+    [*collection.PROGRAMS, *second.PROGRAMS, *third.PROGRAMS, *fourth.PROGRAMS, *fifth.PROGRAMS],
     ids=lambda program: program.name,
 )
 def test_the_mistakes_of_strangers_make_a_difference(program):
@@ -37,7 +38,9 @@ def test_the_mistakes_of_strangers_make_a_difference(program):
 
 
 @pytest.mark.parametrize(
-    "training", [*TRAININGS, *second.HEALTHY, *third.HEALTHY, *fourth.HEALTHY], ids=lambda training: training.name
+    "training",
+    [*TRAININGS, *second.HEALTHY, *third.HEALTHY, *fourth.HEALTHY, *fifth.HEALTHY],
+    ids=lambda training: training.name,
 )
 def test_the_odd_trainings_of_strangers_learn(training):
     before, after = training.scores()
