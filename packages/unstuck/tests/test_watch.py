@@ -319,7 +319,7 @@ def test_a_closed_standard_error_does_not_end_the_script(tmp_path, monkeypatch, 
     assert capsys.readouterr().out == "trained\n"
 
 
-@pytest.mark.parametrize(("steps", "measurements"), [(100, 7), (1_000, 15), (10_000, 38), (100_000, 60)])
+@pytest.mark.parametrize(("steps", "measurements"), [(100, 8), (1_000, 16), (10_000, 39), (100_000, 61)])
 def test_a_hundred_times_as_long_a_training_has_few_more_measurements_and_the_last_is_near_its_end(steps, measurements):
     every, measured = 1, []
     for step in range(steps):

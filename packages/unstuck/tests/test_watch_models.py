@@ -91,7 +91,7 @@ def test_weights_that_are_updated_by_hand_are_measured_all_along(tmp_path, capfd
     assert "step sizes (no optimizer made the last step)" in " ".join(error.split())
     found, measured = verdict_of(tmp_path)
     assert found["findings"] == []
-    assert len(measured) == 8
+    assert len(measured) == 9
     assert measured[-1]["step"] > 90
 
 

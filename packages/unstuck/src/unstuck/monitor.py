@@ -279,6 +279,7 @@ class Monitor:
             return
         if optimizer not in self._optimizers:
             self._foreign_steps += 1
+            self._probe.note_use()
             return
         if self._nonfinite is not None:
             self._nonfinite.after_step()
@@ -381,6 +382,7 @@ class Monitor:
         by_others = self._optimizers.have_stepped or self._probe.computed_weights
         if unused and (by_others or self._probe.parameters.changed):
             unused = 0  # these passes are for something else, or the weights are changed by hand
+        mixed = self._probe.mixed
         measurement = self._probe.conclude(self._scaled or self._scale)
         measurement = replace(
             measurement,
@@ -389,6 +391,7 @@ class Monitor:
             unused=unused,
             discarded=discarded,
             foreign_steps=self._foreign_steps,
+            mixed=mixed,
             replaced=self._optimizers.replaced,
             renewed=tuple(n for n, p in self.model.named_parameters() if self._first.setdefault(n, ref(p))() is not p),
             loss_weights=self._probe.loss_weights(set().union(*map(moved, self._seen))),

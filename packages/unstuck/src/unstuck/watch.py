@@ -28,7 +28,7 @@ from unstuck.rules import find
 from unstuck.surroundings import surroundings
 from unstuck.wording import counted, in_one_line
 
-CADENCE = ((1, 1), (20, 10), (100, 20), (800, 100), (1600, 200))
+CADENCE = ((1, 1), (40, 10), (100, 20), (800, 100), (1600, 200))
 """Before which step the distance to the next measurement is how long; later it is an eighth of the steps so far."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
@@ -59,7 +59,7 @@ class Watch:
     Args:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
             an error of the first measurement, or what two in a row have. The first steps of Adam are large.
-        every: measure one step of so many; None: the first two, then 10, 20, 40, 60 ... 100, 200 ... 800,
+        every: measure one step of so many; None: 0, 1, 10, 20, 30, 40, 60, 80, 100, 200 ... 800,
             later fewer.
         trace_nonfinite: as in `Monitor`.
 

@@ -82,6 +82,7 @@ class ForwardPass:
         self._arrived = arrived
         self._leaf: GraphNode | None = None
         self._backward_pass = NONE
+        self.used_in = NONE  # the backward pass whose gradients an optimizer of other weights has used
         self._returned = False  # a gradient has come back to the outputs of a model without layers
         self._batches = Batches()
         self._input: Tensor | None = None  # of the activation that is running
@@ -285,6 +286,16 @@ class ForwardPass:
         """Whether any gradient has come back."""
         return self._returned or any(layer.sums.arrivals for layer in self.layers)
 
+    def note_use(self) -> None:
+        """An optimizer of other weights makes a step."""
+        if self.counts and self.used_in == NONE:
+            self.used_in = self._backward_pass
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a gradient has come back again after such a step."""
+        return self.used_in not in (NONE, self._backward_pass)
+
     def follow_outputs(self, outputs: Any) -> None:
         """Wait for the gradient of a model's outputs: it has no layers."""
         for output in tensors_in(outputs):
@@ -300,7 +311,7 @@ class ForwardPass:
 
     def forget_gradients(self) -> None:
         """Drop the gradients: they were emptied."""
-        self._returned = False
+        self._returned, self.used_in = False, NONE
         for gradient in self._gradients:
             gradient.reset()
 

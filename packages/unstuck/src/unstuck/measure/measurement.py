@@ -164,6 +164,7 @@ class Measurement:
     unused: int = 0  # without a step: backward passes whose gradients no optimizer of the model has used
     discarded: int = 0  # forward passes whose gradients were emptied before the step could use them
     foreign_steps: int = 0  # steps since the last one of the model, of optimizers that hold none of its parameters
+    mixed: bool = False  # the gradients hold those of a loss that such a step has used, and of another one
     renewed: tuple[str, ...] = ()  # parameters in whose places there were others when the training began
     replaced: int = 0  # optimizers that made a step of the model, had a state and are gone
     ranks: int = 1  # processes that trained together

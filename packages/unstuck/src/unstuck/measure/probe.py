@@ -89,6 +89,17 @@ class Probe(Observer):
         """Number of forward passes."""
         return len(self._passes)
 
+    def note_use(self) -> None:
+        """An optimizer of other weights has used the loss of the passes so far."""
+        for one in self._passes:
+            one.note_use()
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the gradients hold those of such a loss, and of another one."""
+        own = [one for one in self._passes if one.counts]
+        return any(one.mixed for one in own) or len({one.used_in == NONE for one in own}) > 1
+
     def attach(self) -> None:
         """Measure from the next forward pass on."""
         if not self.attached:

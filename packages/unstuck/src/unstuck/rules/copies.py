@@ -127,7 +127,7 @@ def _weights(step: Step) -> dict[Node, int]:
         for read in node.reads[1:] if node.function in calls.WEIGHTED else ():
             weight = read.through(calls.MOVES)
             before |= bits.setdefault(weight.target if weight.op == "parameter" else weight, 1 << len(bits))
-        if before:
+        if before and (node.dtype is None or node.dtype.is_floating_point):  # tokens that were drawn are data
             found[node] = before
     return found
 

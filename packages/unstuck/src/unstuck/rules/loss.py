@@ -17,7 +17,7 @@ from unstuck.rules.copies import twin
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.rules.standstill import PATIENT_STEPS, REGRESSION, constant_level, loss_of_equal_outputs
+from unstuck.rules.standstill import PATIENT_STEPS, REGRESSION, constant_level, falling, loss_of_equal_outputs
 from unstuck.rules.units import LARGE_INPUTS
 from unstuck.step import Node
 from unstuck.wording import named, number, percent
@@ -31,6 +31,8 @@ AGAIN = {("logsumexp", kind) for kind in SOFTMAX}
 READS_PROBABILITIES = (OVERLAP, "clamp", "log")
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
+NOISY_DEVIATION = 0.4
+"""Targets that deviate by less of the reach are mostly in it: beyond is noise, if the network learns."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
 MASK = 1e6
 """Larger numbers are masks."""
@@ -41,6 +43,8 @@ FEW_TEXTS = 0.1
 """Share of texts that may be too long; usual trainings skip them."""
 MOST_LABEL = 2.0
 """Targets of a binary loss beyond it are not labels that begin at 1."""
+
+TURNED_BOXES = 0.1
 
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
@@ -61,6 +65,7 @@ DIVIDE = (
 )
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 TWO_CLASSES = "Give the last layer one output for each class, or use binary_cross_entropy_with_logits for a single one."
+CORNERS = "Convert the boxes first, for example by `torchvision.ops.box_convert(boxes, 'cxcywh', 'xyxy')`."
 BLANK = "Give the blank an index of its own: `blank=` the number of letters, or letters from 1 on."
 MORE_FRAMES = "Use smaller strides or longer recordings, and leave out texts that are too long."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
@@ -79,7 +84,30 @@ def wrong_input(evidence: Evidence) -> Found | None:
     calls += [(evidence.layers[i].read_by, i) for i in ends]
     read = (_misread(function or "", evidence.layers[i]) for function, i in calls if i is not None)
     found = _swapped(latest.comparisons) or next(filter(None, read), None)
-    return found or _constant_term(evidence) or _single_class(evidence) or _blank_letter(evidence)
+    found = found or _constant_term(evidence) or _single_class(evidence) or _blank_letter(evidence)
+    return found or _other_boxes(evidence)
+
+
+def _other_boxes(evidence: Evidence) -> Found | None:
+    """A loss of the overlap of boxes that are given by their centres."""
+    share = evidence.ask(turned_boxes) or 0.0
+    if share < TURNED_BOXES:
+        return None
+    text = _("{share} % of the target boxes end before they begin: the loss expects corners.", share=percent(share))
+    return shown(text, CORNERS, value=share)
+
+
+@question
+def turned_boxes(again: Again) -> float:
+    """The share of boxes with a side below 0, of those whose area the loss computes from targets."""
+    shares = [0.0]
+    for area in (n for n in again.step.needed() if n.function in calls.MULTIPLICATIONS and not n.requires_grad):
+        read = again.step.needed([area])
+        sides = [side for side in area.reads if side.function in calls.DIFFERENCES and len(side.reads) == 2]
+        if len(sides) == 2 and any(n.op == "constant" and n.shape[-1:] == (4,) for n in read):
+            width, height = again.run(sides)
+            shares.append(((width < 0) | (height < 0)).float().mean().item())
+    return max(shares)
 
 
 def _blank_letter(evidence: Evidence) -> Found | None:
@@ -165,7 +193,9 @@ def out_of_reach(evidence: Evidence) -> Found | None:
                 "{low} to {high}.",
                 least=number(low), most=number(high), **values,
             )  # fmt: skip
-            return Found((layer.name,), missed, 0.0, text)
+            noisy = math.isfinite(high - low) and c.target_deviation < NOISY_DEVIATION * (high - low)
+            severity = Severity.NOTE if noisy and falling(evidence) else None
+            return Found((layer.name,), missed, 0.0, text, severity=severity)
     return None
 
 

@@ -28,6 +28,9 @@ ADD = (
 )
 STEP = "Call `optimizer.step()` after `loss.backward()`."
 CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward()`."
+DETACH_OTHERS = (
+    "Call `detach()` on what the other network reads (`critic(fake.detach())`), or empty the gradients before."
+)
 CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
 LESS_DECAY = "Lower the weight decay: 1e-4 for SGD and 1e-2 for AdamW are usual."
 ADD_LOSS = "Give the optimizer the parameters of the loss, too: `[*model.parameters(), *loss.parameters()]`."
@@ -72,6 +75,9 @@ def no_step(evidence: Evidence) -> Found | None:
 @rule("US305", "gradients are not cleared", remedy=CLEAR, mistake=True)
 def uncleared(evidence: Evidence) -> Found | None:
     """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation."""
+    if evidence.latest.mixed and sum(m.mixed for m in evidence.measurements) >= FEWEST_MEASUREMENTS:
+        text = _("At the step, the gradients hold those of another loss, which another optimizer has used before.")
+        return Found((), 1.0, 0.0, text, DETACH_OTHERS)
     every = [_uncleared(m) for m in evidence.measurements]
     if sum(map(bool, every)) < FEWEST_MEASUREMENTS or not every[-1]:
         return None

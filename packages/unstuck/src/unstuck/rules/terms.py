@@ -15,7 +15,7 @@ from unstuck.measure.losses import LIKELIHOODS
 from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
-from unstuck.rules.rule import Found, rule
+from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS
 from unstuck.step import Node
 from unstuck.step.node import reached
@@ -23,8 +23,12 @@ from unstuck.wording import number, percent
 
 EQUAL_OUTPUTS, FADED_REST, SLIGHT, OUTWEIGHED, SMALL_PART = 0.2, 0.1, 1e-3, 0.02, 0.1
 REVERSED, DISTINCT, FEWEST_OF_CLASSES, MOST_CLASSES = 1.2, 2.0, 64, 256
+PARTS = calls.MOVES | {"exp", "neg", "softplus", "sigmoid", "square", "pow", "reciprocal", "getitem", "rtruediv"}
+"""What makes a factor of a term of the loss from a number that is trained."""
+MIXES = calls.MULTIPLICATIONS | {"div", "truediv"}
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
+HOLD = "Add what holds it to the loss, such as the logarithm of the variance: `(-log_var).exp() * loss + log_var`."
 BATCH_MEAN = 'Use `reduction="batchmean"`.'
 INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
 STOP = "Call `detach()` on the targets, or compute them under `torch.no_grad()`."
@@ -34,6 +38,9 @@ DETACH = "Call detach() on what multiplies the log-probabilities; a loss for reg
 @rule("US609", "a term of the loss is drowned", remedy=BALANCE, hidden_by=("US303", "US401", "US501"))
 def drowned(evidence: Evidence) -> Found | None:
     """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
+    if free := evidence.ask(free_factor):
+        text = _("A factor of {term} trains, and nothing else holds it: it goes to 0, and with it the term.", term=free)
+        return shown(text, HOLD)
     divided = evidence.ask(classes_of_mean)
     parts = [t.part / m.loss for m in evidence.measurements for t in m.terms if t.function == "kl_div" and m.loss]
     if divided is not None and len(parts) > 1 and max(parts) < SMALL_PART:
@@ -165,6 +172,31 @@ def classes_of_mean(again: Again) -> int | None:
         if arguments.get("reduction", "mean") == "mean" and call.reads[0].shape[-1:] > (1,):
             return call.reads[0].shape[-1]
     return None
+
+
+@question
+def free_factor(again: Again) -> str | None:
+    """The term, never below 0, that a trained factor multiplies which the loss depends on in no other way."""
+    needed = set(again.step.needed())
+    for weight in (n for n in needed if n.op != "call_function" and n.requires_grad):
+        chain = needed & set(reached([weight], lambda n: n.users if _is_part(n) else ()))
+        ends = [n for n in chain if not _is_part(n)]
+        terms = [next(filter(None, (_term(read) for read in n.reads if read not in chain)), "") for n in ends]
+        if terms and all(terms) and all(n.function in MIXES for n in ends):
+            return terms[0]
+    return None
+
+
+def _is_part(node: Node) -> bool:
+    """Whether a node is a number that is trained, or a call that computes a factor from one."""
+    return not node.function or node.function in PARTS or (node.function in MIXES and len(node.reads) == 1)
+
+
+def _term(node: Node) -> str:
+    """The loss function, or the square, that a term is the mean of; "" of another."""
+    term = node.through(calls.MOVES | {"mean", "sum", "getitem"})
+    even = term.function in ("square", "abs") or (term.function == "pow" and term.args[-1] == 2)
+    return term.function if term.requires_grad and (term.function in calls.LOSSES or even) else ""
 
 
 def _is_squared(node: Node) -> bool:

@@ -10,7 +10,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.rules import numbers
 from unstuck.rules.attention import attending_to_one
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, Evidence, is_zero, usual_size
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, SMALL_SCALE, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
@@ -169,7 +169,8 @@ def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
 def _stands(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """Steps that all together are too small to learn anything, and have not."""
     steps = (evidence.latest.step or 0) + 1
-    ways = {name: steps * fmean(values) for name, values in updates.items()}
+    sizes = {name: evidence.weights[name].size / usual_size(evidence.weights[name]) for name in updates}
+    ways = {name: steps * fmean(values) for name, values in updates.items() if sizes[name] > SMALL_SCALE}
     clipped = median([w.taken for m in evidence.measurements for w in m.weights if w.taken is not None] or [1.0])
     longest = SHORT_WAY if clipped >= CLIPPED_AWAY else LONG_WAY
     if steps < PATIENT_STEPS / 2 or not ways or max(ways.values()) > longest:

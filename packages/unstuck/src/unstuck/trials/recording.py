@@ -80,13 +80,18 @@ class Recording:
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
         self._first: Tensor | None = None  # the first loss that was recorded
         self._open = False  # more optimizers may step
-        self._failed = self._too_large = ""
+        self._failed = self._too_large = self._beside = ""
         self._names: set[str] = set()  # of parameters and buffers
 
     @property
     def missing(self) -> str:
         """Why it cannot be tried; "" if it can."""
-        return self._failed or self._too_large or ("" if self.steps else _("no step of an optimizer was recorded"))
+        return (
+            self._failed
+            or self._too_large
+            or self._beside
+            or ("" if self.steps else _("no step of an optimizer was recorded"))
+        )
 
     @property
     def optimizers(self) -> tuple[OptimizerSettings, ...]:
@@ -142,7 +147,7 @@ class Recording:
             if step is not None and step.losses:
                 moved = others()
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
-                    raise NotTriedError(_("another network trains beside it, which the loss reads"))
+                    self._beside = _("another network trains beside it, which the loss reads")
                 self.keep(step, scale)
                 self.taken.append(min(1.0, taken))
                 settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
