@@ -51,8 +51,8 @@ def _held_out() -> Iterator[tuple[int, int]]:
 
 def _modern() -> tuple[int, int]:
     """Mistakes in modern trainings that others wrote, judged once: how many are named, of how many."""
-    names = ("diagnosis_modern_second", "diagnosis_modern_third", "diagnosis_modern_fourth")
-    outcomes = [row["outcome"] for name in names for row in select(name, variant="broken")]
+    names = ("second", "third", "fourth", "fifth")
+    outcomes = [row["outcome"] for name in names for row in select(f"diagnosis_modern_{name}", variant="broken")]
     return outcomes.count("first") + outcomes.count("named"), len(outcomes)
 
 
