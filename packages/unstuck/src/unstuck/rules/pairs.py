@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import FEWEST, Again, kinds
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.rules.standstill import falling
 from unstuck.step import Node
 from unstuck.step.node import reached
 from unstuck.wording import named, number, percent
@@ -101,8 +99,7 @@ def unused_options(evidence: Evidence) -> Found | None:
                 "{name} takes one or a few of its {options} options: as many as {used} that are used alike.",
                 name=named(choice.module), options=choice.options, used=number(choice.used),
             )  # fmt: skip
-            severity = Severity.NOTE if choice.nearest and falling(evidence) else None
-            return Found((choice.module,), choice.used, enough, text, severity=severity)
+            return Found((choice.module,), choice.used, enough, text)
     return None
 
 
@@ -227,7 +224,6 @@ class Choice:
     options: int
     used: float  # as many options, used alike, as are taken: exp(entropy)
     taken: int = 1  # at once
-    nearest: bool = False  # the smallest distance is taken: a codebook
 
 
 @question
@@ -250,7 +246,7 @@ def choices(again: Again) -> tuple[Choice, ...]:
         counts = torch.bincount(chosen.flatten(), minlength=options).float()
         shares = counts / counts.sum()
         used = float(torch.special.entr(shares).sum().exp())  # as many that are used alike
-        found.append(Choice(node.module or "", options, used, chosen.numel() // rows, node.function == "argmin"))
+        found.append(Choice(node.module or "", options, used, chosen.numel() // rows))
     return tuple(found)
 
 
