@@ -25,7 +25,7 @@ from unstuck.observation.batch import MOST_DEPTH
 from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import Node
-from unstuck.step.recorder import Recorder, inputs_of
+from unstuck.step.recorder import Recorder
 from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
@@ -223,7 +223,7 @@ class Probe(Observer):
                 except Exception as error:
                     self._running.note_bug(running.name or type(layer).__name__, error)
             if not self._stack:
-                self._end_pass(output, inputs_of(layer, args, kwargs))
+                self._end_pass(output, layer, args, kwargs)
                 if output is None:  # it has raised an error
                     self.stop_following()
 
@@ -284,12 +284,12 @@ class Probe(Observer):
         self._recorder.active = [last]
         self._recorder.begin(args)
 
-    def _end_pass(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
+    def _end_pass(self, *call: Any) -> None:
         """A forward pass is over; its outputs are followed until the gradient comes back."""
         self._stack.clear()
         running, self._running = self._running, None
         if running is not None:
-            self._recorder.end(outputs, inputs)
+            self._recorder.end(*call)
             if running not in self._followed:
                 self._followed = [*self._followed, running][-FOLLOWED:]
         self._recorder.active = self._followed

@@ -66,13 +66,15 @@ class Recorder(TorchFunctionMode):
             self._entered = True
 
     @unfollowed
-    def end(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
-        """A forward pass of these inputs has returned these outputs; its loss comes."""
+    def end(self, outputs: Any = None, module: Any = None, args: Any = (), kwargs: Mapping[str, Any] = {}) -> None:
+        """A forward pass, of a module with these arguments, has returned these outputs; its loss comes."""
         self.stack.clear()
-        given = ((name, value) for name, value in (inputs or {}).items() if isinstance(value, Tensor) and value.dim())
-        unread = {name: _place(value) for name, value in given if self.known(value) is None}
-        read = {_place(node.value) for node in self.step.nodes if node.value is not None} if unread else ()
-        self.step.unread |= {name: None for name, place in unread.items() if place not in read}
+        given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
+        unread = {id(value) for value in given if self.known(value) is None}
+        if unread:
+            named = _inputs_of(module, args, kwargs).items()
+            read = {_place(node.value) for node in self.step.nodes if node.value is not None}
+            self.step.unread |= {name: None for name, x in named if id(x) in unread and _place(x) not in read}
         self.step.outputs += [node for tensor in tensors_in(outputs) if (node := self.known(tensor)) is not None]
         if self._entered:
             lower(self)  # the caller may leave a mode of its own before the loss
@@ -242,7 +244,7 @@ def _continues(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
 
 
-def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a module by name, as far as its forward has names for them."""
     try:
         parameters = inspect.signature(module.forward).parameters.values()
@@ -298,7 +300,7 @@ class StepObserver(Observer):
         if self._recorder.stack:
             self._recorder.stack.pop()
             if not self._recorder.stack:
-                self._recorder.end(output, inputs_of(layer, args, kwargs))
+                self._recorder.end(output, layer, args, kwargs)
 
     def take(self) -> Step | None:
         """The step so far, after which another begins; None without a forward pass."""
