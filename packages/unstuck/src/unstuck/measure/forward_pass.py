@@ -48,6 +48,7 @@ class ForwardPass:
         self,
         recorder: Recorder,
         stack: list[RunningModule],  # the modules that run, outermost first
+        batches: Batches,  # of all passes of the step
         *,
         samples: int,  # of the batch; 0: the length of what the first layer reads
         most: int | None,  # samples that are compared with each other
@@ -85,7 +86,7 @@ class ForwardPass:
         self._leaf: GraphNode | None = None
         self._backward_pass = NONE
         self._returned = False  # a gradient has come back to the outputs of a model without layers
-        self._batches = Batches()
+        self._batches = batches
         self._input: Tensor | None = None  # of the activation that is running
         self._gradients: list[LayerGradient] = []
         self._hooks: list[weakref.ref[Any]] = []  # the graph holds them

@@ -16,6 +16,7 @@ from unstuck._torch.autograd import NONE, after_backward, backward_pass, gradien
 from unstuck._torch.modes import transforms_active
 from unstuck.language import _
 from unstuck.language.warning import warn
+from unstuck.measure.batches import Batches
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.measure.parameters import Parameters, is_fresh, sizes_of
@@ -68,6 +69,7 @@ class Probe(Observer):
         self._followed: list[ForwardPass] = []  # passes that are over, and whose loss is being computed
         self._passes: list[ForwardPass] = []
         self._fresh: list[ForwardPass] = []
+        self._batches = Batches()
         self._idle = 0
         self._backward_pass = NONE
         self._transformed = False
@@ -111,7 +113,7 @@ class Probe(Observer):
 
     def forget(self) -> None:
         """Drop all passes."""
-        self._passes, self._fresh, self._idle = [], [], 0
+        self._passes, self._fresh, self._batches, self._idle = [], [], Batches(), 0
         self._backward_pass, self._transformed = NONE, False
         self.parameters.forget_gradients()
         self._recorder.restart({}).release()
@@ -274,6 +276,7 @@ class Probe(Observer):
             last = ForwardPass(
                 self._recorder,
                 self._stack,
+                self._batches,
                 samples=batch_size(args),
                 most=self._most,
                 arrived=self._gradient_arrived,
