@@ -53,7 +53,8 @@ class Flow:
         if found is not None:
             return found
         if node.op == "parameter":
-            return Origin(0, (node.target,) if len(node.shape) > 1 else (), constant=True)
+            self._origins[node] = found = Origin(0, (node.target,) if len(node.shape) > 1 else (), constant=True)
+            return found
         if node.function == "getitem" and node.reads[0].dtype is None:  # one of several results of a call
             floating = node.dtype is None or node.dtype.is_floating_point or node.dtype.is_complex
             return self.origin(node.reads[0]) if floating else UNKNOWN
@@ -61,14 +62,12 @@ class Flow:
 
     def producer(self, node: Node) -> int:
         """The position of the layer whose output a tensor is, moved or reshaped at most; -1 without one."""
-        while node not in self._places and node.reads and self._keeps(node):
+        while node not in self._places and node.reads and (node.function in calls.MOVES or self._keeps(node)):
             node = node.reads[0]
         return self._places.get(node, -1)
 
     def _keeps(self, node: Node) -> bool:
-        """Whether the result of a call is an output of the layer that its first argument comes from."""
-        if node.function in calls.MOVES:
-            return True
+        """Whether the result of a call that moves nothing is an output of the layer that its first argument is of."""
         if node.function in calls.SCALINGS:
             return self.scaled_core(node) is not None
         if node.function not in ("stack", "cat", "concat"):
@@ -124,7 +123,7 @@ def sources_of(origins: Sequence[Origin]) -> int:
 
 def weights_of(origins: Sequence[Origin]) -> tuple[str, ...]:
     """The parameters of several tensors."""
-    return tuple(dict.fromkeys(w for origin in origins for w in origin.weights))
+    return tuple(dict.fromkeys([w for origin in origins for w in origin.weights]))
 
 
 def bits(number: int) -> list[int]:

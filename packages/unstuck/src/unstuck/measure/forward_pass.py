@@ -139,27 +139,31 @@ class ForwardPass:
 
     def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """A function has run."""
-        if not self._stack and not node.grad_enabled:
-            return
-        self._follow(node, args, kwargs, result)
-        if not self._stack and node.function in calls.LOSSES:
-            self.take_term(node, result)
-        elif not self._stack and node.function in calls.SQUARES:
-            self.take_square(node)
+        if self._stack:
+            self._follow(node, args, kwargs, result)
+        elif node.grad_enabled:
+            if node.function not in calls.MOVES:
+                self._take_loss_call(node)
+            self._follow(node, args, kwargs, result)
+            if node.function in calls.LOSSES:
+                self.take_term(node, result)
+            elif node.function in calls.SQUARES:
+                self.take_square(node)
 
     def _follow(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         name, flow = node.function, self.flow
         origins = [flow.origin(read) for read in node.reads]
-        self.used.update(read.target for read in node.reads if read.op == "parameter")
-        if not self._stack and name not in calls.MOVES:
-            self._take_loss_call(node)
+        self.used.update([read.target for read in node.reads if read.op == "parameter"])
+        known = any([origin is not UNKNOWN for origin in origins])
+        if not (known or self._stack):
+            return  # what does not come from the model is no part of it
         if name == "setitem":
             target, sources = origins[0], sources_of(origins)
             flow.set(node, Origin(sources, target.weights, target.dim) if sources else target)
             return
-        outputs = [t for t in tensors_in([result]) if t.is_floating_point() or t.is_complex()]
-        if not outputs or (not self._stack and all(o is UNKNOWN for o in origins)):
-            return  # what does not come from the model is no part of it
+        outputs = [t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()]
+        if not outputs:
+            return
         weights = weights_of(origins)
         if self._stack and self._stack[-1].parametrizes:
             flow.set(node, Origin(0, weights, constant=True))
@@ -182,7 +186,7 @@ class ForwardPass:
             layer.ours = bool(self._stack) and is_ours(type(self._stack[-1].module).__module__)
             flow.add(layer)
             self._measure(layer, args, kwargs, outputs)
-        elif any(o is not UNKNOWN for o in origins):
+        elif known:
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
             flow.set(node, Origin(sources, own, dim, constant, beyond))
         if name == "batch_norm" and self._stack:
@@ -193,7 +197,7 @@ class ForwardPass:
     def _take_loss_call(self, node: Node) -> None:
         """Note layers and parameters of no module that a call of the loss takes."""
         for read in node.reads:
-            layer = self.flow.layer(read)
+            layer = self.flow.layer(read) if read.op == "call_function" else None
             if layer is not None:
                 layer.in_loss = True
             own = read.tensor() if read.op == "constant" and read.requires_grad else None
