@@ -243,9 +243,9 @@ def is_fresh(weight: Tensor) -> bool:
     if x is None:
         return False
     bound = weight[0].numel() ** -0.5
-    largest, size = float(x.abs().max()) / bound, float(x.square().mean().sqrt()) / bound
     tolerance = max(0.1, 3.5 * math.sqrt(0.2 / len(x)))  # standard errors of the size of few numbers
-    return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
+    fits = abs(_rms(x) / bound * math.sqrt(3) - 1) < tolerance
+    return fits and 0.9 < float(x.abs().max()) / bound < 1.001
 
 
 @unfollowed
@@ -255,11 +255,16 @@ def _is_normal(weight: Tensor) -> bool:
     x = _drawn(weight)
     if x is None:
         return False
-    x = x / NEW_DEVIATION
-    squares = x.square()  # `pow(4)` takes ten times as long
-    fourth = squares.square().mean()
-    errors = torch.stack([x.mean(), (squares.mean() - 1) / math.sqrt(2), (fourth - 3) / math.sqrt(96)])
-    return bool(errors.abs().max() < 4 / math.sqrt(len(x)))
+    x, most = x / NEW_DEVIATION, 4 / math.sqrt(len(x))
+    return (
+        abs(_rms(x) ** 2 - 1) < most * math.sqrt(2)
+        and abs(float(x.mean())) < most
+        and abs(float(x.square().square().mean()) - 3) < most * math.sqrt(96)  # `pow(4)` takes ten times as long
+    )
+
+
+def _rms(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x)) / math.sqrt(len(x))
 
 
 def _drawn(weight: Tensor) -> Tensor | None:
