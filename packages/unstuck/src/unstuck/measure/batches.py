@@ -6,7 +6,6 @@ A network of a thousand narrow layers asks for a dozen numbers of each. A call o
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from unstuck.measure.statistics import Sums
@@ -54,7 +53,6 @@ class Batches:
             self._compute(batch)
         self._batches = {}
 
-    @torch.no_grad()
     def _compute(self, batch: _Batch) -> None:
         if batch.owners:
             batch.compute(batch.stack[: len(batch.owners)], batch.owners)

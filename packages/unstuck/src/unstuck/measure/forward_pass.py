@@ -27,7 +27,7 @@ from unstuck.measure.running_module import RunningModule
 from unstuck.measure.statistics import Number, Sums
 from unstuck.measure.strays import is_product, place_of
 from unstuck.measure.terms import TermCall
-from unstuck.step.node import Node, tensors_in
+from unstuck.step.node import Node, reached, tensors_in
 from unstuck.step.recorder import Recorder
 from unstuck.wording import in_one_line
 
@@ -200,7 +200,9 @@ class ForwardPass:
             layer = self.flow.layer(read) if read.op == "call_function" else None
             if layer is not None:
                 layer.in_loss = True
-            own = read.tensor() if read.op == "constant" and read.requires_grad else None
+            if read.op != "constant" or not read.requires_grad:
+                continue
+            own = read.tensor()
             if isinstance(own, nn.Parameter) and own not in {known() for known, _ in self.loss_parameters.values()}:
                 place = f"{node.function} {list(own.shape)}" if own.dim() else node.function
                 place += f" ({len(self.loss_parameters)})" if place in self.loss_parameters else ""
@@ -317,7 +319,6 @@ class ForwardPass:
 
     @unfollowed
     @hidden_from_modes
-    @torch.no_grad()
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
         for tensor in tensors_in(values):
@@ -347,7 +348,6 @@ class ForwardPass:
             self.compared[kind] = Compared.of(outputs, targets)
 
     @hidden_from_modes
-    @torch.no_grad()
     def take_batch_norm(self, node: Node) -> None:
         """Take how far running statistics are from those of the batch."""
         given = calls.given(node, *_BATCH_NORM)
@@ -481,6 +481,25 @@ class ForwardPass:
         return True
 
 
+class CountedPass(ForwardPass):
+    """One of very many passes before a loss: it waits for a gradient of its outputs, and nothing else is measured."""
+
+    def take_inputs(self, values: Any) -> None:
+        """Note whether they train."""
+        self.inputs_train = any(tensor.requires_grad for tensor in tensors_in(values))
+
+    def continues(self, values: Any, name: str) -> bool:
+        """Whether an outermost module reads what was computed from the pass's outputs."""
+        read = filter(None, map(self._recorder.known, tensors_in(values)))
+        return any(self.flow.origin(node).sources for node in reached(read, lambda node: node.reads))
+
+    def follow_outputs(self, outputs: Any) -> None:
+        """Wait for the gradient of the outputs."""
+        for output in tensors_in(outputs):
+            self.flow.set(self._recorder.node_of(output), Origin(1))
+        super().follow_outputs(outputs)
+
+
 def _part(stack: Tensor, dim: int, most: int | None) -> Tensor:
     """The positions that are measured of a stack of first samples, in one piece."""
     return (stack if most is None else statistics.thinned(stack, dim)).contiguous()
@@ -506,7 +525,6 @@ class LayerGradient:
         self.sums.arrivals = self.sums.gradient = self.sums.nonfinite_gradient = 0.0
 
     @unfollowed
-    @torch.no_grad()
     def add(self, place: int, gradient: Tensor, samples: int) -> None:
         """Take the gradient of an output."""
         gradient, before = bare(gradient), self._gradients.pop(place, None)

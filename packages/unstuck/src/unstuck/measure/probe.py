@@ -17,7 +17,7 @@ from unstuck._torch.modes import transforms_active
 from unstuck.language import _
 from unstuck.language.warning import warn
 from unstuck.measure.batches import Batches
-from unstuck.measure.forward_pass import ForwardPass
+from unstuck.measure.forward_pass import CountedPass, ForwardPass
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.measure.parameters import Parameters, is_fresh, sizes_of
 from unstuck.measure.running_module import RunningModule
@@ -26,7 +26,7 @@ from unstuck.observation.batch import MOST_DEPTH
 from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import Node
-from unstuck.step.recorder import Recorder
+from unstuck.step.recorder import PASSES, Recorder
 from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
@@ -273,7 +273,8 @@ class Probe(Observer):
                 return
             if len(self._passes) >= MOST_PASSES:
                 self._passes = [r for r in self._passes if r.counts][-MOST_PASSES // 2 :]
-            last = ForwardPass(
+            many = len(self._passes) >= PASSES and not self._recorder.step.losses
+            last = (CountedPass if many else ForwardPass)(
                 self._recorder,
                 self._stack,
                 self._batches,
@@ -281,10 +282,12 @@ class Probe(Observer):
                 most=self._most,
                 arrived=self._gradient_arrived,
             )
+            if many:  # one of the first is enough for the loss
+                last.used, self._followed = self._passes[0].used, self._followed[-1:]
             last.take_inputs(args)
             self._passes.append(last)
         self._running, last.training = last, layer.training
-        self._recorder.active = [last]
+        self._recorder.active = [] if isinstance(last, CountedPass) else [last]
         self._recorder.begin(args)
 
     def _end_pass(self, *call: Any) -> None:
@@ -293,7 +296,7 @@ class Probe(Observer):
         running, self._running = self._running, None
         if running is not None:
             self._recorder.end(*call)
-            if running not in self._followed:
+            if running not in self._followed and not isinstance(running, CountedPass):
                 self._followed = [*self._followed, running][-FOLLOWED:]
         self._recorder.active = self._followed
 

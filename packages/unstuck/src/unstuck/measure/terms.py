@@ -33,7 +33,6 @@ class TermCall:
     count: int = 1  # of the numbers of which the value is the mean
 
     @classmethod
-    @torch.no_grad()
     def of(cls, flow: Flow, node: Node, value: Tensor, inputs: Sequence[Tensor]) -> "TermCall":
         """Note a call, and wait for the gradient of its result."""
         argument = calls.given(node, "input", "target").get("target")
@@ -46,7 +45,6 @@ class TermCall:
         return call
 
     @classmethod
-    @torch.no_grad()
     def of_square(cls, flow: Flow, difference: Node, pair: Pair, inputs: Sequence[Tensor]) -> "TermCall | None":
         """Note a difference that is squared, and wait for its gradient.
 

@@ -144,7 +144,7 @@ class Recorder(TorchFunctionMode):
             return node
         name, own = self._names.get(id(tensor), ("", None))
         if own is not tensor:
-            name = self.name(tensor) if isinstance(tensor, nn.Parameter) else ""
+            name = self.name(tensor) if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter) else ""
         if name:
             node = Node("parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
         elif node is None:
