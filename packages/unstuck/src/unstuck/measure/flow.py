@@ -35,25 +35,21 @@ class Flow:
         self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
         self.dropouts: list[float] = []  # the shares that they drop
         self._places: dict[Node, int] = {}
-        self._origins: dict[Node, Origin] = {}
+        self.origins: dict[Node, Origin] = {}  # of the results of calls and of parameters
 
     def add(self, layer: LayerCall) -> None:
         """A call has made a layer."""
         self._places[layer.node] = len(self.layers)
-        self._origins[layer.node] = Origin(1 << len(self.layers), dim=layer.dim)
+        self.origins[layer.node] = Origin(1 << len(self.layers), dim=layer.dim)
         self.layers.append(layer)
-
-    def set(self, node: Node, origin: Origin) -> None:
-        """Note where the result of a call comes from."""
-        self._origins[node] = origin
 
     def origin(self, node: Node) -> Origin:
         """Where a tensor comes from."""
-        found = self._origins.get(node)
+        found = self.origins.get(node)
         if found is not None:
             return found
         if node.op == "parameter":
-            self._origins[node] = found = Origin(0, (node.target,) if len(node.shape) > 1 else (), constant=True)
+            self.origins[node] = found = Origin(0, (node.target,) if len(node.shape) > 1 else (), constant=True)
             return found
         if node.function == "getitem" and node.reads[0].dtype is None:  # one of several results of a call
             floating = node.dtype is None or node.dtype.is_floating_point or node.dtype.is_complex

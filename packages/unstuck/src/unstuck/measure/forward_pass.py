@@ -1,9 +1,10 @@
 """A forward pass and its loss while they run: which calls make layers, their numbers, and gradients that come back."""
 
+import operator
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class ForwardPass:
         recorder: Recorder,
         stack: list[RunningModule],  # the modules that run, outermost first
         batches: Batches,  # of all passes of the step
+        inputs: Any,
         *,
         samples: int,  # of the batch; 0: the length of what the first layer reads
         most: int | None,  # samples that are compared with each other
@@ -72,7 +74,7 @@ class ForwardPass:
         self._calls: Counter[str] = Counter()
         self.of_inputs = Sums()
         self.given: list[weakref.ref[Tensor]] = []  # the model's inputs
-        self.inputs_train = False  # an input has a gradient
+        self.inputs_train = any(tensor.requires_grad for tensor in tensors_in(inputs))
         self.samples = samples
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
@@ -86,7 +88,7 @@ class ForwardPass:
         self._leaf: GraphNode | None = None
         self._backward_pass = NONE
         self._returned = False  # a gradient has come back to the outputs of a model without layers
-        self._batches = batches
+        self.batches = batches
         self._input: Tensor | None = None  # of the activation that is running
         self._gradients: list[LayerGradient] = []
         self._hooks: list[weakref.ref[Any]] = []  # the graph holds them
@@ -121,7 +123,7 @@ class ForwardPass:
             ran = len(self.layers) > running.layers
             sources = 1 << (len(self.layers) - 1) if ran else sources_of([self._origin(t) for t in tensors_in(args)])
             for tensor in unknown if sources else ():
-                self.flow.set(self._recorder.node_of(tensor), Origin(sources))
+                self.flow.origins[self._recorder.node_of(tensor)] = Origin(sources)
 
     def before(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A function is about to run: keep the input of an activation."""
@@ -159,14 +161,14 @@ class ForwardPass:
             return  # what does not come from the model is no part of it
         if name == "setitem":
             target, sources = origins[0], sources_of(origins)
-            flow.set(node, Origin(sources, target.weights, target.dim) if sources else target)
+            flow.origins[node] = Origin(sources, target.weights, target.dim) if sources else target
             return
         outputs = [t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()]
         if not outputs:
             return
         weights = weights_of(origins)
         if self._stack and self._stack[-1].parametrizes:
-            flow.set(node, Origin(0, weights, constant=True))
+            flow.origins[node] = Origin(0, weights, constant=True)
             return
         arguments = list(tensors_in((args, kwargs)) if kwargs else tensors_in(args))
         constant = bool(origins) and all(o.constant for o in origins)
@@ -175,7 +177,7 @@ class ForwardPass:
         beyond = self._is_beyond(name, arguments, origins)
         sources = sources_of(origins)
         if beyond and name not in calls.OF_LOSSES:
-            flow.set(node, Origin(sources, dim=dim, beyond=True))
+            flow.origins[node] = Origin(sources, dim=dim, beyond=True)
             return
         flow.calls.append(node)
         role = None if beyond else self._role(node, arguments, weights, constant, outputs[0].is_complex())
@@ -188,7 +190,7 @@ class ForwardPass:
             self._measure(layer, args, kwargs, outputs)
         elif known:
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
-            flow.set(node, Origin(sources, own, dim, constant, beyond))
+            flow.origins[node] = Origin(sources, own, dim, constant, beyond)
         if name == "batch_norm" and self._stack:
             self.take_batch_norm(node)
         if (compared := losses.comparison(flow, node)) is not None:
@@ -313,16 +315,11 @@ class ForwardPass:
         for gradient in self._gradients:
             gradient.reset()
 
-    def flush(self) -> None:
-        """Compute the statistics that wait to be computed together."""
-        self._batches.flush()
-
     @unfollowed
     @hidden_from_modes
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
         for tensor in tensors_in(values):
-            self.inputs_train |= tensor.requires_grad
             self.given.append(weakref.ref(tensor))
             if kind := statistics.unmeasured(tensor):
                 self.notes[_("an input of the model: it is a {kind} tensor", kind=kind)] = None
@@ -374,7 +371,7 @@ class ForwardPass:
     def take_term(self, node: Node, value: Any) -> None:
         """Note a term of the loss."""
         if isinstance(value, Tensor) and value.requires_grad and not statistics.unmeasured(value):
-            self.terms.append(TermCall.of(self.flow, node, value, self._living_inputs))
+            self.terms.append(TermCall.of(self.flow, node, value, self.given))
 
     @hidden_from_modes
     def take_square(self, node: Node) -> None:
@@ -382,12 +379,8 @@ class ForwardPass:
         pair = losses.squared_difference(self.flow, node)
         if pair is not None and node.reads[0] not in self._squared:
             self._squared.add(node.reads[0])
-            term = TermCall.of_square(self.flow, node.reads[0], pair, self._living_inputs)
+            term = TermCall.of_square(self.flow, node.reads[0], pair, self.given)
             self.terms += [term] if term is not None else []
-
-    @property
-    def _living_inputs(self) -> list[Tensor]:
-        return [tensor for given in self.given if (tensor := given()) is not None]
 
     def ends(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
@@ -455,9 +448,9 @@ class ForwardPass:
             if activation is not None and activation.by_output:
                 add_slopes_of(part, owners)
 
-        self._batches.put(None if key is None else (rows, samples, key), x, layer.sums, add)
+        self.batches.put(None if key is None else (rows, samples, key), x, layer.sums, add)
         if activation is not None and not activation.by_output and self._input is not None:
-            self._batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], layer.sums, add_slopes_of)
+            self.batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], layer.sums, add_slopes_of)
 
     def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor | None) -> None:
         # None is from a function without a derivative, such as those of quantized layers.
@@ -484,10 +477,6 @@ class ForwardPass:
 class CountedPass(ForwardPass):
     """One of very many passes before a loss: it waits for a gradient of its outputs, and nothing else is measured."""
 
-    def take_inputs(self, values: Any) -> None:
-        """Note whether they train."""
-        self.inputs_train = any(tensor.requires_grad for tensor in tensors_in(values))
-
     def continues(self, values: Any, name: str) -> bool:
         """Whether an outermost module reads what was computed from the pass's outputs."""
         read = filter(None, map(self._recorder.known, tensors_in(values)))
@@ -496,7 +485,7 @@ class CountedPass(ForwardPass):
     def follow_outputs(self, outputs: Any) -> None:
         """Wait for the gradient of the outputs."""
         for output in tensors_in(outputs):
-            self.flow.set(self._recorder.node_of(output), Origin(1))
+            self.flow.origins[self._recorder.node_of(output)] = Origin(1)
         super().follow_outputs(outputs)
 
 
@@ -535,8 +524,5 @@ class LayerGradient:
         self.sums.samples = float(samples)
         self.sums.arrivals += 1
         self._sizes[place] = statistics.squared_size(gradient)
-        if len(self._sizes) == 1:  # without a sum: on a GPU each one is a kernel
-            self.sums.gradient, self.sums.nonfinite_gradient = self._sizes[place]
-        else:
-            self.sums.gradient = sum(size for size, _ in self._sizes.values())
-            self.sums.nonfinite_gradient = sum(count for _, count in self._sizes.values())
+        both = zip(*self._sizes.values(), strict=True)  # without adding them to 0: on a GPU that is a kernel
+        self.sums.gradient, self.sums.nonfinite_gradient = (reduce(operator.add, numbers) for numbers in both)

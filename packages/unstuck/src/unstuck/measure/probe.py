@@ -4,7 +4,7 @@
 """
 
 import weakref
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -229,23 +229,15 @@ class Probe(Observer):
                 if output is None:  # it has raised an error
                     self.stop_following()
 
-    def _give_up(self, error: Exception) -> None:
-        """A bug of ours: the model runs on, and is not measured."""
-        self.detach()
-        self.forget()
-        warn(_("A bug in unstuck keeps it from measuring this model: please report it ({reason})",
-               reason=in_one_line(error)))  # fmt: skip
-
-    def needs(self, modules: Sequence[nn.Module]) -> bool:
-        """All layers run one by one: each is measured."""
-        return True
-
     def _begins_pass(self, args: Any, name: str, layer: nn.Module) -> bool:
         """Begin a pass, or continue the last; returns whether it is measured."""
         try:
             self._begin_pass(args, name, layer)
-        except Exception as error:
-            self._give_up(error)
+        except Exception as error:  # a bug of ours: the model runs on, and is not measured
+            self.detach()
+            self.forget()
+            warn(_("A bug in unstuck keeps it from measuring this model: please report it ({reason})",
+                   reason=in_one_line(error)))  # fmt: skip
         return self.attached
 
     def _rest_if_idle(self) -> None:
@@ -278,13 +270,15 @@ class Probe(Observer):
                 self._recorder,
                 self._stack,
                 self._batches,
+                args,
                 samples=batch_size(args),
                 most=self._most,
                 arrived=self._gradient_arrived,
             )
             if many:  # one of the first is enough for the loss
                 last.used, self._followed = self._passes[0].used, self._followed[-1:]
-            last.take_inputs(args)
+            else:
+                last.take_inputs(args)
             self._passes.append(last)
         self._running, last.training = last, layer.training
         self._recorder.active = [] if isinstance(last, CountedPass) else [last]

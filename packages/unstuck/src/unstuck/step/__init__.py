@@ -2,7 +2,7 @@
 
 from unstuck.step.node import Node
 from unstuck.step.recorder import StepObserver, recorded
-from unstuck.step.replay import Replay, gpus, state
+from unstuck.step.replay import Replay, copied, gpus, state
 from unstuck.step.step import Step
 
-__all__ = ["Node", "Replay", "Step", "StepObserver", "gpus", "recorded", "state"]
+__all__ = ["Node", "Replay", "Step", "StepObserver", "copied", "gpus", "recorded", "state"]

@@ -20,6 +20,7 @@ from unstuck._torch.modes import autocast, leave, lower, original, transforms_ac
 from unstuck.extensions import is_library_file
 from unstuck.observation.observer import Observer
 from unstuck.step.node import Node, mapped, name_of, reached, tensors_in
+from unstuck.step.replay import state
 from unstuck.step.step import Step
 
 TRANSFORMS = "calls inside torch.func.vmap, grad and the like"
@@ -289,9 +290,7 @@ class StepObserver(Observer):
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
             if self._recorder.passes in (0, PASSES):
-                self._recorder.restart(
-                    {**dict(self.model.named_buffers()), **dict(self.model.named_parameters())}
-                ).release()
+                self._recorder.restart(state(self.model)).release()
             self._recorder.begin(args)
         self._recorder.stack.append(name)
 
