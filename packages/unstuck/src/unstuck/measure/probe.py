@@ -205,7 +205,11 @@ class Probe(Observer):
             self._begins()
             if not self.attached:
                 return
-            if not self._begins_pass(args if args or self.named_inputs is None else self.named_inputs, name, layer):
+            try:
+                self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name, layer)
+            except Exception as error:
+                self._give_up(error)
+            if not self.attached:
                 return
             name = self._names.get(id(layer), name)
         layers = len(self._passes[-1].layers) if self._passes else 0
@@ -229,16 +233,12 @@ class Probe(Observer):
                 if output is None:  # it has raised an error
                     self.stop_following()
 
-    def _begins_pass(self, args: Any, name: str, layer: nn.Module) -> bool:
-        """Begin a pass, or continue the last; returns whether it is measured."""
-        try:
-            self._begin_pass(args, name, layer)
-        except Exception as error:  # a bug of ours: the model runs on, and is not measured
-            self.detach()
-            self.forget()
-            warn(_("A bug in unstuck keeps it from measuring this model: please report it ({reason})",
-                   reason=in_one_line(error)))  # fmt: skip
-        return self.attached
+    def _give_up(self, error: Exception) -> None:
+        """A bug of ours: the model runs on, and is not measured."""
+        self.detach()
+        self.forget()
+        warn(_("A bug in unstuck keeps it from measuring this model: please report it ({reason})",
+               reason=in_one_line(error)))  # fmt: skip
 
     def _rest_if_idle(self) -> None:
         """Drop passes to which nothing can come back; rest after many of them."""
@@ -253,6 +253,7 @@ class Probe(Observer):
             self.rests = True
 
     def _begin_pass(self, args: Any, name: str, layer: nn.Module) -> None:
+        """Begin a pass, or continue the last."""
         last = self._passes[-1] if self._passes else None
         if last is None or any(one.ends_at for one in self._followed):
             self.stop_following()
