@@ -90,7 +90,7 @@ class Flow:
 
     def summed(self, node: Node) -> str:
         """The name of the layer whose output a tensor is, summed."""
-        while node.function in calls.ADDITIONS | calls.MOVES and len(node.reads) == 1:
+        while len(node.reads) == 1 and node.function in calls.ADDITIONS | calls.MOVES:
             node = node.reads[0]
         return self.read(node.reads[0]) if node.function == "sum" and node.reads else ""
 
@@ -99,7 +99,7 @@ class Flow:
 
         Something may be added to the view, such as an embedding of places.
         """
-        while node.function in calls.MOVES | calls.ADDITIONS and node.reads:
+        while node.reads and (node.function in calls.MOVES or node.function in calls.ADDITIONS):
             before = self.origin(node.reads[0])
             if before is UNKNOWN and node.module is None:
                 return None

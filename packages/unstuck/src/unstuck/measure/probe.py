@@ -182,7 +182,7 @@ class Probe(Observer):
 
         FSDP puts others in the place of parameters, too, and puts the former ones back.
         """
-        own, before = dict(self.model.named_parameters()), self.parameters.named
+        own, before = dict(self.model.named_parameters()) if self._replacing else {}, self.parameters.named
         replaced = [n for n, came in self._replacing.items() if own.get(n) is not came()]
         gone = (name for name, made in self._made.items() if made() is None)
         return (*gone, *(n for n in replaced if own.get(n) is not before.get(n)))
@@ -200,8 +200,8 @@ class Probe(Observer):
         if not self._stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
-            # The backward passes of fresh ones ended with an error.
-            self._passes, self._fresh = [r for r in self._passes if r not in self._fresh], []
+            if self._fresh:  # their backward passes ended with an error
+                self._passes, self._fresh = [r for r in self._passes if r not in self._fresh], []
             self._begins()
             if not self.attached:
                 return

@@ -109,7 +109,7 @@ class Recorder(TorchFunctionMode):
         """Run a function and record it."""
         kwargs, func = kwargs or {}, original(func)
         name = name_of(func)
-        if not name or (self._ended and not _continues(args, kwargs)):
+        if not name or (self._ended and not (torch.is_grad_enabled() and _continues(args, kwargs))):
             return func(*args, **kwargs)
         if transforms_active() and name != "backward":
             self.step.unfollowed[TRANSFORMS] = None
@@ -242,7 +242,7 @@ class Recorder(TorchFunctionMode):
 @unfollowed
 def _continues(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call after a backward pass may belong to another loss; an optimizer's does not, nor the next batch."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
+    return any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
 
 
 def _inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
