@@ -244,8 +244,7 @@ def is_fresh(weight: Tensor) -> bool:
         return False
     bound: float = weight[0].numel() ** -0.5
     tolerance = max(0.1, 3.5 * math.sqrt(0.2 / len(x)))  # standard errors of the size of few numbers
-    fits = abs(_rms(x) / bound * math.sqrt(3) - 1) < tolerance
-    return fits and 0.9 < float(x.abs().max()) / bound < 1.001
+    return abs(_rms(x) / bound * math.sqrt(3) - 1) < tolerance and 0.9 < float(x.abs().max()) / bound < 1.001
 
 
 @unfollowed

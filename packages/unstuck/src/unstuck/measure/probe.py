@@ -203,10 +203,9 @@ class Probe(Observer):
             if self._fresh:  # their backward passes ended with an error
                 self._passes, self._fresh = [r for r in self._passes if r not in self._fresh], []
             self._begins()
-            if not self.attached:
-                return
             try:
-                self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name, layer)
+                if self.attached:
+                    self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name, layer)
             except Exception as error:
                 self._give_up(error)
             if not self.attached:
