@@ -409,3 +409,25 @@ def test_each_player_of_a_game_is_measured_with_its_own_loss(discriminator_first
     if discriminator_first:
         assert [m.loss for m in other.measurements] == pytest.approx(losses[discriminator])
     assert all(w.gradient > 0 for m in (*one.measurements, *other.measurements) for w in m.weights)
+
+
+@pytest.mark.parametrize("passes", [10, 40])
+def test_all_passes_of_a_step_count_although_only_the_first_are_measured(passes):
+    body, head = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), nn.Linear(4, 1)
+    model = nn.ModuleDict({"body": body, "head": head})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def episode():
+        return torch.stack([head(body(torch.randn(ROWS, 8)).tanh()).square().mean() for _ in range(passes)]).sum()
+
+    with Monitor(model, every=1) as monitor:
+        episode().backward()
+        optimizer.zero_grad()
+        loss = episode()
+        loss.backward()
+        optimizer.step()
+    (measured,) = monitor.measurements
+    assert (measured.samples, measured.discarded) == (passes * ROWS, passes)
+    assert measured.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert [layer.name for layer in measured.layers] == ["body.0", "body.1", "tanh", "head"]
+    assert all(layer.gradient for layer in measured.layers)

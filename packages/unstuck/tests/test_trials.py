@@ -125,7 +125,7 @@ def test_a_failed_copy_leaves_the_training_alone(monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr("unstuck.trials.recording.copy", fail)
+    monkeypatch.setattr("unstuck.trials.recording.copied", fail)
     recording = recorded(network(), F.cross_entropy, *batch())
     assert recording.missing == "OutOfMemoryError: no memory"
 

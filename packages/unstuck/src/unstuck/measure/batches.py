@@ -6,7 +6,6 @@ A network of a thousand narrow layers asks for a dozen numbers of each. A call o
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from unstuck.measure.statistics import Sums
@@ -46,16 +45,10 @@ class Batches:
         batch.stack[len(batch.owners)].copy_(values)
         batch.owners.append(owner)
         if len(batch.owners) == batch.stack.shape[0]:
-            self._compute(batch)
+            self.flush()
 
     def flush(self) -> None:
-        """Compute the rest and free the memory."""
+        """Compute what waits and free the memory."""
         for batch in self._batches.values():
-            self._compute(batch)
-        self._batches = {}
-
-    @torch.no_grad()
-    def _compute(self, batch: _Batch) -> None:
-        if batch.owners:
             batch.compute(batch.stack[: len(batch.owners)], batch.owners)
-            batch.owners = []
+        self._batches = {}

@@ -133,7 +133,7 @@ def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bo
         return 1 if output.dim() > 2 else -1
     if name in MOVES and name not in KEEP_PLACES:
         return _dim_after_move(dims[0], arguments[0], output)
-    alike = (dim for t, dim in zip(arguments, dims, strict=True) if t.dim() == output.dim() and dim != -1)
+    alike = (dim for t, dim in zip(arguments, dims, strict=True) if dim != -1 and t.dim() == output.dim())
     return next(alike, -1)
 
 

@@ -30,7 +30,6 @@ class Compared:
     counts: tuple[int, int]  # of targets and outputs
 
     @classmethod
-    @torch.no_grad()
     def of(cls, outputs: Tensor, targets: Tensor) -> "Compared":
         """The sums of one call."""
         low, high = (bound.double() for bound in targets.aminmax())

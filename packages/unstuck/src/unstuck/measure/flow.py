@@ -35,25 +35,22 @@ class Flow:
         self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
         self.dropouts: list[float] = []  # the shares that they drop
         self._places: dict[Node, int] = {}
-        self._origins: dict[Node, Origin] = {}
+        self.origins: dict[Node, Origin] = {}  # of the results of calls and of parameters
 
     def add(self, layer: LayerCall) -> None:
         """A call has made a layer."""
         self._places[layer.node] = len(self.layers)
-        self._origins[layer.node] = Origin(1 << len(self.layers), dim=layer.dim)
+        self.origins[layer.node] = Origin(1 << len(self.layers), dim=layer.dim)
         self.layers.append(layer)
-
-    def set(self, node: Node, origin: Origin) -> None:
-        """Note where the result of a call comes from."""
-        self._origins[node] = origin
 
     def origin(self, node: Node) -> Origin:
         """Where a tensor comes from."""
-        found = self._origins.get(node)
+        found = self.origins.get(node)
         if found is not None:
             return found
         if node.op == "parameter":
-            return Origin(0, (node.target,) if len(node.shape) > 1 else (), constant=True)
+            self.origins[node] = found = Origin(0, (node.target,) if len(node.shape) > 1 else (), constant=True)
+            return found
         if node.function == "getitem" and node.reads[0].dtype is None:  # one of several results of a call
             floating = node.dtype is None or node.dtype.is_floating_point or node.dtype.is_complex
             return self.origin(node.reads[0]) if floating else UNKNOWN
@@ -61,14 +58,12 @@ class Flow:
 
     def producer(self, node: Node) -> int:
         """The position of the layer whose output a tensor is, moved or reshaped at most; -1 without one."""
-        while node not in self._places and node.reads and self._keeps(node):
+        while node not in self._places and node.reads and (node.function in calls.MOVES or self._keeps(node)):
             node = node.reads[0]
         return self._places.get(node, -1)
 
     def _keeps(self, node: Node) -> bool:
-        """Whether the result of a call is an output of the layer that its first argument comes from."""
-        if node.function in calls.MOVES:
-            return True
+        """Whether the result of a call that moves nothing is an output of the layer that its first argument is of."""
         if node.function in calls.SCALINGS:
             return self.scaled_core(node) is not None
         if node.function not in ("stack", "cat", "concat"):
@@ -95,7 +90,7 @@ class Flow:
 
     def summed(self, node: Node) -> str:
         """The name of the layer whose output a tensor is, summed."""
-        while node.function in calls.ADDITIONS | calls.MOVES and len(node.reads) == 1:
+        while len(node.reads) == 1 and node.function in calls.ADDITIONS | calls.MOVES:
             node = node.reads[0]
         return self.read(node.reads[0]) if node.function == "sum" and node.reads else ""
 
@@ -104,7 +99,7 @@ class Flow:
 
         Something may be added to the view, such as an embedding of places.
         """
-        while node.function in calls.MOVES | calls.ADDITIONS and node.reads:
+        while node.reads and (node.function in calls.MOVES or node.function in calls.ADDITIONS):
             before = self.origin(node.reads[0])
             if before is UNKNOWN and node.module is None:
                 return None
@@ -124,7 +119,7 @@ def sources_of(origins: Sequence[Origin]) -> int:
 
 def weights_of(origins: Sequence[Origin]) -> tuple[str, ...]:
     """The parameters of several tensors."""
-    return tuple(dict.fromkeys(w for origin in origins for w in origin.weights))
+    return tuple(dict.fromkeys([w for origin in origins for w in origin.weights]))
 
 
 def bits(number: int) -> list[int]:

@@ -1,9 +1,10 @@
 """A forward pass and its loss while they run: which calls make layers, their numbers, and gradients that come back."""
 
+import operator
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from unstuck.measure.running_module import RunningModule
 from unstuck.measure.statistics import Number, Sums
 from unstuck.measure.strays import is_product, place_of
 from unstuck.measure.terms import TermCall
-from unstuck.step.node import Node, tensors_in
+from unstuck.step.node import Node, reached, tensors_in
 from unstuck.step.recorder import Recorder
 from unstuck.wording import in_one_line
 
@@ -46,6 +47,8 @@ class ForwardPass:
         self,
         recorder: Recorder,
         stack: list[RunningModule],  # the modules that run, outermost first
+        batches: Batches,  # of all passes of the step
+        inputs: Any,
         *,
         samples: int,  # of the batch; 0: the length of what the first layer reads
         most: int | None,  # samples that are compared with each other
@@ -69,7 +72,7 @@ class ForwardPass:
         self._calls: Counter[str] = Counter()
         self.of_inputs = Sums()
         self.given: list[weakref.ref[Tensor]] = []  # the model's inputs
-        self.inputs_train = False  # an input has a gradient
+        self.inputs_train = any(tensor.requires_grad for tensor in tensors_in(inputs))
         self.samples = samples
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
@@ -84,7 +87,7 @@ class ForwardPass:
         self._backward_pass = NONE
         self.used_in = NONE  # the backward pass whose gradients an optimizer of other weights has used
         self._returned = False  # a gradient has come back to the outputs of a model without layers
-        self._batches = Batches()
+        self.batches = batches
         self._input: Tensor | None = None  # of the activation that is running
         self._gradients: list[LayerGradient] = []
         self._hooks: list[weakref.ref[Any]] = []  # the graph holds them
@@ -119,7 +122,7 @@ class ForwardPass:
             ran = len(self.layers) > running.layers
             sources = 1 << (len(self.layers) - 1) if ran else sources_of([self._origin(t) for t in tensors_in(args)])
             for tensor in unknown if sources else ():
-                self.flow.set(self._recorder.node_of(tensor), Origin(sources))
+                self.flow.origins[self._recorder.node_of(tensor)] = Origin(sources)
 
     def before(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A function is about to run: keep the input of an activation."""
@@ -137,30 +140,34 @@ class ForwardPass:
 
     def after(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """A function has run."""
-        if not self._stack and not node.grad_enabled:
-            return
-        self._follow(node, args, kwargs, result)
-        if not self._stack and node.function in calls.LOSSES:
-            self.take_term(node, result)
-        elif not self._stack and node.function in calls.SQUARES:
-            self.take_square(node)
+        if self._stack:
+            self._follow(node, args, kwargs, result)
+        elif node.grad_enabled:
+            if node.function not in calls.MOVES:
+                self._take_loss_call(node)
+            self._follow(node, args, kwargs, result)
+            if node.function in calls.LOSSES:
+                self.take_term(node, result)
+            elif node.function in calls.SQUARES:
+                self.take_square(node)
 
     def _follow(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         name, flow = node.function, self.flow
         origins = [flow.origin(read) for read in node.reads]
-        self.used.update(read.target for read in node.reads if read.op == "parameter")
-        if not self._stack and name not in calls.MOVES:
-            self._take_loss_call(node)
+        self.used.update([read.target for read in node.reads if read.op == "parameter"])
+        known = any([origin is not UNKNOWN for origin in origins])
+        if not (known or self._stack):
+            return  # what does not come from the model is no part of it
         if name == "setitem":
             target, sources = origins[0], sources_of(origins)
-            flow.set(node, Origin(sources, target.weights, target.dim) if sources else target)
+            flow.origins[node] = Origin(sources, target.weights, target.dim) if sources else target
             return
-        outputs = [t for t in tensors_in([result]) if t.is_floating_point() or t.is_complex()]
-        if not outputs or (not self._stack and all(o is UNKNOWN for o in origins)):
-            return  # what does not come from the model is no part of it
+        outputs = [t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()]
+        if not outputs:
+            return
         weights = weights_of(origins)
         if self._stack and self._stack[-1].parametrizes:
-            flow.set(node, Origin(0, weights, constant=True))
+            flow.origins[node] = Origin(0, weights, constant=True)
             return
         arguments = list(tensors_in((args, kwargs)) if kwargs else tensors_in(args))
         constant = bool(origins) and all(o.constant for o in origins)
@@ -169,7 +176,7 @@ class ForwardPass:
         beyond = self._is_beyond(name, arguments, origins)
         sources = sources_of(origins)
         if beyond and name not in calls.OF_LOSSES:
-            flow.set(node, Origin(sources, dim=dim, beyond=True))
+            flow.origins[node] = Origin(sources, dim=dim, beyond=True)
             return
         flow.calls.append(node)
         role = None if beyond else self._role(node, arguments, weights, constant, outputs[0].is_complex())
@@ -180,9 +187,9 @@ class ForwardPass:
             layer.ours = bool(self._stack) and is_ours(type(self._stack[-1].module).__module__)
             flow.add(layer)
             self._measure(layer, args, kwargs, outputs)
-        elif any(o is not UNKNOWN for o in origins):
+        elif known:
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
-            flow.set(node, Origin(sources, own, dim, constant, beyond))
+            flow.origins[node] = Origin(sources, own, dim, constant, beyond)
         if name == "batch_norm" and self._stack:
             self.take_batch_norm(node)
         if (compared := losses.comparison(flow, node)) is not None:
@@ -191,10 +198,12 @@ class ForwardPass:
     def _take_loss_call(self, node: Node) -> None:
         """Note layers and parameters of no module that a call of the loss takes."""
         for read in node.reads:
-            layer = self.flow.layer(read)
+            layer = self.flow.layer(read) if read.op == "call_function" else None
             if layer is not None:
                 layer.in_loss = True
-            own = read.tensor() if read.op == "constant" and read.requires_grad else None
+            if read.op != "constant" or not read.requires_grad:
+                continue
+            own = read.tensor()
             if isinstance(own, nn.Parameter) and own not in {known() for known, _ in self.loss_parameters.values()}:
                 place = f"{node.function} {list(own.shape)}" if own.dim() else node.function
                 place += f" ({len(self.loss_parameters)})" if place in self.loss_parameters else ""
@@ -315,17 +324,11 @@ class ForwardPass:
         for gradient in self._gradients:
             gradient.reset()
 
-    def flush(self) -> None:
-        """Compute the statistics that wait to be computed together."""
-        self._batches.flush()
-
     @unfollowed
     @hidden_from_modes
-    @torch.no_grad()
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
         for tensor in tensors_in(values):
-            self.inputs_train |= tensor.requires_grad
             self.given.append(weakref.ref(tensor))
             if kind := statistics.unmeasured(tensor):
                 self.notes[_("an input of the model: it is a {kind} tensor", kind=kind)] = None
@@ -351,7 +354,6 @@ class ForwardPass:
             self.compared[kind] = Compared.of(outputs, targets)
 
     @hidden_from_modes
-    @torch.no_grad()
     def take_batch_norm(self, node: Node) -> None:
         """Take how far running statistics are from those of the batch."""
         given = calls.given(node, *calls.BATCH_NORM)
@@ -378,7 +380,7 @@ class ForwardPass:
     def take_term(self, node: Node, value: Any) -> None:
         """Note a term of the loss."""
         if isinstance(value, Tensor) and value.requires_grad and not statistics.unmeasured(value):
-            self.terms.append(TermCall.of(self.flow, node, value, self._living_inputs))
+            self.terms.append(TermCall.of(self.flow, node, value, self.given))
 
     @hidden_from_modes
     def take_square(self, node: Node) -> None:
@@ -386,12 +388,8 @@ class ForwardPass:
         pair = losses.squared_difference(self.flow, node)
         if pair is not None and node.reads[0] not in self._squared:
             self._squared.add(node.reads[0])
-            term = TermCall.of_square(self.flow, node.reads[0], pair, self._living_inputs)
+            term = TermCall.of_square(self.flow, node.reads[0], pair, self.given)
             self.terms += [term] if term is not None else []
-
-    @property
-    def _living_inputs(self) -> list[Tensor]:
-        return [tensor for given in self.given if (tensor := given()) is not None]
 
     def ends(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
@@ -459,9 +457,9 @@ class ForwardPass:
             if activation is not None and activation.by_output:
                 add_slopes_of(part, owners)
 
-        self._batches.put(None if key is None else (rows, samples, key), x, layer.sums, add)
+        self.batches.put(None if key is None else (rows, samples, key), x, layer.sums, add)
         if activation is not None and not activation.by_output and self._input is not None:
-            self._batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], layer.sums, add_slopes_of)
+            self.batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], layer.sums, add_slopes_of)
 
     def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor | None) -> None:
         # None is from a function without a derivative, such as those of quantized layers.
@@ -483,6 +481,21 @@ class ForwardPass:
         self._backward_pass = backward_pass()
         self._arrived(self)
         return True
+
+
+class CountedPass(ForwardPass):
+    """One of very many passes before a loss: it waits for a gradient of its outputs, and nothing else is measured."""
+
+    def continues(self, values: Any, name: str) -> bool:
+        """Whether an outermost module reads what was computed from the pass's outputs."""
+        read = filter(None, map(self._recorder.known, tensors_in(values)))
+        return any(self.flow.origin(node).sources for node in reached(read, lambda node: node.reads))
+
+    def follow_outputs(self, outputs: Any) -> None:
+        """Wait for the gradient of the outputs."""
+        for output in tensors_in(outputs):
+            self.flow.origins[self._recorder.node_of(output)] = Origin(1)
+        super().follow_outputs(outputs)
 
 
 def _part(stack: Tensor, dim: int, most: int | None) -> Tensor:
@@ -510,7 +523,6 @@ class LayerGradient:
         self.sums.arrivals = self.sums.gradient = self.sums.nonfinite_gradient = 0.0
 
     @unfollowed
-    @torch.no_grad()
     def add(self, place: int, gradient: Tensor, samples: int) -> None:
         """Take the gradient of an output."""
         gradient, before = bare(gradient), self._gradients.pop(place, None)
@@ -521,8 +533,5 @@ class LayerGradient:
         self.sums.samples = float(samples)
         self.sums.arrivals += 1
         self._sizes[place] = statistics.squared_size(gradient)
-        if len(self._sizes) == 1:  # without a sum: on a GPU each one is a kernel
-            self.sums.gradient, self.sums.nonfinite_gradient = self._sizes[place]
-        else:
-            self.sums.gradient = sum(size for size, _ in self._sizes.values())
-            self.sums.nonfinite_gradient = sum(count for _, count in self._sizes.values())
+        both = zip(*self._sizes.values(), strict=True)  # without adding them to 0: on a GPU that is a kernel
+        self.sums.gradient, self.sums.nonfinite_gradient = (reduce(operator.add, numbers) for numbers in both)

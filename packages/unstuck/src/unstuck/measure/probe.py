@@ -4,7 +4,7 @@
 """
 
 import weakref
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from threading import current_thread, main_thread
 from typing import Any
@@ -17,7 +17,8 @@ from unstuck._torch.autograd import NONE, after_backward, backward_pass, gradien
 from unstuck._torch.modes import transforms_active
 from unstuck.language import _
 from unstuck.language.warning import warn
-from unstuck.measure.forward_pass import ForwardPass
+from unstuck.measure.batches import Batches
+from unstuck.measure.forward_pass import CountedPass, ForwardPass
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.measure.parameters import Parameters, is_fresh, sizes_of
 from unstuck.measure.running_module import RunningModule
@@ -26,7 +27,7 @@ from unstuck.observation.batch import MOST_DEPTH
 from unstuck.observation.observer import Observer
 from unstuck.observation.process_group import Ranks
 from unstuck.step.node import Node
-from unstuck.step.recorder import Recorder, inputs_of
+from unstuck.step.recorder import PASSES, Recorder
 from unstuck.step.step import Step
 from unstuck.wording import in_one_line
 
@@ -70,6 +71,7 @@ class Probe(Observer):
         self._followed: list[ForwardPass] = []  # passes that are over, and whose loss is being computed
         self._passes: list[ForwardPass] = []
         self._fresh: list[ForwardPass] = []
+        self._batches = Batches()
         self._idle = 0
         self._backward_pass = NONE
         self._transformed = False
@@ -124,7 +126,7 @@ class Probe(Observer):
 
     def forget(self) -> None:
         """Drop all passes."""
-        self._passes, self._fresh, self._idle = [], [], 0
+        self._passes, self._fresh, self._batches, self._idle = [], [], Batches(), 0
         self._backward_pass, self._transformed = NONE, False
         self.parameters.forget_gradients()
         self._recorder.restart({}).release()
@@ -193,7 +195,7 @@ class Probe(Observer):
 
         FSDP puts others in the place of parameters, too, and puts the former ones back.
         """
-        own, before = dict(self.model.named_parameters()), self.parameters.named
+        own, before = dict(self.model.named_parameters()) if self._replacing else {}, self.parameters.named
         replaced = [n for n, came in self._replacing.items() if own.get(n) is not came()]
         gone = (name for name, made in self._made.items() if made() is None)
         return (*gone, *(n for n in replaced if own.get(n) is not before.get(n)))
@@ -211,12 +213,15 @@ class Probe(Observer):
         if not self._stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
-            # The backward passes of fresh ones ended with an error.
-            self._passes, self._fresh = [r for r in self._passes if r not in self._fresh], []
+            if self._fresh:  # their backward passes ended with an error
+                self._passes, self._fresh = [r for r in self._passes if r not in self._fresh], []
             self._begins()
+            try:
+                if self.attached:
+                    self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name, layer)
+            except Exception as error:
+                self._give_up(error)
             if not self.attached:
-                return
-            if not self._begins_pass(args if args or self.named_inputs is None else self.named_inputs, name, layer):
                 return
             name = self._names.get(id(layer), name)
         layers = len(self._passes[-1].layers) if self._passes else 0
@@ -246,7 +251,7 @@ class Probe(Observer):
                 except Exception as error:
                     self._running.note_bug(running.name or type(layer).__name__, error)
             if not self._stack:
-                self._end_pass(output, inputs_of(layer, args, kwargs))
+                self._end_pass(output, layer, args, kwargs)
                 if output is None:  # it has raised an error
                     self.stop_following()
 
@@ -256,18 +261,6 @@ class Probe(Observer):
         self.forget()
         warn(_("A bug in unstuck keeps it from measuring this model: please report it ({reason})",
                reason=in_one_line(error)))  # fmt: skip
-
-    def needs(self, modules: Sequence[nn.Module]) -> bool:
-        """All layers run one by one: each is measured."""
-        return True
-
-    def _begins_pass(self, args: Any, name: str, layer: nn.Module) -> bool:
-        """Begin a pass, or continue the last; returns whether it is measured."""
-        try:
-            self._begin_pass(args, name, layer)
-        except Exception as error:
-            self._give_up(error)
-        return self.attached
 
     def _rest_if_idle(self) -> None:
         """Drop passes to which nothing can come back; rest after many of them."""
@@ -282,6 +275,7 @@ class Probe(Observer):
             self.rests = True
 
     def _begin_pass(self, args: Any, name: str, layer: nn.Module) -> None:
+        """Begin a pass, or continue the last."""
         last = self._passes[-1] if self._passes else None
         if last is None or any(one.ends_at for one in self._followed):
             self.stop_following()
@@ -296,30 +290,36 @@ class Probe(Observer):
                 return
             if len(self._passes) >= MOST_PASSES:
                 self._passes = [r for r in self._passes if r.counts][-MOST_PASSES // 2 :]
-            last = ForwardPass(
+            many = len(self._passes) >= PASSES and not self._recorder.step.losses
+            last = (CountedPass if many else ForwardPass)(
                 self._recorder,
                 self._stack,
+                self._batches,
+                args,
                 samples=batch_size(args),
                 most=self._most,
                 arrived=self._gradient_arrived,
             )
-            last.take_inputs(args)
+            if many:  # one of the first is enough for the loss
+                last.used, self._followed = self._passes[0].used, self._followed[-1:]
+            else:
+                last.take_inputs(args)
             self._passes.append(last)
         self._running, last.training = last, layer.training
-        self._recorder.active = [last]
+        self._recorder.active = [] if isinstance(last, CountedPass) else [last]
         self._recorder.begin(args)
 
     def _restart(self) -> None:
         self._read_names()
         self._recorder.restart({**dict(self.model.named_buffers()), **self.parameters.named}).release()
 
-    def _end_pass(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
+    def _end_pass(self, *call: Any) -> None:
         """A forward pass is over; its outputs are followed until the gradient comes back."""
         self._stack.clear()
         running, self._running = self._running, None
         if running is not None:
-            self._recorder.end(outputs, inputs)
-            if running not in self._followed:
+            self._recorder.end(*call)
+            if running not in self._followed and not isinstance(running, CountedPass):
                 self._followed = [*self._followed, running][-FOLLOWED:]
         self._recorder.active = self._followed
 

@@ -44,7 +44,7 @@ def summarize(
 ) -> Measurement:
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for one in passes:
-        one.flush()
+        one.batches.flush()
         wire(one.flow, one.training)
     calls, inputs, places = _joined(passes)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))

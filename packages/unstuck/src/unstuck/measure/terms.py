@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from unstuck.observation.process_group import Alone, Ranks
 from unstuck.step.node import Node
 
 MOST_TERMS = 16
+Inputs = Sequence[Callable[[], Tensor | None]]
+"""The model's, while they exist."""
 
 
 @dataclass
@@ -33,21 +35,19 @@ class TermCall:
     count: int = 1  # of the numbers of which the value is the mean
 
     @classmethod
-    @torch.no_grad()
-    def of(cls, flow: Flow, node: Node, value: Tensor, inputs: Sequence[Tensor]) -> "TermCall":
+    def of(cls, flow: Flow, node: Node, value: Tensor, inputs: Inputs) -> "TermCall":
         """Note a call, and wait for the gradient of its result."""
         argument = calls.given(node, "input", "target").get("target")
         targets = argument.tensor() if isinstance(argument, Node) else None
         own = value.detach().float().clone()  # the caller may change it in place
-        call = cls(node, node.function, flow.read(next(iter(node.args), None)), own.mean())
-        call.reconstructs, call.count = _is_among(targets, inputs), own.numel()
-        call.reduced = call.count == 1
+        reads, count = flow.read(next(iter(node.args), None)), own.numel()
+        among = _is_among(targets, inputs)
+        call = cls(node, node.function, reads, own.mean(), among, reduced=count == 1, count=count)
         value.register_hook(lambda gradient: call.take(own, gradient))  # type: ignore[no-untyped-call]
         return call
 
     @classmethod
-    @torch.no_grad()
-    def of_square(cls, flow: Flow, difference: Node, pair: Pair, inputs: Sequence[Tensor]) -> "TermCall | None":
+    def of_square(cls, flow: Flow, difference: Node, pair: Pair, inputs: Inputs) -> "TermCall | None":
         """Note a difference that is squared, and wait for its gradient.
 
         By Euler's theorem on homogeneous functions, the squares add half of the product of both to the loss, however
@@ -111,10 +111,10 @@ def _sums(own: Sequence[TermCall]) -> tuple[float, float, float]:
     return sum(value * n for value, n in zip(values, numbers, strict=True)), sum(numbers), sum(parts)
 
 
-def _is_among(targets: Tensor | None, inputs: Sequence[Tensor]) -> bool:
+def _is_among(targets: Tensor | None, inputs: Inputs) -> bool:
     """Whether the targets of a loss have the numbers of an input of the model."""
     if targets is None or not targets.is_floating_point() or targets.layout != torch.strided:
         return False
-    targets = targets.detach()
-    alike = (x for x in inputs if x.numel() == targets.numel() and x.dtype == targets.dtype)
+    targets, living = targets.detach(), (x for given in inputs if (x := given()) is not None)
+    alike = (x for x in living if x.numel() == targets.numel() and x.dtype == targets.dtype)
     return any(x.layout == torch.strided and torch.equal(x.detach().flatten(), targets.flatten()) for x in alike)

@@ -12,8 +12,9 @@ def wire(flow: Flow, training: bool) -> None:
     for node in flow.calls:
         name, own = node.function, layers.get(node)
         reads = [read for read in node.reads if read.op == "call_function"]
-        shapes = next((shapes for read in reads if (shapes := flow.swapped(read))), None)
-        if shapes and (own.role != "activation" if own is not None else name in calls.PRODUCTS | calls.LOSSES):
+        takes = name in calls.PRODUCTS | calls.LOSSES if own is None else own.role != "activation"
+        shapes = next((shapes for read in reads if (shapes := flow.swapped(read))), None) if takes else None
+        if shapes:
             flow.swaps[name if own is None else own.name] = shapes
         if own is not None and own.role != "attention":
             own.reads = max(map(flow.producer, reads), default=-1)

@@ -38,10 +38,12 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     for i, tensor in enumerate(tensors):
         if tensor.numel() <= FEW:
             kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
-    sizes = torch.zeros(len(tensors), dtype=torch.float64)
+    sizes = [0.0] * len(tensors)
     for (_, dtype), places in kinds.items():
         own = foreach.norms([tensors[i] for i in places], torch.promote_types(dtype, torch.float32))
-        sizes[places] = torch.stack(own).to("cpu", torch.float64)
-    for i in (~((sizes > 1e-12) & (sizes < 1e15))).nonzero().flatten().tolist():
-        sizes[i] = norm(tensors[i])
-    return sizes
+        for i, size in zip(places, torch.stack(own).tolist(), strict=True):
+            sizes[i] = size
+    for i, size in enumerate(sizes):
+        if not 1e-12 < size < 1e15:
+            sizes[i] = float(norm(tensors[i]))
+    return torch.tensor(sizes, dtype=torch.float64)

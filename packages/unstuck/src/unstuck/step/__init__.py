@@ -2,7 +2,7 @@
 
 from unstuck.step.node import Node, reached
 from unstuck.step.recorder import StepObserver, recorded
-from unstuck.step.replay import Replay, gpus, state
+from unstuck.step.replay import Replay, copied, gpus, state
 from unstuck.step.step import Step
 
-__all__ = ["Node", "Replay", "Step", "StepObserver", "gpus", "reached", "recorded", "state"]
+__all__ = ["Node", "Replay", "Step", "StepObserver", "copied", "gpus", "reached", "recorded", "state"]

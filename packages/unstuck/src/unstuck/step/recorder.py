@@ -20,6 +20,7 @@ from unstuck._torch.modes import autocast, leave, lower, original, transforms_ac
 from unstuck.extensions import is_library_file
 from unstuck.observation.observer import Observer
 from unstuck.step.node import Node, mapped, name_of, reached, tensors_in
+from unstuck.step.replay import state
 from unstuck.step.step import Step
 
 TRANSFORMS = "calls inside torch.func.vmap, grad and the like"
@@ -88,13 +89,15 @@ class Recorder(TorchFunctionMode):
             self._entered = True
 
     @unfollowed
-    def end(self, outputs: Any = None, inputs: Mapping[str, Any] | None = None) -> None:
-        """A forward pass of these inputs has returned these outputs; its loss comes."""
+    def end(self, outputs: Any = None, module: Any = None, args: Any = (), kwargs: Mapping[str, Any] = {}) -> None:
+        """A forward pass, of a module with these arguments, has returned these outputs; its loss comes."""
         self.stack.clear()
-        given = ((name, value) for name, value in (inputs or {}).items() if isinstance(value, Tensor) and value.dim())
-        unread = {name: _place(value) for name, value in given if self.known(value) is None}
-        read = {_place(node.value) for node in self.step.nodes if node.value is not None} if unread else ()
-        self.step.unread |= {name: None for name, place in unread.items() if place not in read}
+        given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
+        unread = {id(value) for value in given if self.known(value) is None}
+        if unread:
+            named = _inputs_of(module, args, kwargs).items()
+            read = {_place(node.value) for node in self.step.nodes if node.value is not None}
+            self.step.unread |= {name: None for name, x in named if id(x) in unread and _place(x) not in read}
         self.step.outputs += [node for tensor in tensors_in(outputs) if (node := self.known(tensor)) is not None]
         if self._entered:
             lower(self)  # the caller may leave a mode of its own before the loss
@@ -128,7 +131,7 @@ class Recorder(TorchFunctionMode):
         """Run a function and record it."""
         kwargs, func = kwargs or {}, original(func)
         name = name_of(func)
-        if not name or (self._ended and not _continues(args, kwargs)):
+        if not name or (self._ended and not (torch.is_grad_enabled() and _continues(args, kwargs))):
             return func(*args, **kwargs)
         if transforms_active() and name != "backward":
             self.step.unfollowed[TRANSFORMS] = None
@@ -164,7 +167,7 @@ class Recorder(TorchFunctionMode):
             return node
         name, own = self._names.get(id(tensor), ("", None))
         if own is not tensor:
-            name = self.name(tensor) if isinstance(tensor, nn.Parameter) else ""
+            name = self.name(tensor) if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter) else ""
         if name:
             node = Node("parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
         elif node is None:
@@ -262,10 +265,10 @@ class Recorder(TorchFunctionMode):
 @unfollowed
 def _continues(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call after a backward pass may belong to another loss; an optimizer's does not, nor the next batch."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
+    return any(tensor.requires_grad for tensor in tensors_in((args, kwargs)))
 
 
-def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a module by name, as far as its forward has names for them."""
     try:
         parameters = inspect.signature(module.forward).parameters.values()
@@ -310,9 +313,7 @@ class StepObserver(Observer):
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
             if self._recorder.passes in (0, PASSES):
-                self._recorder.restart(
-                    {**dict(self.model.named_buffers()), **dict(self.model.named_parameters())}
-                ).release()
+                self._recorder.restart(state(self.model)).release()
             self._recorder.begin(args)
         self._recorder.stack.append(name)
 
@@ -321,7 +322,7 @@ class StepObserver(Observer):
         if self._recorder.stack:
             self._recorder.stack.pop()
             if not self._recorder.stack:
-                self._recorder.end(output, inputs_of(layer, args, kwargs))
+                self._recorder.end(output, layer, args, kwargs)
 
     def take(self) -> Step | None:
         """The step so far, after which another begins; None without a forward pass."""

@@ -39,12 +39,12 @@ class Replay:
 
     def __init__(self, values: Mapping[str, Tensor], shared: Collection[str] = ()) -> None:
         self._shared = shared
-        self.values = {name: _copy(value, shared=name in shared) for name, value in values.items()}
+        self.values = {name: copied(value, shared=name in shared) for name, value in values.items()}
 
     def renew(self, values: Mapping[str, Tensor]) -> None:
         """Copy again what a step may change in place without a gradient: buffers, frozen weights."""
         own = ((name, value) for name, value in values.items() if not value.requires_grad and name not in self._shared)
-        self.values |= {name: _copy(value) for name, value in own}
+        self.values |= {name: copied(value) for name, value in own}
 
     def losses(self, step: Step, edits: Edits | None = None, seen: Seen | None = None) -> list[Tensor]:
         """The losses of a step, with their graph."""
@@ -83,7 +83,8 @@ def gpus(values: Mapping[str, Tensor]) -> list[int]:
     return list({value.device.index for value in values.values() if value.device.type == "cuda"})
 
 
-def _copy(value: Tensor, *, shared: bool = False) -> Tensor:
+def copied(value: Tensor, *, shared: bool = False) -> Tensor:
+    """A copy that trains if the tensor does."""
     copy = value.detach() if shared else value.detach().clone()
     return copy.requires_grad_() if value.requires_grad else copy
 

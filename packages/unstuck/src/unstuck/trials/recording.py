@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.language import _
-from unstuck.step import Step, state
+from unstuck.step import Step, copied, state
 from unstuck.wording import in_one_line
 
 STEPS = 4
@@ -177,9 +177,9 @@ class Recording:
                 raise NotTriedError(too_large)
             self._too_large = too_large if data + weights > BYTES else ""
             if not (self._too_large or self.values):
-                self.values = {name: copy(value) for name, value in model.items()}
+                self.values = {name: copied(value) for name, value in model.items()}
             for node in (*step.before, *step.nodes):
-                node.value = None if node.value is None else copy(node.value)
+                node.value = None if node.value is None else copied(node.value)
             self.steps.append(step)
             self.scales.append(scale)
             if self._first is None and step.values:
@@ -194,8 +194,3 @@ class Recording:
             self._failed = str(error) if isinstance(error, NotTriedError) else in_one_line(error)
             self.steps.clear()
             self.values = {}
-
-
-def copy(value: Tensor) -> Tensor:
-    """A copy that trains if the tensor does."""
-    return value.detach().clone().requires_grad_(value.requires_grad)
