@@ -162,7 +162,7 @@ class Equalizer:
         parts = {key: value for part in self._parts for key, value in part.state_dict().items()}
         cadence = {"step": self._step, "next": self._next, "interval": self._interval}
         history = [vars(sample) for sample in self.history]
-        return {"rule": 1, **parts, **cadence, "neurons": self._neurons, "history": history}
+        return {**parts, **cadence, "neurons": self._neurons, "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -172,10 +172,6 @@ class Equalizer:
         """
         before = self.state_dict()
         try:
-            if "rule" not in state:
-                raise ValueError(
-                    "an Equalizer of several rules made it, before one rule replaced them: start a new one"
-                )
             if list(state["neurons"]) != self._neurons:
                 theirs, own = (f"{len(n)} cores of {sum(n)} neurons" for n in (state["neurons"], self._neurons))
                 raise ValueError(f"it is that of a model with {theirs}, this one has {own}")
@@ -213,7 +209,7 @@ class Equalizer:
         self.remove()
 
     def _attach_if_due(self) -> None:
-        if self._step >= self._next or self._level_rule.waits:
+        if self._step >= self._next or self._level_rule.expected:
             self._level_rule.begin_step(self._step)  # before anything reads what a core makes
             self._observer.attach()
 
@@ -247,7 +243,7 @@ class Equalizer:
         changed = [name for name, of_core in passes.items() if any(p.changed for p in of_core)]
         if changed:  # the next step is sampled on copies; the same on every rank, for all run the same model
             for name in changed:
-                self._observer.copy_values(name)
+                self._observer.copied.add(name)
             return undone
         if not self._compared:
             _check_same(list(self._cores.values()), self._ranks)

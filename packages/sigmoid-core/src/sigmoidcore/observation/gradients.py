@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import HALF, SigmoidCore
 from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import (
     NONE,
@@ -29,7 +29,6 @@ from unstuck.observation.sizes import norms, row_norms
 FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
 OUTPUT = " output"  # what the cores feed that no other core follows
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class GradientObserver(LayerObserver):
@@ -58,7 +57,7 @@ class GradientObserver(LayerObserver):
         self._parameters = parameters
         self._passes: dict[str, list[CorePass]] = {}
         self._first: str | None = None
-        self._copied: set[str] = set()
+        self.copied: set[str] = set()  # cores whose inputs and outputs the model changes in place afterwards
         self._transformed = False
 
     def detach(self) -> None:
@@ -66,10 +65,6 @@ class GradientObserver(LayerObserver):
         super().detach()
         self._first, self._transformed = None, False
         self._forget()
-
-    def copy_values(self, name: str) -> None:
-        """Copy what a core reads and makes from now on: the model changes it in place afterwards."""
-        self._copied.add(name)
 
     def counted(self) -> "dict[str, list[CorePass]]":
         """The passes that a gradient of this step came back through, by core; an empty list for a core without any."""
@@ -106,7 +101,7 @@ class GradientObserver(LayerObserver):
         x = args[0]
         if x.requires_grad and output.requires_grad and not transforms_active():
             first = self._begin(name)
-            self._passes[name].append(CorePass(self, name, layer, x, output, first, copies=name in self._copied))
+            self._passes[name].append(CorePass(self, name, layer, x, output, first, copies=name in self.copied))
         return output
 
     def _begin(self, name: str) -> "CorePass | None":
@@ -303,4 +298,4 @@ def relative_slopes(passes: Iterable[Sequence[CorePass]], home: torch.device) ->
 
 def _summable(values: Tensor) -> Tensor:
     """In float32 if half precision would not hold their sum."""
-    return values.float() if values.dtype in _HALF else values
+    return values.float() if values.dtype in HALF else values
