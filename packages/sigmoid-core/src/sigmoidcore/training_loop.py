@@ -13,8 +13,7 @@ from sigmoidcore.equalizer.equalizer import Equalizer
 from unstuck.observation.sizes import norms
 
 Loss = Callable[..., Tensor]
-Batch = tuple[Any, ...]
-"""Inputs, [batch, ...], then targets and whatever else the loss takes."""
+Batch = tuple[Any, ...]  # inputs, [batch, ...], then targets and whatever else the loss takes
 
 
 class Schedule:

@@ -11,8 +11,7 @@ from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.activations import function_of
 from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, scratch_copy
 
-_FIXED = (NoneType, bool, int, float, str, FunctionType)
-"""Attributes whose changes after `convert` raise an error."""
+_FIXED = (NoneType, bool, int, float, str, FunctionType)  # attributes whose changes after `convert` raise an error
 
 
 class OwnForward:

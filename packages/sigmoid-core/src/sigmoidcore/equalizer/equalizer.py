@@ -34,8 +34,7 @@ REMEMBERED = 10_000  # samples kept in the history; older ones are dropped
 SHORTEST, GROWTH, USUAL, LONGEST = 10, 4, 100, 400
 """Automatic: an interval between samples is GROWTH times the last one, at least SHORTEST, up to LONGEST, or USUAL if
 something has moved; 1 after a large change."""
-MUCH = 0.1
-"""After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
+MUCH = 0.1  # after a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough
 MOST_SHUT = 0.5  # after the first sample, neurons are set back only in cores where this share of them is saturated
 STALE = 0.01  # with more saturated neurons at the first step, its gradients are dropped: Adam would remember their size
 ENOUGH = 8.0  # samples that must make the gradient, for slopes to follow it: that of a few is not the network's

@@ -20,10 +20,8 @@ from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage
 from sigmoidcore.folding.plain_layers import affine_of, weights_of_input
 
-Demand = tuple[SigmoidCore, bool]
-"""A core whose constants the value must take in, and whether its offset is among them."""
-Pending = tuple[float, frozenset[nn.Module]]
-"""The factor that a value still needs, and the cores that it comes from."""
+Demand = tuple[SigmoidCore, bool]  # a core whose constants the value must take in, and whether its offset is among them
+Pending = tuple[float, frozenset[nn.Module]]  # the factor that a value still needs, and the cores that it comes from
 _NOTHING: Pending = 1.0, frozenset()
 
 

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from sigmoidcore.article import POINTS_X, POINTS_Y
 
-TRAIN, TEST = 500, 300
-"""Points of the plane to learn from, and to test with."""
-MOST = 5_000
-"""Rows of the visitor's own table that are used."""
+TRAIN, TEST = 500, 300  # points of the plane to learn from, and to test with
+MOST = 5_000  # rows of the visitor's own table that are used
 
 
 @dataclass(frozen=True)

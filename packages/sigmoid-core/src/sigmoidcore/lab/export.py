@@ -8,8 +8,7 @@ from sigmoidcore.lab.frame import PROBED
 from sigmoidcore.lab.networks import BUILDERS, MOMENTUM, PROBES, Residual, resnet
 from sigmoidcore.lab.setting import OWN, WITH_SLOPES, Contender, Setting, query
 
-STEPS = 1_000
-"""Steps of the script of a training that has not begun."""
+STEPS = 1_000  # steps of the script of a training that has not begun
 DATA = {
     "digits": "x, y, test_x, test_y = digits()",
     "article": "x = test_x = torch.tensor(POINTS_X)[:, None] / 3\ny = test_y = torch.tensor(POINTS_Y)[:, None]",

@@ -17,18 +17,12 @@ from sigmoidcore.observation.batch import undisturbed
 from sigmoidcore.observation.profile import Preactivations
 from unstuck.observation.sizes import norms
 
-PROBED = 128
-"""Training samples on which loss, gradient and saturation are measured."""
-GRID, EDGE = 40, 2.6
-"""The picture of the outputs has so many points on a side, and shows inputs from -EDGE to EDGE."""
-HUGE = 1e15
-"""Outputs that are larger, or no numbers, have no score."""
-BINS, REACH = 48, 8.0
-"""Of the histogram of z, which shows z from -REACH to REACH; what is outside is in the last bins."""
-ROWS, COLUMNS = 250, 64
-"""Layers and neurons of the picture of saturation, at most; layers are thinned evenly."""
-POINTS, PICTURES = 300, 24
-"""Points of the data, or test images, that are drawn."""
+PROBED = 128  # training samples on which loss, gradient and saturation are measured
+GRID, EDGE = 40, 2.6  # the picture of the outputs has so many points on a side, and shows inputs from -EDGE to EDGE
+HUGE = 1e15  # outputs that are larger, or no numbers, have no score
+BINS, REACH = 48, 8.0  # of the histogram of z, which shows z from -REACH to REACH; what is outside is in the last bins
+ROWS, COLUMNS = 250, 64  # layers and neurons of the picture of saturation, at most; layers are thinned evenly
+POINTS, PICTURES = 300, 24  # points of the data, or test images, that are drawn
 
 
 def built_message(number: int, setting: Setting, data: DataSet, networks: Sequence[Network | None]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.setting import WITH_SLOPES, Contender, Setting
 from sigmoidcore.training_loop import Training
 
-PROBES = 256
-"""Training samples from which a network is prepared."""
+PROBES = 256  # training samples from which a network is prepared
 MOMENTUM = 0.9
 
 # Each makes a network of a kind. Exported scripts show the source: it may use torch, nn, Tensor and sc.

@@ -7,8 +7,7 @@ from sigmoidcore.lab.session import ACCIDENTS, MOST_STEPS, Session
 from sigmoidcore.lab.setting import number, parse
 from unstuck.language.errors import InputError, short
 
-LONGEST = 16_384
-"""Characters of a message."""
+LONGEST = 16_384  # characters of a message
 SMALLEST_SLOPE, LARGEST_SLOPE = 1e-3, 1e3
 NAMES = "arrange, start, pause, step, reset, slope, accident, look, report, code"
 

@@ -23,8 +23,7 @@ from sigmoidcore.language import LANGUAGES, _, language, speaking
 from unstuck.language.errors import InputError
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-REFUSED, FULL = 4403, 4429
-"""Codes with which a WebSocket is closed."""
+REFUSED, FULL = 4403, 4429  # codes with which a WebSocket is closed
 
 
 class Outbox:

@@ -15,8 +15,7 @@ RATES = {"sigmoid": 0.01, "sigmoid-core": 0.03, "tanh": 0.001, "relu": 0.001, "r
 """Kinds of network, see `networks.BUILDERS`, and their usual rate with Adam, which the page sets with the kind."""
 LARGEST = 5_000_000
 """Of depth * width^2, so that both networks, their optimizers and a backward pass fit into a small machine."""
-OWN = "own"
-"""Name of the data that were named on the command line."""
+OWN = "own"  # name of the data that were named on the command line
 
 
 def _number(default: float, low: float, high: float) -> Any:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-State = tuple[Tensor, ...]
-"""(h,) or (h, c), each [batch, features]: the output is the first, the memory is the last."""
+State = tuple[Tensor, ...]  # (h,) or (h, c), each [batch, features]: the output is the first, the memory is the last
 
 
 class Weights(NamedTuple):

@@ -25,8 +25,7 @@ _PAIRS = [
     (PALETTE["sky"], "--", "^"), (PALETTE["blue"], "-", "s"), (PALETTE["orange"], "--", "v"),
     (PALETTE["vermilion"], "-", "o"), (PALETTE["purple"], "--", "D"), (PALETTE["green"], "-", "P"),
 ]  # fmt: skip
-_ROW = 0.045
-"""Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
+_ROW = 0.045  # height, as a share of the axes, of a row of marks for values without a place on a log axis
 _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
 
 
