@@ -48,14 +48,12 @@ def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_input
 @torch.no_grad()
 def make_recurrent_orthogonal(layer: RecurrentCores, generator: torch.Generator) -> None:
     """Orthogonal weights for every gate, and zero biases, in place, for a recurrent layer of cores."""
-    for weights in map(layer.weights, layer.suffixes):
-        for weight in (weights.ih, weights.hh):
-            for gate in weight.chunk(len(layer.cell.slopes)):
-                orthogonal_(gate, generator)
-        if weights.hr is not None:
-            orthogonal_(weights.hr, generator)
-        weights.bias_ih.zero_()
-        weights.bias_hh.zero_()
+    for name, parameter in layer.named_parameters(recurse=False):
+        if parameter.dim() == 1:
+            parameter.zero_()
+            continue
+        for gate in parameter.chunk(1 if name.startswith("weight_hr") else len(layer.cell.slopes)):
+            orthogonal_(gate, generator)
 
 
 @torch.no_grad()

@@ -35,8 +35,8 @@ class RecurrentCores(CoreModule, nn.RNNBase):
         shift_l0: buffer, likewise; subtracted from W_ih u + W_hh h + b. (And so on: `slope_l0_reverse`, ...)
     """
 
-    _plain: type[nn.RNNBase]
-    """The layer of PyTorch."""
+    _plain: type[nn.RNNBase]  # the layer of PyTorch
+    cell: Cell  # one step of it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,11 +89,6 @@ class RecurrentCores(CoreModule, nn.RNNBase):
             outputs = [run(s, Sequences(self.cell, sequence, s.endswith("_reverse"), alive)) for s in directions]
             sequence = torch.cat(outputs, -1)
         return sequence
-
-    @property
-    def cell(self) -> Cell:
-        """One step of this layer."""
-        return CELLS[self.mode]
 
     @property
     def suffixes(self) -> list[str]:
@@ -182,7 +177,7 @@ class CoreRNN(RecurrentCores, nn.RNN):
         True
     """
 
-    _plain = nn.RNN
+    _plain, cell = nn.RNN, CELLS["RNN_TANH"]
     steps: Tensor
 
     def _add_cores(self) -> None:
@@ -203,7 +198,7 @@ class CoreLSTM(RecurrentCores, nn.LSTM):
         ('[0]', '[1]')
     """
 
-    _plain = nn.LSTM
+    _plain, cell = nn.LSTM, CELLS["LSTM"]
 
 
 class CoreGRU(RecurrentCores, nn.GRU):
@@ -216,7 +211,7 @@ class CoreGRU(RecurrentCores, nn.GRU):
         torch.Size([10, 5, 16])
     """
 
-    _plain = nn.GRU
+    _plain, cell = nn.GRU, CELLS["GRU"]
 
 
 _KINDS: dict[type[nn.RNNBase], type[RecurrentCores]] = {kind._plain: kind for kind in (CoreRNN, CoreLSTM, CoreGRU)}

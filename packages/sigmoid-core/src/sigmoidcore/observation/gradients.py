@@ -101,7 +101,7 @@ class GradientObserver(LayerObserver):
         x = args[0]
         if x.requires_grad and output.requires_grad and not transforms_active():
             first = self._begin(name)
-            self._passes[name].append(CorePass(self, name, layer, x, output, first, copies=name in self.copied))
+            self._passes[name].append(CorePass(self, name, layer, x, output, first))
         return output
 
     def _begin(self, name: str) -> "CorePass | None":
@@ -152,21 +152,13 @@ class CorePass:
     """One forward pass through one core; the computations wait for the step, when all cores are processed in turn."""
 
     def __init__(
-        self,
-        observer: GradientObserver,
-        name: str,
-        core: SigmoidCore,
-        x: Tensor,
-        y: Tensor,
-        first: "CorePass | None",
-        *,
-        copies: bool,
+        self, observer: GradientObserver, name: str, core: SigmoidCore, x: Tensor, y: Tensor, first: "CorePass | None"
     ) -> None:
         self._observer = weakref.ref(observer)
         self._name = name
         self.core = core
         self._x, self._y = bare(x), bare(y)
-        if copies:
+        if name in observer.copied:
             self._x, self._y = self._x.clone(), self._y.clone()
         self._versions = version(self._x), version(self._y)
         self._slopes: Tensor | None = None  # once it is settled
