@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from sigmoidcore.calibration.correction import LEVEL_ENOUGH, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
 from sigmoidcore.nn.residual import ResidualLayer
-from sigmoidcore.observation.batch import undisturbed
 from sigmoidcore.observation.profile import gradient_profile
-from unstuck.observation.batch import Inputs, LossFn, check_model, floating_tensors, run
+from unstuck.observation.batch import Inputs, LossFn, check_model, evaluating, floating_tensors, run, unchanged
 from unstuck.observation.profile import Profile
 
 MOST_PASSES = 8
@@ -185,7 +184,7 @@ def _calibrate(
     solver.levels_by_features = dict.fromkeys(curved, CURVED)
     restore = _snapshot(model)
     try:
-        with undisturbed(model, inputs):
+        with unchanged(model, inputs), evaluating(model):
             solution, after, passes = _solve_and_correct(model, inputs, solver, profile)
             worse = free_spread(after, solution) > free_spread(before, solution)
             if worse and not fresh_weights and saturation is None:

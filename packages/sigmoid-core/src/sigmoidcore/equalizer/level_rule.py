@@ -36,10 +36,6 @@ class Level(NamedTuple):
     slope: Tensor
     shift: Tensor
 
-    def to(self, other: Tensor) -> "Level":
-        """In the dtype and on the device of another tensor."""
-        return Level(*(part.to(other) for part in self))
-
 
 class LevelRule(LayerObserver):
     """Sets cores back to their levels, each before it runs: those behind then read what they read before.
@@ -160,7 +156,9 @@ class LevelRule(LayerObserver):
         shut = self._mean(mean_relative_slope(now.slope * (rows - now.shift)), rows) < self._floor
         if share is not None and not (bool(shut.any()) and float(shut.double().mean()) >= share):
             return
-        if level is not None and samples >= FEWEST and _has_left(now, level := level.to(mean), core.trainable):
+        if level is not None:
+            level = Level(*(part.to(mean) for part in level))
+        if level is not None and samples >= FEWEST and _has_left(now, level, core.trainable):
             size = level.size
             slope, shift = set_to_level(mean, now.size / now.slope, level.mean, size)
         elif share is not None:

@@ -13,8 +13,8 @@ from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import Setting, flat, query
-from sigmoidcore.observation.batch import undisturbed
 from sigmoidcore.observation.profile import Preactivations
+from unstuck.observation.batch import evaluating, unchanged
 from unstuck.observation.sizes import norms
 
 PROBED = 128  # training samples on which loss, gradient and saturation are measured
@@ -50,7 +50,7 @@ def shown(network: Network, data: DataSet, layer: int, neuron: int | None) -> di
     """
     model, inputs, targets = network.model, data.train_x[:PROBED], data.train_y[:PROBED]
     observer = Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
-    with undisturbed(model, inputs), torch.enable_grad(), observer:
+    with unchanged(model, inputs), evaluating(model), torch.enable_grad(), observer:
         loss = data.loss_fn(model(inputs), targets)
         arrived = [x for _, x in observer.found]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, arrived, allow_unused=True)
