@@ -8,12 +8,7 @@ from unstuck.observation import transforms_active
 
 
 def runs_plainly(x: Tensor) -> bool:
-    """Whether operations on `x` do what they say and no more, so that others with the same result may take their place.
-
-    Not so while compiling, exporting or tracing, under a `TorchFunctionMode` or `TorchDispatchMode`, in a transform of
-    `torch.func`, in forward-mode differentiation, under autocast, nor for tensors of another class or without values.
-    No public function tells of most of these.
-    """
+    """Whether operations on `x` do what they say and no more: others with the same result may take their place."""
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor

@@ -148,10 +148,7 @@ def solve(
 
 
 def log_sizes(sequences: Sequences, weights: Weights) -> Tensor:
-    """Logarithms of the gradient sizes of the memory for random cotangents on the last output.
-
-    Shape [steps], float64, on the CPU, in the order in which the steps run; -inf for a gradient of 0.
-    """
+    """Logarithms of the memory's gradient sizes for random cotangents on the last output: [steps], float64."""
     memory: list[Tensor] = []
     with torch.enable_grad():
         _, last = sequences.unroll(weights, on_step=lambda _, m: memory.append(m))

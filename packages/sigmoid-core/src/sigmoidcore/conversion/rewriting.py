@@ -15,10 +15,7 @@ _FIXED = (NoneType, bool, int, float, str, FunctionType)  # attributes whose cha
 
 
 class OwnForward:
-    """The graphs of a module's own forward, in training and in evaluation; the modules that it calls are nodes.
-
-    An UntraceableError says why a graph would not do the same as the forward.
-    """
+    """The graphs of a module's own forward in training and evaluation; an UntraceableError if they would not do it."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module

@@ -282,8 +282,7 @@ class Equalizer:
         """Take a sample; returns whether so much is saturated at the first one that its gradients are useless.
 
         If the loss of any rank contains derivatives, levels are remembered, and nothing else. Nothing moves on a step
-        that has set back (with `changes`).
-        `ends` are the nodes of the model's outputs.
+        that has set back (with `changes`). `ends` are the nodes of the model's outputs.
         """
         logs, finite = sizes.log(), bool(torch.isfinite(sizes).all())
         (recovered, neurons, _), moved, shut = changes or (0, 0, False), [], 0

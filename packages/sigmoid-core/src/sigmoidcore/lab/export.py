@@ -47,13 +47,7 @@ print(sc.diagnose(model, x[:{probed}], y[:{probed}], loss_fn))
 
 
 def python_code(setting: Setting, contender: Contender, steps: int, own: DataSet | None = None) -> str:
-    """The script of a network; it needs this package only. Slopes that were set by hand are not in it.
-
-    Example:
-        >>> setting = Setting(data="article")
-        >>> print(python_code(setting, setting.b, 0).splitlines()[0])
-        # 30 layers of 16 neurons on the data "article"; in the lab: ?data=article
-    """
+    """The script of a network; it needs this package only. Slopes that were set by hand are not in it."""
     kind, data = contender.kind, own if own is not None and setting.data == OWN else data_set(setting.data)
     sources: list[Any] = [PLANE[setting.data]] if setting.data in PLANE else []
     sources += {"sigmoid-core": [], "resnet": [Residual, resnet]}.get(kind, [BUILDERS[kind]])

@@ -13,14 +13,7 @@ NAMES = "arrange, start, pause, step, reset, slope, accident, look, report, code
 
 
 def obey(session: Session, text: str) -> dict[str, Any] | None:
-    """Do what a message asks for; returns the answer, if there is one at once.
-
-    Example:
-        >>> obey(Session(print), '{"do": "dance"}')
-        Traceback (most recent call last):
-            ...
-        unstuck.language.errors.InputError: do is 'dance': the names are arrange, start, pause, step, ...
-    """
+    """Do what a message asks for, or raise an InputError; returns the answer, if there is one at once."""
     if len(text) > LONGEST:
         raise InputError("the message has {count:,} characters: send at most {most:,}", count=len(text), most=LONGEST)
     try:

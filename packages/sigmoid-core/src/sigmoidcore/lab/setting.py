@@ -39,15 +39,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Setting:
-    """A set-up; the defaults are what the page opens with.
-
-    Example:
-        >>> setting = parse({"depth": "100", "b.kind": "relu"})
-        >>> setting.depth, setting.b.kind
-        (100, 'relu')
-        >>> query(setting)
-        'depth=100&b.kind=relu'
-    """
+    """A set-up; the defaults are what the page opens with."""
 
     data: str = _choice("moons", *DATA, OWN)  # name of a data set; see `datasets`
     depth: int = _number(30, 1, 1000)  # hidden layers

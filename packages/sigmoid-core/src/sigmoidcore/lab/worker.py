@@ -8,10 +8,7 @@ from sigmoidcore.training_loop import narrow_layers
 
 
 class Worker(threading.Thread):
-    """Runs sessions in one thread: PyTorch's hooks and random numbers belong to the whole process.
-
-    Sessions that have work take turns, of a step each.
-    """
+    """Runs sessions in one thread, a step each in turn: PyTorch's hooks and random numbers belong to the process."""
 
     def __init__(self) -> None:
         super().__init__(name="lab-worker", daemon=True)

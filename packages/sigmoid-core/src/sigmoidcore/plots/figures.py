@@ -100,10 +100,7 @@ def solutions(pictures: Mapping[str, NDArray[Any]], errors: Mapping[str, Sequenc
 
 
 def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
-    """Layer numbers and their gradient sizes, by label, on a log axis of at least three decades.
-
-    A row of marks below the axis shows sizes of 0, a row above it sizes that are not finite.
-    """
+    """Gradient sizes by layer, on a log axis of three decades or more; 0 is marked below it, not finite above it."""
     sizes = np.concatenate([values for _, values in curves.values()])
     known = sizes[np.isfinite(sizes) & (sizes > 0)]
     least, most = (math.log10(known.min()), math.log10(known.max())) if known.size else (-1.0, 0.0)
