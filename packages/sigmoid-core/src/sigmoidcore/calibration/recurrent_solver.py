@@ -168,11 +168,6 @@ def tilt(logs: Tensor) -> float:
     return float((steps @ logs) / (steps @ steps)) * len(logs)
 
 
-def time_constants(hidden: int, steps: int) -> Tensor:
-    """Time constants of the units, evenly spread from 2 to `steps`: [hidden], float64."""
-    return 2 + (max(steps, 2) - 2) * (torch.arange(hidden, dtype=torch.float64) + 0.5) / hidden
-
-
 @torch.no_grad()
 def saturation_level(sequences: Sequences, weights: Weights) -> float:
     """Standard deviation of z over batch and time, root mean square over all gates; a reset gate counts as open."""
@@ -205,8 +200,13 @@ def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Fo
 
 
 def _wanted_means(cell: Cell, weights: Weights, steps: int) -> Tensor:
-    """Of z, [rows]: +-log(tau - 1) = logit(1 - 1/tau) for gates that keep the memory and let new in, 0 for others."""
-    logit = (time_constants(weights.hh.shape[0] // len(cell.slopes), steps) - 1).log()
+    """Of z, [rows]: +-log(tau - 1) = logit(1 - 1/tau) for gates that keep the memory and let new in, 0 for others.
+
+    The time constants tau of the units are evenly spread from 2 to `steps`.
+    """
+    hidden = weights.hh.shape[0] // len(cell.slopes)
+    tau = 2 + (max(steps, 2) - 2) * (torch.arange(hidden, dtype=torch.float64) + 0.5) / hidden
+    logit = (tau - 1).log()
     return torch.cat([leak * logit for leak in cell.leaks]).to(weights.hh)
 
 

@@ -44,7 +44,7 @@ def _why_not_replaceable(site: Site) -> str:
         return why
     if site.recurrent is None and site.kind not in KINDS:
         return "is not a sigmoid"
-    if site.writes:
+    if site.index is not None and site.uses[0].writes:
         return "it overwrites a tensor: call the function that returns a new one"
     if not site.name or (site.module is not None and "" in site.names):
         instead = "SigmoidCore()" if site.recurrent is None else "sigmoidcore.nn.converted(model)"

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch.modes import runs_plainly
-from sigmoidcore._torch.modules import registered
+from sigmoidcore._torch.modules import registered, runs_plainly
 from sigmoidcore.core import PRECISE, SigmoidCore
 from sigmoidcore.nn.fused import parameters_of
 from sigmoidcore.nn.rows import fit

@@ -90,17 +90,13 @@ def _check_inputs(inputs: Inputs) -> None:
         if tensor.dim() == 0:
             raise ValueError("inputs of shape () hold no samples: give a batch of at least one")
         if tensor.is_floating_point():
-            numbers = tensor if tensor.layout is torch.strided else _values(tensor)
+            whole = tensor.coalesce() if tensor.layout is torch.sparse_coo else tensor
+            numbers = whole if whole.layout is torch.strided else whole.values()  # of a sparse or jagged tensor
             bad = int((~torch.isfinite(numbers)).sum())
             if bad:
                 raise ValueError(
                     f"inputs hold {bad} non-finite value(s) of {tensor.numel()}: remove or impute those samples"
                 )
-
-
-def _values(sparse: Tensor) -> Tensor:
-    """The numbers of a sparse or jagged tensor that it holds, in one piece."""
-    return sparse.coalesce().values() if sparse.layout is torch.sparse_coo else sparse.values()
 
 
 def _run(model: nn.Module, inputs: Inputs) -> Any:

@@ -1,4 +1,4 @@
-"""The repairs that only Sigmoid Core makes, for the findings of `unstuck`: an entry point of `unstuck.remedies`."""
+"""Repairs for the findings of `unstuck` that only Sigmoid Core makes. `suggest` is an entry point of `unstuck`."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
