@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.learning_rates import depth_scaled_lr
-from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore import Equalizer, depth_scaled_lr
 from unstuck.observation.sizes import norms
 
 Loss = Callable[..., Tensor]
@@ -57,14 +56,6 @@ class Training:
 
     `loss_fn(outputs, *rest)` returns the scalar loss of a batch `(inputs, *rest)`. `run` removes the Equalizer at the
     end; without one, slopes stay as they are.
-
-    Example:
-        >>> import sigmoidcore as sc
-        >>> x, y = torch.randn(40, 8), torch.randint(2, (40,))
-        >>> model = sc.MLP(8, 16, 3, 2)
-        >>> training = Training(model, nn.functional.cross_entropy, adamw(model))
-        >>> batches = lambda: zip(x.split(10), y.split(10))
-        >>> training.run(batches, len(x), Schedule(epochs=2))
     """
 
     def __init__(

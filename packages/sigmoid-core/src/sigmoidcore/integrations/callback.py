@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sigmoidcore.core import SigmoidCore
-from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore import Equalizer, SigmoidCore
 from sigmoidcore.integrations.sinks import Sink
 from unstuck import Diagnosis, Monitor
 
