@@ -16,8 +16,7 @@ from unstuck.observation import bare
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)  # `prepare` gives them fresh weights
-BAND = 2.0
-"""Features whose deviations are within this factor of the typical one keep their relative size: it is the user's."""
+BAND = 2.0  # features whose deviations are within this factor of the typical one keep their relative size, the user's
 
 
 @torch.no_grad()

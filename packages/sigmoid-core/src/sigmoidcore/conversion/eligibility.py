@@ -13,8 +13,7 @@ from sigmoidcore.conversion.dataflow import Role
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import why_not
 
-Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
-"""Names or patterns of activations, or types of modules."""
+Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None  # names, patterns or types of modules
 
 
 def judge(site: Site, *, included: bool, excluded: bool, centered: bool) -> tuple[dict[str, Any] | None, str]:

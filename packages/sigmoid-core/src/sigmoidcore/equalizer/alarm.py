@@ -16,8 +16,7 @@ a healthy training. The alarm rings at the second such step in a row."""
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
 EVERY = 2  # steps between two looks, unless a step was sudden: four norms take a hundredth of a narrow network's step
-START, QUIET = 15, 5
-"""Looks from which the alarm learns what is usual: at the start, when all is sudden, and later, after it has rung."""
+START, QUIET = 15, 5  # looks that learn what is usual: at the start, when all is sudden, and later, after it has rung
 SMALLEST = 1e-38
 
 

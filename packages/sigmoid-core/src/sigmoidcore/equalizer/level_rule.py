@@ -24,8 +24,7 @@ OPEN = 1.0  # the level of a neuron that is saturated, where none is known: its 
 FEWEST = 8  # fewer samples do not tell mean and size, however many positions each has
 FIRST = 8  # step from which on levels are remembered: the alarm learns for 30 steps, and a sample comes in time
 AS_LEVEL = 2.0  # after an accident, the profile of z spans at most so many times what it did before
-PAUSE, MOST_ACCIDENTS = 10, 20
-"""The n-th accident is followed by PAUSE times 2**n steps without another, the last by rest."""
+PAUSE, MOST_ACCIDENTS = 10, 20  # the n-th accident is followed by PAUSE * 2**n steps without another, the last by rest
 
 
 class Level(NamedTuple):

@@ -30,10 +30,8 @@ from unstuck.measure.one_batch import measure
 from unstuck.observation.process_group import Alone
 
 PROBES = 256  # training samples that `prepare` and the diagnosis use
-DECAYS = (8.0, 2.0, 0.4, 0.08)
-"""Candidates of `weight_decay="auto"`. All are tried: a strong decay can stop a deep network from learning."""
-DEFAULT_DECAY, FEWEST, DECAY_FRACTION = 0.4, 50, 0.2
-"""`weight_decay="auto"` with fewer samples, or on which fraction of the samples the candidates are compared."""
+DECAYS = (8.0, 2.0, 0.4, 0.08)  # candidates of "auto", all tried: a strong decay can stop a deep network from learning
+DEFAULT_DECAY, FEWEST, DECAY_FRACTION = 0.4, 50, 0.2  # "auto" with fewer samples; the fraction that compares candidates
 MOST_COMPARED = 5_000  # samples that the candidates are compared on; of more, a random part
 ROWS = 10_000  # rows of one forward pass of a prediction
 DTYPES = np.float64, np.float32

@@ -20,14 +20,12 @@ from sigmoidcore.language import _, language
 from unstuck import diagnose
 from unstuck.language.errors import InputError
 
-FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
-"""Errors of a training that the page shows; any other is a bug."""
+FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)  # of a training, for the page to show
 FRAMES = 15  # frames a second, at most
 SHARE = 2.0  # training gets at least this many times as long as the measurements
 MOST_STEPS = 1_000  # steps that wait, at most
 
-ACCIDENTS = "weights", "inputs", "half"
-"""What goes wrong in both networks in the middle of a training, and what the Equalizer undoes."""
+ACCIDENTS = "weights", "inputs", "half"  # what goes wrong in both networks, and what the Equalizer undoes
 FACTOR, OFFSET, SHUT = 3.0, 5.0, 10.0
 
 Publish = Callable[[dict[str, Any]], None]  # takes a message for the page; it is called by the worker's thread

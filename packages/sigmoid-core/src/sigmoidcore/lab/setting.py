@@ -8,13 +8,11 @@ from urllib.parse import urlencode
 
 from unstuck.language.errors import InputError, short
 
-WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")
-"""Kinds whose layers have slopes: an Equalizer can change them, and so can the visitor."""
+WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")  # kinds with slopes, which an Equalizer and the visitor can change
 DATA = ("moons", "spirals", "rings", "article", "digits")
 RATES = {"sigmoid": 0.01, "sigmoid-core": 0.03, "tanh": 0.001, "relu": 0.001, "resnet": 0.001, "batchnorm": 0.001}
 """Kinds of network, see `networks.BUILDERS`, and their usual rate with Adam, which the page sets with the kind."""
-LARGEST = 5_000_000
-"""Of depth * width^2, so that both networks, their optimizers and a backward pass fit into a small machine."""
+LARGEST = 5_000_000  # of depth * width^2, so that networks, optimizers and a backward pass fit into a small machine
 OWN = "own"  # name of the data that were named on the command line
 
 

@@ -26,8 +26,7 @@ from unstuck.observation import (
 from unstuck.observation.batch import floating_tensors
 from unstuck.observation.sizes import norms, row_norms
 
-FOLLOWED = 1000
-"""Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
+FOLLOWED = 1000  # models with more cores are taken for chains: nodes that Python has touched are freed recursively
 OUTPUT = " output"  # what the cores feed that no other core follows
 
 

@@ -16,8 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sigmoidcore.observation.gradients import FOLLOWED, CorePass
 from unstuck.observation import bare, nodes_behind
 
-_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
-"""In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
+_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")  # in names of nodes (InstanceNorm: BatchNorm)
 
 
 class Trunk(NamedTuple):
