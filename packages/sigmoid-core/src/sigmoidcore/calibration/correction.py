@@ -27,10 +27,7 @@ def free_spread(profile: Profile, solution: Solution) -> float:
 
 
 def corrected_gains(log_gains: Mapping[str, float], profile: Profile, solution: Solution) -> dict[str, float]:
-    """The logarithm of the gain that would have given each core the gradient size of the cores that it feeds.
-
-    Cores without a gradient say nothing: they neither change nor count among those that another core feeds.
-    """
+    """The logarithms of gains that would have given each core the gradient size of those that it feeds, if not 0."""
     squares: dict[str, float] = {}
     for name, size in zip(profile.names, profile.sizes.tolist(), strict=True):
         layer = _layer_name(name, solution)  # the steps of a recurrent layer together

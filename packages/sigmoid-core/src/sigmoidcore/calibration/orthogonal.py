@@ -64,10 +64,7 @@ def orthogonal_(weight: Tensor, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
-    """Bring features whose deviations are out of the band around the typical one to its edge.
-
-    Features in one unit keep their sizes; one that is a million times larger than the rest does not drown them.
-    """
+    """Bring features whose deviations are out of the band to its edge, so that a huge one does not drown the rest."""
     weight = layer.get_parameter("weight")
     flat = (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2).to(torch.float64)
     largest, deviation = flat.abs().amax(0), flat.std(0, correction=min(1, len(flat) - 1))

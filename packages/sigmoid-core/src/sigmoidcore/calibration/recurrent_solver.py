@@ -46,10 +46,7 @@ class Found:
 def solve_layer(
     layer: RecurrentCores, input: Tensor | PackedSequence, saturation: float | None
 ) -> tuple[float, float, *tuple[str, ...]]:
-    """Set slopes and shifts of a recurrent layer from one batch; returns mean slope, saturation level and notes.
-
-    With a saturation level, the weights of the inputs get the size that makes it.
-    """
+    """Set slopes, shifts and, for a saturation level, the size of input weights; mean slope, level and notes."""
     notes: list[str] = []
 
     def set_one(suffix: str, sequences: Sequences) -> None:

@@ -17,10 +17,7 @@ Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None  # names,
 
 
 def judge(site: Site, *, included: bool, excluded: bool, centered: bool) -> tuple[dict[str, Any] | None, str]:
-    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
-
-    The first reason to leave it is reported. Those that `include` overrules come last.
-    """
+    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the first reason."""
     why, reason = "excluded" if excluded else _why_not_replaceable(site), "hidden"
     if included:
         reason = "asked for"

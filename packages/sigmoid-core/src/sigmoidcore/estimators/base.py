@@ -269,10 +269,7 @@ def _with_weight(table: Table) -> Table:
 
 
 def _prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal["auto"], seed: int) -> Chain:
-    """A prepared network: Linear and a centered core for every hidden width, then Linear; float32, on the CPU.
-
-    PyTorch's global generator does not change, also if several threads make networks at the same time.
-    """
+    """A prepared network of these widths, float32, on the CPU; the global generator stays, also among threads."""
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []

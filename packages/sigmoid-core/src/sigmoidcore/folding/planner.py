@@ -181,10 +181,7 @@ def _may_change(layer: nn.Module) -> bool:
 
 
 def variants(model: nn.Module) -> list[fx.Graph]:
-    """The graphs of a model's forward in training and evaluation, with optional arguments at their defaults and not.
-
-    Each flag is turned over, and each argument with default None is given a value, one at a time and all together.
-    """
+    """The graphs of a forward in training and evaluation, with flags turned over and optional arguments given."""
     arguments = inspect.signature(type(model).forward).parameters.values()
     defaults = {p.name: p.default for p in arguments if p.default is None or isinstance(p.default, bool)}
 

@@ -44,10 +44,7 @@ def built_message(number: int, setting: Setting, data: DataSet, networks: Sequen
 
 
 def shown(network: Network, data: DataSet, layer: int, neuron: int | None) -> dict[str, Any]:
-    """Measure a network; nothing in it changes. The histogram is that of this layer, or of one of its neurons.
-
-    The picture of saturation shows the mean relative slope of every neuron; of a ReLU, how often it is open.
-    """
+    """Measure a network, which does not change; the histogram is that of this layer, or of one of its neurons."""
     model, inputs, targets = network.model, data.train_x[:PROBED], data.train_y[:PROBED]
     observer = Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
     with unchanged(model, inputs), evaluating(model), torch.enable_grad(), observer:
@@ -97,7 +94,7 @@ def _grid(data: DataSet) -> Tensor:
 
 
 def _scaled(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The scaled preactivations, and the mean relative slopes."""
+    """The scaled preactivations, and the mean relative slopes; of a ReLU, how often it is open."""
     if not isinstance(layer, SigmoidCore):
         return x, (x > 0).float().mean(0)
     alpha, shift = layer.align(x)

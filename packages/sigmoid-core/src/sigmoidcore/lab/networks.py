@@ -85,10 +85,7 @@ class Network(Training):
     """A network of the lab."""
 
     def __init__(self, setting: Setting, contender: Contender, data: DataSet) -> None:
-        """The network at its first step, with the weights of the seed.
-
-        Sigmoids and tanhs become cores of slope 1 and 2: the same functions, with a slope that can be changed.
-        """
+        # Sigmoids and tanhs become cores of slope 1 and 2: the same functions, with a slope that can be changed.
         kind, rate, sgd = contender.kind, contender.rate, contender.optimizer == "sgd"
         torch.manual_seed(setting.seed)
         model = BUILDERS[kind](data.features, setting.width, setting.depth, data.outputs)

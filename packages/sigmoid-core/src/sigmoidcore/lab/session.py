@@ -32,10 +32,7 @@ Publish = Callable[[dict[str, Any]], None]  # takes a message for the page; it i
 
 
 class Session:
-    """Two networks that train on the same batches. The event loop asks, the worker's thread acts in `turn`.
-
-    Requests do not queue up: a new one of a kind replaces the one that waits.
-    """
+    """Two networks on the same batches: the event loop asks, and the latest request counts; a thread acts in `turn`."""
 
     def __init__(self, publish: Publish, own: DataSet | None = None) -> None:
         self.language = language()
