@@ -108,7 +108,8 @@ class SigmoidCore(CoreModule):
     slope: Tensor
     shift: Tensor
     log_slope: nn.Parameter
-    unstuck_function = "s_shaped"  # what a diagnosis takes it for, whatever it computes it with
+    unstuck_function = "s_shaped"
+    """The kind of activation that a diagnosis takes it for, whatever it computes it with."""
 
     def __init__(
         self,

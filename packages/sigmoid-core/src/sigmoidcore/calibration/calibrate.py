@@ -190,9 +190,9 @@ def _calibrate(
             if worse and not fresh_weights and saturation is None:
                 restore()
                 after = before
-                with LevelObserver(model) as levels:
+                with LevelObserver(model) as observer:
                     run(model, inputs)
-                solution = replace(solution, slopes=levels.slopes, levels=levels.levels)
+                solution = replace(solution, slopes=observer.slopes, levels=observer.levels)
                 notes["no pass made the profile more level: all slopes are as they were"] = None
     except BaseException:
         restore()
@@ -201,15 +201,9 @@ def _calibrate(
     if fresh_weights:
         for text in uncentered(solver.layers.values()):
             warnings.warn(text, stacklevel=3)
-    return Calibration(
-        before=before,
-        after=after,
-        slopes=torch.tensor(list(solution.slopes.values()), dtype=torch.float64),
-        levels=torch.tensor(list(solution.levels.values()), dtype=torch.float64),
-        passes=passes,
-        seconds=time.perf_counter() - started,
-        notes=tuple(notes),
-    )
+    found = solution.slopes, solution.levels
+    slopes, levels = (torch.tensor(list(by_core.values()), dtype=torch.float64) for by_core in found)
+    return Calibration(before, after, slopes, levels, passes, time.perf_counter() - started, tuple(notes))
 
 
 def _solve_and_correct(

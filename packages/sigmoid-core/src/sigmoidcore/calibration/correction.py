@@ -17,10 +17,8 @@ SHALLOW = 10  # more cores than this that are not centered are reported
 
 
 def free_spread(profile: Profile, solution: Solution) -> float:
-    """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers.
-
-    The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
-    """
+    """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers."""
+    # The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
     left = solution.by_level | {name for name, layer in solution.layers.items() if isinstance(layer, RecurrentCores)}
     free = [i for i, name in enumerate(profile.names) if _layer_name(name, solution) not in left]
     return spread(profile.sizes[free]) if free else 1.0

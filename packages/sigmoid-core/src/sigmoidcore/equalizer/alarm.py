@@ -21,10 +21,7 @@ SMALLEST = 1e-38
 
 
 class Alarm:
-    """Compares the norms of some weights' gradients with what is usual: a rise, or one unlike the others is sudden.
-
-    A few matrices and kernels among the parameters are looked at. It never rings unless it is `on`.
-    """
+    """Compares the norms of a few weights' gradients with what is usual: a rise, or one unlike the others is sudden."""
 
     def __init__(self, parameters: Callable[[], Iterable[Tensor]], *, on: bool) -> None:
         self.on = on

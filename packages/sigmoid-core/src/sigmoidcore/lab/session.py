@@ -1,4 +1,4 @@
-"""A session: one visitor's two networks, and what the visitor has asked for."""
+"""A session: one visitor's two networks, and what the visitor has asked for; and the thread that gives turns."""
 
 import tempfile
 import threading
@@ -16,7 +16,8 @@ from sigmoidcore.lab.export import python_code
 from sigmoidcore.lab.frame import PROBED, built_message, shown
 from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import OWN, Contender, Setting
-from sigmoidcore.language import _, language
+from sigmoidcore.language import _, language, speaking
+from sigmoidcore.training_loop import narrow_layers
 from unstuck import diagnose
 from unstuck.language.errors import InputError
 
@@ -177,10 +178,7 @@ class Session:
         with self._lock:
             (layer, neuron), self._stale = self._look, False
         neuron = neuron if neuron is not None and neuron < self.setting.width else None
-        networks = [
-            network and shown(network, self.data, min(layer, len(network.layers) - 1), neuron)
-            for network in self.networks
-        ]
+        networks = [n and shown(n, self.data, min(layer, len(n.layers) - 1), neuron) for n in self.networks]
         state = {"id": self._id, "step": self.step, "running": self._running or self._steps > 0}
         self._publish({"kind": "frame", **state, "networks": networks})
         ended = time.monotonic()
@@ -198,3 +196,59 @@ class Session:
             self._publish({"kind": "error", "text": _("the network cannot be diagnosed: {error}", error=error)})
             return
         self._publish({"kind": "report", "network": which, "html": page})
+
+
+class Worker(threading.Thread):
+    """Runs sessions in one thread, a step each in turn: PyTorch's hooks and random numbers belong to the process."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lab-worker", daemon=True)
+        self._sessions: list[Session] = []  # the next one first
+        self._condition = threading.Condition()
+        self._ended = False
+
+    def stop(self) -> None:
+        """End the thread after its turn."""
+        with self._condition:
+            self._ended = True
+            self._condition.notify()
+        self.join(timeout=10)
+
+    def add(self, session: Session) -> None:
+        """Take a session on."""
+        with self._condition:
+            self._sessions.append(session)
+            self._condition.notify()
+
+    def remove(self, session: Session) -> None:
+        """Forget a session and its networks."""
+        with self._condition:
+            self._sessions.remove(session)
+
+    def wake(self) -> None:
+        """Look for work: a session was asked for something."""
+        with self._condition:
+            self._condition.notify()
+
+    def run(self) -> None:
+        """Give turns until `stop`."""
+        with narrow_layers():
+            while (session := self._next()) is not None:
+                with speaking(session.language):
+                    try:
+                        session.turn()
+                    except FAILURES as error:
+                        session.fail(error)
+
+    def _next(self) -> Session | None:
+        """The next session, as soon as one has work; None at the end."""
+        with self._condition:
+            while not self._ended:
+                delays = [(session, delay) for session in self._sessions if (delay := session.delay) is not None]
+                session = next((session for session, delay in delays if delay <= 0), None)
+                if session is not None:
+                    self._sessions.remove(session)
+                    self._sessions.append(session)
+                    return session
+                self._condition.wait(min((delay for _, delay in delays), default=None))
+        return None

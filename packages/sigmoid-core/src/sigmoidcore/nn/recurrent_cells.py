@@ -68,15 +68,11 @@ def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
 
     With the initial slopes and shifts every weight keeps its bits.
     """
-    gates = slope.to(weights.ih.dtype).chunk(len(cell.slopes))
+    ih, hh, bias_ih, bias_hh, hr = weights
+    gates = slope.to(ih.dtype).chunk(len(cell.slopes))
     row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])
     column = row.unsqueeze(1)
-    return weights._replace(
-        ih=column * weights.ih,
-        hh=column * weights.hh,
-        bias_ih=row * (weights.bias_ih - shift.to(weights.ih.dtype)),
-        bias_hh=row * weights.bias_hh,
-    )
+    return Weights(column * ih, column * hh, row * (bias_ih - shift.to(ih.dtype)), row * bias_hh, hr)
 
 
 @dataclass(frozen=True)

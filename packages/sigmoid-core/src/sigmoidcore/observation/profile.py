@@ -145,9 +145,8 @@ class Preactivations(LayerObserver):
 
 def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The model's cores by name, `SigmoidCore` modules and recurrent layers of cores; a ValueError if it has none."""
-    found: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | RecurrentCores)
-    }
+    watched = SigmoidCore | RecurrentCores
+    found: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, watched)}
     if not found:
         kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})
         raise ValueError(
