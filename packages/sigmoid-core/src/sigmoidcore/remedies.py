@@ -134,7 +134,7 @@ def _calls(plan: ConversionPlan, measurement: Measurement) -> dict[str, list[Lay
     sites = [choice.site for choice in plan.choices]
     calls = {site.name: [layer for name in site.names for layer in found[name, site.kind]] for site in sites}
     functions: dict[tuple[str, str], list[Site]] = defaultdict(list)
-    for site in sorted((s for s in sites if s.module is None), key=lambda s: -1 if s.index is None else s.index):
+    for site in (s for s in sites if s.module is None):  # in the order of the calls in each forward
         functions[site.owner, site.kind].append(site)
     for key, group in functions.items():
         complete = len(found[key]) % len(group) == 0

@@ -39,6 +39,8 @@ MOST_SHUT = 0.5  # after the first sample, neurons are set back only in cores wh
 STALE = 0.01  # with more saturated neurons at the first step, its gradients are dropped: Adam would remember their size
 ENOUGH = 8.0  # samples that must make the gradient, for slopes to follow it: that of a few is not the network's
 PATIENCE = 10  # sampled steps in a row without a gradient, after which a warning is given
+_Passes = dict[str, list[CorePass]]  # by core
+_Changes = tuple[int, int, bool] | None  # what `LevelRule.finish` returns
 
 
 class Equalizer:
@@ -249,7 +251,7 @@ class Equalizer:
             self._compared = True
         return self._look(passes, sizes, differentiated, ends, changes) or undone
 
-    def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
+    def _all_present(self, passes: _Passes) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
         missing = [name for name, of_core in passes.items() if not of_core]
         if self._ranks.all(not missing, self._device):
@@ -271,14 +273,7 @@ class Equalizer:
         return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
-    def _look(
-        self,
-        passes: dict[str, list[CorePass]],
-        sizes: Tensor,
-        differentiated: bool,
-        ends: list[Node],
-        changes: tuple[int, int, bool] | None,
-    ) -> bool:
+    def _look(self, passes: _Passes, sizes: Tensor, differentiated: bool, ends: list[Node], changes: _Changes) -> bool:
         """Take a sample; returns whether so much is saturated at the first one that its gradients are useless.
 
         If the loss of any rank contains derivatives, levels are remembered, and nothing else. Nothing moves on a step
@@ -331,7 +326,7 @@ class Equalizer:
         self._level_rule.expect(found, share)
         return sum(found.values())
 
-    def _profile(self, passes: dict[str, list[CorePass]]) -> Tensor:
+    def _profile(self, passes: _Passes) -> Tensor:
         """Gradient sizes of the cores over all ranks, [cores]."""
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
@@ -372,9 +367,8 @@ def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
 @torch.no_grad()
 def _check_same(cores: Sequence[SigmoidCore], ranks: Ranks) -> None:
     """Raise a ValueError, on all ranks, if they do not have the same slopes and shifts."""
-    if ranks.count > 1 and not ranks.same(
-        torch.cat([part.flatten().to(cores[0].shift.device) for core in cores for part in (core.alpha, core.shift)])
-    ):
+    parts = [part.flatten().to(cores[0].shift.device) for core in cores for part in (core.alpha, core.shift)]
+    if not ranks.same(torch.cat(parts)):
         raise ValueError(
             "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
             "DistributedDataParallel is made, or broadcast the model's state afterwards"

@@ -64,13 +64,10 @@ CELLS = {
 
 
 def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
-    """Slopes and shifts into the rows: a gate is sigmoid(slope (W u + b - shift)) or tanh(slope / 2 (W u + b - shift)).
-
-    With the initial slopes and shifts every weight keeps its bits.
-    """
+    """Slopes and shifts into the rows: gates are sigmoid(slope (W u + b - shift)), tanh(slope/2 (W u + b - shift))."""
     ih, hh, bias_ih, bias_hh, hr = weights
     gates = slope.to(ih.dtype).chunk(len(cell.slopes))
-    row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])
+    row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])  # 1 at first, exactly
     column = row.unsqueeze(1)
     return Weights(column * ih, column * hh, row * (bias_ih - shift.to(ih.dtype)), row * bias_hh, hr)
 
