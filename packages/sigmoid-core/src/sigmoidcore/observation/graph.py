@@ -38,7 +38,8 @@ def find_trunk(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -
     for reader, nodes in [*starts, (last, ends)]:
         for core, normalised in _met_first(nodes, entries):
             readers[core].add(reader)
-            plain |= set() if normalised else {core}
+            if not normalised:
+                plain.add(core)
     normalised_only = {i for i, of_core in enumerate(readers) if of_core} - plain
     readers = [of_core or {last} for of_core in readers]
     return Trunk(_not_jumped(readers, _topological_order(readers)), normalised_only)
