@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore import Equalizer, depth_scaled_lr
+from sigmoidcore.calibration.learning_rates import depth_scaled_lr
+from sigmoidcore.equalizer.equalizer import Equalizer
 from unstuck.observation.sizes import norms
 
 Loss = Callable[..., Tensor]

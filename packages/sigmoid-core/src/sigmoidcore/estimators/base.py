@@ -19,7 +19,9 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from sigmoidcore import Equalizer, SigmoidCore, prepare
+from sigmoidcore.calibration.calibrate import prepare
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.estimators.data import Classes, Numbers, Samples, Scaling, Table, Targets
 from sigmoidcore.estimators.parameters import automatic_batch_size, automatic_epochs, check_parameters, hidden_widths
 from sigmoidcore.nn.networks import Chain

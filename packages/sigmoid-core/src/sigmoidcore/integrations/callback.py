@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sigmoidcore import Equalizer, SigmoidCore
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.integrations.sinks import Sink
 from unstuck import Diagnosis, Monitor
 
