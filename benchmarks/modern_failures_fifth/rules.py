@@ -10,6 +10,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "axes mixed": ("US506",),
     "axes mixed by a reshape": ("US506",),
     "axes mixed: order of repeated rows": ("US706",),
+    "box format of the loss": ("US601",),
     "buffers missing in a copy": ("US509",),
     "clipping of scaled gradients": ("US301",),
     "data scrambled by a reshape": ("US506",),

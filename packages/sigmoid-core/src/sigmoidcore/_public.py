@@ -2,10 +2,11 @@
 
 from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
-from sigmoidcore.conversion import Activation, Conversion, convert
+from sigmoidcore.conversion.convert import convert
+from sigmoidcore.conversion.report import Activation, Conversion
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.folding import fold
+from sigmoidcore.folding.fold import fold
 from sigmoidcore.nn import networks, recurrent
 from sigmoidcore.nn.networks import MLP
 from sigmoidcore.observation.profile import gradient_profile

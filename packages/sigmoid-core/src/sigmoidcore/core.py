@@ -45,11 +45,7 @@ def _of_shifted(x: Tensor, alpha: Tensor | float, centered: bool, scale: float) 
 
 
 class CoreModule(nn.Module):
-    """Base of the modules with slopes and shifts: `SigmoidCore` and the recurrent layers of cores.
-
-    Slopes and shifts stay float32 when the model is cast to half precision. A state dict that has none of them, that of
-    the plain model before `convert`, resets them.
-    """
+    """Base of the modules with slopes and shifts, `SigmoidCore` and the recurrent layers: their dtypes and states."""
 
     def initial_values(self) -> dict[str, Tensor]:
         """Slopes and shifts of the plain activation, by name; on the CPU if the module is on the meta device."""

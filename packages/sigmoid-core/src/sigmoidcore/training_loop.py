@@ -13,8 +13,7 @@ from sigmoidcore.equalizer.equalizer import Equalizer
 from unstuck.observation.sizes import norms
 
 Loss = Callable[..., Tensor]
-Batch = tuple[Any, ...]
-"""Inputs, [batch, ...], then targets and whatever else the loss takes."""
+Batch = tuple[Any, ...]  # inputs, [batch, ...], then targets and whatever else the loss takes
 
 
 class Schedule:
@@ -58,14 +57,6 @@ class Training:
 
     `loss_fn(outputs, *rest)` returns the scalar loss of a batch `(inputs, *rest)`. `run` removes the Equalizer at the
     end; without one, slopes stay as they are.
-
-    Example:
-        >>> import sigmoidcore as sc
-        >>> x, y = torch.randn(40, 8), torch.randint(2, (40,))
-        >>> model = sc.MLP(8, 16, 3, 2)
-        >>> training = Training(model, nn.functional.cross_entropy, adamw(model))
-        >>> batches = lambda: zip(x.split(10), y.split(10))
-        >>> training.run(batches, len(x), Schedule(epochs=2))
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import sigmoidcore as sc
-from sigmoidcore.conversion import UntraceableError
+from sigmoidcore.conversion.tracing import UntraceableError
 from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN
 
 BATCH, STEPS, FEATURES, HIDDEN = 5, 7, 3, 6

@@ -1,11 +1,13 @@
-"""A training that fails says why, and leaves the estimator as it was."""
+"""What is refused, with its name and value; a training that fails says why, and leaves the estimator as it was."""
 
+import math
 import pickle
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.base import clone
-from sklearn.datasets import make_classification
+from sklearn.datasets import load_iris, make_classification
 
 from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
 from sigmoidcore.training_loop import Training
@@ -65,3 +67,39 @@ def test_an_error_during_training_leaves_the_estimator_as_it_was(settings, monke
 
     monkeypatch.setattr(Training, "step", failing)
     assert_unchanged(model, {}, lambda: model.fit(X, y))
+
+
+FLOWERS, SPECIES = load_iris(return_X_y=True)
+LABELS = np.eye(3, dtype=int)[SPECIES]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"hidden_layer_sizes": ()}, r"hidden_layer_sizes .* got \(\)"),
+        ({"hidden_layer_sizes": (4, 0)}, r"hidden_layer_sizes .* got \(4, 0\)"),
+        ({"max_iter": 0}, "max_iter == 0, must be >= 1"),
+        ({"batch_size": 0}, "batch_size == 0, must be >= 1"),
+        ({"learning_rate_init": 0}, "learning_rate_init == 0, must be > 0"),
+        ({"weight_decay": "much"}, "weight_decay must be \"auto\" or a number, got 'much'"),
+        ({"weight_decay": None}, "weight_decay must be an instance of float, not NoneType"),
+        ({"tol": -1}, "tol == -1, must be >= 0"),
+        ({"saturation": 0}, "saturation == 0, must be > 0"),
+        ({"tolerance": math.inf}, "tolerance == inf, must be < inf"),
+        ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction == 1.5, must be < 1"),
+        ({"early_stopping": True, "validation_fraction": 0.001}, "raise validation_fraction"),
+        ({"class_weight": {0: 1, 1: -1, 2: 1}}, "class_weight .* at least 0, got {0: 1, 1: -1, 2: 1}"),
+    ],
+)
+def test_an_invalid_parameter_is_named_with_its_value(parameters, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        SigmoidCoreClassifier(**{"hidden_layer_sizes": (4,), "max_iter": 5, **parameters}).fit(FLOWERS, SPECIES)
+
+
+def test_useless_weights_and_wrong_targets_are_refused():
+    with pytest.raises(ValueError, match=r"at least one non-zero|all sample weights are 0"):
+        SigmoidCoreClassifier((4,)).fit(FLOWERS, SPECIES, sample_weight=np.zeros(150))
+    with pytest.raises(ValueError, match=r"y should be a 1d array, got an array of shape \(150, 3\)"):
+        SigmoidCoreClassifier((4,)).fit(FLOWERS, LABELS)
+    with pytest.raises(ValueError, match=r"give y.toarray\(\)"):
+        SigmoidCoreRegressor((4,)).fit(FLOWERS, sparse.csr_matrix(LABELS))

@@ -20,6 +20,7 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_validate, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sigmoidcore as sc
 from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, base, data
@@ -272,3 +273,23 @@ def test_a_folded_network_predicts_the_same_from_standardised_inputs():
     plain = sc.fold(model.network_)
     inputs = torch.from_numpy((X - X.mean(0)) / X.std(0))
     np.testing.assert_allclose(plain(inputs).softmax(1).detach().numpy(), model.predict_proba(X), atol=1e-6)
+
+
+# scikit-learn's own reason, where its estimators train in random batches: the batches, and the samples that slopes are
+# prepared with, are others. `test_estimators.py` has what does hold.
+NOT_EQUIVALENT = "sample_weight is not equivalent to removing/repeating samples."
+EXPECTED = {
+    "check_sample_weight_equivalence_on_dense_data": NOT_EQUIVALENT,
+    "check_sample_weight_equivalence_on_sparse_data": NOT_EQUIVALENT,
+}
+
+
+# Quick: few epochs, one weight decay. The checks are of what an estimator takes, gives and keeps.
+@parametrize_with_checks(
+    [kind((16,), max_iter=10, weight_decay=0.4) for kind in (SigmoidCoreClassifier, SigmoidCoreRegressor)],
+    expected_failed_checks=lambda estimator: EXPECTED,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks_pass(estimator, check):
+    np.random.seed(0)  # noqa: NPY002  random_state=None draws from it
+    check(estimator)

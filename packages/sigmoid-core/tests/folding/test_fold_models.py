@@ -29,7 +29,7 @@ from torch.nn.utils import prune
 
 import sigmoidcore as sc
 from sigmoidcore import SigmoidCore
-from sigmoidcore.conversion import UntraceableError
+from sigmoidcore.conversion.tracing import UntraceableError
 from sigmoidcore.integrations.physics import PhysicsMLP
 
 

@@ -320,9 +320,7 @@ def test_the_mean_of_the_gates_is_that_of_time_constants_from_2_to_the_length(ki
     model, inputs = model_of(kind), torch.randn(50, 100, FEATURES)
     sc.calibrate(model, inputs)
     layer = model.layer
-    tau = recurrent_solver.time_constants(48, 50)
-    assert 2 < float(tau[0]) < 3
-    assert 49 < float(tau[-1]) < 50
+    tau = 2.5 + torch.arange(48, dtype=torch.float64)
     gates = len(layer.slope_l0) // 48
     bias = layer.bias_ih_l0 + layer.bias_hh_l0
     z = layer.slope_l0 * (inputs.flatten(0, 1).mean(0) @ layer.weight_ih_l0.T + bias - layer.shift_l0)
@@ -465,3 +463,66 @@ def test_a_note_says_that_saturation_has_no_effect_without_fresh_weights():
     report = sc.calibrate(model_of("gru"), torch.randn(20, 30, FEATURES), saturation=0.5)
     assert any("only `prepare` gives it a saturation level" in note for note in report.notes)
     assert sc.prepare(model_of("gru"), torch.randn(20, 30, FEATURES), saturation=0.5).notes == ()
+
+
+LONG, INPUTS, UNITS = 50, 3, 32
+
+
+class Classifier(nn.Module):
+    """The last output of a recurrent layer through a Linear head."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = CoreRNN(INPUTS, UNITS, batch_first=True)
+        self.head = nn.Linear(UNITS, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+@pytest.fixture
+def prepared():
+    model, inputs = Classifier(), torch.randn(100, LONG, INPUTS)
+    return model, inputs, sc.prepare(model, inputs)
+
+
+def test_the_equalizer_refuses_a_model_of_recurrent_cores_only():
+    model = Classifier()
+    with pytest.raises(ValueError, match="recurrent cores only"):
+        sc.Equalizer(model, torch.optim.Adam(model.parameters()))
+
+
+def test_prepare_makes_the_gradient_keep_its_size_through_time(prepared):
+    model, _, report = prepared
+    assert report.after.names == tuple(f"rnn[{t}]" for t in range(LONG))
+    assert report.after.spread < 10
+    assert report.before.spread > 30 * report.after.spread
+    unseen = sc.gradient_profile(model, torch.randn(100, LONG, INPUTS))
+    assert unseen.spread < 10
+
+
+def test_prepare_makes_the_hidden_weights_orthogonal_and_remembers_the_number_of_steps(prepared):
+    rnn = prepared[0].rnn
+    torch.testing.assert_close(rnn.weight_hh_l0 @ rnn.weight_hh_l0.T, torch.eye(UNITS), rtol=0, atol=1e-5)
+    assert int(rnn.steps) == LONG
+    assert not bool(rnn.bias_ih_l0.any())
+
+
+@pytest.mark.parametrize("saturation", [0.3, 0.5, 1.0])
+def test_prepare_sets_the_saturation_level_over_time(saturation):
+    model, inputs = Classifier(), torch.randn(200, LONG, INPUTS)
+    report = sc.prepare(model, inputs, saturation=saturation)
+    seen = []
+    with torch.no_grad():
+        model.rnn.run_stepwise(inputs, on_step=lambda t, h: seen.append(h))
+    z = 2 * torch.atanh(torch.stack(seen))
+    assert float((z - z.mean((0, 1))).square().mean().sqrt()) == pytest.approx(saturation, rel=0.15)
+    assert float(report.levels[0]) == pytest.approx(saturation, rel=0.15)
+
+
+def test_a_state_dict_has_the_number_of_steps_and_that_of_a_plain_layer_resets_it(prepared):
+    model, other = prepared[0], Classifier()
+    other.load_state_dict(model.state_dict())
+    assert int(other.rnn.steps) == LONG
+    other.load_state_dict(dict(model.named_parameters()))
+    assert (int(other.rnn.steps), other.rnn.slope_l0.tolist()) == (0, [2.0] * UNITS)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore.observation.batch import check_inputs, check_loss
+from sigmoidcore import MLP, gradient_profile
 from unstuck import Monitor
-from unstuck.observation.batch import loss_of, run
 
 X = torch.zeros(3, 5)
-MODEL = nn.Linear(4, 2)
+MODEL = MLP(5, 4, 1, 3)
 
 
 class Sink:
@@ -35,15 +34,7 @@ class Sink:
 )  # fmt: skip
 def test_inputs_that_are_not_a_batch_are_an_error_with_the_reason(inputs, message):
     with pytest.raises(ValueError, match=message):
-        check_inputs(inputs)
-
-
-def test_an_error_of_the_model_keeps_its_type_and_notes_the_shape_of_the_inputs():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
-        run(nn.Linear(5, 3), torch.zeros(3, 7))
-    assert caught.value.__notes__ == [
-        "the inputs have the shape (3, 7) float32: give one batch as the model takes it in training"
-    ]
+        gradient_profile(MODEL, inputs)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +46,8 @@ def test_an_error_of_the_model_keeps_its_type_and_notes_the_shape_of_the_inputs(
     ],
 )
 def test_a_wrong_loss_is_an_error_that_says_why(targets, loss_fn, message):
-    def loss():
-        check_loss(targets, loss_fn)
-        return loss_of(torch.zeros(3, 3), targets, loss_fn)
-
     with pytest.raises(ValueError, match=message):
-        loss()
+        gradient_profile(MODEL, X, targets, loss_fn)
 
 
 @pytest.mark.parametrize(

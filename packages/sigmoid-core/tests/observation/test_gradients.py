@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.observation.gradients import GradientObserver, gradient_moments, gradient_sizes, relative_slopes
+from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation.sizes import norms
 
 
@@ -99,3 +100,21 @@ def test_the_graph_of_a_very_deep_network_is_freed_without_recursion(observed):
     model(torch.randn(3, 2)).square().mean().backward()
     gc.collect()
     assert sum(map(len, observer.counted().values())) == 2_000
+
+
+class Doubles(LayerObserver):
+    """Doubles what a layer reads and halves what it makes."""
+
+    def reads(self, name, layer, x):
+        return 2 * x
+
+    def makes(self, name, layer, args, kwargs, output):
+        return output / 2
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_a_layer_observer_may_replace_inputs_and_outputs_of_a_layer(by_keyword):
+    core, x = nn.Sigmoid(), torch.randn(5)
+    with Doubles({"core": core}):
+        y = core(input=x) if by_keyword else core(x)
+    assert torch.equal(y, torch.sigmoid(2 * x) / 2)

@@ -1,12 +1,16 @@
-"""Hooks, parameters and buffers of a module: the public API neither lists nor copies hooks."""
+"""What runs with a module, and whether others may take its place: no public function lists hooks or modes."""
 
 from collections.abc import Callable, Iterable
 from copy import copy
 from operator import itemgetter
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as _module
+
+from unstuck.observation import transforms_active
 
 _KINDS = ("backward_pre", "backward", "forward_pre", "forward")
 _global = [getattr(_module, f"_global_{kind}_hooks", {0: None}) for kind in _KINDS]
@@ -33,3 +37,18 @@ def global_hooks() -> list[Callable[..., Any] | None]:
 def registered(modules: Iterable[nn.Module], name: str) -> list[Any]:
     """Parameter, buffer, module or None of each: fifty times as fast as `getattr`, and a deep step reads thousands."""
     return [m._parameters.get(name, m._buffers.get(name, m._modules.get(name))) for m in modules]
+
+
+def runs_plainly(x: Tensor) -> bool:
+    """Whether operations on `x` do what they say and no more: others with the same result may take their place."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and (x.is_cpu or x.is_cuda)
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._get_tracing_state() is None
+        and not transforms_active()
+        and forward_ad._current_level < 0
+        and not torch._C._is_any_autocast_enabled()
+    )

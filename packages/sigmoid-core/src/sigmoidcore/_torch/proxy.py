@@ -10,10 +10,7 @@ from torch import fx
 
 
 class TensorProxy(fx.Proxy):
-    """A value while a forward is traced: `isinstance(value, torch.Tensor)` is true, as it is when the model runs.
-
-    `fx.Proxy` answers no, and the forward would silently take another branch.
-    """
+    """A value that a traced forward takes for a tensor: without it, `isinstance` would lead into another branch."""
 
     _is_param = False  # nn.Parameter and nn.Buffer ask for these where a value is set as an attribute
     _is_buffer = False
@@ -33,10 +30,7 @@ _NUMBER_FIRST = (
 
 @contextmanager
 def number_first_functions_traced() -> Iterator[None]:
-    """Trace these functions before PyTorch reads their arguments: it takes a proxy for a number that is a tensor.
-
-    It then reads the memory of a tensor that is not there: a segmentation fault.
-    """
+    """Trace these functions before PyTorch takes a proxy for a tensor: it would read memory that is not there."""
     originals = {name: getattr(torch, name) for name in _NUMBER_FIRST}
     for name, function in originals.items():
         setattr(torch, name, _traced(function))

@@ -6,7 +6,6 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 _Layer = TypeVar("_Layer", bound=nn.RNNBase)
-PARTS = ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs")
 
 
 def with_flat_weights(layer: nn.RNNBase, kind: type[_Layer], flat: list[Tensor]) -> _Layer:
@@ -26,6 +25,6 @@ def with_same_parameters(layer: nn.RNNBase, kind: type[_Layer]) -> _Layer:
     made = object.__new__(kind)
     made.__dict__.update(layer.__dict__)
     made.__dict__.pop("_compiled_call_impl", None)  # of layer.compile(): it would run the other layer
-    for name in PARTS:
+    for name in ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"):
         made.__dict__[name] = copy(made.__dict__[name])
     return made

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from sigmoidcore.calibration.correction import LEVEL_ENOUGH, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
 from sigmoidcore.nn.residual import ResidualLayer
-from sigmoidcore.observation.batch import check_inputs, check_loss, undisturbed
 from sigmoidcore.observation.profile import gradient_profile
-from unstuck.observation.batch import Inputs, LossFn, check_model, floating_tensors, run
+from unstuck.observation.batch import Inputs, LossFn, check_model, evaluating, floating_tensors, run, unchanged
 from unstuck.observation.profile import Profile
 
 MOST_PASSES = 8
 FEW, CURVED, USUAL = 3, 2.0, 0.5  # saturation="auto"; a sample of few features has up to 3
 MOST_SATURATED = 100.0
 NOTES = 5  # are printed
+_Measure = Callable[[], Profile]  # the gradient profile of the model as it is
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,7 +107,8 @@ def calibrate(
         >>> report.after.spread < report.before.spread
         True
     """
-    return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=False)
+    profile = partial(gradient_profile, model, inputs, targets, loss_fn)
+    return _calibrate(model, inputs, profile, saturation, fresh_weights=False, curved=set())
 
 
 def prepare(
@@ -161,17 +162,12 @@ def prepare(
         tensors = floating_tensors(inputs)
         curved = {tensor.shape[1] for tensor in tensors if tensor.dim() == 2 and tensor.shape[1] <= FEW}
         saturation = CURVED if curved and len(tensors) == 1 else USUAL
-    return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=True, curved=curved)
+    profile = partial(gradient_profile, model, inputs, targets, loss_fn)
+    return _calibrate(model, inputs, profile, saturation, fresh_weights=True, curved=curved)
 
 
 def _calibrate(
-    model: nn.Module,
-    inputs: Inputs,
-    targets: Any,
-    loss_fn: LossFn | None,
-    saturation: float | None,
-    fresh_weights: bool,
-    curved: Collection[int] = (),
+    model: nn.Module, inputs: Inputs, profile: _Measure, saturation: float | None, fresh_weights: bool, curved: set[int]
 ) -> Calibration:
     started = time.perf_counter()
     check_model(model)
@@ -182,24 +178,21 @@ def _calibrate(
         )
     if any(isinstance(module, ResidualLayer) for module in model.modules()):
         raise ValueError("a PhysicsMLP has its weights and slopes: call its own prepare(points), which sets the domain")
-    check_inputs(inputs)
-    check_loss(targets, loss_fn)
     notes: dict[str, None] = {}
-    profile = partial(gradient_profile, model, inputs, targets, loss_fn)
     before = profile()
     solver = Solver(model, saturation, fresh_weights, note=lambda text: notes.update({text: None}))
     solver.levels_by_features = dict.fromkeys(curved, CURVED)
     restore = _snapshot(model)
     try:
-        with undisturbed(model, inputs):
+        with unchanged(model, inputs), evaluating(model):
             solution, after, passes = _solve_and_correct(model, inputs, solver, profile)
             worse = free_spread(after, solution) > free_spread(before, solution)
             if worse and not fresh_weights and saturation is None:
                 restore()
                 after = before
-                with LevelObserver(model) as levels:
+                with LevelObserver(model) as observer:
                     run(model, inputs)
-                solution = replace(solution, slopes=levels.slopes, levels=levels.levels)
+                solution = replace(solution, slopes=observer.slopes, levels=observer.levels)
                 notes["no pass made the profile more level: all slopes are as they were"] = None
     except BaseException:
         restore()
@@ -208,19 +201,13 @@ def _calibrate(
     if fresh_weights:
         for text in uncentered(solver.layers.values()):
             warnings.warn(text, stacklevel=3)
-    return Calibration(
-        before=before,
-        after=after,
-        slopes=torch.tensor(list(solution.slopes.values()), dtype=torch.float64),
-        levels=torch.tensor(list(solution.levels.values()), dtype=torch.float64),
-        passes=passes,
-        seconds=time.perf_counter() - started,
-        notes=tuple(notes),
-    )
+    found = solution.slopes, solution.levels
+    slopes, levels = (torch.tensor(list(by_core.values()), dtype=torch.float64) for by_core in found)
+    return Calibration(before, after, slopes, levels, passes, time.perf_counter() - started, tuple(notes))
 
 
 def _solve_and_correct(
-    model: nn.Module, inputs: Inputs, solver: Solver, profile: Callable[[], Profile]
+    model: nn.Module, inputs: Inputs, solver: Solver, profile: _Measure
 ) -> tuple[Solution, Profile, int]:
     """Solve for gain 1, then correct the gains until the profile is level or gets worse; the best pass is kept."""
     gains: dict[str, float] = {}

@@ -17,20 +17,15 @@ SHALLOW = 10  # more cores than this that are not centered are reported
 
 
 def free_spread(profile: Profile, solution: Solution) -> float:
-    """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers.
-
-    The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
-    """
+    """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers."""
+    # The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
     left = solution.by_level | {name for name, layer in solution.layers.items() if isinstance(layer, RecurrentCores)}
     free = [i for i, name in enumerate(profile.names) if _layer_name(name, solution) not in left]
     return spread(profile.sizes[free]) if free else 1.0
 
 
 def corrected_gains(log_gains: Mapping[str, float], profile: Profile, solution: Solution) -> dict[str, float]:
-    """The logarithm of the gain that would have given each core the gradient size of the cores that it feeds.
-
-    Cores without a gradient say nothing: they neither change nor count among those that another core feeds.
-    """
+    """The logarithms of gains that would have given each core the gradient size of those that it feeds, if not 0."""
     squares: dict[str, float] = {}
     for name, size in zip(profile.names, profile.sizes.tolist(), strict=True):
         layer = _layer_name(name, solution)  # the steps of a recurrent layer together

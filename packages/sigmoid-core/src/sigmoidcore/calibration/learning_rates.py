@@ -14,16 +14,12 @@ from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import CoreRNN
 from unstuck.observation.batch import check_model
 
-SHARE = 0.1
-"""The largest share of the total change that one layer gets."""
-FLOOR = 0.01
-"""Of an equal share: the least that a layer gets; a layer behind a single feature passes on no directions at all."""
+SHARE = 0.1  # the largest share of the total change that one layer gets
+FLOOR = 0.01  # of an equal share: the least that a layer gets; one behind a single feature passes on no directions
 HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 370.0, 128.0
 """Measured constants of the rates of Adam (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
-SGD = 100.0
-"""Measured constant of the rates of SGD (benchmarks/sgd.py)."""
-MEAN_SQUARE = 1 / 64
-"""Of the outputs of centered cores at the saturation level 0.5, (0.5 / 4)^2."""
+SGD = 100.0  # measured constant of the rates of SGD (benchmarks/sgd.py)
+MEAN_SQUARE = 1 / 64  # of the outputs of centered cores at the saturation level 0.5, (0.5 / 4)^2
 
 
 def depth_scaled_lr(

@@ -16,8 +16,7 @@ from unstuck.observation import bare
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)  # `prepare` gives them fresh weights
-BAND = 2.0
-"""Features whose deviations are within this factor of the typical one keep their relative size: it is the user's."""
+BAND = 2.0  # features whose deviations are within this factor of the typical one keep their relative size, the user's
 
 
 @torch.no_grad()
@@ -48,14 +47,12 @@ def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_input
 @torch.no_grad()
 def make_recurrent_orthogonal(layer: RecurrentCores, generator: torch.Generator) -> None:
     """Orthogonal weights for every gate, and zero biases, in place, for a recurrent layer of cores."""
-    for weights in map(layer.weights, layer.suffixes):
-        for weight in (weights.ih, weights.hh):
-            for gate in weight.chunk(len(layer.cell.slopes)):
-                orthogonal_(gate, generator)
-        if weights.hr is not None:
-            orthogonal_(weights.hr, generator)
-        weights.bias_ih.zero_()
-        weights.bias_hh.zero_()
+    for name, parameter in layer.named_parameters(recurse=False):
+        if parameter.dim() == 1:
+            parameter.zero_()
+            continue
+        for gate in parameter.chunk(1 if name.startswith("weight_hr") else len(layer.cell.slopes)):
+            orthogonal_(gate, generator)
 
 
 @torch.no_grad()
@@ -67,10 +64,7 @@ def orthogonal_(weight: Tensor, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
-    """Bring features whose deviations are out of the band around the typical one to its edge.
-
-    Features in one unit keep their sizes; one that is a million times larger than the rest does not drown them.
-    """
+    """Bring features whose deviations are out of the band to its edge, so that a huge one does not drown the rest."""
     weight = layer.get_parameter("weight")
     flat = (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2).to(torch.float64)
     largest, deviation = flat.abs().amax(0), flat.std(0, correction=min(1, len(flat) - 1))

@@ -46,10 +46,7 @@ class Found:
 def solve_layer(
     layer: RecurrentCores, input: Tensor | PackedSequence, saturation: float | None
 ) -> tuple[float, float, *tuple[str, ...]]:
-    """Set slopes and shifts of a recurrent layer from one batch; returns mean slope, saturation level and notes.
-
-    With a saturation level, the weights of the inputs get the size that makes it.
-    """
+    """Set slopes, shifts and, for a saturation level, the size of input weights; mean slope, level and notes."""
     notes: list[str] = []
 
     def set_one(suffix: str, sequences: Sequences) -> None:
@@ -148,10 +145,7 @@ def solve(
 
 
 def log_sizes(sequences: Sequences, weights: Weights) -> Tensor:
-    """Logarithms of the gradient sizes of the memory for random cotangents on the last output.
-
-    Shape [steps], float64, on the CPU, in the order in which the steps run; -inf for a gradient of 0.
-    """
+    """Logarithms of the memory's gradient sizes for random cotangents on the last output: [steps], float64."""
     memory: list[Tensor] = []
     with torch.enable_grad():
         _, last = sequences.unroll(weights, on_step=lambda _, m: memory.append(m))
@@ -169,11 +163,6 @@ def tilt(logs: Tensor) -> float:
         return 0.0
     steps = torch.arange(len(logs), dtype=logs.dtype) - (len(logs) - 1) / 2
     return float((steps @ logs) / (steps @ steps)) * len(logs)
-
-
-def time_constants(hidden: int, steps: int) -> Tensor:
-    """Time constants of the units, evenly spread from 2 to `steps`: [hidden], float64."""
-    return 2 + (max(steps, 2) - 2) * (torch.arange(hidden, dtype=torch.float64) + 0.5) / hidden
 
 
 @torch.no_grad()
@@ -208,8 +197,13 @@ def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Fo
 
 
 def _wanted_means(cell: Cell, weights: Weights, steps: int) -> Tensor:
-    """Of z, [rows]: +-log(tau - 1) = logit(1 - 1/tau) for gates that keep the memory and let new in, 0 for others."""
-    logit = (time_constants(weights.hh.shape[0] // len(cell.slopes), steps) - 1).log()
+    """Of z, [rows]: +-log(tau - 1) = logit(1 - 1/tau) for gates that keep the memory and let new in, 0 for others.
+
+    The time constants tau of the units are evenly spread from 2 to `steps`.
+    """
+    hidden = weights.hh.shape[0] // len(cell.slopes)
+    tau = 2 + (max(steps, 2) - 2) * (torch.arange(hidden, dtype=torch.float64) + 0.5) / hidden
+    logit = (tau - 1).log()
     return torch.cat([leak * logit for leak in cell.leaks]).to(weights.hh)
 
 

@@ -21,8 +21,7 @@ from sigmoidcore.observation.profile import watched_layers
 from unstuck.observation import NONE, backward_pass, bare
 from unstuck.observation.batch import Inputs, floating_tensors, run
 
-SMALLEST = 1e-5
-"""Preactivations that differ from sample to sample by less than this part of their size are taken to be all alike."""
+SMALLEST = 1e-5  # preactivations that differ between samples by less than this part of their size are taken to be alike
 
 
 @dataclass

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     import typer
 
 DEMO = "Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."
-EXTRAS = {"lab": "lab", "train": "data", "predict": "data"}
-"""The extra that a command needs; `demo` for all others."""
-TABLES = ("pandas", "pyarrow", "skrub")
-"""Packages that the lab needs for a table only."""
+EXTRAS = {"lab": "lab", "train": "data", "predict": "data"}  # the extra that a command needs; `demo` for all others
+TABLES = ("pandas", "pyarrow", "skrub")  # packages that the lab needs for a table only
 WRONG_NAMES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR)
 """Errors of the operating system that come from a wrong file name."""
 

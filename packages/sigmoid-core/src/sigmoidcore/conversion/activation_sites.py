@@ -19,12 +19,15 @@ from sigmoidcore.nn.recurrent import is_recurrent
 class Use:
     """One call of an activation in a forward pass."""
 
+    kind: nn.Module | str  # the module, or the name of the function
+    index: int  # of the function, among the functional activations in its owner's forward
     role: Role
     why: str  # the role is unknown
     features: tuple[int, int] | None  # of its input: their number and dimension
     weight: Tensor | None  # the nearest one, for device and dtype
     owner: str  # name of the module whose forward makes the call
     call: int  # how often that forward had been called
+    writes: bool  # the function overwrites a tensor that something else may read
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +40,7 @@ class Site:
     module: nn.Module | None = None
     index: int | None = None  # of the functional call in its owner's forward
     uses: tuple[Use, ...] = ()
-    writes: bool = False  # the functional call overwrites a tensor that something else may read
+
     why: str = ""  # the trace has no call of it
 
     @property
@@ -77,13 +80,9 @@ def find_sites(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
     """All activations in the order of the model's modules; and the modules that cannot be traced, with the reason."""
     parts, untraced, callers = _parts(model)
     uses: dict[nn.Module, list[Use]] = defaultdict(list)
-    functions: dict[tuple[str, int], list[tuple[str, bool, Use]]] = defaultdict(list)
-    for part in parts:
-        for kind, index, use, writes in _uses(part, model, callers):
-            if isinstance(kind, nn.Module):
-                uses[kind].append(use)
-            else:
-                functions[use.owner, index].append((kind, writes, use))
+    functions: dict[tuple[str, int], list[Use]] = defaultdict(list)
+    for use in (use for part in parts for use in _uses(part, model, callers)):
+        (uses[use.kind] if isinstance(use.kind, nn.Module) else functions[use.owner, use.index]).append(use)
     sites = [*_modules(model, uses, callers), *_functions(model, functions)]
     order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     sites.sort(key=lambda site: order[site.owner if site.module is None else site.name])
@@ -126,8 +125,8 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
     return parts, untraced, callers
 
 
-def _uses(part: Part, model: nn.Module, callers: dict[str, str]) -> Iterator[tuple[nn.Module | str, int, Use, bool]]:
-    """The uses of activations in one part: module or function, its number among the functions, whether it writes."""
+def _uses(part: Part, model: nn.Module, callers: dict[str, str]) -> Iterator[Use]:
+    """The uses of activations in one part."""
     root = model.get_submodule(part.name)
     known = features(part, root)
     counts: Counter[tuple[str, int]] = Counter()
@@ -142,18 +141,20 @@ def _uses(part: Part, model: nn.Module, callers: dict[str, str]) -> Iterator[tup
         if found is Role.OUTPUT and part.name:
             found, why = Role.UNKNOWN, f"its result leaves '{part.name}', and {callers[part.name]}"
         read = node.all_input_nodes[:1]
-        use = Use(
+        owner, call = join(part.name, node.meta["owner"]), node.meta["call"]
+        in_place = str(getattr(node.target, "__name__", node.target)).endswith("_")
+        yield Use(
+            kind=kind,
+            index=counts[owner, call],
             role=found,
             why=why if found is Role.UNKNOWN else "",
             features=known.get(read[0]) if read else None,
             weight=nearest_weight(node, root),
-            owner=join(part.name, node.meta["owner"]),
-            call=node.meta["call"],
+            owner=owner,
+            call=call,
+            writes="out" in node.kwargs or (in_place and may_overwrite(node, root)),
         )
-        in_place = str(getattr(node.target, "__name__", node.target)).endswith("_")
-        writes = "out" in node.kwargs or (in_place and may_overwrite(node, root))
-        yield kind, counts[use.owner, use.call], use, writes
-        counts[use.owner, use.call] += function is not None
+        counts[owner, call] += function is not None
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -174,12 +175,11 @@ def _modules(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: dict[s
         yield Site(tuple(places), type(module).__name__, owner, module, uses=found, why=why)
 
 
-def _functions(model: nn.Module, functions: dict[tuple[str, int], list[tuple[str, bool, Use]]]) -> Iterator[Site]:
+def _functions(model: nn.Module, functions: dict[tuple[str, int], list[Use]]) -> Iterator[Site]:
     taken: dict[str, set[str]] = defaultdict(set)
     for (owner, index), found in sorted(functions.items()):
-        (function, writes, _), module = found[0], model.get_submodule(owner)
+        function, module = str(found[0].kind), model.get_submodule(owner)
         numbered = chain([function], (f"{function}_{i}" for i in count(1)))
         name = next(n for n in numbered if n not in taken[owner] and not hasattr(module, n))
         taken[owner].add(name)
-        uses = tuple(use for *_, use in found)
-        yield Site((join(owner, name),), f"{function}()", owner, index=index, uses=uses, writes=writes)
+        yield Site((join(owner, name),), f"{function}()", owner, index=index, uses=tuple(found))

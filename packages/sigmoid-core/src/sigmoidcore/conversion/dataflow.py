@@ -141,10 +141,7 @@ def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterat
 
 
 def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
-    """Whether an in-place call may overwrite a value that something else reads.
-
-    It does not if a layer or a sum made the value, and nothing else reads it on the way.
-    """
+    """Whether an in-place call may overwrite what something else reads: not what a layer or a sum made for it alone."""
     value = node
     while True:
         value, above = (value.all_input_nodes or [value])[0], value

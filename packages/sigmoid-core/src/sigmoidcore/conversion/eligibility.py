@@ -13,15 +13,11 @@ from sigmoidcore.conversion.dataflow import Role
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import why_not
 
-Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
-"""Names or patterns of activations, or types of modules."""
+Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None  # names, patterns or types of modules
 
 
 def judge(site: Site, *, included: bool, excluded: bool, centered: bool) -> tuple[dict[str, Any] | None, str]:
-    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
-
-    The first reason to leave it is reported. Those that `include` overrules come last.
-    """
+    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the first reason."""
     why, reason = "excluded" if excluded else _why_not_replaceable(site), "hidden"
     if included:
         reason = "asked for"
@@ -44,7 +40,7 @@ def _why_not_replaceable(site: Site) -> str:
         return why
     if site.recurrent is None and site.kind not in KINDS:
         return "is not a sigmoid"
-    if site.writes:
+    if site.index is not None and site.uses[0].writes:
         return "it overwrites a tensor: call the function that returns a new one"
     if not site.name or (site.module is not None and "" in site.names):
         instead = "SigmoidCore()" if site.recurrent is None else "sigmoidcore.nn.converted(model)"

@@ -11,15 +11,11 @@ from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.activations import function_of
 from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, scratch_copy
 
-_FIXED = (NoneType, bool, int, float, str, FunctionType)
-"""Attributes whose changes after `convert` raise an error."""
+_FIXED = (NoneType, bool, int, float, str, FunctionType)  # attributes whose changes after `convert` raise an error
 
 
 class OwnForward:
-    """The graphs of a module's own forward, in training and in evaluation; the modules that it calls are nodes.
-
-    An UntraceableError says why a graph would not do the same as the forward.
-    """
+    """The graphs of a module's own forward in training and evaluation; an UntraceableError if they would not do it."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module

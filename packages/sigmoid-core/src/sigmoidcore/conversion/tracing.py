@@ -24,8 +24,7 @@ _PLAIN_WORDS = {
 """What some messages of torch.fx mean for a user."""
 _SEVERAL = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "meshgrid", "broadcast_tensors")
 """Functions that give several tensors."""
-_NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "element_size")
-"""Methods of a tensor that give numbers."""
+_NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "element_size")  # methods of a tensor that give numbers
 
 
 class UntraceableError(ValueError):

@@ -16,16 +16,12 @@ a healthy training. The alarm rings at the second such step in a row."""
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
 EVERY = 2  # steps between two looks, unless a step was sudden: four norms take a hundredth of a narrow network's step
-START, QUIET = 15, 5
-"""Looks from which the alarm learns what is usual: at the start, when all is sudden, and later, after it has rung."""
+START, QUIET = 15, 5  # looks that learn what is usual: at the start, when all is sudden, and later, after it has rung
 SMALLEST = 1e-38
 
 
 class Alarm:
-    """Compares the norms of some weights' gradients with what is usual: a rise, or one unlike the others is sudden.
-
-    A few matrices and kernels among the parameters are looked at. It never rings unless it is `on`.
-    """
+    """Compares the norms of a few weights' gradients with what is usual: a rise, or one unlike the others is sudden."""
 
     def __init__(self, parameters: Callable[[], Iterable[Tensor]], *, on: bool) -> None:
         self.on = on
@@ -71,9 +67,9 @@ class Alarm:
         self._quiet = 0
 
     def _choose(self) -> list[Tensor]:
-        """Some matrices and kernels with gradients, from the first to the last, on one device and not in shards."""
-        matrices = (p for p in self._parameters() if p.dim() > 1 and not hasattr(p, "to_local"))
-        found = [p for p in matrices if _gradient(p) is not None]
+        """Some matrices and kernels with dense gradients, first to last, on one device and not in shards."""
+        trained = (p for p in self._parameters() if p.dim() > 1 and p.requires_grad and not hasattr(p, "to_local"))
+        found = [p for p in trained if p.grad is not None and p.grad.layout == torch.strided]
         found = [p for p in found if p.device == found[0].device]
         places = {round(i * (len(found) - 1) / (WEIGHTS - 1)) for i in range(WEIGHTS)} if found else set()
         return [found[i] for i in sorted(places)]
@@ -109,8 +105,3 @@ class Alarm:
         self._quiet, self._steps = int(state["quiet"]), int(state["steps"])
         self._pending = None if state["pending"] is None else torch.tensor(state["pending"])
         self.suspects = bool(state["suspects"])
-
-
-def _gradient(p: Tensor) -> Tensor | None:
-    """That of a parameter; None if it is sparse, or left over from before the parameter was frozen."""
-    return p.grad if p.requires_grad and p.grad is not None and p.grad.layout == torch.strided else None

@@ -34,12 +34,13 @@ REMEMBERED = 10_000  # samples kept in the history; older ones are dropped
 SHORTEST, GROWTH, USUAL, LONGEST = 10, 4, 100, 400
 """Automatic: an interval between samples is GROWTH times the last one, at least SHORTEST, up to LONGEST, or USUAL if
 something has moved; 1 after a large change."""
-MUCH = 0.1
-"""After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
+MUCH = 0.1  # after a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough
 MOST_SHUT = 0.5  # after the first sample, neurons are set back only in cores where this share of them is saturated
 STALE = 0.01  # with more saturated neurons at the first step, its gradients are dropped: Adam would remember their size
 ENOUGH = 8.0  # samples that must make the gradient, for slopes to follow it: that of a few is not the network's
 PATIENCE = 10  # sampled steps in a row without a gradient, after which a warning is given
+_Passes = dict[str, list[CorePass]]  # by core
+_Changes = tuple[int, int, bool] | None  # what `LevelRule.finish` returns
 
 
 class Equalizer:
@@ -162,7 +163,7 @@ class Equalizer:
         parts = {key: value for part in self._parts for key, value in part.state_dict().items()}
         cadence = {"step": self._step, "next": self._next, "interval": self._interval}
         history = [vars(sample) for sample in self.history]
-        return {"rule": 1, **parts, **cadence, "neurons": self._neurons, "history": history}
+        return {**parts, **cadence, "neurons": self._neurons, "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -172,10 +173,6 @@ class Equalizer:
         """
         before = self.state_dict()
         try:
-            if "rule" not in state:
-                raise ValueError(
-                    "an Equalizer of several rules made it, before one rule replaced them: start a new one"
-                )
             if list(state["neurons"]) != self._neurons:
                 theirs, own = (f"{len(n)} cores of {sum(n)} neurons" for n in (state["neurons"], self._neurons))
                 raise ValueError(f"it is that of a model with {theirs}, this one has {own}")
@@ -213,7 +210,7 @@ class Equalizer:
         self.remove()
 
     def _attach_if_due(self) -> None:
-        if self._step >= self._next or self._level_rule.waits:
+        if self._step >= self._next or self._level_rule.expected:
             self._level_rule.begin_step(self._step)  # before anything reads what a core makes
             self._observer.attach()
 
@@ -247,14 +244,14 @@ class Equalizer:
         changed = [name for name, of_core in passes.items() if any(p.changed for p in of_core)]
         if changed:  # the next step is sampled on copies; the same on every rank, for all run the same model
             for name in changed:
-                self._observer.copy_values(name)
+                self._observer.copied.add(name)
             return undone
         if not self._compared:
             _check_same(list(self._cores.values()), self._ranks)
             self._compared = True
         return self._look(passes, sizes, differentiated, ends, changes) or undone
 
-    def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
+    def _all_present(self, passes: _Passes) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
         missing = [name for name, of_core in passes.items() if not of_core]
         if self._ranks.all(not missing, self._device):
@@ -276,19 +273,11 @@ class Equalizer:
         return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
-    def _look(
-        self,
-        passes: dict[str, list[CorePass]],
-        sizes: Tensor,
-        differentiated: bool,
-        ends: list[Node],
-        changes: tuple[int, int, bool] | None,
-    ) -> bool:
+    def _look(self, passes: _Passes, sizes: Tensor, differentiated: bool, ends: list[Node], changes: _Changes) -> bool:
         """Take a sample; returns whether so much is saturated at the first one that its gradients are useless.
 
         If the loss of any rank contains derivatives, levels are remembered, and nothing else. Nothing moves on a step
-        that has set back (with `changes`).
-        `ends` are the nodes of the model's outputs.
+        that has set back (with `changes`). `ends` are the nodes of the model's outputs.
         """
         logs, finite = sizes.log(), bool(torch.isfinite(sizes).all())
         (recovered, neurons, _), moved, shut = changes or (0, 0, False), [], 0
@@ -337,7 +326,7 @@ class Equalizer:
         self._level_rule.expect(found, share)
         return sum(found.values())
 
-    def _profile(self, passes: dict[str, list[CorePass]]) -> Tensor:
+    def _profile(self, passes: _Passes) -> Tensor:
         """Gradient sizes of the cores over all ranks, [cores]."""
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
@@ -378,9 +367,8 @@ def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
 @torch.no_grad()
 def _check_same(cores: Sequence[SigmoidCore], ranks: Ranks) -> None:
     """Raise a ValueError, on all ranks, if they do not have the same slopes and shifts."""
-    if ranks.count > 1 and not ranks.same(
-        torch.cat([part.flatten().to(cores[0].shift.device) for core in cores for part in (core.alpha, core.shift)])
-    ):
+    parts = [part.flatten().to(cores[0].shift.device) for core in cores for part in (core.alpha, core.shift)]
+    if not ranks.same(torch.cat(parts)):
         raise ValueError(
             "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
             "DistributedDataParallel is made, or broadcast the model's state afterwards"

@@ -24,8 +24,7 @@ OPEN = 1.0  # the level of a neuron that is saturated, where none is known: its 
 FEWEST = 8  # fewer samples do not tell mean and size, however many positions each has
 FIRST = 8  # step from which on levels are remembered: the alarm learns for 30 steps, and a sample comes in time
 AS_LEVEL = 2.0  # after an accident, the profile of z spans at most so many times what it did before
-PAUSE, MOST_ACCIDENTS = 10, 20
-"""The n-th accident is followed by PAUSE times 2**n steps without another, the last by rest."""
+PAUSE, MOST_ACCIDENTS = 10, 20  # the n-th accident is followed by PAUSE * 2**n steps without another, the last by rest
 
 
 class Level(NamedTuple):
@@ -35,10 +34,6 @@ class Level(NamedTuple):
     size: Tensor  # of z around the means, over all neurons: []
     slope: Tensor
     shift: Tensor
-
-    def to(self, other: Tensor) -> "Level":
-        """In the dtype and on the device of another tensor."""
-        return Level(*(part.to(other) for part in self))
 
 
 class LevelRule(LayerObserver):
@@ -58,7 +53,7 @@ class LevelRule(LayerObserver):
         self._spread = math.inf  # of the profile of z when levels were remembered
         self._accidents = 0
         self._pause = 0  # step until which only a core is set back that reads again what it read before
-        self._expected: list[str] = []  # cores to look at in the next step
+        self.expected: list[str] = []  # cores to look at in the next step, which sets back
         self._share: float | None = None  # of saturated neurons that a core must have; None after an alarm
         # In the step that sets back: cores done, hooks of forward passes in evaluation mode, old slopes and shifts.
         self._done: set[str] = set()
@@ -71,11 +66,6 @@ class LevelRule(LayerObserver):
     def rests(self) -> bool:
         """Whether it sets back nothing more."""
         return self._accidents >= MOST_ACCIDENTS
-
-    @property
-    def waits(self) -> bool:
-        """Whether the next step sets back."""
-        return bool(self._expected)
 
     @torch.no_grad()
     def remember(self, passes: Mapping[str, Sequence[CorePass]], sizes: Tensor, step: int) -> None:
@@ -95,11 +85,11 @@ class LevelRule(LayerObserver):
     def expect(self, names: Iterable[str] = (), share: float | None = None) -> None:
         """Look at these cores in the next step, for this share of saturated neurons; at all if `share` is None."""
         if not self.rests:
-            self._expected, self._share = list(self._cores if share is None else names), share
+            self.expected, self._share = list(self._cores if share is None else names), share
 
     def begin_step(self, step: int) -> None:
         """Set back in the next forward pass, that of this step, if something is expected."""
-        if self._expected:
+        if self.expected:
             self._done, self._graphs, self._undo, self._opened = set(), {}, {}, 0
             self._returned, self._returns_only = False, self._share is None and step < self._pause
             self.attach()
@@ -111,9 +101,9 @@ class LevelRule(LayerObserver):
         """
         self.detach()
         undo, self._undo = self._undo, {}
-        if not self.waits:
+        if not self.expected:
             return None
-        self._expected, sudden = [], self._share is None
+        self.expected, sudden = [], self._share is None
         is_level = sizes is not None and self._spread_of_z(sizes) <= AS_LEVEL * self._spread
         if undo and sudden and not is_level:
             for name, (slope, shift) in undo.items():
@@ -144,7 +134,7 @@ class LevelRule(LayerObserver):
         """Set a core back before it runs, in the first forward pass that trains."""
         recorded = torch.is_grad_enabled() and x.requires_grad and not transforms_active()
         recorded &= backward_pass() == NONE  # it is not a checkpoint that runs again
-        if not recorded or name not in self._expected or name in self._done:
+        if not recorded or name not in self.expected or name in self._done:
             return x
         if not layer.training:
             self._graphs.setdefault(name, []).append(x.register_hook(lambda gradient: None))
@@ -165,7 +155,9 @@ class LevelRule(LayerObserver):
         shut = self._mean(mean_relative_slope(now.slope * (rows - now.shift)), rows) < self._floor
         if share is not None and not (bool(shut.any()) and float(shut.double().mean()) >= share):
             return
-        if level is not None and samples >= FEWEST and _has_left(now, level := level.to(mean), core.trainable):
+        if level is not None:
+            level = Level(*(part.to(mean) for part in level))
+        if level is not None and samples >= FEWEST and _has_left(now, level, core.trainable):
             size = level.size
             slope, shift = set_to_level(mean, now.size / now.slope, level.mean, size)
         elif share is not None:
@@ -209,7 +201,7 @@ class LevelRule(LayerObserver):
         """Numbers and names, and for each core a pair of tensors."""
         levels, former = ({n: [p.cpu().clone() for p in of[n]] for n in of} for of in (self._levels, self._former))
         numbers = {"due": self._due, "accidents": self._accidents, "pause": self._pause, "spread": self._spread}
-        expected = {"expected": list(self._expected), "share": self._share}
+        expected = {"expected": list(self.expected), "share": self._share}
         return {"levels": levels, "former": former, **numbers, **expected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -219,7 +211,7 @@ class LevelRule(LayerObserver):
         self._former = {n: (slope, shift.reshape(like[n].shape)) for n, (slope, shift) in state["former"].items()}
         self._due, self._accidents, self._pause = (int(state[key]) for key in ("due", "accidents", "pause"))
         self._spread = float(state["spread"])
-        self._share, self._expected = state["share"], [name for name in state["expected"] if like[name] is not None]
+        self._share, self.expected = state["share"], [name for name in state["expected"] if like[name] is not None]
 
 
 def _has_left(now: Level, before: Level, trainable: bool) -> bool:

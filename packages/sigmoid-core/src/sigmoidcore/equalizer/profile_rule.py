@@ -14,8 +14,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.observation.graph import Trunk
 
 STEEPER = 0.5  # a slope is raised only if the mean relative slope of its layer is at least this
-FULL, LEAST = math.log(20), 0.1
-"""A difference (of logarithms, beyond the band) that a slope makes up for at once, and the share of a small one."""
+FULL, LEAST = math.log(20), 0.1  # a difference beyond the band that is made up for at once; the share of a small one
 LARGEST_CHANGE = math.log(2)  # a slope changes at most by this factor (in logarithms) a sample
 TRIES = 10  # changes of a slope after which the gradient must be nearer to level than before them
 

@@ -5,7 +5,6 @@ try:
 except ImportError as error:
     raise ImportError('the estimators need scikit-learn: pip install "sigmoid-core[sklearn]"') from error
 
-from sigmoidcore.estimators.classifier import SigmoidCoreClassifier
-from sigmoidcore.estimators.regressor import SigmoidCoreRegressor
+from sigmoidcore.estimators.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
 
 __all__ = ["SigmoidCoreClassifier", "SigmoidCoreRegressor"]

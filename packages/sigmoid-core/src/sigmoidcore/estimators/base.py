@@ -31,16 +31,11 @@ from unstuck.measure.measurement import Subject
 from unstuck.measure.one_batch import measure
 from unstuck.observation.process_group import Alone
 
-PROBES = 256
-"""Training samples that `prepare` and the diagnosis use."""
-DECAYS = (8.0, 2.0, 0.4, 0.08)
-"""Candidates of `weight_decay="auto"`. All are tried: a strong decay can stop a deep network from learning."""
-DEFAULT_DECAY, FEWEST, DECAY_FRACTION = 0.4, 50, 0.2
-"""`weight_decay="auto"` with fewer samples, or on which fraction of the samples the candidates are compared."""
-MOST_COMPARED = 5_000
-"""Samples that the candidates are compared on; of more, a random part."""
-ROWS = 10_000
-"""Rows of one forward pass of a prediction."""
+PROBES = 256  # training samples that `prepare` and the diagnosis use
+DECAYS = (8.0, 2.0, 0.4, 0.08)  # candidates of "auto", all tried: a strong decay can stop a deep network from learning
+DEFAULT_DECAY, FEWEST, DECAY_FRACTION = 0.4, 50, 0.2  # "auto" with fewer samples; the fraction that compares candidates
+MOST_COMPARED = 5_000  # samples that the candidates are compared on; of more, a random part
+ROWS = 10_000  # rows of one forward pass of a prediction
 DTYPES = np.float64, np.float32
 Random = np.random.RandomState
 _GLOBAL_GENERATOR = threading.Lock()
@@ -276,10 +271,7 @@ def _with_weight(table: Table) -> Table:
 
 
 def _prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal["auto"], seed: int) -> Chain:
-    """A prepared network: Linear and a centered core for every hidden width, then Linear; float32, on the CPU.
-
-    PyTorch's global generator does not change, also if several threads make networks at the same time.
-    """
+    """A prepared network of these widths, float32, on the CPU; the global generator stays, also among threads."""
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []

@@ -11,8 +11,7 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from torch import Tensor, nn
 
 Array = np.ndarray[Any, Any]
-RARE = 0.1
-"""Share of numbers other than 0 below which a sparse matrix is very sparse, as text is."""
+RARE = 0.1  # share of numbers other than 0 below which a sparse matrix is very sparse, as text is
 
 
 class Table(NamedTuple):

@@ -44,10 +44,7 @@ def hidden_widths(sizes: Any) -> tuple[int, ...]:
 
 
 def automatic_batch_size(samples: int) -> int:
-    """The value of `batch_size="auto"`: a fifth of the samples, from 16 to 200.
-
-    One step an epoch, as in `MLPRegressor`, is too few to learn from 200 samples in 200 epochs.
-    """
+    """The value of `batch_size="auto"`: a fifth of the samples, 16 to 200; one step an epoch would be too few."""
     return min(200, max(16, samples // 5))
 
 

@@ -21,10 +21,8 @@ from sigmoidcore.conversion.dataflow import features_of
 NORMS = {nn.LayerNorm, nn.GroupNorm}
 NORMS |= {getattr(nn, f"{kind}Norm{n}d") for kind in ("Batch", "Instance") for n in (1, 2, 3)}
 RECURRENT = {nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell}
-PRODUCERS: set[type[nn.Module]] = {*WEIGHTED, *NORMS}
-"""Layers that take a factor and an offset of their output into weight and bias, exact types only."""
-CONSUMERS: set[type[nn.Module]] = {*WEIGHTED, *RECURRENT}
-"""Layers that take a factor of their input into their weights; a norm does not: its epsilon is not scaled."""
+PRODUCERS: set[type[nn.Module]] = {*WEIGHTED, *NORMS}  # they take a factor and an offset of their output in
+CONSUMERS: set[type[nn.Module]] = {*WEIGHTED, *RECURRENT}  # a factor of their input; a norm's epsilon would not scale
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ def weights_of_input(layer: nn.Module) -> list[str]:
     """The names of the weights that multiply the input."""
     if type(layer) not in RECURRENT:
         return ["weight"]
-    names = [name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight_ih")]
-    return [name for name in names if "_l" not in name or "_l0" in name]
+    names = (name for name, _ in layer.named_parameters(recurse=False))
+    return [name for name in names if name == "weight_ih" or name.startswith("weight_ih_l0")]
 
 
 def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, factor: float) -> None:

@@ -20,10 +20,8 @@ from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage
 from sigmoidcore.folding.plain_layers import affine_of, weights_of_input
 
-Demand = tuple[SigmoidCore, bool]
-"""A core whose constants the value must take in, and whether its offset is among them."""
-Pending = tuple[float, frozenset[nn.Module]]
-"""The factor that a value still needs, and the cores that it comes from."""
+Demand = tuple[SigmoidCore, bool]  # a core whose constants the value must take in, and whether its offset is among them
+Pending = tuple[float, frozenset[nn.Module]]  # the factor that a value still needs, and the cores that it comes from
 _NOTHING: Pending = 1.0, frozenset()
 
 
@@ -183,10 +181,7 @@ def _may_change(layer: nn.Module) -> bool:
 
 
 def variants(model: nn.Module) -> list[fx.Graph]:
-    """The graphs of a model's forward in training and evaluation, with optional arguments at their defaults and not.
-
-    Each flag is turned over, and each argument with default None is given a value, one at a time and all together.
-    """
+    """The graphs of a forward in training and evaluation, with flags turned over and optional arguments given."""
     arguments = inspect.signature(type(model).forward).parameters.values()
     defaults = {p.name: p.default for p in arguments if p.default is None or isinstance(p.default, bool)}
 

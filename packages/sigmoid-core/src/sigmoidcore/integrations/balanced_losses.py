@@ -62,7 +62,10 @@ class BalancedLosses:
     def measure(self, losses: Sequence[Tensor]) -> None:
         """Move the weights towards those of these terms; a term without a finite gradient keeps its own."""
         self._check(losses)
-        norms = [self._norm(loss) for loss in losses]
+        norms = []
+        for loss in losses:
+            gradients: Sequence[Any] = torch.autograd.grad(loss, self._parameters, retain_graph=True, allow_unused=True)
+            norms.append(math.hypot(*(float(torch.linalg.vector_norm(g)) for g in gradients if g is not None)))
         usable = [norm for norm in norms if 0 < norm < math.inf]
         old = self.weights or [1.0] * len(losses)
         new = [sum(usable) / len(usable) / n if 0 < n < math.inf else w for n, w in zip(norms, old, strict=True)]
@@ -74,7 +77,3 @@ class BalancedLosses:
             raise TypeError("losses must be a list of terms, balanced([residual, boundary]), got a single tensor")
         if self.weights and len(losses) != len(self.weights):
             raise ValueError(f"losses has {len(losses)} terms, those before had {len(self.weights)}: always give all")
-
-    def _norm(self, loss: Tensor) -> float:
-        gradients: Sequence[Any] = torch.autograd.grad(loss, self._parameters, retain_graph=True, allow_unused=True)
-        return math.hypot(*(float(torch.linalg.vector_norm(g)) for g in gradients if g is not None))

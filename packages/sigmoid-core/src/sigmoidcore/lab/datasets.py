@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from sigmoidcore.article import POINTS_X, POINTS_Y
 
-TRAIN, TEST = 500, 300
-"""Points of the plane to learn from, and to test with."""
-MOST = 5_000
-"""Rows of the visitor's own table that are used."""
+TRAIN, TEST = 500, 300  # points of the plane to learn from, and to test with
+MOST = 5_000  # rows of the visitor's own table that are used
 
 
 @dataclass(frozen=True)
@@ -83,12 +81,7 @@ PLANE = {"moons": moons, "spirals": spirals, "rings": rings}
 
 
 def data_set(name: str, seed: int = 0) -> DataSet:
-    """A built-in data set; the seed draws the points of the plane.
-
-    Example:
-        >>> data_set("rings").train_x.shape
-        torch.Size([500, 2])
-    """
+    """A built-in data set; the seed draws the points of the plane."""
     if name in PLANE:
         points, numbers = PLANE[name](TRAIN + TEST, np.random.default_rng(seed))
         x, y = torch.tensor(points, dtype=torch.float32), torch.tensor(numbers)
@@ -113,11 +106,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def own_data(path: Path, target: str) -> DataSet:
-    """The visitor's own table, as `sigmoid-core train` reads it: at most 5,000 rows, a fifth of them to test with.
-
-    Raises:
-        InputError: the file is not a table, or cannot be learnt from.
-    """
+    """The visitor's own table, as `sigmoid-core train` reads it: at most 5,000 rows, a fifth of them to test with."""
     from sigmoidcore.tables.model import learnt
     from sigmoidcore.tables.reading import read_file
 

@@ -8,8 +8,7 @@ from sigmoidcore.lab.frame import PROBED
 from sigmoidcore.lab.networks import BUILDERS, MOMENTUM, PROBES, Residual, resnet
 from sigmoidcore.lab.setting import OWN, WITH_SLOPES, Contender, Setting, query
 
-STEPS = 1_000
-"""Steps of the script of a training that has not begun."""
+STEPS = 1_000  # steps of the script of a training that has not begun
 DATA = {
     "digits": "x, y, test_x, test_y = digits()",
     "article": "x = test_x = torch.tensor(POINTS_X)[:, None] / 3\ny = test_y = torch.tensor(POINTS_Y)[:, None]",
@@ -48,13 +47,7 @@ print(sc.diagnose(model, x[:{probed}], y[:{probed}], loss_fn))
 
 
 def python_code(setting: Setting, contender: Contender, steps: int, own: DataSet | None = None) -> str:
-    """The script of a network; it needs this package only. Slopes that were set by hand are not in it.
-
-    Example:
-        >>> setting = Setting(data="article")
-        >>> print(python_code(setting, setting.b, 0).splitlines()[0])
-        # 30 layers of 16 neurons on the data "article"; in the lab: ?data=article
-    """
+    """The script of a network; it needs this package only. Slopes that were set by hand are not in it."""
     kind, data = contender.kind, own if own is not None and setting.data == OWN else data_set(setting.data)
     sources: list[Any] = [PLANE[setting.data]] if setting.data in PLANE else []
     sources += {"sigmoid-core": [], "resnet": [Residual, resnet]}.get(kind, [BUILDERS[kind]])

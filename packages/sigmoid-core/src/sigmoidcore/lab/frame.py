@@ -13,22 +13,16 @@ from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import Setting, flat, query
-from sigmoidcore.observation.batch import undisturbed
 from sigmoidcore.observation.profile import Preactivations
+from unstuck.observation.batch import evaluating, unchanged
 from unstuck.observation.sizes import norms
 
-PROBED = 128
-"""Training samples on which loss, gradient and saturation are measured."""
-GRID, EDGE = 40, 2.6
-"""The picture of the outputs has so many points on a side, and shows inputs from -EDGE to EDGE."""
-HUGE = 1e15
-"""Outputs that are larger, or no numbers, have no score."""
-BINS, REACH = 48, 8.0
-"""Of the histogram of z, which shows z from -REACH to REACH; what is outside is in the last bins."""
-ROWS, COLUMNS = 250, 64
-"""Layers and neurons of the picture of saturation, at most; layers are thinned evenly."""
-POINTS, PICTURES = 300, 24
-"""Points of the data, or test images, that are drawn."""
+PROBED = 128  # training samples on which loss, gradient and saturation are measured
+GRID, EDGE = 40, 2.6  # the picture of the outputs has so many points on a side, and shows inputs from -EDGE to EDGE
+HUGE = 1e15  # outputs that are larger, or no numbers, have no score
+BINS, REACH = 48, 8.0  # of the histogram of z, which shows z from -REACH to REACH; what is outside is in the last bins
+ROWS, COLUMNS = 250, 64  # layers and neurons of the picture of saturation, at most; layers are thinned evenly
+POINTS, PICTURES = 300, 24  # points of the data, or test images, that are drawn
 
 
 def built_message(number: int, setting: Setting, data: DataSet, networks: Sequence[Network | None]) -> dict[str, Any]:
@@ -50,13 +44,10 @@ def built_message(number: int, setting: Setting, data: DataSet, networks: Sequen
 
 
 def shown(network: Network, data: DataSet, layer: int, neuron: int | None) -> dict[str, Any]:
-    """Measure a network; nothing in it changes. The histogram is that of this layer, or of one of its neurons.
-
-    The picture of saturation shows the mean relative slope of every neuron; of a ReLU, how often it is open.
-    """
+    """Measure a network, which does not change; the histogram is that of this layer, or of one of its neurons."""
     model, inputs, targets = network.model, data.train_x[:PROBED], data.train_y[:PROBED]
     observer = Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
-    with undisturbed(model, inputs), torch.enable_grad(), observer:
+    with unchanged(model, inputs), evaluating(model), torch.enable_grad(), observer:
         loss = data.loss_fn(model(inputs), targets)
         arrived = [x for _, x in observer.found]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, arrived, allow_unused=True)
@@ -103,7 +94,7 @@ def _grid(data: DataSet) -> Tensor:
 
 
 def _scaled(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The scaled preactivations, and the mean relative slopes."""
+    """The scaled preactivations, and the mean relative slopes; of a ReLU, how often it is open."""
     if not isinstance(layer, SigmoidCore):
         return x, (x > 0).float().mean(0)
     alpha, shift = layer.align(x)

@@ -10,8 +10,7 @@ from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.setting import WITH_SLOPES, Contender, Setting
 from sigmoidcore.training_loop import Training
 
-PROBES = 256
-"""Training samples from which a network is prepared."""
+PROBES = 256  # training samples from which a network is prepared
 MOMENTUM = 0.9
 
 # Each makes a network of a kind. Exported scripts show the source: it may use torch, nn, Tensor and sc.
@@ -86,10 +85,7 @@ class Network(Training):
     """A network of the lab."""
 
     def __init__(self, setting: Setting, contender: Contender, data: DataSet) -> None:
-        """The network at its first step, with the weights of the seed.
-
-        Sigmoids and tanhs become cores of slope 1 and 2: the same functions, with a slope that can be changed.
-        """
+        # Sigmoids and tanhs become cores of slope 1 and 2: the same functions, with a slope that can be changed.
         kind, rate, sgd = contender.kind, contender.rate, contender.optimizer == "sgd"
         torch.manual_seed(setting.seed)
         model = BUILDERS[kind](data.features, setting.width, setting.depth, data.outputs)

@@ -7,21 +7,13 @@ from sigmoidcore.lab.session import ACCIDENTS, MOST_STEPS, Session
 from sigmoidcore.lab.setting import number, parse
 from unstuck.language.errors import InputError, short
 
-LONGEST = 16_384
-"""Characters of a message."""
+LONGEST = 16_384  # characters of a message
 SMALLEST_SLOPE, LARGEST_SLOPE = 1e-3, 1e3
 NAMES = "arrange, start, pause, step, reset, slope, accident, look, report, code"
 
 
 def obey(session: Session, text: str) -> dict[str, Any] | None:
-    """Do what a message asks for; returns the answer, if there is one at once.
-
-    Example:
-        >>> obey(Session(print), '{"do": "dance"}')
-        Traceback (most recent call last):
-            ...
-        unstuck.language.errors.InputError: do is 'dance': the names are arrange, start, pause, step, ...
-    """
+    """Do what a message asks for, or raise an InputError; returns the answer, if there is one at once."""
     if len(text) > LONGEST:
         raise InputError("the message has {count:,} characters: send at most {most:,}", count=len(text), most=LONGEST)
     try:

@@ -16,15 +16,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.guard import HEADERS, Guard
 from sigmoidcore.lab.protocol import obey
-from sigmoidcore.lab.session import FRAMES, Session
+from sigmoidcore.lab.session import FRAMES, Session, Worker
 from sigmoidcore.lab.setting import RATES, WITH_SLOPES, parse, schema
-from sigmoidcore.lab.worker import Worker
 from sigmoidcore.language import LANGUAGES, _, language, speaking
 from unstuck.language.errors import InputError
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-REFUSED, FULL = 4403, 4429
-"""Codes with which a WebSocket is closed."""
+REFUSED, FULL = 4403, 4429  # codes with which a WebSocket is closed
 
 
 class Outbox:

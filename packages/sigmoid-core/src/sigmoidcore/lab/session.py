@@ -1,4 +1,4 @@
-"""A session: one visitor's two networks, and what the visitor has asked for."""
+"""A session: one visitor's two networks, and what the visitor has asked for; and the thread that gives turns."""
 
 import tempfile
 import threading
@@ -16,32 +16,24 @@ from sigmoidcore.lab.export import python_code
 from sigmoidcore.lab.frame import PROBED, built_message, shown
 from sigmoidcore.lab.networks import Network
 from sigmoidcore.lab.setting import OWN, Contender, Setting
-from sigmoidcore.language import _, language
+from sigmoidcore.language import _, language, speaking
+from sigmoidcore.training_loop import narrow_layers
 from unstuck import diagnose
 from unstuck.language.errors import InputError
 
-FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
-"""Errors of a training that the page shows; any other is a bug."""
-FRAMES = 15
-"""Frames a second, at most."""
-SHARE = 2.0
-"""Training gets at least this many times as long as the measurements."""
-MOST_STEPS = 1_000
-"""Steps that wait, at most."""
+FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)  # of a training, for the page to show
+FRAMES = 15  # frames a second, at most
+SHARE = 2.0  # training gets at least this many times as long as the measurements
+MOST_STEPS = 1_000  # steps that wait, at most
 
-ACCIDENTS = "weights", "inputs", "half"
-"""What goes wrong in both networks in the middle of a training, and what the Equalizer undoes."""
+ACCIDENTS = "weights", "inputs", "half"  # what goes wrong in both networks, and what the Equalizer undoes
 FACTOR, OFFSET, SHUT = 3.0, 5.0, 10.0
 
-Publish = Callable[[dict[str, Any]], None]
-"""Takes a message for the page; it is called by the worker's thread."""
+Publish = Callable[[dict[str, Any]], None]  # takes a message for the page; it is called by the worker's thread
 
 
 class Session:
-    """Two networks that train on the same batches. The event loop asks, the worker's thread acts in `turn`.
-
-    Requests do not queue up: a new one of a kind replaces the one that waits.
-    """
+    """Two networks on the same batches: the event loop asks, and the latest request counts; a thread acts in `turn`."""
 
     def __init__(self, publish: Publish, own: DataSet | None = None) -> None:
         self.language = language()
@@ -186,10 +178,7 @@ class Session:
         with self._lock:
             (layer, neuron), self._stale = self._look, False
         neuron = neuron if neuron is not None and neuron < self.setting.width else None
-        networks = [
-            network and shown(network, self.data, min(layer, len(network.layers) - 1), neuron)
-            for network in self.networks
-        ]
+        networks = [n and shown(n, self.data, min(layer, len(n.layers) - 1), neuron) for n in self.networks]
         state = {"id": self._id, "step": self.step, "running": self._running or self._steps > 0}
         self._publish({"kind": "frame", **state, "networks": networks})
         ended = time.monotonic()
@@ -207,3 +196,59 @@ class Session:
             self._publish({"kind": "error", "text": _("the network cannot be diagnosed: {error}", error=error)})
             return
         self._publish({"kind": "report", "network": which, "html": page})
+
+
+class Worker(threading.Thread):
+    """Runs sessions in one thread, a step each in turn: PyTorch's hooks and random numbers belong to the process."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lab-worker", daemon=True)
+        self._sessions: list[Session] = []  # the next one first
+        self._condition = threading.Condition()
+        self._ended = False
+
+    def stop(self) -> None:
+        """End the thread after its turn."""
+        with self._condition:
+            self._ended = True
+            self._condition.notify()
+        self.join(timeout=10)
+
+    def add(self, session: Session) -> None:
+        """Take a session on."""
+        with self._condition:
+            self._sessions.append(session)
+            self._condition.notify()
+
+    def remove(self, session: Session) -> None:
+        """Forget a session and its networks."""
+        with self._condition:
+            self._sessions.remove(session)
+
+    def wake(self) -> None:
+        """Look for work: a session was asked for something."""
+        with self._condition:
+            self._condition.notify()
+
+    def run(self) -> None:
+        """Give turns until `stop`."""
+        with narrow_layers():
+            while (session := self._next()) is not None:
+                with speaking(session.language):
+                    try:
+                        session.turn()
+                    except FAILURES as error:
+                        session.fail(error)
+
+    def _next(self) -> Session | None:
+        """The next session, as soon as one has work; None at the end."""
+        with self._condition:
+            while not self._ended:
+                delays = [(session, delay) for session in self._sessions if (delay := session.delay) is not None]
+                session = next((session for session, delay in delays if delay <= 0), None)
+                if session is not None:
+                    self._sessions.remove(session)
+                    self._sessions.append(session)
+                    return session
+                self._condition.wait(min((delay for _, delay in delays), default=None))
+        return None

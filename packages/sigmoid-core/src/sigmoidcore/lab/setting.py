@@ -8,15 +8,12 @@ from urllib.parse import urlencode
 
 from unstuck.language.errors import InputError, short
 
-WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")
-"""Kinds whose layers have slopes: an Equalizer can change them, and so can the visitor."""
+WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")  # kinds with slopes, which an Equalizer and the visitor can change
 DATA = ("moons", "spirals", "rings", "article", "digits")
 RATES = {"sigmoid": 0.01, "sigmoid-core": 0.03, "tanh": 0.001, "relu": 0.001, "resnet": 0.001, "batchnorm": 0.001}
 """Kinds of network, see `networks.BUILDERS`, and their usual rate with Adam, which the page sets with the kind."""
-LARGEST = 5_000_000
-"""Of depth * width^2, so that both networks, their optimizers and a backward pass fit into a small machine."""
-OWN = "own"
-"""Name of the data that were named on the command line."""
+LARGEST = 5_000_000  # of depth * width^2, so that networks, optimizers and a backward pass fit into a small machine
+OWN = "own"  # name of the data that were named on the command line
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -40,15 +37,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Setting:
-    """A set-up; the defaults are what the page opens with.
-
-    Example:
-        >>> setting = parse({"depth": "100", "b.kind": "relu"})
-        >>> setting.depth, setting.b.kind
-        (100, 'relu')
-        >>> query(setting)
-        'depth=100&b.kind=relu'
-    """
+    """A set-up; the defaults are what the page opens with."""
 
     data: str = _choice("moons", *DATA, OWN)  # name of a data set; see `datasets`
     depth: int = _number(30, 1, 1000)  # hidden layers

@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from sigmoidcore._torch.modules import global_hooks, has_hooks, registered
 from unstuck.observation import accumulates
 
-BLOCK = 24 << 20
-"""Most bytes of outputs in one tensor. Larger ones C's allocator takes from the system, and gives back, every time."""
+BLOCK = 24 << 20  # most bytes of outputs in one tensor: C's allocator takes larger ones from the system, every time
 BATCH = 1 << 20  # bytes of gradients from which those of their weights are computed, as one batched product
 FEW_THREADS = 4  # up to so many threads NumPy's tanh, which has one, is faster than PyTorch's
 SMALL = 1 << 15  # elements from which on PyTorch shares an elementwise operation among threads
-OF_A_LAYER, WORTH_IT = 10_000, 160_000
-"""The price of a module beside its numbers, counted in numbers, and from how many on one function takes less time."""
+OF_A_LAYER, WORTH_IT = 10_000, 160_000  # price of a module, counted in numbers; how many make one function worth it
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _PLAIN = {nn.Parameter, Tensor}
 _tanh_backward = torch.ops.aten.tanh_backward

@@ -35,8 +35,8 @@ class RecurrentCores(CoreModule, nn.RNNBase):
         shift_l0: buffer, likewise; subtracted from W_ih u + W_hh h + b. (And so on: `slope_l0_reverse`, ...)
     """
 
-    _plain: type[nn.RNNBase]
-    """The layer of PyTorch."""
+    _plain: type[nn.RNNBase]  # the layer of PyTorch
+    cell: Cell  # one step of it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,11 +89,6 @@ class RecurrentCores(CoreModule, nn.RNNBase):
             outputs = [run(s, Sequences(self.cell, sequence, s.endswith("_reverse"), alive)) for s in directions]
             sequence = torch.cat(outputs, -1)
         return sequence
-
-    @property
-    def cell(self) -> Cell:
-        """One step of this layer."""
-        return CELLS[self.mode]
 
     @property
     def suffixes(self) -> list[str]:
@@ -182,7 +177,7 @@ class CoreRNN(RecurrentCores, nn.RNN):
         True
     """
 
-    _plain = nn.RNN
+    _plain, cell = nn.RNN, CELLS["RNN_TANH"]
     steps: Tensor
 
     def _add_cores(self) -> None:
@@ -203,7 +198,7 @@ class CoreLSTM(RecurrentCores, nn.LSTM):
         ('[0]', '[1]')
     """
 
-    _plain = nn.LSTM
+    _plain, cell = nn.LSTM, CELLS["LSTM"]
 
 
 class CoreGRU(RecurrentCores, nn.GRU):
@@ -216,19 +211,18 @@ class CoreGRU(RecurrentCores, nn.GRU):
         torch.Size([10, 5, 16])
     """
 
-    _plain = nn.GRU
+    _plain, cell = nn.GRU, CELLS["GRU"]
 
 
 _KINDS: dict[type[nn.RNNBase], type[RecurrentCores]] = {kind._plain: kind for kind in (CoreRNN, CoreLSTM, CoreGRU)}
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # of the parameters, as in `Weights`
 _RELU = "an nn.RNN with relu has no sigmoids, and its outputs no bound: it cannot be made of cores"
 
 
 def is_recurrent(module: nn.Module) -> bool:
     """Whether a module is one of PyTorch's recurrent layers or cells, a subclass or a quantized one."""
-    return any(
-        base.__name__ in ("RNNBase", "RNNCellBase") and base.__module__.startswith("torch.")
-        for base in type(module).__mro__
-    )
+    bases = (base for base in type(module).__mro__ if base.__name__ in ("RNNBase", "RNNCellBase"))
+    return any(base.__module__.startswith("torch.") for base in bases)
 
 
 def why_not(layer: nn.Module) -> str:
@@ -294,18 +288,13 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
     """
     if not isinstance(layer, RecurrentCores):
         raise TypeError(f"folded takes a CoreRNN, CoreLSTM or CoreGRU, got {type(layer).__name__}")
-    options: dict[str, Any] = {"proj_size": layer.proj_size} if layer.proj_size else {}
+    options: dict[str, Any] = {name: getattr(layer, name) for name in ("num_layers", "batch_first", "bidirectional")}
+    options |= {"proj_size": layer.proj_size} if layer.proj_size else {}
+    options["bias"] = layer.bias or any(bool(layer.tensor("shift", suffix).any()) for suffix in layer.suffixes)
     plain_layer: Any = layer._plain  # its constructor takes no mode, that of the base class does
+    like = layer.tensor("weight_hh", "l0")
     plain: nn.RNNBase = plain_layer(
-        layer.input_size,
-        layer.hidden_size,
-        num_layers=layer.num_layers,
-        bias=layer.bias or any(bool(layer.tensor("shift", suffix).any()) for suffix in layer.suffixes),
-        batch_first=layer.batch_first,
-        bidirectional=layer.bidirectional,
-        device=layer.tensor("weight_hh", "l0").device,
-        dtype=layer.tensor("weight_hh", "l0").dtype,
-        **options,
+        layer.input_size, layer.hidden_size, device=like.device, dtype=like.dtype, **options
     )
     plain.dropout = layer.dropout
     give_hooks(layer, plain, copies=True)
@@ -317,6 +306,3 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
                     parameter.copy_(tensor)
                     parameter.requires_grad_(getattr(layer, f"{name}_{suffix}", parameter).requires_grad)
     return plain.train(layer.training)
-
-
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")

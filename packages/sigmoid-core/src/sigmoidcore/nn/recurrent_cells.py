@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-State = tuple[Tensor, ...]
-"""(h,) or (h, c), each [batch, features]: the output is the first, the memory is the last."""
+State = tuple[Tensor, ...]  # (h,) or (h, c), each [batch, features]: the output is the first, the memory is the last
 
 
 class Weights(NamedTuple):
@@ -65,19 +64,12 @@ CELLS = {
 
 
 def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
-    """Slopes and shifts into the rows: a gate is sigmoid(slope (W u + b - shift)) or tanh(slope / 2 (W u + b - shift)).
-
-    With the initial slopes and shifts every weight keeps its bits.
-    """
-    gates = slope.to(weights.ih.dtype).chunk(len(cell.slopes))
-    row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])
+    """Slopes and shifts into the rows: gates are sigmoid(slope (W u + b - shift)), tanh(slope/2 (W u + b - shift))."""
+    ih, hh, bias_ih, bias_hh, hr = weights
+    gates = slope.to(ih.dtype).chunk(len(cell.slopes))
+    row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])  # 1 at first, exactly
     column = row.unsqueeze(1)
-    return weights._replace(
-        ih=column * weights.ih,
-        hh=column * weights.hh,
-        bias_ih=row * (weights.bias_ih - shift.to(weights.ih.dtype)),
-        bias_hh=row * weights.bias_hh,
-    )
+    return Weights(column * ih, column * hh, row * (bias_ih - shift.to(ih.dtype)), row * bias_hh, hr)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch.modes import runs_plainly
-from sigmoidcore._torch.modules import registered
+from sigmoidcore._torch.modules import registered, runs_plainly
 from sigmoidcore.core import PRECISE, SigmoidCore
 from sigmoidcore.nn.fused import parameters_of
 from sigmoidcore.nn.rows import fit
 
-RATE, OF_WAVES, DEEP = 10.0, 3.0, 8
-"""What multiplies Adam's rate, and that of waves in addition; the number of layers from which on they share it."""
-FREQUENCY, HIDDEN = 2.0, 0.1
-"""At the start: deviation of the angular frequencies, in a box from -1 to 1; gain of the weights of residual layers."""
+RATE, OF_WAVES, DEEP = 10.0, 3.0, 8  # factors of Adam's rate, and of that of waves; layers from which on they share it
+FREQUENCY, HIDDEN = 2.0, 0.1  # at the start: deviation of the angular frequencies; gain of the residual weights
 
 
 class TrainedWaves(nn.Module):

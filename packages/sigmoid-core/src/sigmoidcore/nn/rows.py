@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sigmoidcore._torch.modes import runs_plainly
-from sigmoidcore._torch.modules import has_hooks
+from sigmoidcore._torch.modules import has_hooks, runs_plainly
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.fused import observed, run_as_one
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import HALF, SigmoidCore
 from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import (
     NONE,
@@ -26,10 +26,8 @@ from unstuck.observation import (
 from unstuck.observation.batch import floating_tensors
 from unstuck.observation.sizes import norms, row_norms
 
-FOLLOWED = 1000
-"""Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
+FOLLOWED = 1000  # models with more cores are taken for chains: nodes that Python has touched are freed recursively
 OUTPUT = " output"  # what the cores feed that no other core follows
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class GradientObserver(LayerObserver):
@@ -58,7 +56,7 @@ class GradientObserver(LayerObserver):
         self._parameters = parameters
         self._passes: dict[str, list[CorePass]] = {}
         self._first: str | None = None
-        self._copied: set[str] = set()
+        self.copied: set[str] = set()  # cores whose inputs and outputs the model changes in place afterwards
         self._transformed = False
 
     def detach(self) -> None:
@@ -66,10 +64,6 @@ class GradientObserver(LayerObserver):
         super().detach()
         self._first, self._transformed = None, False
         self._forget()
-
-    def copy_values(self, name: str) -> None:
-        """Copy what a core reads and makes from now on: the model changes it in place afterwards."""
-        self._copied.add(name)
 
     def counted(self) -> "dict[str, list[CorePass]]":
         """The passes that a gradient of this step came back through, by core; an empty list for a core without any."""
@@ -106,7 +100,7 @@ class GradientObserver(LayerObserver):
         x = args[0]
         if x.requires_grad and output.requires_grad and not transforms_active():
             first = self._begin(name)
-            self._passes[name].append(CorePass(self, name, layer, x, output, first, copies=name in self._copied))
+            self._passes[name].append(CorePass(self, name, layer, x, output, first))
         return output
 
     def _begin(self, name: str) -> "CorePass | None":
@@ -157,21 +151,13 @@ class CorePass:
     """One forward pass through one core; the computations wait for the step, when all cores are processed in turn."""
 
     def __init__(
-        self,
-        observer: GradientObserver,
-        name: str,
-        core: SigmoidCore,
-        x: Tensor,
-        y: Tensor,
-        first: "CorePass | None",
-        *,
-        copies: bool,
+        self, observer: GradientObserver, name: str, core: SigmoidCore, x: Tensor, y: Tensor, first: "CorePass | None"
     ) -> None:
         self._observer = weakref.ref(observer)
         self._name = name
         self.core = core
         self._x, self._y = bare(x), bare(y)
-        if copies:
+        if name in observer.copied:
             self._x, self._y = self._x.clone(), self._y.clone()
         self._versions = version(self._x), version(self._y)
         self._slopes: Tensor | None = None  # once it is settled
@@ -303,4 +289,4 @@ def relative_slopes(passes: Iterable[Sequence[CorePass]], home: torch.device) ->
 
 def _summable(values: Tensor) -> Tensor:
     """In float32 if half precision would not hold their sum."""
-    return values.float() if values.dtype in _HALF else values
+    return values.float() if values.dtype in HALF else values

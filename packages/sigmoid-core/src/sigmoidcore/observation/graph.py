@@ -6,7 +6,6 @@ Of a training step, the graph is that of all cores (`find_trunk`). A pass that s
 
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -14,11 +13,10 @@ from torch.autograd.graph import Node
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sigmoidcore.observation.gradients import FOLLOWED, OUTPUT, CorePass
+from sigmoidcore.observation.gradients import FOLLOWED, CorePass
 from unstuck.observation import bare, nodes_behind
 
-_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
-"""In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
+_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")  # in names of nodes (InstanceNorm: BatchNorm)
 
 
 class Trunk(NamedTuple):
@@ -28,54 +26,37 @@ class Trunk(NamedTuple):
     normalised: set[int]  # cores that feed others through a normalisation only, which undoes what a slope gives
 
 
-class Link(NamedTuple):
-    """The way from one core to another."""
-
-    name: str  # of the core at its beginning
-    normalised: bool  # whether it passes a normalisation
-
-
 def find_trunk(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -> Trunk:
     """The trunk in a sampled step, from the outputs' nodes on; all cores if the graph cannot be followed."""
     last = len(passes)
     if last > FOLLOWED or any(p.again for of_core in passes.values() for p in of_core):
         return Trunk(list(range(last)), set())
-    places = {name: i for i, name in enumerate(passes)} | {OUTPUT: last}
-    links = [{places[name]: link for name, link in fed.items()} for fed in consumers(passes, ends).values()]
-    readers = [set(of_core) or {last} for of_core in links]
-    normalised = {i for i, of_core in enumerate(links) if of_core and all(link.normalised for link in of_core.values())}
-    return Trunk(_not_jumped(readers, _topological_order(readers)), normalised)
+    entries = {p.entry: i for i, of_core in enumerate(passes.values()) for p in of_core if p.entry is not None}
+    readers: list[set[int]] = [set() for _ in passes]  # the cores that each one feeds directly, or the outputs (last)
+    plain: set[int] = set()  # cores that feed something without a normalisation on the way
+    starts = [(i, [before]) for entry, i in entries.items() for before, _ in entry.next_functions]
+    for reader, nodes in [*starts, (last, ends)]:
+        for core, normalised in _met_first(nodes, entries):
+            readers[core].add(reader)
+            if not normalised:
+                plain.add(core)
+    normalised_only = {i for i, of_core in enumerate(readers) if of_core} - plain
+    readers = [of_core or {last} for of_core in readers]
+    return Trunk(_not_jumped(readers, _topological_order(readers)), normalised_only)
 
 
-def consumers(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node] = ()) -> dict[str, dict[str, Link]]:
-    """For every core the cores that it feeds directly, and OUTPUT if it feeds one of the ends of the graph.
-
-    Each with the way there: whether always through a normalisation.
-    """
-    every = [(name, p) for name, of_core in passes.items() for p in of_core]
-    entries = {p.entry: name for name, p in every if p.entry is not None}
-    starts = [(name, before) for entry, name in entries.items() for before, _ in entry.next_functions]
-    ways = [(name, link) for name, before in starts for link in _met_first([before], entries)]
-    ways += [(OUTPUT, link) for link in _met_first(ends, entries)]
-    found: dict[str, dict[str, Link]] = {name: {} for name in passes}
-    for reader, link in ways:
-        other = found[link.name].get(reader, link)
-        found[link.name][reader] = Link(link.name, other.normalised and link.normalised)
-    return found
-
-
-def _met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[Link]:
-    """The ways from the nodes that walks back from `starts` meet first."""
+def _met_first(starts: Iterable[Node | None], among: Mapping[Node, int]) -> set[tuple[int, bool]]:
+    """The cores whose nodes walks back from `starts` meet first, and whether the way passes a normalisation."""
     waiting = [(start, False) for start in starts]
     visited: set[tuple[Node, bool]] = set()
-    found: set[Link] = set()
+    found: set[tuple[int, bool]] = set()
     while waiting:
         at, normalised = waiting.pop()
         if at is None or (at, normalised) in visited:
             continue
         visited.add((at, normalised))
         if at in among:
-            found.add(Link(among[at], normalised))
+            found.add((among[at], normalised))
         elif not hasattr(at, "variable"):
             normalised = normalised or _normalises(at)
             waiting.extend((before, normalised) for before, _ in at.next_functions)
@@ -102,13 +83,13 @@ def _topological_order(fed: list[set[int]]) -> list[int]:
 def _not_jumped(fed: list[set[int]], order: list[int]) -> list[int]:
     """The cores, in order, that no edge leads past, those from the inputs and to the outputs (the last) included."""
     place = {i: at for at, i in enumerate(order)} | {len(fed): len(order)}
-    with_source = set().union(*fed) if fed else set()
-    change = [0] * (len(order) + 2)
+    furthest = max((place[i] for i in set(order).difference(*fed)), default=0)  # that an edge has reached so far
+    found = []
     for i in order:
-        for first, behind in [(place[i], place[k]) for k in fed[i]] + [(-1, place[i])] * (i not in with_source):
-            change[first + 1] += 1
-            change[behind] -= 1
-    return [i for i, edges in zip(order, accumulate(change), strict=False) if edges == 0]
+        if place[i] >= furthest:
+            found.append(i)
+        furthest = max(furthest, *(place[k] for k in fed[i]))
+    return found
 
 
 class Segments:

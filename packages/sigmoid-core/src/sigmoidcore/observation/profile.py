@@ -1,5 +1,6 @@
 """The gradient profile: how large the gradient is at every core of a model, measured on one batch."""
 
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import gradient_size
 from sigmoidcore.nn.recurrent import RecurrentCores
-from sigmoidcore.observation.batch import check_inputs, check_loss, run_checked, undisturbed
 from sigmoidcore.observation.layer_observer import LayerObserver
 from unstuck.observation import own_copy
-from unstuck.observation.batch import Inputs, LossFn, check_model, loss_of
+from unstuck.observation.batch import Inputs, LossFn, check_batch, check_model, evaluating, loss_of, run, unchanged
 from unstuck.observation.profile import Profile
+from unstuck.wording import in_one_line
 
 
 def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Profile:
@@ -43,12 +44,14 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
         1.0
     """
     check_model(model)
-    check_inputs(inputs)
-    check_loss(targets, loss_fn)
+    _check_inputs(inputs)
+    if (targets is None) != (loss_fn is None):
+        present, missing = ("loss_fn", "targets") if targets is None else ("targets", "loss_fn")
+        raise ValueError(f"{present} is given without {missing}: give both, or neither for random cotangents")
     observer = Preactivations(watched_layers(model))
-    with undisturbed(model, inputs), torch.enable_grad():
+    with unchanged(model, inputs), evaluating(model), torch.enable_grad():
         with observer:
-            outputs = run_checked(model, inputs)
+            outputs = _run(model, inputs)
         names = [name for name, _ in observer.found]
         for name, x in observer.found:
             if x.dim() == 1 and getattr(observer.layers.get(name), "num_features", None):
@@ -81,6 +84,42 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
     return Profile(tuple(names), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
 
 
+def _check_inputs(inputs: Inputs) -> None:
+    """Raise a ValueError if the batch has no tensor, no sample, or numbers that are not finite."""
+    for tensor in check_batch(inputs):
+        if tensor.dim() == 0:
+            raise ValueError("inputs of shape () hold no samples: give a batch of at least one")
+        if tensor.is_floating_point():
+            whole = tensor.coalesce() if tensor.layout is torch.sparse_coo else tensor
+            numbers = whole if whole.layout is torch.strided else whole.values()  # of a sparse or jagged tensor
+            bad = int((~torch.isfinite(numbers)).sum())
+            if bad:
+                raise ValueError(
+                    f"inputs hold {bad} non-finite value(s) of {tensor.numel()}: remove or impute those samples"
+                )
+
+
+def _run(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a model; a ValueError names the layer that cannot read what arrives, and the remedy."""
+    try:
+        return run(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        names = {id(module): name for name, module in model.named_modules()}
+        frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+        innermost: dict[str, Any] = next((local for local in reversed(frames) if id(local.get("self")) in names), {})
+        layer, x = innermost.get("self"), innermost.get("input")
+        weight = getattr(layer, "weight", None)
+        if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
+            raise
+        wrong, remedy = f"shape {tuple(x.shape)}", "give a batch as in training, or make the model for these inputs"
+        if x.dtype != weight.dtype:
+            wrong, remedy = f"{x.dtype} with weights of {weight.dtype}", f"give inputs.to({weight.dtype})"
+        where = f"layer '{names[id(layer)]}', {layer},"
+        raise ValueError(f"{where} cannot read {wrong}: {remedy} ({in_one_line(error)})") from error
+
+
 class Preactivations(LayerObserver):
     """Collects the preactivations of activations, and of every step of recurrent layers, as they run."""
 
@@ -106,9 +145,8 @@ class Preactivations(LayerObserver):
 
 def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The model's cores by name, `SigmoidCore` modules and recurrent layers of cores; a ValueError if it has none."""
-    found: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | RecurrentCores)
-    }
+    watched = SigmoidCore | RecurrentCores
+    found: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, watched)}
     if not found:
         kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})
         raise ValueError(

@@ -25,8 +25,7 @@ _PAIRS = [
     (PALETTE["sky"], "--", "^"), (PALETTE["blue"], "-", "s"), (PALETTE["orange"], "--", "v"),
     (PALETTE["vermilion"], "-", "o"), (PALETTE["purple"], "--", "D"), (PALETTE["green"], "-", "P"),
 ]  # fmt: skip
-_ROW = 0.045
-"""Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
+_ROW = 0.045  # height, as a share of the axes, of a row of marks for values without a place on a log axis
 _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
 
 
@@ -101,10 +100,7 @@ def solutions(pictures: Mapping[str, NDArray[Any]], errors: Mapping[str, Sequenc
 
 
 def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
-    """Layer numbers and their gradient sizes, by label, on a log axis of at least three decades.
-
-    A row of marks below the axis shows sizes of 0, a row above it sizes that are not finite.
-    """
+    """Gradient sizes by layer, on a log axis of three decades or more; 0 is marked below it, not finite above it."""
     sizes = np.concatenate([values for _, values in curves.values()])
     known = sizes[np.isfinite(sizes) & (sizes > 0)]
     least, most = (math.log10(known.min()), math.log10(known.max())) if known.size else (-1.0, 0.0)
