@@ -40,7 +40,8 @@ class Monitor:
     """Measures a training: one step in every so many, without changing or repeating it.
 
     It finds the optimizer's steps by itself. Only sampled steps have hooks: the others cost nothing. Micro-batches are
-    joined. Gradients of parameters are unscaled and not clipped. With `torch.compile`, sampled steps run uncompiled.
+    joined; of more than 16 forward passes before a loss, as of an episode, the first 16. Gradients of parameters are
+    unscaled and not clipped. With `torch.compile`, sampled steps run uncompiled.
     Under `torch.distributed`, numbers are those of all ranks together.
 
     Steps that a gradient scaler skips, or whose gradients are emptied before an optimizer uses them, are not measured.

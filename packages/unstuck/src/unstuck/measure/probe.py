@@ -230,10 +230,10 @@ class Probe(Observer):
 
     def passes_by(self, module: nn.Module) -> None:
         """Another network, or the model without a gradient, is about to run: a teacher, or an evaluation."""
+        if not self.looks_ahead or self._passes or backward_pass() != NONE or current_thread() is not main_thread():
+            return  # a mode belongs to its thread
         first = next(module.parameters(), None)
-        frozen = not torch.is_grad_enabled() or (first is not None and not first.requires_grad)
-        here = current_thread() is main_thread()  # a mode belongs to its thread
-        if self.looks_ahead and frozen and here and not self._passes and backward_pass() == NONE:
+        if not torch.is_grad_enabled() or (first is not None and not first.requires_grad):
             if not self._recorder.ahead:
                 self._restart()
             self._recorder.look_ahead()

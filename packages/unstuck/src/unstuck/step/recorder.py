@@ -38,20 +38,21 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.step, self.passes, self._nodes, self._entered = Step(), 0, dict[int, Node](), False
         self.restart({})
-        self._entered = False
 
     def restart(self, names: Mapping[str, Tensor]) -> Step:
         """Begin another step, of a model whose parameters and buffers have these names; returns the one so far."""
-        step = getattr(self, "step", Step())
-        self.step = Step()
+        step, self.step = self.step, Step()
+        for node in self._nodes.values() if self.passes > PASSES else ():  # those that are no longer in the step
+            node.users.clear()
         self.stack: list[str] = []  # names of the modules that run, outermost first
         self.inputs: set[int] = set()  # of the model, by identity
         self.passes = self.ahead = 0  # `ahead`: modules that ran before the first pass
         self._before: dict[int, Node] = {}  # what was made before the first forward pass
         self._ended = False  # by a backward pass: an optimizer moves the weights now
         self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
-        self._nodes: dict[int, Node] = {}
+        self._nodes = {}
         return step
 
     def begin(self, inputs: Any) -> None:
