@@ -1,6 +1,9 @@
 """Copies that are one, teachers, groups, hidden parts and places."""
 
 import copy
+import gc
+import threading
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -9,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 import unstuck
-from unstuck.step import Replay, state
+from unstuck.step import Replay, recorder, state
 
 MINE = ("US303", "US309", "US502", "US509", "US510", "US606", "US703", "US704", "US705", "US706")
 ROWS, WORDS = 32, 12
@@ -207,7 +210,8 @@ def test_a_teacher_whose_statistics_are_not_averaged_is_named(buffers, training,
     )
 
 
-def test_what_runs_before_a_step_is_kept_if_its_loss_reads_it_and_an_evaluation_is_not():
+def test_what_runs_before_a_step_is_kept_if_its_loss_reads_it_and_an_evaluation_is_not(monkeypatch):
+    monkeypatch.setattr(recorder, "MOST_AHEAD", 5000)
     student, teacher = mlp(8, 16, 4), mlp(8, 12, 4)
     optimizer, x = torch.optim.SGD(student.parameters(), lr=0.1), torch.randn(ROWS, 8)
     with unstuck.Monitor(student, every=1, trials=True) as monitor:
@@ -223,7 +227,7 @@ def test_what_runs_before_a_step_is_kept_if_its_loss_reads_it_and_an_evaluation_
     ran = [node.function for node in few.before if node.op == "call_function"]
     assert ran == ["linear", "tanh", "dropout", "linear", "randn", "add"]
     assert len(more.before) == len(some.before) == len(few.before)
-    assert not many.before, "no evaluation of 6,000 modules is recorded"
+    assert not many.before, "no evaluation of 6,000 calls is recorded"
     for step in (few, some, more, many):
         (target,) = (node for node in step.needed() if node.op == "constant")
         assert torch.equal(Replay(state(student)).losses(step)[0], Replay(state(student)).losses(step)[0]), (
@@ -241,6 +245,61 @@ def test_a_teacher_that_learns_with_its_student_is_named(frozen, expected):
         return functional.kl_div(both[0](x).log_softmax(-1), both[1](x).softmax(-1), reduction="batchmean")
 
     assert codes(both, loss, lambda step: (torch.randn(ROWS, 8),)) == expected
+
+
+def test_batches_of_an_evaluation_are_not_kept():
+    """Neither while it runs, nor by the steps that are recorded after it."""
+    student, teacher = nn.Linear(2**14, 4), nn.Linear(2**14, 4).requires_grad_(False)
+    optimizer, alive = torch.optim.SGD(student.parameters(), lr=0.1), []
+    with unstuck.Monitor(student, every=1, trials=True) as monitor:
+        for _ in range(3):
+            with torch.no_grad():
+                for _ in range(60):
+                    x = torch.rand(64, 2**14)  # 4 MiB
+                    alive.append(weakref.ref(x))
+                    teacher(x)
+                    assert sum(one() is not None for one in alive) < 12
+                wanted = teacher(x)
+            optimizer.zero_grad()
+            functional.mse_loss(student(x), wanted).backward()
+            optimizer.step()
+        del x
+        gc.collect()
+        assert sum(one() is not None for one in alive) == 0
+        assert monitor.recording.steps[-1].before
+
+
+def test_a_mode_of_another_thread_says_nothing():
+    model = mlp(8, 16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train():
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(ROWS, 8)).square().mean().backward()
+            optimizer.step()
+
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        with torch.no_grad():
+            model(torch.randn(ROWS, 8))
+        worker = threading.Thread(target=train)
+        worker.start()
+        worker.join()
+        before = len(monitor._probe._recorder.step.nodes)
+        torch.ones(3) + 1
+        assert len(monitor._probe._recorder.step.nodes) == before
+    assert len(monitor.measurements) == 3
+
+
+def test_a_target_of_the_same_network_is_another_draw():
+    model = mlp(8, 16, 4, dropout=0.3)
+
+    def loss(x):
+        with torch.no_grad():
+            wanted = model(x).softmax(1)
+        return functional.mse_loss(model(x).softmax(1), wanted) + model(x).square().mean()
+
+    assert codes(model, loss, lambda step: (torch.randn(ROWS, 8),)) == []
 
 
 @pytest.mark.parametrize(("repeat", "expected"), [("rows", []), ("batch", ["US706"])])

@@ -280,7 +280,7 @@ class Monitor:
             return
         if optimizer not in self._optimizers:
             self._foreign_steps += 1
-            self._probe.note_use()
+            self._probe.note_use(moved(optimizer))
             return
         if self._nonfinite is not None:
             self._nonfinite.after_step()

@@ -29,7 +29,7 @@ from unstuck.surroundings import surroundings
 from unstuck.wording import counted, in_one_line
 
 CADENCE = ((1, 1), (40, 10), (100, 20), (800, 100), (1600, 200))
-"""Before which step the distance to the next measurement is how long; later it is an eighth of the steps so far."""
+"""Up to which step the next measurement comes after how many; later after an eighth of the steps so far."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 MOST = 16

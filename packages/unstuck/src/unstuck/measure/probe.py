@@ -72,6 +72,7 @@ class Probe(Observer):
         self._passes: list[ForwardPass] = []
         self._fresh: list[ForwardPass] = []
         self._batches = Batches()
+        self._uses: list[tuple[int, set[int]]] = []  # steps of optimizers of other weights, after which backward pass
         self._idle = 0
         self._backward_pass = NONE
         self._transformed = False
@@ -91,16 +92,21 @@ class Probe(Observer):
         """Number of forward passes."""
         return len(self._passes)
 
-    def note_use(self) -> None:
-        """An optimizer of other weights has used the loss of the passes so far."""
+    def note_use(self, weights: set[int]) -> None:
+        """An optimizer of other weights, which have these identities, has used the loss of the passes so far."""
         for one in self._passes:
             one.note_use()
+        self._uses.append((self._backward_pass, weights))
 
     @property
     def mixed(self) -> bool:
-        """Whether the gradients hold those of such a loss, and of another one."""
+        """Whether the gradients hold those of such a loss, and of a later one that reads the same weights."""
         own = [one for one in self._passes if one.counts]
-        return any(one.mixed for one in own) or len({one.used_in == NONE for one in own}) > 1
+        if not (any(one.mixed for one in own) or len({one.used_in == NONE for one in own}) > 1):
+            return False
+        step, before = own[-1].step, [weights for at, weights in self._uses if at != self._backward_pass]
+        read = (node.tensor() for node in step.needed(step.losses[-1:]) if node.op == "constant")
+        return not set().union(*before).isdisjoint(map(id, read))
 
     def attach(self) -> None:
         """Measure from the next forward pass on."""
@@ -127,6 +133,7 @@ class Probe(Observer):
     def forget(self) -> None:
         """Drop all passes."""
         self._passes, self._fresh, self._batches, self._idle = [], [], Batches(), 0
+        self._uses = []
         self._backward_pass, self._transformed = NONE, False
         self.parameters.forget_gradients()
         self._recorder.restart({}).release()
@@ -279,11 +286,10 @@ class Probe(Observer):
         last = self._passes[-1] if self._passes else None
         if last is None or any(one.ends_at for one in self._followed):
             self.stop_following()
-        if last is None:
-            if self._recorder.ahead:
-                self._read_names()
-            else:
-                self._restart()
+        if last is None and self._recorder.ahead:
+            self._read_names()
+        elif last is None:
+            self._restart()
         if last is None or not last.continues(args, name):
             self._rest_if_idle()
             if self.rests:

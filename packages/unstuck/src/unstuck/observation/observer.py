@@ -113,7 +113,9 @@ class _Hooks:
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
         observer, name = self._find(module)
-        return None if observer is None or name is None else observer.leaves(name, module, args, kwargs, output)
+        if observer is None or name is None:
+            return None
+        return observer.leaves(name, module, args, kwargs or {}, output)  # without any after an error
 
     def needs(self, modules: Sequence[nn.Module]) -> bool:
         observer = self._observer()
@@ -124,7 +126,8 @@ class _Hooks:
         observer = self._observer()
         if observer is None or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return None, None
-        return observer, observer._names.get(id(module)) if observer.awaits else None
+        name = observer._names.get(id(module)) if observer.awaits else None
+        return observer, name
 
 
 def _release(remove: Callable[[], None]) -> None:

@@ -1,9 +1,8 @@
 """Copies: what a loss compares that is always equal, teachers, and advantages of groups that are mixed."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +103,7 @@ def _equal(again: Again) -> Iterator[Twin]:
     """Comparisons of two results of weights that are equal."""
     own = _weights(again.step)
     pairs = [(node, pair) for node in again.step.needed() if (pair := _pair(node)) and all(own.get(n) for n in pair)]
-    results = again.run([one for _node, pair in pairs for one in pair], _anew(again))
+    results = again.run([one for _node, pair in pairs for one in pair])
     for (node, pair), a, b in zip(pairs, results[::2], results[1::2], strict=True):
         one, other = (a.exp(), b) if node.function == "kl_div" and not node.kwargs.get("log_target") else (a, b)
         product, same = node.function in calls.PRODUCTS, own[pair[0]] == own[pair[1]]
@@ -118,29 +117,24 @@ def _equal(again: Again) -> Iterator[Twin]:
 
 
 def _weights(step: Step) -> dict[Node, int]:
-    """The weights that a node depends on, as bits; nodes that no weighted call leads to are left out."""
-    found, bits = dict[Node, int](), dict[Any, int]()
+    """The weights that a node depends on, as bits; nodes that no weighted call leads to are left out.
+
+    What other networks made before the forward pass depends on theirs; what the model made then is data.
+    """
+    found, bits, own = dict[Node, int](), dict[Any, int](), 0
     for node in (*step.before, *step.needed()):
         before = 0
         for read in node.sources:
             before |= found.get(read, 0)
+        if node.made_by is not None and before & own:
+            continue
         for read in node.reads[1:] if node.function in calls.WEIGHTED else ():
             weight = read.through(calls.MOVES)
-            before |= bits.setdefault(weight.target if weight.op == "parameter" else weight, 1 << len(bits))
+            before |= (bit := bits.setdefault(weight.target if weight.op == "parameter" else weight, 1 << len(bits)))
+            own |= bit if weight.op == "parameter" else 0
         if before and (node.dtype is None or node.dtype.is_floating_point):  # tokens that were drawn are data
             found[node] = before
     return found
-
-
-def _anew(again: Again) -> dict[Node, Callable[[Tensor], Tensor]]:
-    """What was made before the forward pass, computed again."""
-    made = {node: node.made_by for node in again.step.needed() if node.made_by is not None}
-    results = again.run(list(made.values()))
-    return {node: partial(_put, result) for node, result in zip(made, results, strict=True)}
-
-
-def _put(result: Tensor, _value: Tensor) -> Tensor:
-    return result
 
 
 def _pair(node: Node) -> tuple[Node, Node] | None:
@@ -166,8 +160,7 @@ def _are_equal(one: Tensor, other: Tensor, tolerated: float) -> bool:
 def _old_ones_anew(steps: Sequence[Step], again: Again) -> Twin | None:
     """Old log-probabilities that are computed in each step although the samples are the same."""
     found = [(step, *ratio) for step in steps if (ratio := _ratio(step)) is not None]
-    runs = ((again.other(step), node) for step, node, _own in found)
-    values = [one.run([node.reads[1]], _anew(one))[0] for one, node in runs]
+    values = [again.other(step).run([node.reads[1]])[0] for step, node, _own in found]
     kept = [
         not own and a.shape == b.shape and torch.equal(a, b)
         for ((one, _, _), (other, _, own)), (a, b) in zip(pairwise(found), pairwise(values), strict=True)
@@ -241,8 +234,9 @@ def teacher_dropout(again: Again) -> float:
 
 @question
 def teacher_norms(again: Again) -> int:
-    """How many batch normalisations of another network, in evaluation mode, have statistics that saw no data."""
-    calls_of_norms = {n for made in _by_teachers(again) for n in made if n.function == "batch_norm"}
+    """How many batch normalisations of an averaged network, in evaluation mode, have statistics that saw no data."""
+    averaged = [made for made in _by_teachers(again) if again.earlier and not _stay(again.step, again.earlier[0], made)]
+    calls_of_norms = {n for made in averaged for n in made if n.function == "batch_norm"}
     given = [calls.given(node, *calls.BATCH_NORM) for node in calls_of_norms]
     known = [(g["running_mean"], g["running_var"]) for g in given if not g.get("training", False)]
     values = [(a.value, b.value) for a, b in known if isinstance(a, Node) and isinstance(b, Node)]

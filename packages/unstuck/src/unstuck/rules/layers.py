@@ -9,7 +9,7 @@ from unstuck.measure.parameters import FEW_NUMBERS
 from unstuck.rules.copies import teacher_dropout, teacher_norms
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.rules.standstill import falling, unlearned
+from unstuck.rules.standstill import falling, untaught
 from unstuck.rules.tokens import Tokens, tokens
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -82,7 +82,7 @@ def frozen(evidence: Evidence) -> Found | None:
     text = _("{share} % of the parameters are frozen: {names}.", **values)
     drawn_too = [w.fresh or w.normal for w in fixed if math.prod(w.shape) >= FEW_NUMBERS]
     if 2 * sum(drawn_too) > len(drawn_too):
-        severity = None if unlearned(evidence) else Severity.NOTE
+        severity = None if untaught(evidence) else Severity.NOTE
         return Found(names, share, 0, text + _(" Their numbers are random, as drawn."), LOAD, severity)
     return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
 

@@ -31,7 +31,7 @@ AGAIN = {("logsumexp", kind) for kind in SOFTMAX}
 READS_PROBABILITIES = (OVERLAP, "clamp", "log")
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
-NOISY_DEVIATION = 0.4
+NOISY_DEVIATION = 0.35
 """Targets that deviate by less of the reach are mostly in it: beyond is noise, if the network learns."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
 MASK = 1e6
@@ -45,6 +45,7 @@ MOST_LABEL = 2.0
 """Targets of a binary loss beyond it are not labels that begin at 1."""
 
 TURNED_BOXES = 0.1
+"""Share of boxes that end before they begin, from which on they are of another kind."""
 
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
@@ -102,12 +103,17 @@ def turned_boxes(again: Again) -> float:
     """The share of boxes with a side below 0, of those whose area the loss computes from targets."""
     shares = [0.0]
     for area in (n for n in again.step.needed() if n.function in calls.MULTIPLICATIONS and not n.requires_grad):
-        read = again.step.needed([area])
-        sides = [side for side in area.reads if side.function in calls.DIFFERENCES and len(side.reads) == 2]
-        if len(sides) == 2 and any(n.op == "constant" and n.shape[-1:] == (4,) for n in read):
+        sides = [side for side in dict.fromkeys(area.reads) if side.function in calls.DIFFERENCES]
+        ends = {read.through(calls.MOVES) for side in sides for read in side.reads}
+        columns = all(read.op == "call_function" for side in sides for read in side.reads)
+        if len(sides) == 2 and columns and len(ends) == 1 and _are_boxes(*ends):
             width, height = again.run(sides)
             shares.append(((width < 0) | (height < 0)).float().mean().item())
     return max(shares)
+
+
+def _are_boxes(node: Node) -> bool:
+    return node.op == "constant" and node.shape[-1:] == (4,)
 
 
 def _blank_letter(evidence: Evidence) -> Found | None:

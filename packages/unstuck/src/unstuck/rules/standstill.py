@@ -48,6 +48,14 @@ def falling(evidence: Evidence) -> bool:
     return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
 
 
+def untaught(evidence: Evidence) -> bool:
+    """Whether nothing was learned in `PATIENT_STEPS` steps, and the loss is where it began."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    return (
+        unlearned(evidence) and (evidence.latest.step or 0) >= PATIENT_STEPS - 1 and losses[-1] > STUCK_LOSS * losses[0]
+    )
+
+
 def stalled(evidence: Evidence) -> bool:
     """Whether nothing was learned in all measurements, or in the first half of them."""
     half = evidence.measurements[: len(evidence.measurements) // 2]

@@ -15,13 +15,10 @@ from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, Ev
 from unstuck.rules.pairs import CHOOSE
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.step import reached
 from unstuck.wording import listed, named, verb
 
-OFTEN_ZERO = 0.25
-"""Share of the first quarter of the measurements whose gradient is 0."""
-LINEAR = calls.ADDITIONS | calls.DIFFERENCES | calls.MOVES | {"mean", "sum", "neg", "min", "minimum"}
-"""What passes the answer of a network on to the loss as it is."""
+OFTEN_ZERO, FEWEST_IDLE = 0.25, 2
+"""Share of the first quarter of the measurements, and number, whose gradient is 0."""
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 CONNECT = (
@@ -32,7 +29,6 @@ RECONNECT = (
     "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind them; or set requires_grad to False (DDP needs "
     "find_unused_parameters=True otherwise)."
 )
-DRAW = "Use `rsample()` in the place of `sample()`, or `mean + std * torch.randn_like(std)`."
 WAIT = (
     "Nothing to do if other batches, other calls or the training mode use them, as with idle experts or a critic (DDP "
     "needs find_unused_parameters=True)."
@@ -59,9 +55,6 @@ REGISTER = (
 @rule("US501", "parameters without a gradient", remedy=RECONNECT)
 def no_gradient(evidence: Evidence) -> Found | None:
     """The graph is cut between two layers, or the loss does not depend on the parameters: they are not trained."""
-    if evidence.ask(drawn_without_graph):
-        text = _("A network reads what is drawn from outputs without a gradient: they learn nothing from its answer.")
-        return shown(text, DRAW)
     start = {w.name: w.size for w in evidence.measurements[0].weights}
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
@@ -91,25 +84,6 @@ def no_gradient(evidence: Evidence) -> Found | None:
         names=_names(rest), verb=verb(rest, "is", "are"), pronoun=verb(rest, "it", "them"),
     )  # fmt: skip
     return _of(rest, text)
-
-
-@question
-def drawn_without_graph(again: Again) -> bool:
-    """Whether a network with a gradient reads normal numbers of outputs, drawn without one, and ends in the loss.
-
-    Those of a policy gradient are for their log-probabilities: then the network's answer is an error, or has no graph.
-    """
-    step = again.step
-    ends = list(
-        reached(step.losses, lambda n: n.reads if n.function in LINEAR and len(n.moving) == len(n.reads) else ())
-    )
-    for node in (n for n in step.needed() if n.function == "normal" and not n.grad_enabled):
-        mean = {n for n in step.needed([node]) if n.requires_grad}
-        scored = any(user.function in calls.DIFFERENCES and len(user.reads) > 1 for user in node.users)
-        readers = [n for n in reached([node], lambda n: n.users) if n.function in calls.WEIGHTED and n.requires_grad]
-        if mean and readers and (not scored or not set(readers).isdisjoint(ends)):
-            return True
-    return False
 
 
 @rule("US502", "gradient of exactly zero", remedy=FIND_FLAT, hidden_by=("US206", "US401", "US601", "US701", "US705"))
@@ -173,8 +147,8 @@ def _often_zero(evidence: Evidence) -> Found | None:
     """Steps of a policy gradient, whose loss may be negative, that learn nothing: all advantages are 0."""
     known = [[w.gradient for w in m.weights if w.gradient is not None] for m in evidence.measurements]
     idle = [bool(gradients) and not any(gradients) for gradients in known]
-    early, negative = idle[: len(idle) // 4], any((m.loss or 0.0) < 0 for m in evidence.measurements)
-    if not negative or not evidence.lasts or sum(early) < OFTEN_ZERO * len(early):
+    early, negative = idle[: max(3, len(idle) // 4)], any((m.loss or 0.0) < 0 for m in evidence.measurements)
+    if not negative or not evidence.lasts or sum(early) < max(FEWEST_IDLE, OFTEN_ZERO * len(early)):
         return None
     text = _(
         "In {count} of {all} measured steps every gradient is exactly 0: there is nothing to learn from these samples.",

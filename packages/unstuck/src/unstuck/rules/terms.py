@@ -23,9 +23,12 @@ from unstuck.wording import number, percent
 
 EQUAL_OUTPUTS, FADED_REST, SLIGHT, OUTWEIGHED, SMALL_PART = 0.2, 0.1, 1e-3, 0.02, 0.1
 REVERSED, DISTINCT, FEWEST_OF_CLASSES, MOST_CLASSES = 1.2, 2.0, 64, 256
-PARTS = calls.MOVES | {"exp", "neg", "softplus", "sigmoid", "square", "pow", "reciprocal", "getitem", "rtruediv"}
+PARTS = calls.MOVES | {"exp", "neg", "softplus", "sigmoid", "square", "pow", "reciprocal", "rtruediv"}
 """What makes a factor of a term of the loss from a number that is trained."""
 MIXES = calls.MULTIPLICATIONS | {"div", "truediv"}
+"""What multiplies a term by a factor."""
+SUMS = calls.ADDITIONS | calls.DIFFERENCES | calls.MOVES | {"mean", "sum", "stack", "cat"}
+"""What adds terms up."""
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
 HOLD = "Add what holds it to the loss, such as the logarithm of the variance: `(-log_var).exp() * loss + log_var`."
@@ -176,25 +179,32 @@ def classes_of_mean(again: Again) -> int | None:
 
 @question
 def free_factor(again: Again) -> str | None:
-    """The term, never below 0, that a trained factor multiplies which the loss depends on in no other way."""
-    needed = set(again.step.needed())
-    for weight in (n for n in needed if n.op != "call_function" and n.requires_grad):
-        chain = needed & set(reached([weight], lambda n: n.users if _is_part(n) else ()))
-        ends = [n for n in chain if not _is_part(n)]
+    """The term, never below 0, whose factor trains and falls, and that the loss depends on in no other way."""
+    needed = again.step.needed()
+    added = set(reached(again.step.losses, lambda n: n.reads if n.function in SUMS else ()))
+    for weight in (n for n in needed if n.op == "parameter" and n.requires_grad and n.target in again.first):
+        chain = list(reached([weight], lambda n: n.users if _is_part(n) else ()))
+        ends = [n for n in needed if n in chain and not _is_part(n)]
+        factors = [next(read for read in n.reads if read in chain) for n in ends]
         terms = [next(filter(None, (_term(read) for read in n.reads if read not in chain)), "") for n in ends]
-        if terms and all(terms) and all(n.function in MIXES for n in ends):
-            return terms[0]
+        if terms and all(terms) and all(n.function in MIXES and n in added for n in ends):
+            sizes = [
+                [float(x.abs().mean()) for x in of.run(factors)] for of in (again.other(again.step, again.first), again)
+            ]
+            rise = [now > before for before, now in zip(*sizes, strict=True)]  # a denominator has to
+            if rise == [n.function not in calls.MULTIPLICATIONS for n in ends]:
+                return terms[0]
     return None
 
 
 def _is_part(node: Node) -> bool:
     """Whether a node is a number that is trained, or a call that computes a factor from one."""
-    return not node.function or node.function in PARTS or (node.function in MIXES and len(node.reads) == 1)
+    return not node.function or (node.function in PARTS | MIXES and len(node.reads) == 1)
 
 
 def _term(node: Node) -> str:
     """The loss function, or the square, that a term is the mean of; "" of another."""
-    term = node.through(calls.MOVES | {"mean", "sum", "getitem"})
+    term = node.through(calls.MOVES | {"mean", "sum"})
     even = term.function in ("square", "abs") or (term.function == "pow" and term.args[-1] == 2)
     return term.function if term.requires_grad and (term.function in calls.LOSSES or even) else ""
 

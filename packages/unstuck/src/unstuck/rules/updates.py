@@ -12,7 +12,7 @@ from unstuck.rules import numbers
 from unstuck.rules.attention import attending_to_one
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, SMALL_SCALE, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import UNLEARNED_LOSS, falling, fitted, unlearned
+from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -26,8 +26,8 @@ FADED_RATE, FADED_UPDATE = 0.01, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 BLOWN_UP, GROWN = 0.5, 3.0
 
-STANDING_STEPS, SHORT_WAY, LONG_WAY, CLIPPED, CLIPPED_AWAY = 40, 0.01, 0.1, 0.01, 1e-4
-"""So many steps; their sum over the size of a weight, and so if gradients are clipped; what clipping leaves of them."""
+SHORT_WAY, LONG_WAY, CLIPPED, CLIPPED_AWAY = 0.01, 0.1, 0.01, 1e-4
+"""Sum of all steps over the size of a weight, and so if gradients are clipped; share of these that clipping leaves."""
 
 FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
 KEEP_WIDE = (
@@ -173,7 +173,7 @@ def _stands(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     ways = {name: steps * fmean(values) for name, values in updates.items() if sizes[name] > SMALL_SCALE}
     clipped = median([w.taken for m in evidence.measurements for w in m.weights if w.taken is not None] or [1.0])
     longest = SHORT_WAY if clipped >= CLIPPED_AWAY else LONG_WAY
-    if steps < STANDING_STEPS or not ways or max(ways.values()) > longest:
+    if steps < PATIENT_STEPS / 2 or not ways or max(ways.values()) > longest:
         return None
     if not unlearned(evidence) or fitted(evidence):
         return None

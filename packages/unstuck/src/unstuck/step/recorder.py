@@ -8,6 +8,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -24,8 +25,9 @@ from unstuck.step.replay import state
 from unstuck.step.step import Step
 
 TRANSFORMS = "calls inside torch.func.vmap, grad and the like"
-AHEAD, MOST_AHEAD = 512, 4096
-"""Modules that run before a forward pass after which the earlier ones are forgotten, and none is recorded any more."""
+AHEAD, AHEAD_BYTES, MOST_AHEAD = 4096, 2**25, 2**15
+"""Calls before a forward pass, and bytes that they read, after which the earlier ones are forgotten; and calls after
+which the others are not recorded: it is an evaluation."""
 PASSES = 16
 """Forward passes after which a step begins anew: a loop without an optimizer never ends its step."""
 
@@ -38,7 +40,8 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.step, self.passes, self._nodes, self._entered = Step(), 0, dict[int, Node](), False
+        self.step, self.passes, self._nodes = Step(), 0, dict[int, Node]()
+        self._entered, self._thread = False, get_ident()  # a mode belongs to its thread
         self.restart({})
 
     def restart(self, names: Mapping[str, Tensor]) -> Step:
@@ -48,7 +51,7 @@ class Recorder(TorchFunctionMode):
             node.users.clear()
         self.stack: list[str] = []  # names of the modules that run, outermost first
         self.inputs: set[int] = set()  # of the model, by identity
-        self.passes = self.ahead = 0  # `ahead`: modules that ran before the first pass
+        self.passes = self.ahead = self._bytes = 0  # calls before the first pass, and bytes that they read
         self._before: dict[int, Node] = {}  # what was made before the first forward pass
         self._ended = False  # by a backward pass: an optimizer moves the weights now
         self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
@@ -66,6 +69,7 @@ class Recorder(TorchFunctionMode):
         if not self.passes:
             self.step.before, self.step.nodes = self.step.nodes, []
             self._before, self._nodes = self._nodes, {}
+            self.step.unfollowed.clear()
         self.passes += 1
         self._ended = False
         self.inputs.update(id(tensor) for tensor in tensors_in(inputs))
@@ -73,21 +77,27 @@ class Recorder(TorchFunctionMode):
 
     def look_ahead(self) -> None:
         """A module runs without a gradient before the first forward pass: the loss may read what it makes."""
-        self.ahead += 1
-        if self.ahead % AHEAD == 0:
-            self.step.release()
-            self.step.nodes.clear()
-            self._nodes.clear()
         if self.ahead > MOST_AHEAD:
             self.stop()
         elif not self._entered:
+            self.ahead += 1
             self._enter()
             lower(self)  # the caller may leave a mode of its own
 
+    def _limit(self, value: Tensor | None) -> None:
+        """Forget the calls before the first forward pass if they are many, or read much."""
+        self.ahead += 1
+        self._bytes += 0 if value is None else value.nbytes
+        if self.ahead % AHEAD == 0 or self._bytes > AHEAD_BYTES:
+            self.step.release()
+            self.step.nodes.clear()
+            self._nodes.clear()
+            self._bytes = 0
+
     def _enter(self) -> None:
-        if not self._entered:
+        if not self._entered or self._thread != get_ident():
             self.__enter__()  # type: ignore[no-untyped-call]
-            self._entered = True
+            self._entered, self._thread = True, get_ident()
 
     @unfollowed
     def end(self, outputs: Any = None, module: Any = None, args: Any = (), kwargs: Mapping[str, Any] = {}) -> None:
@@ -105,9 +115,9 @@ class Recorder(TorchFunctionMode):
 
     def stop(self) -> None:
         """Record no more, until the next forward pass."""
-        if self._entered:
+        if self._entered and self._thread == get_ident():  # else it says nothing there any more
             leave(self)
-            self._entered = False
+        self._entered = False
 
     def before(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A call is about to run."""
@@ -131,6 +141,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function and record it."""
         kwargs, func = kwargs or {}, original(func)
+        if not self._entered or self._thread != get_ident() or (self.ahead > MOST_AHEAD and not self.passes):
+            return func(*args, **kwargs)
         name = name_of(func)
         if not name or (self._ended and not (torch.is_grad_enabled() and _continues(args, kwargs))):
             return func(*args, **kwargs)
@@ -176,7 +188,8 @@ class Recorder(TorchFunctionMode):
                 self.step.unfollowed["a gradient from before the model was called: call the model first"] = None
             node = Node("input" if id(tensor) in self.inputs else "constant", len(self.step.nodes))
             node.value = tensor if tensor.is_leaf else tensor.detach()
-            node.made_by = self.known(tensor, self._before)
+            made = self.known(tensor, self._before)
+            node.made_by = made if made is not None and made.function else None
         else:
             if tensor.requires_grad and not node.requires_grad and not tensor.is_leaf:
                 self.step.unfollowed["a custom autograd function"] = None
@@ -193,6 +206,8 @@ class Recorder(TorchFunctionMode):
             self._nodes[id(tensor)] = node
 
     def _append(self, node: Node) -> None:
+        if not self.passes and self.ahead:
+            self._limit(node.value)
         self.step.nodes.append(node)
         for read in node.reads:
             read.users[node] = None

@@ -50,13 +50,20 @@ class Step:
         return [node for node in (*self.before, *self.nodes) if node in found]
 
     def trim(self, most: int) -> None:
-        """Forget what ran before the first forward pass and made nothing that the step reads; more bytes, all of it."""
+        """Forget what ran before the first forward pass and made nothing that the step reads; or all, if it is larger.
+
+        Args:
+            most: bytes that the rest may read.
+        """
         found = set(reached(self.nodes, lambda node: node.sources))
-        self.before = [node for node in self.before if node in found]
-        if sum(node.value.nbytes for node in self.before if node.value is not None) > most:
-            self.before = []
+        if sum(node.value.nbytes for node in self.before if node in found and node.value is not None) > most:
+            found = set(self.nodes)
             for node in self.nodes:
                 node.made_by = None
+        for node in self.before:
+            node.users = {user: None for user in node.users if user in found}
+            node.value = node.value if node in found else None
+        self.before = [node for node in self.before if node in found]
 
     def release(self) -> None:
         """Drop the tensors, and the users: nodes that refer to each other are collected late."""
