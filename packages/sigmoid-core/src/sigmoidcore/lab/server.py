@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any
@@ -16,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.guard import HEADERS, Guard
 from sigmoidcore.lab.protocol import obey
-from sigmoidcore.lab.session import FRAMES, Session, Worker
+from sigmoidcore.lab.session import FRAMES, Session
 from sigmoidcore.lab.setting import RATES, WITH_SLOPES, parse, schema
 from sigmoidcore.language import LANGUAGES, _, language, speaking
 from unstuck.language.errors import InputError
@@ -54,7 +55,7 @@ class Outbox:
 
 def application(guard: Guard, own: DataSet | None = None, sessions: int = 8) -> Starlette:
     """The lab as an ASGI application with so many open pages."""
-    worker = Worker()
+    pool = ThreadPoolExecutor(1, "lab-worker")  # PyTorch's hooks and random numbers belong to the process
     assets = {path.name: path.read_bytes() for path in files("sigmoidcore.lab").joinpath("static").iterdir()}
 
     async def asset(request: Request) -> Response:
@@ -77,15 +78,14 @@ def application(guard: Guard, own: DataSet | None = None, sessions: int = 8) -> 
         asked = socket.query_params.get("lang", "")
         try:
             with speaking(asked if asked in LANGUAGES else language()):
-                await _train(socket, worker, own)
+                await _train(socket, pool, own)
         finally:
             pages.remove(socket)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        worker.start()
         yield
-        worker.stop()
+        pool.shutdown(cancel_futures=True)
 
     routes = [Route("/", asset), Route("/{name}", asset), WebSocketRoute("/ws", talk)]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -104,7 +104,7 @@ async def _admitted(socket: WebSocket, guard: Guard) -> bool:
     return False
 
 
-async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None:
+async def _train(socket: WebSocket, pool: Executor, own: DataSet | None) -> None:
     """A session for a page, until it is closed."""
     outbox = Outbox()
     session = Session(outbox.put, own)
@@ -117,14 +117,24 @@ async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None
             "{error}. No option of this address is used: this is the set-up that the lab opens with.", error=error
         )
         outbox.put({"kind": "error", "text": first})
-    worker.add(session)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            sending = tasks.create_task(_send(socket, outbox))
-            await _receive(socket, session, worker, outbox)
-            sending.cancel()
-    finally:
-        worker.remove(session)
+    asked = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        own_tasks = [tasks.create_task(each) for each in (_send(socket, outbox), _work(session, asked, pool))]
+        await _receive(socket, session, asked, outbox)
+        for task in own_tasks:
+            task.cancel()
+
+
+async def _work(session: Session, asked: asyncio.Event, pool: Executor) -> None:
+    """Let a session work as soon as it has something to do; in the pool, sessions take turns."""
+    while True:
+        asked.clear()
+        delay = session.delay
+        if delay == 0:
+            await asyncio.get_running_loop().run_in_executor(pool, session.work)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asked.wait(), delay)
 
 
 async def _send(socket: WebSocket, outbox: Outbox) -> None:
@@ -137,7 +147,7 @@ async def _send(socket: WebSocket, outbox: Outbox) -> None:
             await asyncio.sleep(0.5 / FRAMES)
 
 
-async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: Outbox) -> None:
+async def _receive(socket: WebSocket, session: Session, asked: asyncio.Event, outbox: Outbox) -> None:
     """Do what the page asks for, until it is closed."""
     while True:
         try:
@@ -147,7 +157,7 @@ async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: 
             answer = obey(session, message.get("text") or "")
             if answer is not None:
                 outbox.put(answer)
-            worker.wake()
+            asked.set()
         except InputError as error:
             outbox.put({"kind": "error", "text": str(error)})
         await asyncio.sleep(0)  # a flood of messages leaves time for other pages
