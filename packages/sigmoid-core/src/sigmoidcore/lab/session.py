@@ -30,7 +30,7 @@ SLICE = 0.01  # seconds for which a session takes turns before another one does
 ACCIDENTS = "weights", "inputs", "half"  # what goes wrong in both networks, and what the Equalizer undoes
 FACTOR, OFFSET, SHUT = 3.0, 5.0, 10.0
 
-Publish = Callable[[dict[str, Any]], None]  # takes a message for the page; it is called by the worker's thread
+Publish = Callable[[dict[str, Any]], object]  # takes a message for the page; it is called by the worker's thread
 
 
 class Session:
@@ -46,7 +46,6 @@ class Session:
         self._id = self.step = 0
         self._due = 0.0
         self.setting = Setting() if own is None else Setting(data=OWN)
-        self.data = data_set(self.setting.data) if own is None else own
         self.networks: tuple[Network | None, ...] = ()
         self.arrange(self.setting)
 
