@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from core_support.networks import Towers
+from core_support.equalized import cores
+from core_support.networks import Net, Towers
 from support.untouched import untouched
 from torch import nn
 from torch.nn import functional as F
@@ -36,10 +37,6 @@ def linears(model):
     return [m for m in model.modules() if isinstance(m, nn.Linear)]
 
 
-def cores(model):
-    return [m for m in model.modules() if isinstance(m, SigmoidCore)]
-
-
 def assert_finite(model, inputs, report):
     """No non-finite number in weights, slopes, shifts, outputs, the profile or the report."""
     for name, t in model.state_dict().items():
@@ -51,10 +48,7 @@ def assert_finite(model, inputs, report):
         assert bool(torch.isfinite(values).all())
 
 
-@pytest.mark.parametrize(
-    ("depth", "seed", "largest"),
-    [(10, 0, 1.05), (10, 1, 1.05), (300, 0, 1.15)],
-)
+@pytest.mark.parametrize(("depth", "seed", "largest"), [(10, 0, 1.05), (10, 1, 1.05), (300, 0, 1.15)])
 def test_prepare_levels_the_profile_of_an_unseen_batch_at_every_depth(data, depth, seed, largest):
     model = seeded(seed, lambda: MLP(64, 64, depth, 10))
     report = prepare(model, data.train_x[:500])
@@ -87,12 +81,9 @@ def test_the_automatic_saturation_level_of_a_tower_follows_from_its_own_inputs()
         assert float(z.detach().square().mean().sqrt()) == pytest.approx(level, rel=1e-3)
 
 
-def test_calibrate_has_no_automatic_saturation_level(x):
+def test_calibrate_has_no_automatic_saturation_level_and_another_word_than_auto_is_an_error(x):
     with pytest.raises(ValueError, match="saturation must be a positive number up to 100, got 'auto'"):
         calibrate(MLP(64, 32, 4, 10), x, saturation="auto")
-
-
-def test_another_word_than_auto_for_the_saturation_is_an_error():
     with pytest.raises(ValueError, match=r"saturation must be .auto. or a positive number, got 'much'"):
         prepare(MLP(2, 4, 2, 1), torch.randn(10, 2), saturation="much")
 
@@ -108,27 +99,18 @@ def test_the_first_cores_saturation_level_is_the_argument(x, u):
     assert report.after.spread < 1.1
 
 
-def test_the_reported_slopes_and_levels_are_those_of_the_cores(x):
+def test_the_reported_slopes_and_levels_are_those_of_the_cores_and_every_shift_is_the_mean_of_what_it_reads(x):
     model = MLP(64, 32, 6, 10)
     report = prepare(model, x)
     h, levels = x, []
     for layer in model:
         if isinstance(layer, SigmoidCore):
             levels.append(float((layer.slope * (h - layer.shift)).detach().square().mean().sqrt()))
+            torch.testing.assert_close(layer.shift, h.detach().mean(0), rtol=1e-4, atol=1e-5)
         h = layer(h)
     assert report.levels.tolist() == pytest.approx(levels, rel=1e-3)
     assert report.slopes.tolist() == pytest.approx([float(core.slope[0]) for core in cores(model)], rel=1e-6)
     assert all(len(core.slope.unique()) == 1 for core in cores(model))
-
-
-def test_every_shift_is_the_batch_mean_of_its_neurons_preactivation(x):
-    model = MLP(64, 32, 6, 10)
-    prepare(model, x)
-    h = x
-    for layer in model:
-        if isinstance(layer, SigmoidCore):
-            torch.testing.assert_close(layer.shift, h.detach().mean(0), rtol=1e-4, atol=1e-5)
-        h = layer(h)
 
 
 def segment_gains(model, x):
@@ -440,15 +422,9 @@ def test_the_report_of_hundreds_of_cores_prints_in_a_few_lines_whatever_there_is
 
 
 def test_layers_may_be_called_with_the_names_of_their_arguments():
-    class Named(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.a, self.act, self.b = CoreLSTM(4, 8), nn.Linear(8, 8), SigmoidCore(8), nn.Linear(8, 2)
-
-        def forward(self, x):
-            return self.b(self.act(self.a(input=self.lstm(hx=None, input=x)[0])))
-
-    model = seeded(0, Named)
+    torch.manual_seed(0)
+    parts = {"lstm": CoreLSTM(4, 8), "a": nn.Linear(8, 8), "act": SigmoidCore(8), "b": nn.Linear(8, 2)}
+    model = Net(lambda m, x: m.b(m.act(m.a(input=m.lstm(hx=None, input=x)[0]))), **parts)
     weight = model.a.weight.detach().clone()
     assert len(calibrate(model, torch.randn(6, 20, 4)).slopes) > 1
     prepare(model, torch.randn(6, 20, 4))
@@ -537,15 +513,7 @@ def test_without_frozen_weights_there_is_no_note():
 
 
 def test_prepare_keeps_a_frozen_recurrent_layer():
-    class Tagger(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(4, 16, batch_first=True), nn.Linear(16, 2)
-
-        def forward(self, x):
-            return self.head(self.lstm(x)[0])
-
-    model = Tagger()
+    model = Net(lambda m, x: m.head(m.lstm(x)[0]), lstm=nn.LSTM(4, 16, batch_first=True), head=nn.Linear(16, 2))
     convert(model)
     assert isinstance(model.lstm, CoreLSTM)
     model.lstm.requires_grad_(False)

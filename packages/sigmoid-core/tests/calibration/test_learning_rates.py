@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from core_support.networks import Towers, convolutions
+from core_support.networks import Net, Towers, convolutions
 from torch import nn
 
 from sigmoidcore import MLP, SigmoidCore, convert, depth_scaled_lr, prepare
@@ -169,15 +169,9 @@ def test_a_loop_that_loads_trained_weights_before_it_makes_the_optimizer_ends_wi
 
 
 def test_a_layer_that_prepare_made_small_has_its_own_rate_among_others_of_its_shape():
-    class Towers(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.head = MLP(16, 16, 2, 16), MLP(16, 16, 2, 16), nn.Linear(16, 3)
-
-        def forward(self, x):
-            return self.head(self.a(x) * self.b(x))
-
-    for model, x, name in ((Towers(), torch.randn(60, 16), "b.0"), (Residual(), torch.randn(60, 8), "blocks.0.0")):
+    parts = {"a": MLP(16, 16, 2, 16), "b": MLP(16, 16, 2, 16), "head": nn.Linear(16, 3)}
+    towers = Net(lambda m, x: m.head(m.a(x) * m.b(x)), **parts)
+    for model, x, name in ((towers, torch.randn(60, 16), "b.0"), (Residual(), torch.randn(60, 8), "blocks.0.0")):
         prepare(model, x)
         small = size(model.get_parameter(f"{name}.weight").detach())
         assert small < 0.5
@@ -187,15 +181,7 @@ def test_a_layer_that_prepare_made_small_has_its_own_rate_among_others_of_its_sh
 
 @pytest.mark.parametrize(("steps", "hidden"), [(5, 16), (64, 128)])
 def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_and_with_its_width(steps, hidden):
-    class Classifier(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn, self.head = CoreRNN(3, hidden), nn.Linear(hidden, 10)
-
-        def forward(self, x):
-            return self.head(self.rnn(x)[0][-1])
-
-    model = Classifier()
+    model = Net(lambda m, x: m.head(m.rnn(x)[0][-1]), rnn=CoreRNN(3, hidden), head=nn.Linear(hidden, 10))
     untouched = rates(model)
     assert untouched["rnn.weight_hh_l0"] == pytest.approx(0.03 * RECURRENT / hidden, rel=ROUNDING)
     recurrent_solver.solve_layer(model.rnn, torch.randn(steps, 20, 3), None)

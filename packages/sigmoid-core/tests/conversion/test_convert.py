@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from core_support.conversions import unchanged, why
+from core_support.networks import Net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -114,15 +115,8 @@ def test_the_producing_layer_gives_the_number_of_features(layers, shape, feature
 
 @pytest.mark.parametrize("rule", [lambda s, x: torch.where(s > 0.5, x, 0.0 * x), lambda s, x: x * torch.round(s)])
 def test_a_hard_gate_is_left(rule):
-    class Hard(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.gate, self.b = nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.b(rule(self.gate(self.a(x)), x))
-
-    report = unchanged(Hard(), torch.randn(5, 4))
+    parts = {"a": nn.Linear(4, 4), "gate": nn.Sigmoid(), "b": nn.Linear(4, 2)}
+    report = unchanged(Net(lambda m, x: m.b(rule(m.gate(m.a(x)), x)), **parts), torch.randn(5, 4))
     assert why(report, "gate") == "its result is compared or rounded, and no gradient comes back"
 
 
@@ -178,15 +172,8 @@ def test_an_activation_that_reaches_any_output_through_shapes_is_left():
 
 @pytest.mark.parametrize("after", [lambda y: y.mean((1,)), torch.log, lambda y: 1 - y, lambda y: torch.cat([y, y])])
 def test_an_activation_that_reaches_the_output_without_weights_in_between_is_left(after):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.act = nn.Linear(4, 4), nn.Sigmoid()
-
-        def forward(self, x):
-            return after(self.act(self.a(x)))
-
-    assert unchanged(Net(), torch.randn(3, 4)).left == ("act",)
+    model = Net(lambda m, x: after(m.act(m.a(x))), a=nn.Linear(4, 4), act=nn.Sigmoid())
+    assert unchanged(model, torch.randn(3, 4)).left == ("act",)
 
 
 class SqueezeExcite(nn.Module):
@@ -238,29 +225,18 @@ def test_gates_are_left_and_weights_of_the_model_make_no_gate():
 
 
 def test_a_square_is_not_a_gate():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.act, self.b = nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)
+    def forward(net, x):
+        y = net.act(net.a(x))
+        return net.b(y * y)
 
-        def forward(self, x):
-            y = self.act(self.a(x))
-            return self.b(y * y)
-
-    assert unchanged(Net(), torch.randn(2, 3)).converted == ("act",)
+    model = Net(forward, a=nn.Linear(3, 3), act=nn.Tanh(), b=nn.Linear(3, 1))
+    assert unchanged(model, torch.randn(2, 3)).converted == ("act",)
 
 
 def test_residual_sums_and_parallel_branches_are_hidden():
-    class Branching(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)
-            self.act_a, self.act_b = nn.Sigmoid(), nn.Tanh()
-
-        def forward(self, x):
-            return torch.cat([self.act_a(self.a(x)), self.act_b(self.b(x))], 1)
-
-    model = nn.Sequential(Branching(), Residual(nn.Conv2d(8, 8, 1), nn.Tanh()), nn.Conv2d(8, 1, 1))
+    parts = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 4, 3, padding=1), "act_a": nn.Sigmoid(), "act_b": nn.Tanh()}
+    branching = Net(lambda m, x: torch.cat([m.act_a(m.a(x)), m.act_b(m.b(x))], 1), **parts)
+    model = nn.Sequential(branching, Residual(nn.Conv2d(8, 8, 1), nn.Tanh()), nn.Conv2d(8, 1, 1))
     assert set(unchanged(model, torch.randn(2, 3, 5, 5)).converted) == {"0.act_a", "0.act_b", "1.body.1"}
 
 
@@ -303,16 +279,9 @@ def test_in_a_model_that_cannot_be_traced_the_parts_that_can_are_converted():
 
 
 def test_a_part_that_cannot_be_traced_does_not_hide_the_rest():
-    class Inner(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.act = nn.Linear(4, 4), nn.Tanh()
-
-        def forward(self, x):
-            return self.act(self.fc(x)) if x.shape[0] > 1 else x
-
+    inner = Net(lambda m, x: m.act(m.fc(x)) if x.shape[0] > 1 else x, fc=nn.Linear(4, 4), act=nn.Tanh())
     model = nn.Sequential(
-        nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.Tanh(), Inner(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)
+        nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.Tanh(), inner, nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)
     )
     report = unchanged(model, torch.randn(2, 3))
     assert report.converted == ("1", "6")
@@ -445,18 +414,10 @@ class Branching(nn.Module):
         return x.sigmoid()
 
 
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(4, 4), nn.Tanh())])
-        self.inner, self.end, self.out = Branching(), nn.Linear(4, 1), nn.Sigmoid()
-
-    def forward(self, x):
-        return self.out(self.end(self.body(x)) + self.inner(x))
-
-
 def test_the_report_has_a_line_for_each_reason_and_fits_in_80_columns():
-    report = sc.convert(Model())
+    body = nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(4, 4), nn.Tanh())])
+    parts = {"body": body, "inner": Branching(), "end": nn.Linear(4, 1), "out": nn.Sigmoid()}
+    report = sc.convert(Net(lambda m, x: m.out(m.end(m.body(x)) + m.inner(x)), **parts))
     assert report.unseen == (("inner", "it branches on a value"),)
     lines = str(report).splitlines()
     assert lines[:10] == [

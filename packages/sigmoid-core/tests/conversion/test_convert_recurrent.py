@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from core_support.conversions import unchanged, why
+from core_support.networks import Net
 from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -82,15 +83,7 @@ def test_packed_sequences_in_a_forward_that_cannot_be_traced(kind):
 
 @pytest.mark.parametrize("read", [lambda y, x: y, lambda y, x: torch.sigmoid(y) * x, lambda y, x: torch.zeros(1)])
 def test_wherever_its_result_goes_for_its_range_stays(read):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.GRU(FEATURES, FEATURES)
-
-        def forward(self, x):
-            return read(self.layer(x)[0], x) + 0 * x.sum()
-
-    model = Net()
+    model = Net(lambda m, x: read(m.layer(x)[0], x) + 0 * x.sum(), layer=nn.GRU(FEATURES, FEATURES))
     sc.convert(model)
     assert type(model.layer) is CoreGRU
 
@@ -120,10 +113,7 @@ LEFT = {
         lambda: nn.utils.weight_norm(layer_of(), "weight_hh_l0"),
         r"computed from other parameters .*; take that off first",
     ),
-    "pruned": (
-        lambda: prune.random_unstructured(layer_of(), "weight_ih_l0", 0.5),
-        "computed from other parameters",
-    ),
+    "pruned": (lambda: prune.random_unstructured(layer_of(), "weight_ih_l0", 0.5), "computed from other parameters"),
     "own forward": (with_forward_of_its_own, "its forward was set on the instance; convert first"),
     "quantized": (quantized, "its weights are quantized"),
 }
@@ -147,20 +137,10 @@ def test_a_layer_that_cannot_be_converted_is_left_with_the_reason(case):
     assert model[0] is layer
 
 
-class Twins(nn.Module):
-    """One layer reads two sequences, or its own outputs, as many times as it is told."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder, self.other = nn.LSTM(FEATURES, FEATURES), nn.GRU(FEATURES, FEATURES)
-        self.again = self.encoder
-
-    def forward(self, x):
-        return self.other(self.encoder(x)[0] - self.again(-x)[0])[0]
-
-
 def test_a_layer_in_several_places_is_left_so_that_the_rest_can_be_calibrated():
-    model = Twins()
+    encoder, other = nn.LSTM(FEATURES, FEATURES), nn.GRU(FEATURES, FEATURES)
+    twins = {"encoder": encoder, "other": other, "again": encoder}
+    model = Net(lambda m, x: m.other(m.encoder(x)[0] - m.again(-x)[0])[0], **twins)
     report = unchanged(model, sequences())
     assert report.converted == ("other",)
     assert why(report, "encoder") == "is used in 2 places, which need one each: give each place its own module"

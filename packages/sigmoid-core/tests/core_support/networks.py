@@ -15,6 +15,19 @@ def convolutions(inputs, channels, depth, outputs, *, size):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * pixels, outputs))
 
 
+class Net(nn.Module):
+    """A network of these parts, which `run(net, x)` runs."""
+
+    def __init__(self, run, **parts):
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
 class Towers(nn.Module):
     """Branch and trunk of a DeepONet."""
 

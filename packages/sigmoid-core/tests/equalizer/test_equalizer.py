@@ -6,18 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from core_support.equalized import (
-    DEPTH,
-    NEVER,
-    assert_same,
-    backward,
-    cores,
-    drive,
-    idle,
-    openness,
-    snapshot,
-    step,
-)
+from core_support.equalized import DEPTH, NEVER, assert_same, backward, cores, drive, idle, openness, snapshot, step
 from torch import nn
 
 from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare

@@ -2,10 +2,12 @@
 
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from core_support.equalized import DEPTH, NEVER, cores, drive
+from core_support.networks import Net
 from torch import nn
 
 import sigmoidcore as sc
@@ -208,15 +210,8 @@ def test_evaluations_do_not_recover(model, batch):
 def test_a_checkpoint_that_runs_again_is_not_restored_in_the_backward_pass(model, batch):
     inner = nn.Sequential(*model[1:])
 
-    class Checkpointed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.rest = model[0], inner
-
-        def forward(self, x):
-            return torch.utils.checkpoint.checkpoint(self.rest, self.first(x), use_reentrant=True)
-
-    whole = Checkpointed()
+    again = partial(torch.utils.checkpoint.checkpoint, inner, use_reentrant=True)
+    whole = Net(lambda m, x: again(m.first(x)), first=model[0], rest=inner)
     step, _ = training(whole, batch)
     steps(step, WARM)
     slope = model[1].slope.clone()

@@ -6,16 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from core_support.equalized import (
-    DEPTH,
-    assert_same,
-    cores,
-    idle,
-    log_profile,
-    slopes,
-    snapshot,
-    step,
-)
+from core_support.equalized import DEPTH, assert_same, cores, idle, log_profile, slopes, snapshot, step
 from support.labelled import Labelled
 from torch import nn
 

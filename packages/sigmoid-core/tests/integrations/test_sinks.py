@@ -79,10 +79,7 @@ def rows_of(path):
 def test_a_table_has_a_row_for_every_sample_and_is_continued(tmp_path):
     for sample in (MEASUREMENT, SAMPLE):
         CSV(tmp_path / "samples.csv")(sample)
-    assert rows_of(tmp_path / "samples.csv") == [
-        {"step": 7, **scalars(MEASUREMENT)},
-        {"step": 7, **scalars(SAMPLE)},
-    ]
+    assert rows_of(tmp_path / "samples.csv") == [{"step": 7, **scalars(MEASUREMENT)}, {"step": 7, **scalars(SAMPLE)}]
 
 
 def test_the_file_is_created_at_the_first_sample_and_a_row_is_in_it_at_once(tmp_path):

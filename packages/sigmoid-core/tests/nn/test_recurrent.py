@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from core_support.networks import Net
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
@@ -389,17 +390,10 @@ def test_packed_sequences_are_calibrated_without_their_padding():
 
 
 def test_cores_before_and_after_a_recurrent_layer_are_calibrated_with_it():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.before = nn.Sequential(nn.Linear(FEATURES, 32), sc.SigmoidCore(32, centered=True))
-            self.layer = CoreLSTM(32, 48, batch_first=True)
-            self.after = sc.MLP(48, 32, 5, 4)
-
-        def forward(self, x):
-            return self.after(self.layer(self.before(x))[1][0][-1])  # reads the last state, not the outputs
-
-    model, inputs = Model(), torch.randn(100, 40, FEATURES)
+    before = nn.Sequential(nn.Linear(FEATURES, 32), sc.SigmoidCore(32, centered=True))
+    parts = {"before": before, "layer": CoreLSTM(32, 48, batch_first=True), "after": sc.MLP(48, 32, 5, 4)}
+    model = Net(lambda m, x: m.after(m.layer(m.before(x))[1][0][-1]), **parts)  # the last state, not the outputs
+    inputs = torch.randn(100, 40, FEATURES)
     report = sc.calibrate(model, inputs)
     deep = [i for i, name in enumerate(report.after.names) if name.startswith("after")]
     time = [i for i, name in enumerate(report.after.names) if name.startswith("layer")]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from core_support.networks import Net
 from support.untouched import untouched
 from torch import nn
 from torch.nn import functional as F
@@ -161,17 +162,6 @@ class Detached(nn.Sequential):
         return super().forward(x).detach()
 
 
-class Idle(nn.Module):
-    """A core that the forward does not use."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear, self.core = nn.Linear(5, 5), SigmoidCore(5)
-
-    def forward(self, x):
-        return self.linear(x)
-
-
 TWICE = SigmoidCore(5)
 X = torch.zeros(3, 5)
 
@@ -181,7 +171,10 @@ X = torch.zeros(3, 5)
     [
         (nn.Sequential(nn.Linear(5, 5), nn.Sigmoid()), "no cores, only Linear, Sigmoid: make cores of its hidden sig"),
         (nn.Sequential(nn.Linear(5, 5), TWICE, nn.Linear(5, 5), TWICE), "core '1' runs 2 times a forward pass: give"),
-        (Idle(), "no core of the model ran in the forward pass: check that forward uses them"),
+        (
+            Net(lambda m, x: m.linear(x), linear=nn.Linear(5, 5), core=SigmoidCore(5)),
+            "no core of the model ran in the forward pass: check that forward uses them",
+        ),
         (Detached(nn.Linear(5, 5), SigmoidCore(5)), "no gradient comes back from the outputs to the cores"),
     ],
 )

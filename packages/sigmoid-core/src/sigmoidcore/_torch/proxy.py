@@ -1,8 +1,8 @@
 """A torch.fx proxy that a forward takes for a tensor."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,22 +31,16 @@ _NUMBER_FIRST = (
 @contextmanager
 def number_first_functions_traced() -> Iterator[None]:
     """Trace these functions before PyTorch takes a proxy for a tensor: it would read memory that is not there."""
-    originals = {name: getattr(torch, name) for name in _NUMBER_FIRST}
-    for name, function in originals.items():
-        setattr(torch, name, _traced(function))
-    try:
+    with ExitStack() as stack:
+        for name in _NUMBER_FIRST:
+            function = getattr(torch, name)
+            stack.callback(setattr, torch, name, function)
+            setattr(torch, name, partial(_call, function))
         yield
-    finally:
-        for name, function in originals.items():
-            setattr(torch, name, function)
 
 
-def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        proxy = next((a for a in (*args, *kwargs.values()) if type(a) is TensorProxy), None)
-        if proxy is None:
-            return function(*args, **kwargs)
-        return proxy.tracer.create_proxy("call_function", function, args, kwargs)
-
-    return call
+def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    proxy = next((a for a in (*args, *kwargs.values()) if type(a) is TensorProxy), None)
+    if proxy is None:
+        return function(*args, **kwargs)
+    return proxy.tracer.create_proxy("call_function", function, args, kwargs)

@@ -201,8 +201,8 @@ def _calibrate(
     if fresh_weights:
         for text in uncentered(solver.layers.values()):
             warnings.warn(text, stacklevel=3)
-    found = solution.slopes, solution.levels
-    slopes, levels = (torch.tensor(list(by_core.values()), dtype=torch.float64) for by_core in found)
+    by_core = solution.slopes, solution.levels
+    slopes, levels = (torch.tensor(list(numbers.values()), dtype=torch.float64) for numbers in by_core)
     return Calibration(before, after, slopes, levels, passes, time.perf_counter() - started, tuple(notes))
 
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from sigmoidcore.calibration.solver import Solution
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.recurrent import RecurrentCores
 from unstuck.observation.profile import Profile, spread
 
 LEVEL_ENOUGH = 1.1  # a profile within a tenth is not corrected further: another batch differs by nearly as much
@@ -19,8 +18,7 @@ SHALLOW = 10  # more cores than this that are not centered are reported
 def free_spread(profile: Profile, solution: Solution) -> float:
     """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers."""
     # The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
-    left = solution.by_level | {name for name, layer in solution.layers.items() if isinstance(layer, RecurrentCores)}
-    free = [i for i, name in enumerate(profile.names) if _layer_name(name, solution) not in left]
+    free = [i for i, name in enumerate(profile.names) if solution.by_gain(name)]
     return spread(profile.sizes[free]) if free else 1.0
 
 
@@ -28,7 +26,7 @@ def corrected_gains(log_gains: Mapping[str, float], profile: Profile, solution: 
     """The logarithms of gains that would have given each core the gradient size of those that it feeds, if not 0."""
     squares: dict[str, float] = {}
     for name, size in zip(profile.names, profile.sizes.tolist(), strict=True):
-        layer = _layer_name(name, solution)  # the steps of a recurrent layer together
+        layer = name if name in solution.layers else name.rpartition("[")[0]  # the steps of a recurrent layer together
         squares[layer] = squares.get(layer, 0.0) + size**2
     logs = {name: 0.5 * math.log(square) for name, square in squares.items() if square > 0}
     fed: dict[str, list[str]] = {}
@@ -38,8 +36,7 @@ def corrected_gains(log_gains: Mapping[str, float], profile: Profile, solution: 
     corrected = dict(log_gains)
     for name, readers in fed.items():
         wanted = [logs[reader] for reader in readers if reader in logs]
-        free = isinstance(solution.layers[name], SigmoidCore) and name not in solution.by_level
-        if free and wanted and name in logs:
+        if solution.by_gain(name) and wanted and name in logs:
             corrected[name] = corrected.get(name, 0.0) + sum(wanted) / len(wanted) - logs[name]
     return corrected
 
@@ -86,8 +83,3 @@ def uncentered(layers: Iterable[nn.Module]) -> list[str]:
         "level gradient. Build the model again and call sc.convert(model, centered=True) before sc.prepare; pass "
         "centered=True to a SigmoidCore"
     ]
-
-
-def _layer_name(name: str, solution: Solution) -> str:
-    """The core, or the recurrent layer whose step it is, of a name in a profile."""
-    return name if name in solution.layers else name.rpartition("[")[0]

@@ -73,13 +73,11 @@ def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
         return
     typical = size[size > 0].log().median().exp()
     excess = torch.where(size > 0, size / size.clamp(typical / BAND, typical * BAND), 1.0).to(weight.dtype)
+    taps, groups = [1] * (weight.dim() - 2), getattr(layer, "groups", 1)
     if isinstance(layer, TRANSPOSED):
-        weight.div_(excess.reshape(-1, *[1] * (weight.dim() - 1)))
-    elif isinstance(layer, CONVOLUTIONS):  # a group reads its own channels
-        groups = excess.reshape(layer.groups, 1, weight.shape[1], *[1] * (weight.dim() - 2))
-        weight.div_(groups.expand(-1, weight.shape[0] // layer.groups, *groups.shape[2:]).flatten(0, 1))
-    else:
-        weight.div_(excess)
+        weight.div_(excess.reshape(-1, 1, *taps))
+    else:  # a group reads its own channels
+        weight.unflatten(0, (groups, -1)).div_(excess.reshape(groups, 1, -1, *taps))  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()

@@ -35,10 +35,9 @@ class Solution:
     fixed: set[str] = field(default_factory=set)  # cores whose slope a saturation level has fixed
     normalised: set[str] = field(default_factory=set)  # cores behind a normalisation
 
-    @property
-    def by_level(self) -> set[str]:
-        """Cores whose slope a saturation level sets, not a gain."""
-        return self.fixed | self.normalised
+    def by_gain(self, name: str) -> bool:
+        """Whether this is a core whose slope a gain sets, not a saturation level."""
+        return isinstance(self.layers.get(name), SigmoidCore) and name not in self.fixed | self.normalised
 
 
 class Solver(LayerObserver):

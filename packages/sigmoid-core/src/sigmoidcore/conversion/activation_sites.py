@@ -21,8 +21,7 @@ class Use:
 
     kind: nn.Module | str  # the module, or the name of the function
     index: int  # of the function, among the functional activations in its owner's forward
-    role: Role
-    why: str  # the role is unknown
+    why: str  # it is left; "" if layers read its result
     features: tuple[int, int] | None  # of its input: their number and dimension
     weight: Tensor | None  # the nearest one, for device and dtype
     owner: str  # name of the module whose forward makes the call
@@ -40,7 +39,6 @@ class Site:
     module: nn.Module | None = None
     index: int | None = None  # of the functional call in its owner's forward
     uses: tuple[Use, ...] = ()
-
     why: str = ""  # the trace has no call of it
 
     @property
@@ -137,17 +135,18 @@ def _uses(part: Part, model: nn.Module, callers: dict[str, str]) -> Iterator[Use
         if kind is None:
             continue
         found, lost = role_of(node, part, root)
-        why = f"its result goes into '{join(part.name, lost)}', whose forward cannot be traced"
-        if found is Role.OUTPUT and part.name:
-            found, why = Role.UNKNOWN, f"its result leaves '{part.name}', and {callers[part.name]}"
+        unknown = ""
+        if found is Role.UNKNOWN:
+            unknown = f"its result goes into '{join(part.name, lost)}', whose forward cannot be traced"
+        elif found is Role.OUTPUT and part.name:
+            unknown = f"its result leaves '{part.name}', and {callers[part.name]}"
         read = node.all_input_nodes[:1]
         owner, call = join(part.name, node.meta["owner"]), node.meta["call"]
         in_place = str(getattr(node.target, "__name__", node.target)).endswith("_")
         yield Use(
             kind=kind,
             index=counts[owner, call],
-            role=found,
-            why=why if found is Role.UNKNOWN else "",
+            why=f"{unknown}; name it in include= if a layer reads it" if unknown else found.value,
             features=known.get(read[0]) if read else None,
             weight=nearest_weight(node, root),
             owner=owner,

@@ -24,10 +24,15 @@ _ALL_FUNCTIONS = {"expit": "sigmoid", "specialexpit": "sigmoid"} | {
 """All activations in torch.nn.functional by their spelling without underscores: those that are a module, too."""
 
 
+def called(node: fx.Node) -> str:
+    """The name of the function, method or attribute of PyTorch that a node calls, or ""."""
+    if node.op == "call_method" or node.target is getattr:
+        return str(node.args[1] if node.target is getattr else node.target)
+    module = str(getattr(node.target, "__module__", "")).partition(".")[0]
+    of_torch = node.op == "call_function" and module in ("torch", "_operator", "None", "")
+    return str(getattr(node.target, "__name__", "")) if of_torch else ""
+
+
 def function_of(node: fx.Node) -> str | None:
     """The name in torch.nn.functional of the activation that a node calls, also in place or as a method, or None."""
-    spelling = str(node.target) if node.op == "call_method" else ""
-    if node.op == "call_function":
-        module = str(getattr(node.target, "__module__", "")).partition(".")[0]
-        spelling = str(getattr(node.target, "__name__", "")) if module in ("torch", "None", "") else ""
-    return _ALL_FUNCTIONS.get(spelling.replace("_", ""))
+    return _ALL_FUNCTIONS.get(called(node).replace("_", ""))

@@ -83,10 +83,8 @@ def planned(
     both = [site.name for site in included if site in excluded]
     if both:
         raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
-    choices = []
-    for site in sites:
-        judged = judge(site, included=site in included, excluded=site in excluded, centered=centered)
-        choices.append(Choice(site, included.get(site), *judged))
+    judged = [judge(s, included=s in included, excluded=s in excluded, centered=centered) for s in sites]
+    choices = [Choice(site, included.get(site), *each) for site, each in zip(sites, judged, strict=True)]
     return ConversionPlan(choices, unseen, _place_cores(model, choices))
 
 
@@ -176,7 +174,7 @@ def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) 
         raise UntraceableError("a GraphModule generates it from its graph")
     own = OwnForward(module)
     functions = own.calls(lambda node: function_of(node) is not None)
-    pairs: list[tuple[dict[bool, fx.Node], str]] = []
+    cores: list[tuple[dict[bool, fx.Node], str, str]] = []
     for choice in choices:
         site, uses = choice.site, choice.site.uses  # a core for each call of a module
         target = site.name.removeprefix(prefix)
@@ -194,18 +192,13 @@ def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) 
             raise UntraceableError(f"the name '{taken[0]}' is taken")
         for node, name, use in zip(nodes, names, uses, strict=True):
             choice.add(model, name, use if site.index is None else site.common)
-            pairs.append((node, name.removeprefix(prefix)))
-    return module, own.with_cores(pairs)
+            cores.append((node, name.removeprefix(prefix), target if site.index is None else site.kind))
+    return module, own.with_cores(cores)
 
 
 def _check_answered(choices: list[Choice]) -> None:
     """Raise a ValueError if something that was asked for is not done."""
-    whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
+    done = {c.asked for c in choices if c.like is not None or isinstance(c.site.module, CoreModule)}
     for choice in choices:
-        if choice.asked is not None:
-            done = choice.like is not None or isinstance(choice.site.module, CoreModule)
-            reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
-            whys[choice.asked].append((done, reason))
-    for found in whys.values():
-        if not any(done for done, _ in found):
-            raise ValueError(f"include: {found[0][1]}")
+        if choice.asked is not None and choice.asked not in done:
+            raise ValueError(f"include: '{choice.site.name}' ({choice.site.kind}) {choice.why}")

@@ -6,7 +6,7 @@ from enum import Enum
 
 from torch import Tensor, fx, nn
 
-from sigmoidcore.conversion.activations import function_of
+from sigmoidcore.conversion.activations import called, function_of
 from sigmoidcore.conversion.tracing import Part
 from sigmoidcore.core import SigmoidCore
 
@@ -109,14 +109,8 @@ def _role_at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: 
 
 
 def name_of(node: fx.Node) -> str:
-    """The name of the function or method that a node calls, without the underscore of in-place versions."""
-    if node.op == "call_method":
-        return str(node.target).rstrip("_")
-    if node.op != "call_function":
-        return ""
-    if node.target is getattr:
-        return str(node.args[1])
-    return str(getattr(node.target, "__name__", node.target)).rstrip("_")
+    """What a node calls, without the underscore of in-place versions."""
+    return called(node).rstrip("_")
 
 
 def reads_metadata(node: fx.Node) -> bool:
@@ -162,15 +156,14 @@ def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
 def nearest_weight(node: fx.Node, model: nn.Module) -> Tensor | None:
     """The nearest floating-point weight or buffer that a node depends on; it has the device and dtype of the value."""
     for above in _ancestors(node):
-        tensors: Iterable[Tensor] = ()
+        tensors: Iterable[object] = ()
         if above.op == "call_module":
             module = model.get_submodule(str(above.target))
             tensors = () if isinstance(module, SigmoidCore) else (*module.parameters(), *module.buffers())
         elif above.op == "get_attr":
             owner, _, name = str(above.target).rpartition(".")
-            value = getattr(model.get_submodule(owner), name, None)
-            tensors = (value,) if isinstance(value, Tensor) else ()
-        floating = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+            tensors = (getattr(model.get_submodule(owner), name, None),)
+        floating = next((t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()), None)
         if floating is not None:
             return floating
     return None

@@ -9,7 +9,6 @@ from torch import nn
 
 from sigmoidcore.conversion.activation_sites import Site
 from sigmoidcore.conversion.activations import KINDS
-from sigmoidcore.conversion.dataflow import Role
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import why_not
 
@@ -76,8 +75,7 @@ def _why_left(site: Site) -> str:
         return f"is used in {site.places} places; include= makes a core for each"
     if not site.uses:
         return f"what reads it is not known: {site.why}; name it in include= if a layer does"
-    use = site.uses[0]
-    return f"{use.why}; name it in include= if a layer reads it" if use.role is Role.UNKNOWN else use.role.value
+    return site.uses[0].why
 
 
 def _around(model: nn.Module, site: Site) -> Iterator[nn.Module]:

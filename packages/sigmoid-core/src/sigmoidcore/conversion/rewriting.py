@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy
-from sigmoidcore.conversion.activations import function_of
 from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, scratch_copy
 
 _FIXED = (NoneType, bool, int, float, str, FunctionType)  # attributes whose changes after `convert` raise an error
@@ -31,15 +30,15 @@ class OwnForward:
             raise UntraceableError("it calls other activations in training than in evaluation")
         return [{True: one, False: other} for one, other in zip(found[True], found[False], strict=True)]
 
-    def with_cores(self, cores: Sequence[tuple[dict[bool, fx.Node], str]]) -> RewrittenForward:
-        """The forward in which each of these nodes is a call of the submodule named beside it."""
+    def with_cores(self, cores: Sequence[tuple[dict[bool, fx.Node], str, str]]) -> RewrittenForward:
+        """The forward in which each of these nodes calls the submodule beside it, in the place of what comes last."""
         before = vars(self._module).get("forward")
         read = self._read - {"training"}
         frozen = {k: v for k, v in vars(self._module).items() if k in read and isinstance(v, _FIXED)}
-        added = {name: _called(nodes[True]) for nodes, name in cores}
+        added = {name: was for _, name, was in cores}
         if isinstance(before, RewrittenForward):
             frozen, added = before.frozen | frozen, before.added | added
-        for nodes, name in cores:
+        for nodes, name, _ in cores:
             for training, node in nodes.items():
                 graph = self.graphs[training]
                 with graph.inserting_before(node):
@@ -109,11 +108,6 @@ def _contexts() -> tuple[Any, ...]:
 def _attributes(module: nn.Module) -> dict[str, int]:
     """What a forward may set: attributes and buffers, by identity."""
     return {name: id(value) for name, value in (*vars(module).items(), *module.named_buffers(recurse=False))}
-
-
-def _called(node: fx.Node) -> str:
-    """What a node calls: the name of a module, or of a function as in the report."""
-    return str(node.target) if node.op == "call_module" else f"{function_of(node)}()"
 
 
 def _targets(nodes: Iterable[fx.Node]) -> list[tuple[str, Any]]:

@@ -33,11 +33,10 @@ class UntraceableError(ValueError):
 
 def scratch_copy(module: nn.Module) -> nn.Module:
     """A copy that shares parameters and buffers: what a forward sets while it is traced does not reach the model."""
-    shared: dict[int, Any] = {}
-    for m in module.modules():
-        for value in (*m.parameters(recurse=False), *m.buffers(recurse=False), *vars(m).values()):
-            if isinstance(value, Tensor):
-                shared[id(value)] = value
+    attributes = (value for m in module.modules() for value in vars(m).values())
+    shared: dict[int, Any] = {
+        id(v): v for v in (*module.parameters(), *module.buffers(), *attributes) if isinstance(v, Tensor)
+    }
     try:
         return copy.deepcopy(module, shared)
     except Exception as error:  # an attribute may be anything

@@ -243,8 +243,7 @@ class Equalizer:
             return undone
         changed = [name for name, of_core in passes.items() if any(p.changed for p in of_core)]
         if changed:  # the next step is sampled on copies; the same on every rank, for all run the same model
-            for name in changed:
-                self._observer.copied.add(name)
+            self._observer.copied.update(changed)
             return undone
         if not self._compared:
             _check_same(list(self._cores.values()), self._ranks)

@@ -55,12 +55,6 @@ class LevelRule(LayerObserver):
         self._pause = 0  # step until which only a core is set back that reads again what it read before
         self.expected: list[str] = []  # cores to look at in the next step, which sets back
         self._share: float | None = None  # of saturated neurons that a core must have; None after an alarm
-        # In the step that sets back: cores done, hooks of forward passes in evaluation mode, old slopes and shifts.
-        self._done: set[str] = set()
-        self._graphs: dict[str, list[RemovableHandle]] = {}
-        self._undo: dict[str, tuple[Tensor, Tensor]] = {}
-        self._opened = 0
-        self._returned, self._returns_only = False, False
 
     @property
     def rests(self) -> bool:
@@ -90,7 +84,9 @@ class LevelRule(LayerObserver):
     def begin_step(self, step: int) -> None:
         """Set back in the next forward pass, that of this step, if something is expected."""
         if self.expected:
-            self._done, self._graphs, self._undo, self._opened = set(), {}, {}, 0
+            # Cores done, hooks of forward passes in evaluation mode, old slopes and shifts, and neurons opened.
+            self._done, self._graphs = set[str](), dict[str, list[RemovableHandle]]()
+            self._undo, self._opened = dict[str, tuple[Tensor, Tensor]](), 0
             self._returned, self._returns_only = False, self._share is None and step < self._pause
             self.attach()
 
@@ -100,10 +96,9 @@ class LevelRule(LayerObserver):
         `sizes` is the profile of this step, if it is complete. None if nothing was expected.
         """
         self.detach()
-        undo, self._undo = self._undo, {}
         if not self.expected:
             return None
-        self.expected, sudden = [], self._share is None
+        self.expected, undo, sudden = [], self._undo, self._share is None
         is_level = sizes is not None and self._spread_of_z(sizes) <= AS_LEVEL * self._spread
         if undo and sudden and not is_level:
             for name, (slope, shift) in undo.items():

@@ -10,12 +10,14 @@ Everything that is not in these tables is taken to commute with nothing.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.modules import has_hooks
 from sigmoidcore.calibration.orthogonal import TRANSPOSED, WEIGHTED
+from sigmoidcore.conversion.activations import called
 from sigmoidcore.conversion.dataflow import features_of
 
 NORMS = {nn.LayerNorm, nn.GroupNorm}
@@ -38,19 +40,10 @@ class Passage:
 def passage(node: fx.Node, modules: Mapping[str, nn.Module]) -> Passage | None:
     """How a constant passes this node of a graph; None: not at all."""
     if node.op == "call_module":
-        first = node.args[0] if node.args else None
         rule = _module_rule(modules[str(node.target)])
-        return Passage((first,), *rule) if rule is not None and isinstance(first, fx.Node) else None
-    rule_of = _CALLS.get(_called(node))
+        return None if rule is None else _first_input(node, *rule)
+    rule_of = _CALLS.get(called(node))
     return None if rule_of is None else rule_of(node)
-
-
-def _called(node: fx.Node) -> str:
-    """The name of the function, method or attribute of PyTorch that a node calls."""
-    if node.op == "call_method" or node.target is getattr:
-        return str(node.args[1] if node.target is getattr else node.target)
-    of_torch = str(getattr(node.target, "__module__", "")).partition(".")[0] in ("torch", "_operator")
-    return str(getattr(node.target, "__name__", "")) if of_torch and node.op == "call_function" else ""
 
 
 def output_axes(layer: nn.Module) -> set[int]:
@@ -82,8 +75,8 @@ _SHAPE: Rule = (True, frozenset())
 
 def _along_channels(names: str, offset: bool) -> dict[type[nn.Module], Rule]:
     """The rule of modules that exist for one, two and three dimensions, such as `AvgPool`."""
-    axes = {n: frozenset((1, -1 - n)) for n in (1, 2, 3)}
-    return {getattr(nn, f"{name}{n}d"): (offset, axes[n]) for name in names.split() for n in (1, 2, 3)}
+    kinds = ((getattr(nn, f"{name}{n}d"), n) for name in names.split() for n in (1, 2, 3))
+    return {kind: (offset, frozenset((1, -1 - n))) for kind, n in kinds}
 
 
 _RULES: dict[type[nn.Module], Rule] = {
@@ -108,16 +101,12 @@ def _module_rule(module: nn.Module) -> Rule | None:
     return rule
 
 
-def _single(offset: bool) -> Callable[[fx.Node], Passage | None]:
+def _first_input(node: fx.Node, offset: bool, axes: frozenset[int] | None = frozenset()) -> Passage | None:
     """An operation on its first argument; the others say how."""
-
-    def rule(node: fx.Node) -> Passage | None:
-        first = node.args[0] if node.args else None
-        if not isinstance(first, fx.Node) or node.kwargs.get("return_indices") or "out" in node.kwargs:
-            return None
-        return Passage((first,), offset)
-
-    return rule
+    first = node.args[0] if node.args else None
+    if not isinstance(first, fx.Node) or node.kwargs.get("return_indices") or "out" in node.kwargs:
+        return None
+    return Passage((first,), offset, axes)
 
 
 def _joined(node: fx.Node) -> Passage | None:
@@ -160,9 +149,10 @@ _REORDERING = (
     *("getitem", "view", "contiguous", "expand", "repeat", "detach"),
 )
 _POOLS = [f"{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)]
+_both, _factor = (partial(_first_input, offset=offset) for offset in (True, False))
 _CALLS: dict[str, Callable[[fx.Node], Passage | None]] = {
-    **dict.fromkeys((*_REORDERING, "mean", *(f"adaptive_{pool}" for pool in _POOLS)), _single(True)),
-    **dict.fromkeys(("sum", "dropout", "dropout1d", "dropout2d", "dropout3d", *_POOLS, "interpolate"), _single(False)),
+    **dict.fromkeys((*_REORDERING, "mean", *(f"adaptive_{pool}" for pool in _POOLS)), _both),
+    **dict.fromkeys(("sum", "dropout", "dropout1d", "dropout2d", "dropout3d", *_POOLS, "interpolate"), _factor),
     "pad": _padded,
     **dict.fromkeys(("cat", "concat", "stack"), _joined),
     **dict.fromkeys(("add", "sub"), _sum_of_two),

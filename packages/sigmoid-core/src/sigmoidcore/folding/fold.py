@@ -68,7 +68,15 @@ def fold(model: nn.Module) -> nn.Module:
     if runs_cores and (isinstance(model, SigmoidCore | RecurrentCores) or fx.Tracer().is_leaf_module(model, "")):
         return next(fold(nn.Sequential(model)).children())  # a leaf of a graph, as in a model
     _check_classes(model)
-    folded = _replace(_copied(model), lambda m, _: recurrent.folded(m) if isinstance(m, RecurrentCores) else m)
+    try:
+        folded = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"PyTorch does not copy this model ({error}). If a weight was computed with gradients (weight_norm, "
+            "prune), run the model once under torch.no_grad() before it is folded, or make the weight permanent "
+            "(torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
+        ) from error
+    folded = _replace(folded, lambda m, _: recurrent.folded(m) if isinstance(m, RecurrentCores) else m)
     if not has_cores(folded):  # every recurrent layer is plain by itself, whatever the forward does
         return folded
     try:
@@ -88,18 +96,6 @@ def fold(model: nn.Module) -> nn.Module:
         folded = _replace(folded, lambda module, name: _plain(plan, module, name))
     _check_reached(folded)
     return folded
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy."""
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:
-        raise ValueError(
-            f"PyTorch does not copy this model ({error}). If a weight was computed with gradients (weight_norm, "
-            "prune), run the model once under torch.no_grad() before it is folded, or make the weight permanent "
-            "(torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
-        ) from error
 
 
 def _replace(model: nn.Module, make: Callable[[nn.Module, str], nn.Module]) -> nn.Module:

@@ -8,6 +8,7 @@ taken in. A constant that some layer cannot take in stays at its core, until not
 import inspect
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -217,14 +218,12 @@ class _Tracer(Tracer):
 
 def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> fx.Graph:
     """One way; a module without cores whose forward cannot be followed is a node of the graph."""
-    try:
+    with suppress(UntraceableError):
         return _Tracer(around=False).trace_copy(scratch_copy(model).train(training), fixed)
-    except UntraceableError:
-        try:
-            return _Tracer(around=True).trace_copy(scratch_copy(model).train(training), fixed)
-        except UntraceableError as error:
-            mode = "training" if training else "evaluation"
-            given = "".join(f", {name}={value}" for name, value in fixed.items())
-            raise UntraceableError(
-                f"the forward of {type(model).__name__} cannot be traced (in {mode}{given}): {error}"
-            ) from error
+    try:
+        return _Tracer(around=True).trace_copy(scratch_copy(model).train(training), fixed)
+    except UntraceableError as error:
+        mode = "training" if training else "evaluation"
+        given = "".join(f", {name}={value}" for name, value in fixed.items())
+        kind = type(model).__name__
+        raise UntraceableError(f"the forward of {kind} cannot be traced (in {mode}{given}): {error}") from error

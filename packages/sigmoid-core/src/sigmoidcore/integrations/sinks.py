@@ -86,7 +86,6 @@ class CSV:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._checked = False
 
     def __call__(self, sample: Measurement | Sample) -> None:
         """Append a row."""
@@ -94,10 +93,8 @@ class CSV:
             table = csv.DictWriter(file, self.COLUMNS, lineterminator="\n")
             if file.tell() == 0:
                 table.writeheader()
-            elif not self._checked:
-                file.seek(0)
-                line = file.readline().rstrip("\n")
-                if line != ",".join(self.COLUMNS):
-                    raise ValueError(f"{self._path} is another table, it begins with {line!r:.60}: use another name")
-            self._checked = True
+            file.seek(0)
+            line = file.readline().rstrip("\n")
+            if line != ",".join(self.COLUMNS):
+                raise ValueError(f"{self._path} is another table, it begins with {line!r:.60}: use another name")
             table.writerow({"step": sample.step, **scalars(sample)})

@@ -26,7 +26,6 @@ class Guard:
 
     On the loopback interface only this machine's programs reach the server; Host and Origin keep the pages of other
     sites out, also those whose name points to 127.0.0.1. On any other interface the address of the page needs a token.
-
     """
 
     def __init__(self, host: str) -> None:

@@ -43,11 +43,7 @@ def relu(features: int, width: int, depth: int, outputs: int) -> nn.Module:
 
 def batchnorm(features: int, width: int, depth: int, outputs: int) -> nn.Module:
     """ReLU after batch normalisation: Ioffe and Szegedy (2015), arXiv 1502.03167."""
-
-    def activation(width: int) -> nn.Module:
-        return nn.Sequential(nn.BatchNorm1d(width), nn.ReLU())
-
-    return sc.MLP(features, width, depth, outputs, activation=activation)
+    return sc.MLP(features, width, depth, outputs, activation=lambda n: nn.Sequential(nn.BatchNorm1d(n), nn.ReLU()))
 
 
 class Residual(nn.Module):

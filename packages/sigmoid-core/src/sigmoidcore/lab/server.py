@@ -1,8 +1,9 @@
-"""The server of the lab: the page, and a WebSocket with a session for each page that is open."""
+"""The server of the lab: the page, and a WebSocket with a session for each page, whose messages it obeys."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any
@@ -15,14 +16,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.guard import HEADERS, Guard
-from sigmoidcore.lab.protocol import obey
-from sigmoidcore.lab.session import FRAMES, Session, Worker
-from sigmoidcore.lab.setting import RATES, WITH_SLOPES, parse, schema
+from sigmoidcore.lab.session import ACCIDENTS, FRAMES, MOST_STEPS, Session
+from sigmoidcore.lab.setting import RATES, WITH_SLOPES, number, parse, schema
 from sigmoidcore.language import LANGUAGES, _, language, speaking
-from unstuck.language.errors import InputError
+from unstuck.language.errors import InputError, short
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 REFUSED, FULL = 4403, 4429  # codes with which a WebSocket is closed
+LONGEST = 16_384  # characters of a message
+SMALLEST_SLOPE, LARGEST_SLOPE = 1e-3, 1e3
+NAMES = "arrange, start, pause, step, reset, slope, accident, look, report, code"
 
 
 class Outbox:
@@ -31,14 +34,9 @@ class Outbox:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, Any]] = {}
         self._filled = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
 
     def put(self, message: dict[str, Any]) -> None:
-        """Replace the message of this kind; from any thread."""
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._put, message)
-
-    def _put(self, message: dict[str, Any]) -> None:
+        """Replace the message of this kind."""
         if message["kind"] == "building":
             self._waiting.pop("frame", None)
         self._waiting[message["kind"]] = message
@@ -54,7 +52,7 @@ class Outbox:
 
 def application(guard: Guard, own: DataSet | None = None, sessions: int = 8) -> Starlette:
     """The lab as an ASGI application with so many open pages."""
-    worker = Worker()
+    pool = ThreadPoolExecutor(1, "lab-worker")  # PyTorch's hooks and random numbers belong to the process
     assets = {path.name: path.read_bytes() for path in files("sigmoidcore.lab").joinpath("static").iterdir()}
 
     async def asset(request: Request) -> Response:
@@ -77,15 +75,14 @@ def application(guard: Guard, own: DataSet | None = None, sessions: int = 8) -> 
         asked = socket.query_params.get("lang", "")
         try:
             with speaking(asked if asked in LANGUAGES else language()):
-                await _train(socket, worker, own)
+                await _train(socket, pool, own)
         finally:
             pages.remove(socket)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        worker.start()
         yield
-        worker.stop()
+        pool.shutdown(cancel_futures=True)
 
     routes = [Route("/", asset), Route("/{name}", asset), WebSocketRoute("/ws", talk)]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -104,10 +101,10 @@ async def _admitted(socket: WebSocket, guard: Guard) -> bool:
     return False
 
 
-async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None:
+async def _train(socket: WebSocket, pool: Executor, own: DataSet | None) -> None:
     """A session for a page, until it is closed."""
-    outbox = Outbox()
-    session = Session(outbox.put, own)
+    outbox, asked, loop = Outbox(), asyncio.Event(), asyncio.get_running_loop()
+    session = Session(lambda message: loop.call_soon_threadsafe(outbox.put, message), own)
     outbox.put({"kind": "hello", "options": schema(), "rates": RATES, "slopes": WITH_SLOPES, "own": own is not None})
     options = {key: value for key, value in socket.query_params.items() if key not in ("token", "lang")}
     try:
@@ -117,14 +114,23 @@ async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None
             "{error}. No option of this address is used: this is the set-up that the lab opens with.", error=error
         )
         outbox.put({"kind": "error", "text": first})
-    worker.add(session)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            sending = tasks.create_task(_send(socket, outbox))
-            await _receive(socket, session, worker, outbox)
-            sending.cancel()
-    finally:
-        worker.remove(session)
+    async with asyncio.TaskGroup() as tasks:
+        sending, working = map(tasks.create_task, (_send(socket, outbox), _work(session, asked, pool)))
+        await _receive(socket, session, asked, outbox)
+        sending.cancel()
+        working.cancel()
+
+
+async def _work(session: Session, asked: asyncio.Event, pool: Executor) -> None:
+    """Let a session work as soon as it has something to do; in the pool, sessions take turns."""
+    while True:
+        asked.clear()
+        delay = session.delay
+        if delay == 0:
+            await asyncio.get_running_loop().run_in_executor(pool, session.work)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asked.wait(), delay)
 
 
 async def _send(socket: WebSocket, outbox: Outbox) -> None:
@@ -137,7 +143,7 @@ async def _send(socket: WebSocket, outbox: Outbox) -> None:
             await asyncio.sleep(0.5 / FRAMES)
 
 
-async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: Outbox) -> None:
+async def _receive(socket: WebSocket, session: Session, asked: asyncio.Event, outbox: Outbox) -> None:
     """Do what the page asks for, until it is closed."""
     while True:
         try:
@@ -147,7 +153,50 @@ async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: 
             answer = obey(session, message.get("text") or "")
             if answer is not None:
                 outbox.put(answer)
-            worker.wake()
+            asked.set()
         except InputError as error:
             outbox.put({"kind": "error", "text": str(error)})
         await asyncio.sleep(0)  # a flood of messages leaves time for other pages
+
+
+def obey(session: Session, text: str) -> dict[str, Any] | None:
+    """Do what a message asks for, or raise an InputError; returns the answer, if there is one at once."""
+    if len(text) > LONGEST:
+        raise InputError("the message has {count:,} characters: send at most {most:,}", count=len(text), most=LONGEST)
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError("the message is not JSON: {error}", error=short(error)) from error
+    if not isinstance(message, dict):
+        raise InputError('the message is {text}: send an object such as {{"do": "start"}}', text=short(message))
+    match message:
+        case {"do": "arrange", "setting": dict(setting)}:
+            session.arrange(parse(setting))
+        case {"do": "arrange"}:
+            raise InputError("setting is {text}: send an object of options", text=short(message.get("setting")))
+        case {"do": "start" | "pause" as name}:
+            session.run(name == "start")
+        case {"do": "step"}:
+            session.advance(_whole(message, "count", 1, MOST_STEPS, default=1))
+        case {"do": "reset"}:
+            session.reset()
+        case {"do": "slope"}:
+            value = number("value", message.get("value"), SMALLEST_SLOPE, LARGEST_SLOPE)
+            session.set_slope(_whole(message, "network", 0, 1), _whole(message, "layer"), value)
+        case {"do": "accident", "kind": str(kind)} if kind in ACCIDENTS:
+            session.accident(kind)
+        case {"do": "look"}:
+            neuron = None if message.get("neuron") is None else _whole(message, "neuron")
+            session.look(_whole(message, "layer"), neuron)
+        case {"do": "report" | "code" as name}:
+            which = _whole(message, "network", 0, 1)
+            if name == "code":
+                return {"kind": "code", "network": which, "text": session.code(which)}
+            session.report(which)
+        case _:
+            raise InputError("do is {text!r}: the names are {names}", text=short(message.get("do")), names=NAMES)
+    return None
+
+
+def _whole(message: dict[str, Any], name: str, low: int = 0, high: int = 1000, default: int | None = None) -> int:
+    return int(number(name, message.get(name, default), low, high, whole=True))

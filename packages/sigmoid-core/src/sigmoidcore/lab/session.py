@@ -1,4 +1,4 @@
-"""A session: one visitor's two networks, and what the visitor has asked for; and the thread that gives turns."""
+"""A session: one visitor's two networks, and what the visitor has asked for."""
 
 import tempfile
 import threading
@@ -25,15 +25,16 @@ FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)  # 
 FRAMES = 15  # frames a second, at most
 SHARE = 2.0  # training gets at least this many times as long as the measurements
 MOST_STEPS = 1_000  # steps that wait, at most
+SLICE = 0.01  # seconds for which a session takes turns before another one does
 
 ACCIDENTS = "weights", "inputs", "half"  # what goes wrong in both networks, and what the Equalizer undoes
 FACTOR, OFFSET, SHUT = 3.0, 5.0, 10.0
 
-Publish = Callable[[dict[str, Any]], None]  # takes a message for the page; it is called by the worker's thread
+Publish = Callable[[dict[str, Any]], object]  # takes a message for the page; it is called by the worker's thread
 
 
 class Session:
-    """Two networks on the same batches: the event loop asks, and the latest request counts; a thread acts in `turn`."""
+    """Two networks on the same batches: the event loop asks, and the latest request counts; a thread acts in `work`."""
 
     def __init__(self, publish: Publish, own: DataSet | None = None) -> None:
         self.language = language()
@@ -45,7 +46,6 @@ class Session:
         self._id = self.step = 0
         self._due = 0.0
         self.setting = Setting() if own is None else Setting(data=OWN)
-        self.data = data_set(self.setting.data) if own is None else own
         self.networks: tuple[Network | None, ...] = ()
         self.arrange(self.setting)
 
@@ -108,6 +108,16 @@ class Session:
             if self._running or self._steps or self._asked:
                 return 0.0
             return max(0.0, self._due - time.monotonic()) if self._stale else None
+
+    def work(self) -> None:
+        """Take turns while there is something to do, for a short time."""
+        until = time.monotonic() + SLICE
+        with narrow_layers(), speaking(self.language):
+            while self.delay == 0 and time.monotonic() < until:
+                try:
+                    self.turn()
+                except FAILURES as error:
+                    self.fail(error)
 
     def turn(self) -> None:
         """Do what was asked for, or take one step; then publish a frame if one is due."""
@@ -196,59 +206,3 @@ class Session:
             self._publish({"kind": "error", "text": _("the network cannot be diagnosed: {error}", error=error)})
             return
         self._publish({"kind": "report", "network": which, "html": page})
-
-
-class Worker(threading.Thread):
-    """Runs sessions in one thread, a step each in turn: PyTorch's hooks and random numbers belong to the process."""
-
-    def __init__(self) -> None:
-        super().__init__(name="lab-worker", daemon=True)
-        self._sessions: list[Session] = []  # the next one first
-        self._condition = threading.Condition()
-        self._ended = False
-
-    def stop(self) -> None:
-        """End the thread after its turn."""
-        with self._condition:
-            self._ended = True
-            self._condition.notify()
-        self.join(timeout=10)
-
-    def add(self, session: Session) -> None:
-        """Take a session on."""
-        with self._condition:
-            self._sessions.append(session)
-            self._condition.notify()
-
-    def remove(self, session: Session) -> None:
-        """Forget a session and its networks."""
-        with self._condition:
-            self._sessions.remove(session)
-
-    def wake(self) -> None:
-        """Look for work: a session was asked for something."""
-        with self._condition:
-            self._condition.notify()
-
-    def run(self) -> None:
-        """Give turns until `stop`."""
-        with narrow_layers():
-            while (session := self._next()) is not None:
-                with speaking(session.language):
-                    try:
-                        session.turn()
-                    except FAILURES as error:
-                        session.fail(error)
-
-    def _next(self) -> Session | None:
-        """The next session, as soon as one has work; None at the end."""
-        with self._condition:
-            while not self._ended:
-                delays = [(session, delay) for session in self._sessions if (delay := session.delay) is not None]
-                session = next((session for session, delay in delays if delay <= 0), None)
-                if session is not None:
-                    self._sessions.remove(session)
-                    self._sessions.append(session)
-                    return session
-                self._condition.wait(min((delay for _, delay in delays), default=None))
-        return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from sigmoidcore._torch.modules import give_hooks
 from sigmoidcore._torch.recurrent import with_flat_weights, with_same_parameters
@@ -128,9 +128,8 @@ class RecurrentCores(CoreModule, nn.RNNBase):
         """[steps, batch, features] in the form of the input."""
         if isinstance(input, PackedSequence):
             order = input.sorted_indices
-            lengths = (torch.arange(outputs.shape[1]).unsqueeze(1) < input.batch_sizes).sum(1)
-            packed = pack_padded_sequence(outputs if order is None else outputs[:, order], lengths)
-            return PackedSequence(packed.data, input.batch_sizes, order, input.unsorted_indices)
+            alive = torch.arange(outputs.shape[1]) < input.batch_sizes.unsqueeze(1)
+            return input._replace(data=(outputs if order is None else outputs[:, order])[alive])
         if input.dim() == 2:
             return outputs.squeeze(1)
         return outputs.transpose(0, 1) if self.batch_first else outputs

@@ -75,10 +75,6 @@ class GradientObserver(LayerObserver):
         passes = [p for of_core in self._passes.values() for p in of_core if p.counts]
         return self._transformed or any(p.differentiated for p in passes)
 
-    def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """See `LayerObserver`; the inputs of the model are nothing to it."""
-        return None if name == OUTPUT else super().arrives(name, layer, args)
-
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """See `LayerObserver`; notes the nodes of the outputs of the model when a gradient comes back."""
         if name != OUTPUT:
@@ -91,7 +87,8 @@ class GradientObserver(LayerObserver):
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """Another name for the same tensor, to which nothing comes back but through this core."""
-        return x.view_as(x) if type(x) is Tensor and x.requires_grad and not transforms_active() else x
+        watched = name != OUTPUT and type(x) is Tensor and x.requires_grad and not transforms_active()
+        return x.view_as(x) if watched else x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Record a forward pass."""

@@ -41,8 +41,7 @@ def find_trunk(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -
             if not normalised:
                 plain.add(core)
     normalised_only = {i for i, of_core in enumerate(readers) if of_core} - plain
-    readers = [of_core or {last} for of_core in readers]
-    return Trunk(_not_jumped(readers, _topological_order(readers)), normalised_only)
+    return Trunk(_not_jumped([of_core or {last} for of_core in readers]), normalised_only)
 
 
 def _met_first(starts: Iterable[Node | None], among: Mapping[Node, int]) -> set[tuple[int, bool]]:
@@ -68,27 +67,22 @@ def _normalises(node: Node) -> bool:
     return any(name in node.name() for name in _NORMS)
 
 
-def _topological_order(fed: list[set[int]]) -> list[int]:
-    """The cores, inputs to outputs; empty if a core runs several times, one time after another."""
-    sorter = TopologicalSorter({i: () for i in range(len(fed))})
-    for i, readers in enumerate(fed):
-        for k in readers:
-            sorter.add(k, i)
+def _not_jumped(readers: Sequence[set[int]]) -> list[int]:
+    """The cores, inputs to outputs, that no edge leads past, those from the inputs and to the outputs included.
+
+    Without any if a core runs several times, one time after another. Of cores side by side, an edge jumps each.
+    """
     try:
-        return [i for i in sorter.static_order() if i < len(fed)]
+        *cores, outputs = reversed([*TopologicalSorter(dict(enumerate(readers))).static_order()])
     except CycleError:
         return []
-
-
-def _not_jumped(fed: list[set[int]], order: list[int]) -> list[int]:
-    """The cores, in order, that no edge leads past, those from the inputs and to the outputs (the last) included."""
-    place = {i: at for at, i in enumerate(order)} | {len(fed): len(order)}
-    furthest = max((place[i] for i in set(order).difference(*fed)), default=0)  # that an edge has reached so far
+    place = {i: at for at, i in enumerate([*cores, outputs])}
+    furthest = max(place[i] for i in set(cores).difference(*readers))  # that an edge has reached so far
     found = []
-    for i in order:
+    for i in cores:
         if place[i] >= furthest:
             found.append(i)
-        furthest = max(furthest, *(place[k] for k in fed[i]))
+        furthest = max(furthest, *(place[k] for k in readers[i]))
     return found
 
 
