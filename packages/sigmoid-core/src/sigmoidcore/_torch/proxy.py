@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def number_first_functions_traced() -> Iterator[None]:
         for name in _NUMBER_FIRST:
             function = getattr(torch, name)
             stack.callback(setattr, torch, name, function)
-            setattr(torch, name, partial(_call, function))
+            setattr(torch, name, update_wrapper(partial(_call, function), function))  # PyTorch asks for its name
         yield
 
 
