@@ -250,14 +250,15 @@ class Monitor:
             self._stop_listening = listen_to_updates(scaler, self._before_update)
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._scaler is None and self._probe.attached and optimizer in self._optimizers:
-            self._listen_to(stepping_scaler())
         self._seen.add(optimizer)
-        if optimizer in self._optimizers:  # else another loss may read the same outputs later, as in a GAN
-            self._probe.stop_following()
-        if self._nonfinite is not None and self._watches and optimizer in self._optimizers:
+        if optimizer not in self._optimizers:
+            return  # another loss may read the same outputs later, as in a GAN
+        self._probe.stop_following()
+        if self._nonfinite is not None and self._watches:
             self._nonfinite.before_step(self._step, optimizer)
-        if self._probe.attached and optimizer in self._optimizers:
+        if self._probe.attached:
+            if self._scaler is None:
+                self._listen_to(stepping_scaler())
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
             self._in_step, self._discarded = True, self._probe.discarded
@@ -265,7 +266,7 @@ class Monitor:
             fused = getattr(optimizer, "grad_scale", None) is not None  # it unscales gradients in its step
             unscaled = 1.0 if fused else self._scaled
             self._probe.parameters.before_step(groups(optimizer), unscaled, in_backward=backward_pass() != NONE)
-        if self.recording is not None and optimizer in self._optimizers:
+        if self.recording is not None and (self._probe.attached or self.recording.open):
             take = self._probe.take_step if self._probe.attached else lambda: None
             taken = self._probe.parameters.share_taken
             self.recording.before_step(optimizer, take, self._of_others, taken, self._scaled or 1.0)
@@ -280,7 +281,8 @@ class Monitor:
             return
         if optimizer not in self._optimizers:
             self._foreign_steps += 1
-            self._probe.note_use(moved(optimizer))
+            if self._probe.has_gradients:
+                self._probe.note_use(moved(optimizer))
             return
         if self._nonfinite is not None:
             self._nonfinite.after_step()

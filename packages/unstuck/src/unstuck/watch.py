@@ -200,7 +200,7 @@ class Watch:
             self.problems[problem] = None
             return
         whole = surroundings(module)
-        if self._models or whole is not module:
+        if any(model.kinds for model in self._running) or whole is not module:
             del whole  # or it is held
             gc.collect()  # what nobody has any more, such as an earlier model and its optimizers
             whole = surroundings(module)

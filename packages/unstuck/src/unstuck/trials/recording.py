@@ -69,6 +69,7 @@ class Recording:
         taken: of each, the share of the gradient that the optimizer has seen.
         scales: what a gradient scaler multiplied the loss of each by.
         values: parameters and buffers by name, as they were at the first recorded step.
+        open: more optimizers may make the step that was recorded last.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -79,7 +80,7 @@ class Recording:
         self._model = model
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
         self._first: Tensor | None = None  # the first loss that was recorded
-        self._open = False  # more optimizers may step
+        self.open = False
         self._failed = self._too_large = self._beside = ""
         self._names: set[str] = set()  # of parameters and buffers
 
@@ -120,7 +121,7 @@ class Recording:
 
     def before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
-        self._open = False
+        self.open = False
 
     def before_step(
         self,
@@ -141,9 +142,9 @@ class Recording:
         """
         with self._failing():
             before = self._optimizers.get(id(optimizer))
-            if self._open and before is None:
+            if self.open and before is None:
                 self._optimizers[id(optimizer)] = OptimizerSettings.of(optimizer, self._model)
-            step = None if self._open or self._failed else take()
+            step = None if self.open or self._failed else take()
             if step is not None and step.losses:
                 moved = others()
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
@@ -151,7 +152,7 @@ class Recording:
                 self.keep(step, scale)
                 self.taken.append(min(1.0, taken))
                 settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
-                self._optimizers, self._open = {id(optimizer): settings}, True
+                self._optimizers, self.open = {id(optimizer): settings}, True
 
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
