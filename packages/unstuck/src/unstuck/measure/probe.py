@@ -6,7 +6,7 @@
 import weakref
 from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
-from threading import current_thread, main_thread
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -237,8 +237,8 @@ class Probe(Observer):
 
     def passes_by(self, module: nn.Module) -> None:
         """Another network, or the model without a gradient, is about to run: a teacher, or an evaluation."""
-        if not self.looks_ahead or self._passes or backward_pass() != NONE or current_thread() is not main_thread():
-            return  # a mode belongs to its thread
+        if not self.looks_ahead or self._passes or backward_pass() != NONE or self._recorder.thread != get_ident():
+            return  # in the thread of the training only
         first = next(module.parameters(), None)
         if not torch.is_grad_enabled() or (first is not None and not first.requires_grad):
             if not self._recorder.ahead:

@@ -41,7 +41,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.step, self.passes, self._nodes = Step(), 0, dict[int, Node]()
-        self._entered, self._thread = False, get_ident()  # a mode belongs to its thread
+        self._entered, self.thread = False, 0  # of the last forward pass, to which the mode belongs
         self.restart({})
 
     def restart(self, names: Mapping[str, Tensor]) -> Step:
@@ -95,9 +95,9 @@ class Recorder(TorchFunctionMode):
             self._bytes = 0
 
     def _enter(self) -> None:
-        if not self._entered or self._thread != get_ident():
+        if not self._entered or self.thread != get_ident():
             self.__enter__()  # type: ignore[no-untyped-call]
-            self._entered, self._thread = True, get_ident()
+            self._entered, self.thread = True, get_ident()
 
     @unfollowed
     def end(self, outputs: Any = None, module: Any = None, args: Any = (), kwargs: Mapping[str, Any] = {}) -> None:
@@ -115,7 +115,7 @@ class Recorder(TorchFunctionMode):
 
     def stop(self) -> None:
         """Record no more, until the next forward pass."""
-        if self._entered and self._thread == get_ident():  # else it says nothing there any more
+        if self._entered and self.thread == get_ident():  # else it says nothing there any more
             leave(self)
         self._entered = False
 
@@ -141,7 +141,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function and record it."""
         kwargs, func = kwargs or {}, original(func)
-        if not self._entered or self._thread != get_ident() or (self.ahead > MOST_AHEAD and not self.passes):
+        if not self._entered or self.thread != get_ident() or (self.ahead > MOST_AHEAD and not self.passes):
             return func(*args, **kwargs)
         name = name_of(func)
         if not name or (self._ended and not (torch.is_grad_enabled() and _continues(args, kwargs))):
