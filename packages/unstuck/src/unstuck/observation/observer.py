@@ -59,7 +59,7 @@ class Observer:
             self.arrives(name, module, args)
 
     def passes_by(self, module: nn.Module) -> None:
-        """Called before a module runs that is none of the layers, or that is not awaited."""
+        """Called before a module runs that it does not watch, or does not await now."""
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Called after a layer has run; may return something to be used in place of its output.

@@ -15,7 +15,7 @@ USUAL_ROW_NORM = 0.5
 FEWEST_MEASUREMENTS = 3
 """With fewer measurements of a training, its steps and its normalisations are not judged."""
 PATIENT_MEASUREMENTS, PATIENT_SPAN = 6, 9
-"""Measurements, and steps from the first to the last of them, that are no accident if they are all alike."""
+"""What is the same in so many measurements, over so many steps, is no accident."""
 SMALL_SCALE = 0.1
 """A head or a scale of less than this share of the usual size was started small on purpose."""
 

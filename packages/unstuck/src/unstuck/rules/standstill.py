@@ -51,9 +51,8 @@ def falling(evidence: Evidence) -> bool:
 def untaught(evidence: Evidence) -> bool:
     """Whether nothing was learned in `PATIENT_STEPS` steps, and the loss is where it began."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
-    return (
-        unlearned(evidence) and (evidence.latest.step or 0) >= PATIENT_STEPS - 1 and losses[-1] > STUCK_LOSS * losses[0]
-    )
+    patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
+    return patient and unlearned(evidence) and losses[-1] > STUCK_LOSS * losses[0]
 
 
 def stalled(evidence: Evidence) -> bool:

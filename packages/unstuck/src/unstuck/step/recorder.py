@@ -47,7 +47,7 @@ class Recorder(TorchFunctionMode):
     def restart(self, names: Mapping[str, Tensor]) -> Step:
         """Begin another step, of a model whose parameters and buffers have these names; returns the one so far."""
         step, self.step = self.step, Step()
-        for node in self._nodes.values() if self.passes > PASSES else ():  # those that are no longer in the step
+        for node in self._nodes.values() if self.passes > PASSES else ():  # some have left the step
             node.users.clear()
         self.stack: list[str] = []  # names of the modules that run, outermost first
         self.inputs: set[int] = set()  # of the model, by identity

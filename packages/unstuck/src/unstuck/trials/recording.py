@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.language import _
-from unstuck.step import Step, copied, state
+from unstuck.step import AHEAD_BYTES, Step, copied, state
 from unstuck.wording import in_one_line
 
 STEPS = 4
@@ -157,7 +157,7 @@ class Recording:
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
         with self._failing(), torch.inference_mode(False):
-            step.trim(BYTES // 8)
+            step.trim(AHEAD_BYTES)
             if len(self.steps) == STEPS:
                 self.steps[0].release()
             model = state(self._model)
