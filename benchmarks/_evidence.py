@@ -28,6 +28,7 @@ SCRIPTS = {
     "depth": "depth.py",
     "diagnosis_failures_held_out": "diagnosis_failures.py --half held-out",
     "diagnosis_modern_fifth": "diagnosis_modern.py --half fifth",
+    "diagnosis_modern_sixth": "diagnosis_modern.py --half sixth",
     "diagnosis_modern_fourth": "diagnosis_modern.py --half fourth",
     "diagnosis_modern_second": "diagnosis_modern.py --half second",
     "diagnosis_modern_strangers_mended": "diagnosis_modern.py --half strangers",

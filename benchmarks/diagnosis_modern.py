@@ -2,10 +2,10 @@
 
 `modern_failures/` is the half that rules are developed on; `modern_failures_strangers/` was written by people who did
 not read the rules, and has healthy trainings that do unusual things on purpose; so were `modern_failures_second/`,
-`..._third/`, `..._fourth/` and `..._fifth/`, each after rules had been mended for those before. Each program is trained
-under a `Monitor` that records steps, broken and repaired, and the diagnosis of its training is judged as in
-`diagnosis_failures`: *first*, *named*, *note*, *another*, *silent*; a repaired or healthy one is *accused* if it has an
-error or a warning.
+`..._third/`, `..._fourth/`, `..._fifth/` and `..._sixth/`, each after rules had been mended for those before. Each
+program is trained under a `Monitor` that records steps, broken and repaired, and the diagnosis of its training is
+judged as in `diagnosis_failures`: *first*, *named*, *note*, *another*, *silent*; a repaired or healthy one is *accused*
+if it has an error or a warning.
 The tables of the packages say which rules name which cause; they were written from the words for the causes alone.
 Nothing is tried again (`--trials` does, for up to ten seconds a program, and counts proofs).
 """
@@ -47,7 +47,7 @@ STRANGERS: dict[str, tuple[list[Any], Any, list[Any]]] = {
         modern_failures_strangers.rules.RULES,
         modern_failures_strangers.healthy.TRAININGS,
     ),
-    **{name: _by_strangers(f"modern_failures_{name}") for name in ("second", "third", "fourth", "fifth")},
+    **{name: _by_strangers(f"modern_failures_{name}") for name in ("second", "third", "fourth", "fifth", "sixth")},
 }
 """Programs, rules and healthy trainings of the halves by strangers."""
 Cases = Iterator[tuple[str, str, Callable[[], Any], int, set[str]]]

@@ -11,6 +11,7 @@ from modern_failures.program import Cause
 from modern_failures_fifth import collection as fifth
 from modern_failures_fourth import collection as fourth
 from modern_failures_second import collection as second
+from modern_failures_sixth import collection as sixth
 from modern_failures_strangers import collection
 from modern_failures_strangers.healthy import TRAININGS
 from modern_failures_third import collection as third
@@ -30,7 +31,7 @@ def test_the_broken_program_is_clearly_worse_than_the_repaired_one(program):
 
 @pytest.mark.parametrize(
     "program",
-    [*collection.PROGRAMS, *second.PROGRAMS, *third.PROGRAMS, *fourth.PROGRAMS, *fifth.PROGRAMS],
+    [*collection.PROGRAMS, *second.PROGRAMS, *third.PROGRAMS, *fourth.PROGRAMS, *fifth.PROGRAMS, *sixth.PROGRAMS],
     ids=lambda program: program.name,
 )
 def test_the_mistakes_of_strangers_make_a_difference(program):
@@ -39,7 +40,7 @@ def test_the_mistakes_of_strangers_make_a_difference(program):
 
 @pytest.mark.parametrize(
     "training",
-    [*TRAININGS, *second.HEALTHY, *third.HEALTHY, *fourth.HEALTHY, *fifth.HEALTHY],
+    [*TRAININGS, *second.HEALTHY, *third.HEALTHY, *fourth.HEALTHY, *fifth.HEALTHY, *sixth.HEALTHY],
     ids=lambda training: training.name,
 )
 def test_the_odd_trainings_of_strangers_learn(training):
