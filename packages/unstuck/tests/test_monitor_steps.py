@@ -431,3 +431,18 @@ def test_all_passes_of_a_step_count_although_only_the_first_are_measured(passes)
     assert measured.loss == pytest.approx(loss.item(), rel=1e-5)
     assert [layer.name for layer in measured.layers] == ["body.0", "body.1", "tanh", "head"]
     assert all(layer.gradient for layer in measured.layers)
+
+
+def test_of_very_many_passes_before_a_loss_the_later_ones_are_not_recorded():
+    model, calls = nn.Linear(8, 1), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, every=1, trials=True) as monitor:
+        for passes in (16, 64):
+            loss = torch.stack([model(torch.randn(ROWS, 8)).square().mean() for _ in range(passes)]).sum()
+            calls.append(sum(1 for _ in monitor._probe._recorder.step.calls()))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert calls[1] == 2 < calls[0]  # stack, sum
+    assert [m.samples for m in monitor.measurements] == [16 * ROWS, 64 * ROWS]
+    assert monitor.measurements[1].loss == pytest.approx(loss.item(), rel=1e-5)

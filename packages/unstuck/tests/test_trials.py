@@ -457,6 +457,19 @@ def test_all_optimizers_of_a_step_train():
     assert monitor.recording.held == {name for name, _ in model.named_parameters()}
 
 
+def test_a_recorded_step_is_over_when_its_optimizer_steps_again_also_where_nothing_is_measured():
+    model, (x, y) = network(), batch()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with unstuck.Monitor(model, every=100, trials=True) as monitor:
+        opened = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            opened.append(monitor.recording.open)
+    assert opened == [True, False, False]
+
+
 def test_diagnose_calls_the_loss_once_with_trials_or_without():
     called = []
 

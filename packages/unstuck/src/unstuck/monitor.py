@@ -268,8 +268,8 @@ class Monitor:
             self._probe.parameters.before_step(groups(optimizer), unscaled, in_backward=backward_pass() != NONE)
         if self.recording is not None and (self._probe.attached or self.recording.open):
             take = self._probe.take_step if self._probe.attached else lambda: None
-            taken = self._probe.parameters.share_taken
-            self.recording.before_step(optimizer, take, self._of_others, taken, self._scaled or 1.0)
+            scale, shares = self._scaled or 1.0, self._probe.parameters
+            self.recording.before_step(optimizer, take, self._of_others, lambda: shares.share_taken, scale)
 
     def _of_others(self) -> set[int]:
         """Parameters that optimizers of other models move."""

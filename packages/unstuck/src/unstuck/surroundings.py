@@ -1,6 +1,7 @@
 """The model that a running module belongs to, which no object of the module leads to."""
 
 import gc
+from itertools import compress
 
 from torch import nn
 
@@ -13,10 +14,12 @@ def surroundings(module: nn.Module) -> nn.Module:
 
     A framework may call a part of the model only, and no object leads from a module to the one that contains it.
     """
-    # isinstance would ask the object, and a proxy may run code or fail.
-    modules = [found for found in gc.get_objects() if issubclass(type(found), nn.Module)]
+    objects = gc.get_objects()
+    # isinstance would ask the object, and a proxy may run code or fail. Of a class, only its identity is asked.
+    classes = {id(of): of for of in map(type, objects)}
+    own = {number for number, of in classes.items() if issubclass(of, nn.Module)}
     containing: dict[int, list[nn.Module]] = {}
-    for found in modules:
+    for found in compress(objects, map(own.__contains__, map(id, map(type, objects)))):
         for child in nn.Module.children(found) if "_modules" in vars(found) else ():
             containing.setdefault(id(child), []).append(found)
     around = {id(module): module}

@@ -28,7 +28,7 @@ from unstuck.measure.running_module import RunningModule
 from unstuck.measure.statistics import Number, Sums
 from unstuck.measure.strays import is_product, place_of
 from unstuck.measure.terms import TermCall
-from unstuck.step.node import Node, reached, tensors_in
+from unstuck.step.node import Node, tensors_in
 from unstuck.step.recorder import Recorder
 from unstuck.wording import in_one_line
 
@@ -54,7 +54,7 @@ class ForwardPass:
         most: int | None,  # samples that are compared with each other
         arrived: Callable[["ForwardPass"], None],  # is called when a gradient arrives that counts
     ) -> None:
-        self.flow = Flow()
+        self.flow, self.count = Flow(), 1
         self.layers = self.flow.layers
         self.training = False  # the mode of the model
         self.used: set[str] = set()  # names of the parameters that anything in the pass took
@@ -484,18 +484,18 @@ class ForwardPass:
 
 
 class CountedPass(ForwardPass):
-    """One of very many passes before a loss: it waits for a gradient of its outputs, and nothing else is measured."""
+    """The later ones of very many passes before a loss: it waits for a gradient of their outputs, and counts them."""
 
-    def continues(self, values: Any, name: str) -> bool:
-        """Whether an outermost module reads what was computed from the pass's outputs."""
-        read = filter(None, map(self._recorder.known, tensors_in(values)))
-        return any(self.flow.origin(node).sources for node in reached(read, lambda node: node.reads))
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.count, self._ran = 0, set[str]()  # outermost modules that have run in the latest
 
-    def follow_outputs(self, outputs: Any) -> None:
-        """Wait for the gradient of the outputs."""
-        for output in tensors_in(outputs):
-            self.flow.origins[self._recorder.node_of(output)] = Origin(1)
-        super().follow_outputs(outputs)
+    def begin(self, values: Any, name: str, samples: int) -> None:
+        """An outermost module runs: the latest pass goes on, or another one begins."""
+        goes_on = name not in self._ran and any(t.requires_grad and not t.is_leaf for t in tensors_in(values))
+        if not goes_on:
+            self.count, self.samples, self._ran = self.count + 1, self.samples + samples, set()
+        self._ran.add(name)
 
 
 def _part(stack: Tensor, dim: int, most: int | None) -> Tensor:

@@ -155,7 +155,7 @@ class Probe(Observer):
     def _discard(self, emptied: list[ForwardPass]) -> None:
         """Count passes whose gradients were emptied, unless they were for the inputs or weights that they change."""
         if emptied and not self.parameters.changed:
-            self.discarded += sum(not r.inputs_train for r in emptied)
+            self.discarded += sum(r.count for r in emptied if not r.inputs_train)
 
     def _emptied(self) -> list[ForwardPass]:
         return [r for r in self._passes if r.counts and self.parameters.emptied(r.used)]
@@ -290,7 +290,7 @@ class Probe(Observer):
             self._read_names()
         elif last is None:
             self._restart()
-        if last is None or not last.continues(args, name):
+        if last is None or not (isinstance(last, CountedPass) or last.continues(args, name)):
             self._rest_if_idle()
             if self.rests:
                 return
@@ -302,7 +302,7 @@ class Probe(Observer):
                 self._stack,
                 self._batches,
                 args,
-                samples=batch_size(args),
+                samples=0 if many else batch_size(args),
                 most=self._most,
                 arrived=self._gradient_arrived,
             )
@@ -311,8 +311,11 @@ class Probe(Observer):
             else:
                 last.take_inputs(args)
             self._passes.append(last)
+        if isinstance(last, CountedPass):
+            last.begin(args, name, batch_size(args))
         self._running, last.training = last, layer.training
-        self._recorder.active = [] if isinstance(last, CountedPass) else [last]
+        self._recorder.sparse = isinstance(last, CountedPass)
+        self._recorder.active = [] if self._recorder.sparse else [last]
         self._recorder.begin(args)
 
     def _restart(self) -> None:

@@ -6,7 +6,7 @@ A `TorchFunctionMode` receives the calls of modules and of the user's own code; 
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import get_ident
 from types import FrameType
@@ -52,6 +52,7 @@ class Recorder(TorchFunctionMode):
         self.stack: list[str] = []  # names of the modules that run, outermost first
         self.inputs: set[int] = set()  # of the model, by identity
         self.passes = self.ahead = self._bytes = 0  # calls before the first pass, and bytes that they read
+        self.sparse = False  # only calls are recorded that read what recorded ones have made
         self._before: dict[int, Node] = {}  # what was made before the first forward pass
         self._ended = False  # by a backward pass: an optimizer moves the weights now
         self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
@@ -104,7 +105,7 @@ class Recorder(TorchFunctionMode):
         """A forward pass, of a module with these arguments, has returned these outputs; its loss comes."""
         self.stack.clear()
         given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
-        unread = {id(value) for value in given if self.known(value) is None}
+        unread = {id(value) for value in given if not self.sparse and self.known(value) is None}
         if unread:
             named = _inputs_of(module, args, kwargs).items()
             read = {_place(node.value) for node in self.step.nodes if node.value is not None}
@@ -141,6 +142,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function and record it."""
         kwargs, func = kwargs or {}, original(func)
+        if self.sparse and not (self._reads_made(args) or self._reads_made(kwargs.values())):
+            return func(*args, **kwargs)
         if not self._entered or self.thread != get_ident() or (self.ahead > MOST_AHEAD and not self.passes):
             return func(*args, **kwargs)
         name = name_of(func)
@@ -172,6 +175,16 @@ class Recorder(TorchFunctionMode):
         """The node that made a tensor, of these or all of the step; None if none did."""
         node = (self._nodes if nodes is None else nodes).get(id(tensor))
         return node if node is not None and node.tensor() is tensor else None
+
+    def _reads_made(self, values: Iterable[Any]) -> bool:
+        """Whether a recorded call has made any of these values, or of what is in them."""
+        for x in values:
+            node = self._nodes.get(id(x))
+            if node is not None and node.op == "call_function" and node.tensor() is x:
+                return True
+            if isinstance(x, tuple | list | dict) and self._reads_made(tensors_in(x)):
+                return True
+        return False
 
     def node_of(self, tensor: Tensor) -> Node:
         """The node that made a tensor; a placeholder if none did."""

@@ -128,16 +128,16 @@ class Recording:
         optimizer: torch.optim.Optimizer,
         take: Callable[[], Step | None],
         others: Callable[[], set[int]],
-        taken: float = 1.0,
+        taken: Callable[[], float] = lambda: 1.0,
         scale: float = 1.0,
     ) -> None:
-        """An optimizer is about to step.
+        """An optimizer is about to step; one that has made the step that is open begins another one.
 
         Args:
             optimizer: one of the model's.
             take: returns the step that was recorded, or None.
             others: returns the identities of parameters that optimizers of other models move.
-            taken: the share of the gradient that is left of that of the backward pass, as after clipping.
+            taken: returns the share of the gradient that is left of that of the backward pass, as after clipping.
             scale: what a gradient scaler multiplied the loss by.
         """
         with self._failing():
@@ -150,9 +150,11 @@ class Recording:
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
                     self._beside = _("another network trains beside it, which the loss reads")
                 self.keep(step, scale)
-                self.taken.append(min(1.0, taken))
+                self.taken.append(min(1.0, taken()))
                 settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
                 self._optimizers, self.open = {id(optimizer): settings}, True
+            elif before is not None:
+                self.open = False
 
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
