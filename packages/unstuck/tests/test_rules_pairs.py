@@ -64,9 +64,9 @@ def test_positives_and_scales_of_two_views_are_judged(options, expected):
     assert simclr(**options) == expected
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(1.0, True), (5.0, False)])
-def test_cosines_of_many_candidates_need_a_temperature(scale, expected):
-    features, targets = torch.randn(256, 8), torch.arange(256)
+@pytest.mark.parametrize(("rows", "scale", "expected"), [(256, 1.0, True), (256, 5.0, False), (64, 1.0, True)])
+def test_cosines_of_many_candidates_need_a_temperature(rows, scale, expected):
+    features, targets = torch.randn(rows, 8), torch.arange(rows)
 
     def loss(outputs):
         one, other = (functional.normalize(x, dim=-1) for x in (outputs, outputs + 0.1 * features[:, :4]))

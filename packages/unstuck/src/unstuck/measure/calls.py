@@ -39,6 +39,8 @@ OF_TWO = frozenset({"margin_ranking_loss", "cosine_embedding_loss"})
 """Losses that take two outputs and then the targets."""
 DIFFERENCES = frozenset({"sub", "subtract", "rsub"})
 """Functions by which a loss that is written by hand compares outputs with targets."""
+COMPARISONS = REGRESSION_LOSSES | DIFFERENCES
+"""What compares numbers with numbers."""
 MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
 SQUARES = MULTIPLICATIONS | {"square", "pow"}
 """Functions that may square a difference."""

@@ -123,9 +123,8 @@ def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int
     layers = measurement.layers
     chosen = most_telling(measurement, findings, SHORT if len(layers) <= SHORT else ROWS)
     shown = [layers[i] for i in chosen]
-    part = ""
-    if len(shown) < len(layers):
-        part = _(", {count} of {all} layers", count=len(shown), all=f"{len(layers):,}")
+    counts = {"count": len(shown), "all": f"{len(layers):,}"}
+    part = _(", {count} of {all} layers", **counts) if len(shown) < len(layers) else ""
     what = _("layers, input to loss{part}:", part=part)
     if measurement.profile.names:
         what = _("gradient profile, input to loss{part}:", part=part)

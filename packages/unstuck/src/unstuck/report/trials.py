@@ -33,14 +33,12 @@ def trials_lines(trials: Trials) -> Iterator[str]:
         yield _("not tried: {reason}", reason=trials.missing)
     if not trials.steps or not math.isfinite(trials.losses[0]):
         return
-    if math.isnan(trials.left):
-        result = _("on the recorded batches")
-    elif trials.left <= LEARNS:
-        result = _("it learns the recorded batches")
-    elif trials.left <= STANDS:
-        result = _("it learns the recorded batches slowly")
-    else:
-        result = _("it does not learn the recorded batches")
+    results = {
+        LEARNS: _("it learns the recorded batches"),
+        STANDS: _("it learns the recorded batches slowly"),
+        math.inf: _("it does not learn the recorded batches"),
+    }
+    result = next((text for limit, text in results.items() if trials.left <= limit), _("on the recorded batches"))
     first, last = ends(trials.losses)
     values = {"result": result, "steps": trials.steps, "first": first, "last": last}
     yield _("{result}: {steps} steps bring the loss from {first} to {last}", **values)

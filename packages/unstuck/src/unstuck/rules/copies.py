@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,7 @@ SAME_LOSS, MOVES = 1e-6, 1e-4
 """A loss that is the same in two steps; the relative change of a weight that moves."""
 EXACT, ROUNDED = 1e-6, 1e-4
 """Differences, relative to the size, of equal results of different weights, and of the same weights."""
-COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES | {"kl_div", "cosine_similarity", "cosine_embedding_loss"}
+COMPARISONS = calls.COMPARISONS | {"kl_div", "cosine_similarity", "cosine_embedding_loss"}
 SAME = calls.KEEP_PLACES | {"detach", "data"}
 LIMITED = frozenset({"exp", *calls.CLAMPS})
 """What reads the difference of new and old values in PPO: it is 0 in the first step after new samples."""
@@ -113,7 +112,7 @@ def _equal(again: Again) -> Iterator[Twin]:
         ratio = bool(readers) and readers <= LIMITED
         allowed = ratio and not all(n.requires_grad for n in pair)  # the first step after new samples
         if (same or again.trained) and not allowed and _are_equal(one, other, ROUNDED if same else EXACT):
-            yield Twin("views" if product else "ratio" if ratio else "results", node.function, _line(node))
+            yield Twin("views" if product else "ratio" if ratio else "results", node.function, node.line)
 
 
 def _weights(step: Step) -> dict[Node, int]:
@@ -166,7 +165,7 @@ def _old_ones_anew(steps: Sequence[Step], again: Again) -> Twin | None:
         for ((one, _, _), (other, _, own)), (a, b) in zip(pairwise(found), pairwise(values), strict=True)
         if _read_the_same(one, other)
     ]
-    return Twin("old", found[-1][1].function, _line(found[-1][1])) if len(kept) > 1 and not any(kept) else None
+    return Twin("old", found[-1][1].function, found[-1][1].line) if len(kept) > 1 and not any(kept) else None
 
 
 def _ratio(step: Step) -> tuple[Node, bool] | None:
@@ -193,8 +192,7 @@ def group(again: Again) -> int | None:
     for node in again.step.needed() if again.tokens else ():
         if node.module is None and node.function in calls.MULTIPLICATIONS and len(node.reads) == 2:
             for moving, factor in (node.reads, node.reads[::-1]):
-                floating = factor.dtype is not None and factor.dtype.is_floating_point
-                if moving in own and factor not in own and floating and factor.shape[:1] == (again.samples,):
+                if moving in own and factor not in own and factor.floating and factor.shape[:1] == (again.samples,):
                     ids, values = again.run([again.tokens[0], factor])
                     if size := _mixed(ids, values.reshape(again.samples, -1).sum(1)):
                         return size
@@ -250,9 +248,3 @@ def _stay(step: Step, before: Step, made: Collection[Node]) -> bool:
     known = [(a.value, b.value) for a, b in zip(first, last, strict=False) if b in weights]
     same = (a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in known)
     return bool(known) and all(same)
-
-
-def _line(node: Node) -> str:
-    """File and line of the user's code that makes a call; empty if they are not known."""
-    file, number = node.place
-    return f"{Path(file).name}:{number}" if file else ""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, Again, differ, kinds, rolled
@@ -44,7 +43,6 @@ PASS_ON = (
 CHECK_PAIRS = "Check that samples and targets belong together, what the network reads, and the learning rate."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
 READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."
-ADD_TERM = "Add it to the loss, or compute it without gradients if it is for information only."
 
 
 @rule("US703", "an input without effect", remedy=USE, hidden_by=("US401",), mistake=True)
@@ -65,8 +63,6 @@ def without_effect(evidence: Evidence) -> Found | None:
         return shown(_("The outputs do not depend on the order of the patches or columns of an input."), ADD_POSITIONS)
     if found.first_only:
         return shown(_("The outputs depend on the first token of a sample and on no other."), READ_LAST)
-    if found.without_order:
-        return shown(_("The outputs do not depend on the order of earlier tokens."), ADD_POSITIONS)
     if what := evidence.ask(lost_places):
         text = _(
             "Queries and keys of the first attention know nothing of positions, although {what} is added or multiplied "
@@ -85,12 +81,6 @@ def without_effect(evidence: Evidence) -> Found | None:
             shape=list(effect.shape), reader=where,
         )  # fmt: skip
         return shown(text)
-    if numbers := evidence.ask(unused):
-        text = _(
-            "The model computes a number with a gradient, and the loss does not take it: {names}.",
-            names=listed(numbers),
-        )
-        return Found((), len(numbers), 0, text, ADD_TERM, Severity.NOTE)
     return None
 
 
@@ -164,19 +154,10 @@ def unread(again: Again) -> tuple[str, ...]:
 
 
 @question
-def unused(again: Again) -> tuple[str, ...]:
-    """Calls of the model whose result, one number with a gradient, nothing reads and the loss does not take."""
-    needed = set(again.step.needed())
-    numbers = (n for n in again.step.calls() if n.module is not None and n.requires_grad and n.shape == ())
-    ends = (node for node in numbers if not node.users and node not in needed)
-    return tuple(f"{node.function} in {node.module}" if node.module else node.function for node in ends)
-
-
-@question
 def zero_input(again: Again) -> tuple[int, ...] | None:
     """The shape of an input that is 0 in all steps, and may not be: floating-point numbers, or times, of waves."""
     blank = (n for n in again.read if n.value is not None and not n.value.any())
-    floating = (n for n in blank if (n.dtype is not None and n.dtype.is_floating_point) or _is_time(n))
+    floating = (n for n in blank if n.floating or _is_time(n))
     for node in (n for n in floating if _is_alone(again.step, n)):
         others = [n.value for step in again.earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
         if sum(x is not None and not x.any() for x in others) >= len(again.earlier):

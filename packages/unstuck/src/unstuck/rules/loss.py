@@ -11,13 +11,13 @@ from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.activations import SOFTMAX, range_of
 from unstuck.measure.again import Again
-from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, OVERLAP, REGRESSION_LOSSES
+from unstuck.measure.calls import BINARY_LOSSES, CLASS_LOSSES, COMPARISONS, OVERLAP, REGRESSION_LOSSES
 from unstuck.measure.measurement import Comparison, Layer
 from unstuck.rules.copies import twin
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
-from unstuck.rules.standstill import PATIENT_STEPS, REGRESSION, constant_level, falling, loss_of_equal_outputs
+from unstuck.rules.standstill import PATIENT_STEPS, constant_level, falling, loss_of_equal_outputs
 from unstuck.rules.units import LARGE_INPUTS
 from unstuck.step import Node
 from unstuck.wording import named, number, percent
@@ -182,7 +182,7 @@ def out_of_reach(evidence: Evidence) -> Found | None:
         binary = c.function in BINARY_LOSSES and _missed(c, 0.0, 1.0)
         low, high = (0.0, 1.0) if binary or c.function in READS_LOGITS else range_of(layer)
         missed = max(low - c.low, c.high - high)
-        if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and _missed(c, low, high):
+        if c.function in (*BINARY_LOSSES, *COMPARISONS, OVERLAP) and _missed(c, low, high):
             values = {"low": number(c.low), "high": number(c.high)}
             if binary:
                 text = _(
@@ -210,7 +210,7 @@ def far_targets(evidence: Evidence) -> Found | None:
     """The network first learns the size of the targets, with large errors and gradients, and slowly the rest."""
     for c in evidence.latest.comparisons:
         far = LARGE_TARGETS <= c.target_rms < MASK and c.target_rms > FAR_TARGETS * c.output_rms
-        if far and c.function in REGRESSION and not c.classes:
+        if far and c.function in COMPARISONS and not c.classes:
             text = _(
                 "{function} compares outputs of size {outputs} (root mean square) with targets of size {targets}.",
                 function=_by(c), outputs=number(c.output_rms), targets=number(c.target_rms),

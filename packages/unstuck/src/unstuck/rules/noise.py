@@ -17,10 +17,9 @@ from unstuck.wording import number
 
 COVERED = 0.9
 """Correlation with the noise where there is most of it: usual schedules have more than 0.99."""
-COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES
 FEWEST, ENDS, NEAR = 64, 0.05, 4
 """Samples; the share of them that have the smallest, or the largest times; those that have nearly the same time."""
-RISES, DROWNED = 0.15, 0.8
+RISES, DROWNED = 0.15, 0.7
 """How much the correlation depends on the time, at least, unless it is larger than this at all times."""
 
 REACH_NOISE = (
@@ -89,8 +88,7 @@ def _asked(again: Again) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """What a network reads, the numbers of that shape that it is asked for, and its inputs of one number a sample."""
     inputs = [n.value for n in again.given if n.value is not None and any(user.module is not None for user in n.users)]
     numbers = [x.double() for x in inputs if math.prod(x.shape[1:]) == 1 and len(kinds(x)) > 2]
-    needed = set(again.step.needed())
-    compared = (n for n in again.step.calls(*COMPARISONS) if n in needed and n.module is None and n.requires_grad)
+    compared = (n for n in again.step.of_loss(*calls.COMPARISONS) if n.module is None and n.requires_grad)
     for target in (read.through(calls.KEEP_PLACES).value for node in compared for read in node.reads[:2]):
         same = (x for x in inputs if target is not None and x.shape == target.shape and math.prod(x.shape[1:]) > 1)
         yield from ((x, target, numbers) for x in same if x.is_floating_point() and target is not None and numbers)

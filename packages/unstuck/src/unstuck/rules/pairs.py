@@ -18,7 +18,7 @@ from unstuck.step.node import reached
 from unstuck.wording import named, number, percent
 
 REPEATED = 0.25
-FLAT, FLATTER, SHARP = 0.6, 0.8, 300.0
+FLAT, FLATTER, SHARP = 0.45, 0.8, 300.0
 """Least loss of cosines over that of equal ones; the same if the scale trains or targets are shares; the largest scale
 of cosines that trains, three times that of CLIP."""
 TURNED = frozenset({"T", "mT", "t", "transpose", "permute", "contiguous", "detach", "float", "clone"})
@@ -118,8 +118,7 @@ class Pairing:
 @question
 def pairing(again: Again) -> Pairing | None:
     """What a loss of all pairs compares."""
-    needed = set(again.step.needed())
-    for call in (n for n in again.step.calls(*READERS) if n in needed):
+    for call in again.step.of_loss(*READERS):
         pairs = product(logits := call.reads[0])
         if pairs is None:
             continue

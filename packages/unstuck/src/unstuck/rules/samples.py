@@ -65,8 +65,7 @@ def mixed_samples(evidence: Evidence) -> Found | None:
 @question
 def wrong_axis(again: Again) -> str | None:
     """The call that reads probabilities which are normalised over another dimension than the one that it counts on."""
-    needed = set(again.step.needed())
-    for call in (n for n in again.step.calls(*calls.CLASSES) if n in needed and n.reads and len(n.reads[0].shape) > 1):
+    for call in (n for n in again.step.of_loss(*calls.CLASSES) if n.reads and len(n.reads[0].shape) > 1):
         (logarithms,) = again.run([call.reads[0]])
         if not sums_to_1(logarithms.exp(), calls.CLASSES[call.function]) and any(
             sums_to_1(logarithms.exp(), dim) for dim in range(logarithms.dim())
@@ -136,7 +135,7 @@ def _is_graph(again: Again) -> bool:
 def _positions(again: Again) -> bool | None:
     """Whether the output at the first or the last position depends on others; None without positions."""
     own = (n for n in again.read if len(n.shape) > 1 and n.shape[1] >= FEWEST)
-    sequences = next((n for n in own if n.dtype is not None and len(n.shape) == 2 + n.dtype.is_floating_point), None)
+    sequences = next((n for n in own if n.dtype is not None and len(n.shape) == 2 + n.floating), None)
     if sequences is None:
         return None
     length = sequences.shape[1]

@@ -3,12 +3,10 @@
 import math
 from statistics import fmean
 
-from unstuck.measure.calls import BINARY_LOSSES, DIFFERENCES, REGRESSION_LOSSES
+from unstuck.measure.calls import BINARY_LOSSES, DIFFERENCES
 from unstuck.measure.measurement import Comparison
 from unstuck.rules.evidence import Evidence
 
-REGRESSION = REGRESSION_LOSSES | DIFFERENCES
-"""Losses that compare numbers with numbers."""
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 PATIENT_STEPS = 100
 FEWEST_LOSSES = 2

@@ -132,8 +132,7 @@ def classes(again: Again) -> tuple[Classes, ...]:
 
 def _weighed(again: Again) -> Iterator[tuple[Tensor, Tensor]]:
     """The weights of the classes of each loss, and how many labels each class has."""
-    needed = set(again.step.needed())
-    for call in (n for n in again.step.calls(*LIKELIHOODS) if n in needed):
+    for call in again.step.of_loss(*LIKELIHOODS):
         binary, given = call.function.startswith("binary"), calls.given(call, "input", "target", "weight")
         weight = given.get("pos_weight" if binary else "weight")
         if isinstance(weight, Node):
@@ -168,9 +167,8 @@ def not_stopped(evidence: Evidence) -> Found | None:
 @question
 def classes_of_mean(again: Again) -> int | None:
     """The classes by which a kl_div beside other terms is divided, because it is a plain mean."""
-    needed = again.step.needed()
-    several = sum(n.function in calls.LOSSES for n in needed) > 1
-    for call in (n for n in needed if several and n.function == "kl_div"):
+    several = len(again.step.of_loss(*calls.LOSSES)) > 1
+    for call in again.step.of_loss("kl_div") if several else ():
         arguments = calls.given(call, "input", "target", "size_average", "reduce", "reduction")
         if arguments.get("reduction", "mean") == "mean" and call.reads[0].shape[-1:] > (1,):
             return call.reads[0].shape[-1]
@@ -222,7 +220,7 @@ def moved_target(again: Again) -> str | None:
     as of a teacher: of the same shapes, or nothing else is in the loss.
     """
     step = again.step
-    losses = ("cross_entropy", "cosine_similarity", "kl_div", *calls.REGRESSION_LOSSES, *calls.DIFFERENCES)
+    losses = ("cross_entropy", "cosine_similarity", "kl_div", *calls.COMPARISONS)
     for node in step.calls(*losses):
         pair = [read for read in node.reads if read.requires_grad][:2]
         if node.module is not None or len(pair) < 2:

@@ -106,7 +106,6 @@ class Tokens:
     copies: bool = False  # the loss compares the output at a position with the token there, on which it depends
     ignored: float = 0.0  # share of the labels
     visible: float = 0.0  # share of the labels that are the tokens at their positions, which the model sees
-    without_order: bool = False  # outputs do not depend on the order of earlier tokens
     endless: bool = False  # rows end with one token that is never a label, behind others that differ
     unstarted: bool = False  # the inputs of a decoder begin with words that are no labels there
     single: bool = False  # all labels that count are one token, and others are ignored
@@ -248,7 +247,8 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
     if later and (labels.shift is None or (labels.shift == 0 and labels.scattered)):
         found["visible"] = labels.own
     if labels.shift == 0 and later is False and len(labels.wanted):
-        place = int(labels.places[1].mode().values)
+        apart = labels.counted & (labels.ids != labels.ids.roll(1, 0)).cpu()  # all texts may begin alike
+        place = int(apart.sum(0).argmax())
         here = slice(place, place + 1)
         found["copies"] = bool(_moves(again, labels, lambda x: with_others_in(x, here), (slice(None), here), EQUAL))
     found["single"] = len(kinds(labels.wanted)) == 1 and len(labels.wanted) >= FEWEST_ALIKE and labels.ignored > 0
@@ -257,10 +257,6 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
         encoder = any(_is_text(again, node) for node in again.tokens if node in read)
         found["endless"] = _is_endless(labels, encoder)
         found["unstarted"] = encoder and _is_unstarted(labels)
-    if labels.shift == 1 and later is False and again.trained:  # branches may start at nearly 0
-        swap = [1, 0, *range(2, length)]
-        moves = _moves(again, labels, lambda x: x[:, swap], (slice(None), slice(2, None)), EQUAL)
-        found["without_order"] = moves is False
     return found
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from unstuck.findings import Severity
 from unstuck.language import _
+from unstuck.measure import calls
 from unstuck.measure.activations import activation_of
 from unstuck.measure.again import Again
 from unstuck.measure.measurement import Layer
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import REGRESSION
 from unstuck.wording import listed, named, number, percent
 
 FEWEST_ROWS = 32
@@ -118,7 +118,7 @@ def _harms(evidence: Evidence, first: Sequence[int]) -> bool:
     bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x)))
     blocked = any(evidence.layers[i].gradient == 0 for i in first)
     off = blocked and any(start.layers[i].dead == 1 for i in start.hidden)
-    numbers = (c for c in start.latest.comparisons if c.function in REGRESSION and not c.classes)
+    numbers = (c for c in start.latest.comparisons if c.function in calls.COMPARISONS and not c.classes)
     return bends or off or any(c.output_rms > FAR_OFF * c.target_rms for c in numbers)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import EQUAL, FEWEST, Again, differ
+from unstuck.measure.again import EQUAL, FEWEST, LEAK, Again, differ, with_others_in
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -20,9 +20,9 @@ from unstuck.wording import percent
 VISIBLE = 0.5
 HIDDEN, FEW = 0.05, 0.01
 """Share of an input that the model is not shown, at least; share of what the loss counts."""
-COMPARISONS = calls.REGRESSION_LOSSES | calls.DIFFERENCES
 
 MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all tokens (top-k) sees later ones, too."
+LOOK_BACK = "Pad convolutions at the left only, mask the attention, and let no recurrent layer run backwards."
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 DENOISE = "Let the target be the noise, the clean sample, or the velocity."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
@@ -46,6 +46,9 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "only: the model copies its input."
         )
         return shown(text, SHIFT)
+    if evidence.ask(next_value):
+        text = _("The targets are the next values of an input, and outputs depend on later values.")
+        return shown(text, LOOK_BACK)
     if evidence.ask(own_input):
         text = _("The targets are the very numbers that the model reads beside a time: it copies its input.")
         return shown(text, DENOISE)
@@ -75,7 +78,7 @@ class Reconstruction:
 def reconstruction(again: Again) -> Reconstruction | None:
     """What the first comparison of outputs with numbers counts."""
     for node in again.step.needed() if again.outputs else ():
-        output, target = node.reads[:2] if node.function in COMPARISONS and len(node.reads) > 1 else (node, node)
+        output, target = node.reads[:2] if node.function in calls.COMPARISONS and len(node.reads) > 1 else (node, node)
         if target.requires_grad:
             output, target = target, output
         if node.module or output.shape != target.shape or not output.requires_grad or target.requires_grad:
@@ -91,8 +94,8 @@ def reconstruction(again: Again) -> Reconstruction | None:
 def _is_shown(again: Again, counts: Tensor, target: Node, read: Node) -> bool:
     """Whether all that the loss counts of a target is what the model was shown of the same input."""
     same = [n for n in again.step.needed([target]) if _is_copy(n, read)]
-    floating = read.dtype is not None and read.dtype.is_floating_point and len(read.shape) > 2
-    reached = again.gradients([read], again.outputs)[0] if same and floating else None
+    several = read.floating and len(read.shape) > 2
+    reached = again.gradients([read], again.outputs)[0] if same and several else None
     if reached is None:
         return False
     hidden, (x,) = reached == 0, again.run([read])
@@ -130,21 +133,41 @@ def _vary(x: Tensor) -> bool:
 
 
 @question
+def next_value(again: Again) -> bool:
+    """Whether outputs depend on later values of a series, the next of which they are compared with."""
+    for call in (n for n in again.step.of_loss(*calls.COMPARISONS) if n.module is None):
+        pairs = (call.reads[:2], call.reads[1::-1]) if len(call.reads) > 1 else ()
+        known = ((output, read) for output, target in pairs for read in again.read if _is_next(read, target))
+        for output, read in known:
+            half = read.shape[1] // 2
+            change = {read: lambda x, half=half: with_others_in(x, slice(half, None))}
+            (before,), (after,) = again.run([output]), again.run([output], change)
+            return output.shape == read.shape and differ(before[:, :half], after[:, :half], LEAK)
+    return False
+
+
+def _is_next(read: Node, target: Node) -> bool:
+    """Whether a target has the next value of a series at each place."""
+    x, y = read.value, target.through(calls.KEEP_PLACES).value
+    if x is None or y is None or x.shape != y.shape or x.dim() < 2 or not x.is_floating_point():
+        return False
+    return x.shape[1] >= FEWEST and torch.equal(x[:, 1:], y[:, :-1])
+
+
+@question
 def own_input(again: Again) -> bool:
     """Whether a denoiser, which reads a time for each sample, is asked for the very numbers that it reads."""
     if not any(n.value is not None and len(set(n.value.flatten().tolist())) > 2 for n in _numbers(again)):
         return False
-    needed, inputs = set(again.step.needed()), [n for n in _inputs(again) if n not in _numbers(again)]
-    regressions = (n for n in again.step.calls(*calls.REGRESSION_LOSSES) if n in needed)
+    inputs, regressions = _inputs(again), again.step.of_loss(*calls.REGRESSION_LOSSES)
     compared = [node.through(calls.KEEP_PLACES).value for call in regressions for node in call.reads[:2]]
-    pairs = ((one, x.value) for one in compared for x in inputs)
+    pairs = ((one, x.value) for one in compared for x in inputs if x not in _numbers(again))
     return any(one is not None and other is not None and torch.equal(one, other) for one, other in pairs)
 
 
 def _numbers(again: Again) -> list[Node]:
     """The model's inputs that have one number for each sample, such as a time."""
-    floating = (n for n in _inputs(again) if n.dtype is not None and n.dtype.is_floating_point)
-    return [n for n in floating if math.prod(n.shape[1:]) == 1]
+    return [n for n in _inputs(again) if n.floating and math.prod(n.shape[1:]) == 1]
 
 
 def _inputs(again: Again) -> list[Node]:

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,16 @@ class Node:
     def sources(self) -> tuple["Node", ...]:
         """What it was computed from, also before the forward pass."""
         return self.reads if self.made_by is None else (self.made_by,)
+
+    @property
+    def floating(self) -> bool:
+        """Whether it is a tensor of floating-point numbers."""
+        return self.dtype is not None and self.dtype.is_floating_point
+
+    @property
+    def line(self) -> str:
+        """File and line of the user's code, as in "train.py:12"; "" if they are not known."""
+        return f"{Path(self.place[0]).name}:{self.place[1]}" if self.place[0] else ""
 
     @property
     def moving(self) -> list["Node"]:

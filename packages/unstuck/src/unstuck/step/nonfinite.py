@@ -3,7 +3,6 @@
 import linecache
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,9 +75,8 @@ def _sentence(node: Node, bad: Tensor, values: list[str], *, backward: bool) -> 
         place = _("`{call}` in {module}", call=node.function, module=named(node.module))
     else:
         place = _("`{call}` in the loss", call=node.function)
-    file, line = node.place
-    text = ", ".join(filter(None, (f"{Path(file).name}:{line}", linecache.getline(file, line).strip())))
-    at = f" ({text})" if file else ""
+    text = ", ".join(filter(None, (node.line, linecache.getline(*node.place).strip())))
+    at = f" ({text})" if text else ""
     return _(
         "{place} made the first {kind}{at}, from {values}.", place=place, kind=kind, at=at, values="; ".join(values)
     )

@@ -35,6 +35,10 @@ class Step:
         """The calls of these functions, in order; of all functions without a name."""
         return (n for n in self.nodes if n.op == "call_function" and (not functions or n.function in functions))
 
+    def of_loss(self, *functions: str) -> list[Node]:
+        """The calls of these functions that the losses depend on, in order."""
+        return [node for node in self.needed() if node.function in functions]
+
     def placeholders(self, kind: str) -> Iterator[Node]:
         """The placeholders of a kind: "parameter", "buffer", "input" or "constant"."""
         return (node for node in self.nodes if node.op == kind)

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -30,7 +29,6 @@ Changes = Mapping[Node, Call]
 """Functions in the place of those of some calls; for an input, of its tensor."""
 
 BENDS = ACTIVATIONS.keys() | calls.SOFTMAXES | calls.CLAMPS
-BINARY, REGRESSION = calls.BINARY_LOSSES, calls.REGRESSION_LOSSES | calls.DIFFERENCES
 ROOTS, LOGARITHMS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"}), frozenset({"log", "log2", "log10"})
 MAY_DIE = frozenset({"relu", "relu6", "hardtanh", "threshold", "hardsigmoid"})
 CLIPPED = 0.1
@@ -92,11 +90,6 @@ def computed(step: Step) -> set[Node]:
     return found
 
 
-def called(step: Step, functions: Iterable[str]) -> list[Node]:
-    """The calls of these functions that the loss depends on."""
-    return [node for node in step.needed() if node.function in functions]
-
-
 def code(node: Node) -> tuple[Any, ...]:
     """What a call has in common with itself in other steps."""
     return node.function, node.module, node.place
@@ -112,21 +105,8 @@ def grouped(nodes: Iterable[Node]) -> list[list[Node]]:
 
 def place(node: Node) -> str:
     """A call in words: its name, and where it is."""
-    file, line = node.place
-    where = named(node.module) if node.module else f"{Path(file).name}:{line}" if file else ""
+    where = named(node.module) if node.module else node.line
     return _("`{call}` in {where}", call=node.function, where=where) if where else f"`{node.function}`"
-
-
-def producer(node: Node, passed: frozenset[str] = calls.MOVES) -> Node:
-    """The call that made a tensor, before functions that move or reshape it."""
-    while node.function in passed and node.all_input_nodes:
-        node = node.all_input_nodes[0]
-    return node
-
-
-def is_floating(node: Node) -> bool:
-    """Whether a node is a tensor of floating-point numbers."""
-    return node.dtype is not None and node.dtype.is_floating_point
 
 
 def is_stray(node: Node) -> bool:
@@ -147,7 +127,7 @@ class Compared:
 def comparisons(step: Step, functions: Iterable[str]) -> Iterator[Compared]:
     """The calls of these functions that compare something computed with data."""
     depends = computed(step)
-    for node in called(step, functions):
+    for node in step.of_loss(*functions):
         pair = node.all_input_nodes[0:3:2] if node.function in calls.OF_TWO else node.all_input_nodes[:2]
         swapped = pair[-1] in depends
         if len(pair) == 2 and (pair[0] in depends) != swapped:
@@ -180,7 +160,7 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
     """Another input of the loss, arguments in order, and the loss that fits the outputs."""
     for c in comparisons(step, calls.LOSSES | calls.DIFFERENCES):
         name, where = c.call.function, place(c.call)
-        last = producer(c.outputs, calls.MOVES | calls.CLAMPS | {"log", "add", "mul"})
+        last = c.outputs.through(calls.MOVES | calls.CLAMPS | {"log", "add", "mul"})
         if last.function in BENDS and name not in ("binary_cross_entropy", "nll_loss"):
             yield Edit(
                 _("without {call}", call=place(last)), replacing([last], replacements.left_out), "US601 US603 US401"
@@ -194,11 +174,11 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
         if name in calls.CLASSES and not c.swapped:
             words = _("with logarithms of probabilities in {call}", call=where)
             change = partial(replacements.with_logarithms, calls.CLASSES[name])
-            raw = producer(c.outputs).function not in ("log_softmax", "log", "logsigmoid")
+            raw = c.outputs.through(calls.MOVES).function not in ("log_softmax", "log", "logsigmoid")
             yield Edit(words, replacing([c.call], change), "US601", loss="asked for" if raw else "easier")
         elif name in ("cross_entropy", "binary_cross_entropy") and c.outputs.shape == c.targets.shape:
             words = _("with `{better}` for {call}", better="binary_cross_entropy_with_logits", call=where)
-            last = producer(c.outputs)
+            last = c.outputs.through(calls.MOVES)
             without = replacing([last] if last.function in BENDS else [], replacements.left_out)
             loss = replacing([c.call], replacements.with_logits)
             both = lambda step, a=without, b=loss: {**a(step), **b(step)}  # noqa: E731
@@ -209,19 +189,22 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
 
 def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
     """Targets of the shape of the outputs, or scaled."""
-    for c in comparisons(step, REGRESSION | BINARY):
+    for c in comparisons(step, calls.COMPARISONS | calls.BINARY_LOSSES):
         where = place(c.call)
         if c.outputs.shape != c.targets.shape and prod(c.outputs.shape) == prod(c.targets.shape):
             words = _("with targets of the shape {shape} in {call}", shape=list(c.outputs.shape), call=where)
             yield Edit(words, with_targets(c, lambda x, y: y.reshape(x.shape)), "US602", loss="asked for")
-        if is_floating(c.targets) and c.outputs.shape == c.targets.shape:
-            if c.call.function in REGRESSION:
+        if c.targets.floating and c.outputs.shape == c.targets.shape:
+            if c.call.function in calls.COMPARISONS:
                 words = _("with standardised targets in {call}", call=where)
                 change = with_targets(c, lambda _x, y: replacements.standardised(y))
                 yield Edit(words, change, "US603 US604", loss="easier")
             words = _("with targets between 0 and 1 in {call}", call=where)
-            bounded = c.call.function in BINARY or producer(c.outputs).function in ("sigmoid", "softmax")
-            missed = bounded and (given := producer(c.targets).value) is not None and bool(given.max() > 1)
+            bounded = c.call.function in calls.BINARY_LOSSES or c.outputs.through(calls.MOVES).function in (
+                "sigmoid",
+                "softmax",
+            )
+            missed = bounded and (given := c.targets.through(calls.MOVES).value) is not None and bool(given.max() > 1)
             change = with_targets(c, lambda _x, y: replacements.between_0_and_1(y))
             yield Edit(words, change, "US603 US604", loss="asked for" if missed else "easier")
 
@@ -230,7 +213,7 @@ def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
     """Inputs with mean 0 and standard deviation 1."""
 
     def changes(step: Step) -> Changes:
-        given = (n for n in step.needed() if n.op == "input" and len(n.shape) > 1 and is_floating(n))
+        given = (n for n in step.needed() if n.op == "input" and len(n.shape) > 1 and n.floating)
         return dict.fromkeys(given, replacements.standardised)
 
     if changes(step):
@@ -240,13 +223,13 @@ def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
 def of_the_graph(step: Step, recording: Recording) -> Iterator[Edit]:
     """Without what cuts the graph, such as detach and no_grad, and without functions of slope 0."""
     depends = computed(step)
-    for nodes in grouped(n for n in called(step, ("detach", "data")) if n in depends):
+    for nodes in grouped(n for n in step.of_loss("detach", "data") if n in depends):
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US501")
     silent = [n for n in step.needed() if n.function and not n.grad_enabled and n in depends]
     if silent:
         words = _("with gradients through {call}", call=place(silent[0]))
         yield Edit(words, replacing(silent, replacements.with_gradients), "US501")
-    for nodes in grouped(called(step, calls.ROUNDINGS)):
+    for nodes in grouped(step.of_loss(*calls.ROUNDINGS)):
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US502")
 
 
@@ -278,7 +261,7 @@ def of_the_weights(step: Step, recording: Recording) -> Iterator[Edit]:
     """Weights that keep the size of signal and gradient; with tanh where sigmoids are between layers."""
     proves = "US101 US102 US103 US201 US202 US203 US204 US401 US502 US503 US607"
     yield Edit(_("with fresh weights"), proves=proves, redraws=True)
-    hidden = [node for node in called(step, ("sigmoid",)) if node.module is not None][:-1]
+    hidden = [node for node in step.of_loss("sigmoid") if node.module is not None][:-1]
     if hidden:
         words = _("with tanh for sigmoid, and fresh weights")
         yield Edit(words, replacing(hidden, lambda node, x: torch.tanh(x)), proves, redraws=True)
@@ -286,21 +269,21 @@ def of_the_weights(step: Step, recording: Recording) -> Iterator[Edit]:
 
 def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
     """Units that do not die, arguments inside the domain, other norms, no dropout, and more activations."""
-    if nodes := called(step, MAY_DIE):
+    if nodes := step.of_loss(*MAY_DIE):
         words = _("with `leaky_relu` for {call}", call=f"`{nodes[0].function}`")
         change = lambda node, x, *args, **kwargs: functional.leaky_relu(x, 0.1)  # noqa: E731
         yield Edit(words, replacing(nodes, change), "US202 US502")
-        if called(step, ("grad",)):
+        if step.of_loss("grad"):
             words = _("with `tanh` for {call}", call=f"`{nodes[0].function}`")
             yield Edit(words, replacing(nodes, lambda node, x, *args, **kwargs: torch.tanh(x)), "US502")
-    for nodes in grouped(n for n in called(step, ROOTS | LOGARITHMS | replacements.QUOTIENTS) if is_floating(n)):
+    for nodes in grouped(n for n in step.of_loss(*ROOTS, *LOGARITHMS, *replacements.QUOTIENTS) if n.floating):
         words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
         yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
-    if nodes := called(step, ("batch_norm",)):
+    if nodes := step.of_loss("batch_norm"):
         yield Edit(_("without batch normalisation"), replacing(nodes, replacements.left_out), "US509")
-    if nodes := called(step, ("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")):
+    if nodes := step.of_loss("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d"):
         yield Edit(_("without dropout"), replacing(nodes, replacements.left_out), "US510")
-    if hidden := called(step, calls.CONVOLUTIONS | {"linear"})[:-1]:
+    if hidden := step.of_loss("linear", *calls.CONVOLUTIONS)[:-1]:
         change = lambda node, *args, **kwargs: functional.relu(node.target(*args, **kwargs))  # noqa: E731
         yield Edit(_("with a relu after each hidden layer"), replacing(hidden, change), "US507")
 
@@ -308,9 +291,9 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
 def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
     """Without one of the two last terms of the loss."""
     depends = computed(step)
-    for node in [n for n in called(step, calls.ADDITIONS) if n.shape == () and n in depends][-1:]:
+    for node in [n for n in step.of_loss(*calls.ADDITIONS) if n.shape == () and n in depends][-1:]:
         for i, read in enumerate(node.all_input_nodes[:2]):
-            term = producer(read, calls.MOVES | calls.MULTIPLICATIONS | replacements.QUOTIENTS)
+            term = read.through(calls.MOVES | calls.MULTIPLICATIONS | replacements.QUOTIENTS)
             words = _("without the term {call} of the loss", call=place(term))
             change = replacing([node], lambda node, *args, i=i: args[1 - i])
             yield Edit(words, change, "US609", loss="easier")
@@ -318,11 +301,11 @@ def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
 
 def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
     """Views that move the numbers, and a softmax over the last dimension."""
-    for nodes in grouped(n for n in called(step, ("view", "reshape")) if is_floating(n)):
+    for nodes in grouped(n for n in step.of_loss("view", "reshape") if n.floating):
         if (move := moved(nodes[0].reads[0].shape, nodes[0].shape)) is not None:
             words = _("with axes that are moved before {call}", call=place(nodes[0]))
             yield Edit(words, replacing(nodes, lambda node, x, *args, move=move, **kwargs: move(x)), "US506")
-    for nodes in grouped(n for n in called(step, ("softmax", "log_softmax")) if len(n.shape) > 1):
+    for nodes in grouped(n for n in step.of_loss("softmax", "log_softmax") if len(n.shape) > 1):
         if calls.softmax_dim(nodes[0]) != len(nodes[0].shape) - 1:
             change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731
             words = _("with {call} over the last dimension", call=place(nodes[0]))
@@ -331,7 +314,7 @@ def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
 
 def of_the_pairs(step: Step, recording: Recording) -> Iterator[Edit]:
     """Another scale of similarities, and other positives, for a loss of all pairs."""
-    for nodes in grouped(n for n in called(step, ("cross_entropy",)) if product(n.reads[0]) is not None):
+    for nodes in grouped(n for n in step.of_loss("cross_entropy") if product(n.reads[0]) is not None):
         own = step.needed([nodes[0].reads[0]])
         if not any(n.function in ("normalize", "norm", "cosine_similarity", "vector_norm") for n in own):
             continue
@@ -355,12 +338,12 @@ def of_the_pairs(step: Step, recording: Recording) -> Iterator[Edit]:
 def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
     """Later tokens that are hidden, and labels that are one token later: a training that knew them learns no more."""
     attention = [
-        n for n in called(step, (calls.DOT_PRODUCT, calls.ATTENTION, "softmax")) if replacements.scores(n) is not None
+        n for n in step.of_loss(calls.DOT_PRODUCT, calls.ATTENTION, "softmax") if replacements.scores(n) is not None
     ]
     if attention:
         yield Edit(_("with later tokens hidden"), replacing(attention, replacements.causal), "US606", reveals=True)
-    shapes = {n.reads[0].shape for n in called(step, ("embedding",)) if n.reads and len(n.reads[0].shape) == 2}
-    for nodes in grouped(called(step, ("cross_entropy",))):
+    shapes = {n.reads[0].shape for n in step.of_loss("embedding") if n.reads and len(n.reads[0].shape) == 2}
+    for nodes in grouped(step.of_loss("cross_entropy")):
         for shape in (shape for shape in shapes if prod(shape) == nodes[0].reads[0].shape[0]):
             later, unpadded = partial(replacements.one_later, shape), partial(replacements.without_padding, shape)
             words = _("with labels that are one token later")
