@@ -44,7 +44,7 @@ def diagnosis_modern() -> Cells:
 @table
 def diagnosis_modern_strangers() -> Cells:
     """The first collection as it was judged first, and after mends; the others, judged once."""
-    collections = ("strangers", "strangers_mended", "second", "third", "fourth", "fifth")
+    collections = ("strangers", "strangers_mended", "second", "third", "fourth", "fifth", "sixth")
     names = [f"diagnosis_modern_{collection}" for collection in collections]
     for found in zip(*map(outcomes_of, names), strict=True):
         yield found[0][0], *(count for _words, count in found)

@@ -51,7 +51,7 @@ def _held_out() -> Iterator[tuple[int, int]]:
 
 def _modern() -> tuple[int, int]:
     """Mistakes in modern trainings that others wrote, judged once: how many are named, of how many."""
-    names = ("second", "third", "fourth", "fifth")
+    names = ("second", "third", "fourth", "fifth", "sixth")
     outcomes = [row["outcome"] for name in names for row in select(f"diagnosis_modern_{name}", variant="broken")]
     return outcomes.count("first") + outcomes.count("named"), len(outcomes)
 

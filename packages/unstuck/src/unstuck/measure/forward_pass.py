@@ -54,7 +54,7 @@ class ForwardPass:
         most: int | None,  # samples that are compared with each other
         arrived: Callable[["ForwardPass"], None],  # is called when a gradient arrives that counts
     ) -> None:
-        self.flow, self.count = Flow(), 1
+        self.flow, self.count = Flow(), 1  # forward passes that it stands for
         self.layers = self.flow.layers
         self.training = False  # the mode of the model
         self.used: set[str] = set()  # names of the parameters that anything in the pass took
