@@ -14,10 +14,11 @@ def surroundings(module: nn.Module) -> nn.Module:
 
     A framework may call a part of the model only, and no object leads from a module to the one that contains it.
     """
-    objects = gc.get_objects()
-    # isinstance would ask the object, and a proxy may run code or fail. Of a class, only its identity is asked.
-    classes = {id(of): of for of in map(type, objects)}
-    own = {number for number, of in classes.items() if issubclass(of, nn.Module)}
+    classes: list[type] = [nn.Module]
+    for of in classes:
+        classes += type.__subclasses__(of)
+    # isinstance would ask the object, and a proxy may run code or fail: only the identity of its class is asked.
+    own, objects = set(map(id, classes)), gc.get_objects()
     containing: dict[int, list[nn.Module]] = {}
     for found in compress(objects, map(own.__contains__, map(id, map(type, objects)))):
         for child in nn.Module.children(found) if "_modules" in vars(found) else ():

@@ -180,9 +180,8 @@ class Recorder(TorchFunctionMode):
         """Whether a recorded call has made any of these values, or of what is in them."""
         for x in values:
             node = self._nodes.get(id(x))
-            if node is not None and node.op == "call_function" and node.tensor() is x:
-                return True
-            if isinstance(x, tuple | list | dict) and self._reads_made(tensors_in(x)):
+            made = node is not None and node.op == "call_function" and node.tensor() is x
+            if made or (isinstance(x, tuple | list | dict) and self._reads_made(tensors_in(x))):
                 return True
         return False
 
