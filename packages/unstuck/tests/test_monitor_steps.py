@@ -434,15 +434,52 @@ def test_all_passes_of_a_step_count_although_only_the_first_are_measured(passes)
 
 
 def test_of_very_many_passes_before_a_loss_the_later_ones_are_not_recorded():
-    model, calls = nn.Linear(8, 1), []
+    model = nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with Monitor(model, every=1, trials=True) as monitor:
         for passes in (16, 64):
             loss = torch.stack([model(torch.randn(ROWS, 8)).square().mean() for _ in range(passes)]).sum()
-            calls.append(sum(1 for _ in monitor._probe._recorder.step.calls()))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    assert calls[1] == 2 < calls[0]  # stack, sum
+    few, many = ([node.function for node in step.calls()] for step in monitor.recording.steps)
+    assert few.count("linear") == 16
+    assert "linear" not in many
+    assert all(node.value is None for node in monitor.recording.steps[1].nodes)  # nothing keeps outputs
     assert [m.samples for m in monitor.measurements] == [16 * ROWS, 64 * ROWS]
     assert monitor.measurements[1].loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_very_many_passes_end_with_a_loss_or_when_their_outputs_are_gone():
+    """An evaluation with gradients hides no step, and each of two losses counts."""
+    model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def passes(count):
+        return torch.stack([model(torch.randn(ROWS, 8)).square().mean() for _ in range(count)]).sum()
+
+    with Monitor(model, every=1, trials=True) as monitor:
+        kept = [model(torch.randn(ROWS, 8)) for _ in range(30)]
+        del kept
+        losses = [passes(1), None, None]
+        losses[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for i in (1, 2):
+            losses[i] = passes(20)
+            losses[i].backward()
+        optimizer.step()
+    first, second = monitor.measurements
+    assert [len(m.layers) for m in (first, second)] == [3, 3]
+    assert (first.samples, second.samples) == (ROWS, 40 * ROWS)
+    assert second.loss == pytest.approx(sum(loss.item() for loss in losses[1:]), rel=1e-5)
+
+
+def test_of_very_many_passes_those_with_a_gradient_are_counted():
+    model, x = nn.Linear(8, 1), torch.randn(ROWS, 8)
+    generator = nn.Linear(8, 8)
+    with Monitor(model, every=1) as monitor:
+        outputs = [model(generator(x)).square().mean() for _ in range(40)]
+        torch.stack([outputs[3], outputs[20], outputs[30]]).sum().backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert monitor.measurements[0].samples == 3 * ROWS

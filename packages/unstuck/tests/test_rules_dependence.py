@@ -322,26 +322,6 @@ def test_a_decoder_that_reads_the_targets_unshifted_copies_them():
     assert findings(Decoder(), ((read, shifted),), targets, flat) == []
 
 
-class Filter(nn.Module):
-    """A convolution over time that looks so many values ahead."""
-
-    def __init__(self, ahead):
-        super().__init__()
-        self.ahead, self.first, self.last = ahead, nn.Conv1d(1, 8, 3), nn.Conv1d(8, 1, 1)
-
-    def forward(self, series):
-        padded = functional.pad(series[:, None], (2 - self.ahead, self.ahead))
-        return self.last(torch.tanh(self.first(padded)))[:, 0]
-
-
-@pytest.mark.parametrize(("ahead", "later", "named"), [(1, 1, True), (0, 1, False), (1, 0, False)])
-def test_a_forecast_of_the_next_value_must_not_see_it(ahead, later, named):
-    """A value that is asked for at its own place, as by an autoencoder, may be seen."""
-    series = torch.randn(16, 21).cumsum(1)
-    inputs, targets = series[:, :-1], series[:, later : 20 + later]
-    assert (("US606", "error") in findings(Filter(ahead), inputs, targets, functional.mse_loss)) == named
-
-
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [

@@ -457,12 +457,14 @@ def test_all_optimizers_of_a_step_train():
     assert monitor.recording.held == {name for name, _ in model.named_parameters()}
 
 
-def test_a_recorded_step_is_over_when_its_optimizer_steps_again_also_where_nothing_is_measured():
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_recorded_step_is_over_when_its_parameters_move_again_also_where_nothing_is_measured(made_again):
     model, (x, y) = network(), batch()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1) for _ in range(3)]
     with unstuck.Monitor(model, every=100, trials=True) as monitor:
         opened = []
-        for _ in range(3):
+        for i in range(3):
+            optimizer = optimizers[i if made_again else 0]
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()

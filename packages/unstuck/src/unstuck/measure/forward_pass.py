@@ -98,7 +98,7 @@ class ForwardPass:
         note = _("a call of {name}, because of a bug in unstuck: please report it ({reason})", name=name, reason=reason)
         self.notes[note] = None
 
-    def continues(self, values: Any, name: str) -> bool:
+    def continues(self, values: Any, name: str, ended: bool) -> bool:
         """Whether an outermost module that reads these values continues the pass: parts of a model called one by one.
 
         The values come from one of the pass's layers, or the module is new and they come from unknown calls.
@@ -484,18 +484,41 @@ class ForwardPass:
 
 
 class CountedPass(ForwardPass):
-    """The later ones of very many passes before a loss: it waits for a gradient of their outputs, and counts them."""
+    """All but the first of very many passes before a loss: those that a gradient comes back to are counted."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.count, self._ran = 0, set[str]()  # outermost modules that have run in the latest
+        self._sizes: list[int] = []  # samples of each pass so far
+        self._ran: set[str] = set()  # outermost modules of the latest
+        self.forget_gradients()
+
+    def continues(self, values: Any, name: str, ended: bool) -> bool:
+        """It does until there is a loss, or none can come."""
+        return not (ended or self.is_over)
 
     def begin(self, values: Any, name: str, samples: int) -> None:
         """An outermost module runs: the latest pass goes on, or another one begins."""
-        goes_on = name not in self._ran and any(t.requires_grad and not t.is_leaf for t in tensors_in(values))
-        if not goes_on:
-            self.count, self.samples, self._ran = self.count + 1, self.samples + samples, set()
+        computed = any(t.requires_grad and not t.is_leaf for t in tensors_in(values))
+        if not (self._sizes and computed and name not in self._ran):
+            self._sizes.append(samples)
+            self._ran = set()
         self._ran.add(name)
+
+    def follow_outputs(self, outputs: Any) -> None:
+        """Wait for the gradient of the outputs."""
+        for output in tensors_in(outputs):
+            self._await(output, partial(self._reach, len(self._sizes) - 1))
+
+    def _reach(self, place: int, gradient: Tensor | None) -> None:
+        self._return(gradient)
+        if gradient is not None and self._comes_back() and place not in self._reached:
+            self._reached.add(place)
+            self.count, self.samples = self.count + 1, self.samples + self._sizes[place]
+
+    def forget_gradients(self) -> None:
+        """Drop the gradients: they were emptied."""
+        super().forget_gradients()
+        self.count, self.samples, self._reached = 0, 0, set[int]()
 
 
 def _part(stack: Tensor, dim: int, most: int | None) -> Tensor:

@@ -90,7 +90,7 @@ class Probe(Observer):
     @property
     def passes(self) -> int:
         """Number of forward passes."""
-        return len(self._passes)
+        return sum(one.count for one in self._passes)
 
     def note_use(self, weights: set[int]) -> None:
         """An optimizer of other weights, which have these identities, has used the loss of the passes so far."""
@@ -271,32 +271,34 @@ class Probe(Observer):
 
     def _rest_if_idle(self) -> None:
         """Drop passes to which nothing can come back; rest after many of them."""
-        if not self.may_rest or self.has_gradients:
+        if self.has_gradients or not (self.may_rest or (self._ranks.count == 1 and len(self._passes) >= PASSES)):
             return
         kept = [one for one in self._passes if not one.is_over]
         self._idle += len(self._passes) - len(kept)
         self._passes = kept
-        if self._idle >= MOST_IDLE:
+        if self.may_rest and self._idle >= MOST_IDLE:
             self.detach()
             self.forget()
             self.rests = True
 
     def _begin_pass(self, args: Any, name: str, layer: nn.Module) -> None:
         """Begin a pass, or continue the last."""
-        last = self._passes[-1] if self._passes else None
-        if last is None or any(one.ends_at for one in self._followed):
-            self.stop_following()
-        if last is None and self._recorder.ahead:
-            self._read_names()
-        elif last is None:
-            self._restart()
-        if last is None or not (isinstance(last, CountedPass) or last.continues(args, name)):
+        last, ended = self._passes[-1] if self._passes else None, bool(self._recorder.step.losses)
+        goes_on = last is not None and last.continues(args, name, ended)
+        if not goes_on:
             self._rest_if_idle()
             if self.rests:
                 return
+        if not self._passes or any(one.ends_at for one in self._followed):
+            self.stop_following()
+        if not self._passes and self._recorder.ahead and not self._recorder.passes:
+            self._read_names()
+        elif not self._passes:
+            self._restart()
+        if last is None or not goes_on:
             if len(self._passes) >= MOST_PASSES:
                 self._passes = [r for r in self._passes if r.counts][-MOST_PASSES // 2 :]
-            many = len(self._passes) >= PASSES and not self._recorder.step.losses
+            many = len(self._passes) >= PASSES and not ended
             last = (CountedPass if many else ForwardPass)(
                 self._recorder,
                 self._stack,

@@ -19,7 +19,7 @@ COVERED = 0.9
 """Correlation with the noise where there is most of it: usual schedules have more than 0.99."""
 FEWEST, ENDS, NEAR = 64, 0.05, 4
 """Samples; the share of them that have the smallest, or the largest times; those that have nearly the same time."""
-RISES, DROWNED = 0.15, 0.7
+RISES, DROWNED = 0.15, 0.8
 """How much the correlation depends on the time, at least, unless it is larger than this at all times."""
 
 REACH_NOISE = (

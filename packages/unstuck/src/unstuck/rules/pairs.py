@@ -18,9 +18,9 @@ from unstuck.step.node import reached
 from unstuck.wording import named, number, percent
 
 REPEATED = 0.25
-FLAT, FLATTER, SHARP = 0.45, 0.8, 300.0
-"""Least loss of cosines over that of equal ones; the same if the scale trains or targets are shares; the largest scale
-of cosines that trains, three times that of CLIP."""
+FLAT, FLATTER, UNSCALED, SHARP = 0.6, 0.8, 0.5, 300.0
+"""Least loss of cosines over that of equal ones; the same if the scale trains or targets are shares, and if nothing
+scales them; the largest scale of cosines that trains, three times that of CLIP."""
 TURNED = frozenset({"T", "mT", "t", "transpose", "permute", "contiguous", "detach", "float", "clone"})
 READERS = ("cross_entropy", "log_softmax", "logsumexp")
 ALIGNED, UNIT, MASKED = 0.999, 1e-3, -1e4
@@ -71,7 +71,8 @@ def wrong_scale(evidence: Evidence) -> Found | None:
     if found is None or found.scale is None:
         return None
     least = math.log1p((found.columns - 1) * math.exp(-2 * found.scale)) / math.log(found.columns)
-    if least > (limit := FLAT if found.fixed else FLATTER):
+    limit = FLATTER if not found.fixed else UNSCALED if abs(found.scale - 1) < UNIT else FLAT
+    if least > limit:
         text = _(
             "Cosines are multiplied by {scale} before the softmax: the loss cannot fall below {share} % of that of "
             "equal ones.",

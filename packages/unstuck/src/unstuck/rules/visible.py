@@ -9,7 +9,7 @@ from torch import Tensor
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import EQUAL, FEWEST, LEAK, Again, differ, with_others_in
+from unstuck.measure.again import EQUAL, FEWEST, Again, differ
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -22,7 +22,6 @@ HIDDEN, FEW = 0.05, 0.01
 """Share of an input that the model is not shown, at least; share of what the loss counts."""
 
 MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all tokens (top-k) sees later ones, too."
-LOOK_BACK = "Pad convolutions at the left only, mask the attention, and let no recurrent layer run backwards."
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 DENOISE = "Let the target be the noise, the clean sample, or the velocity."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
@@ -46,9 +45,6 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "only: the model copies its input."
         )
         return shown(text, SHIFT)
-    if evidence.ask(next_value):
-        text = _("The targets are the next values of an input, and outputs depend on later values.")
-        return shown(text, LOOK_BACK)
     if evidence.ask(own_input):
         text = _("The targets are the very numbers that the model reads beside a time: it copies its input.")
         return shown(text, DENOISE)
@@ -130,28 +126,6 @@ def _are_alike(again: Again, counts: Tensor, output: Node, target: Node) -> bool
 
 def _vary(x: Tensor) -> bool:
     return differ(x, x[:1], EQUAL)
-
-
-@question
-def next_value(again: Again) -> bool:
-    """Whether outputs depend on later values of a series, the next of which they are compared with."""
-    for call in (n for n in again.step.of_loss(*calls.COMPARISONS) if n.module is None):
-        pairs = (call.reads[:2], call.reads[1::-1]) if len(call.reads) > 1 else ()
-        known = ((output, read) for output, target in pairs for read in again.read if _is_next(read, target))
-        for output, read in known:
-            half = read.shape[1] // 2
-            change = {read: lambda x, half=half: with_others_in(x, slice(half, None))}
-            (before,), (after,) = again.run([output]), again.run([output], change)
-            return output.shape == read.shape and differ(before[:, :half], after[:, :half], LEAK)
-    return False
-
-
-def _is_next(read: Node, target: Node) -> bool:
-    """Whether a target has the next value of a series at each place."""
-    x, y = read.value, target.through(calls.KEEP_PLACES).value
-    if x is None or y is None or x.shape != y.shape or x.dim() < 2 or not x.is_floating_point():
-        return False
-    return x.shape[1] >= FEWEST and torch.equal(x[:, 1:], y[:, :-1])
 
 
 @question

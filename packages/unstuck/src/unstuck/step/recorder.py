@@ -52,7 +52,7 @@ class Recorder(TorchFunctionMode):
         self.stack: list[str] = []  # names of the modules that run, outermost first
         self.inputs: set[int] = set()  # of the model, by identity
         self.passes = self.ahead = self._bytes = 0  # calls before the first pass, and bytes that they read
-        self.sparse = False  # only calls are recorded that read what recorded ones have made
+        self.sparse = False  # only calls are recorded that read what recorded ones have made, without values
         self._before: dict[int, Node] = {}  # what was made before the first forward pass
         self._ended = False  # by a backward pass: an optimizer moves the weights now
         self._names = {id(tensor): (name, tensor) for name, tensor in names.items()}
@@ -142,11 +142,11 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function and record it."""
         kwargs, func = kwargs or {}, original(func)
-        if self.sparse and not (self._reads_made(args) or self._reads_made(kwargs.values())):
+        name = name_of(func)
+        if self.sparse and name != "backward" and not (self._reads_made(args) or self._reads_made(kwargs.values())):
             return func(*args, **kwargs)
         if not self._entered or self.thread != get_ident() or (self.ahead > MOST_AHEAD and not self.passes):
             return func(*args, **kwargs)
-        name = name_of(func)
         if not name or (self._ended and not (torch.is_grad_enabled() and _continues(args, kwargs))):
             return func(*args, **kwargs)
         if transforms_active() and name != "backward":
@@ -199,7 +199,7 @@ class Recorder(TorchFunctionMode):
             if tensor.requires_grad and not tensor.is_leaf:
                 self.step.unfollowed["a gradient from before the model was called: call the model first"] = None
             node = Node("input" if id(tensor) in self.inputs else "constant", len(self.step.nodes))
-            node.value = tensor if tensor.is_leaf else tensor.detach()
+            node.value = None if self.sparse else tensor if tensor.is_leaf else tensor.detach()
             made = self.known(tensor, self._before)
             node.made_by = made if made is not None and made.function else None
         else:

@@ -131,7 +131,7 @@ class Recording:
         taken: Callable[[], float] = lambda: 1.0,
         scale: float = 1.0,
     ) -> None:
-        """An optimizer is about to step; one that has made the step that is open begins another one.
+        """An optimizer is about to step; one that moves what the open step has moved begins another one.
 
         Args:
             optimizer: one of the model's.
@@ -141,20 +141,19 @@ class Recording:
             scale: what a gradient scaler multiplied the loss by.
         """
         with self._failing():
-            before = self._optimizers.get(id(optimizer))
-            if self.open and before is None:
-                self._optimizers[id(optimizer)] = OptimizerSettings.of(optimizer, self._model)
+            before, settings = self._optimizers.get(id(optimizer)), OptimizerSettings.of(optimizer, self._model)
             step = None if self.open or self._failed else take()
+            if self.open and self.held.isdisjoint(name for group in settings.groups for name in group["params"]):
+                self._optimizers[id(optimizer)] = settings
+            else:
+                self.open = False  # these parameters have moved: it is another step
             if step is not None and step.losses:
                 moved = others()
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
                     self._beside = _("another network trains beside it, which the loss reads")
                 self.keep(step, scale)
                 self.taken.append(min(1.0, taken()))
-                settings = OptimizerSettings.of(optimizer, self._model).at_least(before)
-                self._optimizers, self.open = {id(optimizer): settings}, True
-            elif before is not None:
-                self.open = False
+                self._optimizers, self.open = {id(optimizer): settings.at_least(before)}, True
 
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
@@ -164,9 +163,7 @@ class Recording:
                 self.steps[0].release()
             model = state(self._model)
             if self._names and self._names != model.keys():  # another training: an adapter was added
-                for kept in (self.steps, self.taken, self.scales):
-                    kept.clear()
-                self.values, self._first = {}, None
+                self._clear()
             self._names = set(model)
             read = [
                 node.value
@@ -195,5 +192,9 @@ class Recording:
             yield
         except Exception as error:
             self._failed = str(error) if isinstance(error, NotTriedError) else in_one_line(error)
-            self.steps.clear()
-            self.values = {}
+            self._clear()
+
+    def _clear(self) -> None:
+        for kept in (self.steps, self.taken, self.scales):
+            kept.clear()
+        self.values, self._first = {}, None
