@@ -58,8 +58,7 @@ class Again:
     @cached_property
     def outputs(self) -> list[Node]:
         """The outputs that have something for each sample; similarities of all pairs of samples do not."""
-        floating = (n for n in self.step.outputs if n.floating and n.shape)
-        own = (node for node in floating if node.shape[0] and node.shape[0] % self.samples == 0)
+        own = (n for n in self.step.outputs if n.floating and n.shape and n.shape[0] and n.shape[0] % self.samples == 0)
         given = set(self.given)
         pairs = (self.samples, self.samples)
         return [n for n in own if n.shape != pairs and not given.isdisjoint(self.step.needed([n]))]

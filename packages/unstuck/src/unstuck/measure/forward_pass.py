@@ -54,7 +54,8 @@ class ForwardPass:
         most: int | None,  # samples that are compared with each other
         arrived: Callable[["ForwardPass"], None],  # is called when a gradient arrives that counts
     ) -> None:
-        self.flow, self.count = Flow(), 1  # forward passes that it stands for
+        self.flow = Flow()
+        self.count = 1  # forward passes that it stands for
         self.layers = self.flow.layers
         self.training = False  # the mode of the model
         self.used: set[str] = set()  # names of the parameters that anything in the pass took
@@ -98,7 +99,7 @@ class ForwardPass:
         note = _("a call of {name}, because of a bug in unstuck: please report it ({reason})", name=name, reason=reason)
         self.notes[note] = None
 
-    def continues(self, values: Any, name: str, ended: bool) -> bool:
+    def continues(self, values: Any, name: str) -> bool:
         """Whether an outermost module that reads these values continues the pass: parts of a model called one by one.
 
         The values come from one of the pass's layers, or the module is new and they come from unknown calls.
@@ -492,9 +493,9 @@ class CountedPass(ForwardPass):
         self._ran: set[str] = set()  # outermost modules of the latest
         self.forget_gradients()
 
-    def continues(self, values: Any, name: str, ended: bool) -> bool:
+    def continues(self, values: Any, name: str) -> bool:
         """It does until there is a loss, or none can come."""
-        return not (ended or self.is_over)
+        return not (self._recorder.step.losses or self.is_over)
 
     def begin(self, values: Any, name: str, samples: int) -> None:
         """An outermost module runs: the latest pass goes on, or another one begins."""
@@ -510,8 +511,8 @@ class CountedPass(ForwardPass):
             self._await(output, partial(self._reach, len(self._sizes) - 1))
 
     def _reach(self, place: int, gradient: Tensor | None) -> None:
-        self._return(gradient)
         if gradient is not None and self._comes_back() and place not in self._reached:
+            self._returned = True
             self._reached.add(place)
             self.count, self.samples = self.count + 1, self.samples + self._sizes[place]
 

@@ -284,7 +284,7 @@ class Probe(Observer):
     def _begin_pass(self, args: Any, name: str, layer: nn.Module) -> None:
         """Begin a pass, or continue the last."""
         last, ended = self._passes[-1] if self._passes else None, bool(self._recorder.step.losses)
-        goes_on = last is not None and last.continues(args, name, ended)
+        goes_on = last is not None and last.continues(args, name)
         if not goes_on:
             self._rest_if_idle()
             if self.rests:

@@ -9,7 +9,7 @@ from torch import Tensor
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import EQUAL, FEWEST, Again, differ
+from unstuck.measure.again import EQUAL, FEWEST, Again, differ, kinds
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -131,11 +131,12 @@ def _vary(x: Tensor) -> bool:
 @question
 def own_input(again: Again) -> bool:
     """Whether a denoiser, which reads a time for each sample, is asked for the very numbers that it reads."""
-    if not any(n.value is not None and len(set(n.value.flatten().tolist())) > 2 for n in _numbers(again)):
+    numbers = _numbers(again)
+    if not any(n.value is not None and len(kinds(n.value)) > 2 for n in numbers):
         return False
-    inputs, regressions = _inputs(again), again.step.of_loss(*calls.REGRESSION_LOSSES)
+    regressions, others = again.step.of_loss(*calls.REGRESSION_LOSSES), set(_inputs(again)).difference(numbers)
     compared = [node.through(calls.KEEP_PLACES).value for call in regressions for node in call.reads[:2]]
-    pairs = ((one, x.value) for one in compared for x in inputs if x not in _numbers(again))
+    pairs = ((one, x.value) for one in compared for x in others)
     return any(one is not None and other is not None and torch.equal(one, other) for one, other in pairs)
 
 

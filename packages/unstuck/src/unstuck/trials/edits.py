@@ -28,7 +28,6 @@ Call = Callable[..., Any]
 Changes = Mapping[Node, Call]
 """Functions in the place of those of some calls; for an input, of its tensor."""
 
-BINARY = calls.BINARY_LOSSES
 BENDS = ACTIVATIONS.keys() | calls.SOFTMAXES | calls.CLAMPS
 ROOTS, LOGARITHMS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"}), frozenset({"log", "log2", "log10"})
 MAY_DIE = frozenset({"relu", "relu6", "hardtanh", "threshold", "hardsigmoid"})
@@ -190,7 +189,7 @@ def of_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
 
 def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
     """Targets of the shape of the outputs, or scaled."""
-    for c in comparisons(step, calls.COMPARISONS | BINARY):
+    for c in comparisons(step, calls.COMPARISONS | calls.BINARY_LOSSES):
         where = place(c.call)
         if c.outputs.shape != c.targets.shape and prod(c.outputs.shape) == prod(c.targets.shape):
             words = _("with targets of the shape {shape} in {call}", shape=list(c.outputs.shape), call=where)
@@ -201,7 +200,8 @@ def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
                 change = with_targets(c, lambda _x, y: replacements.standardised(y))
                 yield Edit(words, change, "US603 US604", loss="easier")
             words = _("with targets between 0 and 1 in {call}", call=where)
-            bounded = {c.call.function, c.outputs.through(calls.MOVES).function} & {"sigmoid", "softmax", *BINARY}
+            last = c.outputs.through(calls.MOVES).function
+            bounded = c.call.function in calls.BINARY_LOSSES or last in ("sigmoid", "softmax")
             missed = bounded and (given := c.targets.through(calls.MOVES).value) is not None and bool(given.max() > 1)
             change = with_targets(c, lambda _x, y: replacements.between_0_and_1(y))
             yield Edit(words, change, "US603 US604", loss="asked for" if missed else "easier")
