@@ -39,7 +39,6 @@ import modern_failures  # noqa: E402
 import real_failures  # noqa: E402
 from real_failures import Program  # noqa: E402
 
-unstuck.remedies.extensions = tuple  # plain PyTorch, as without Sigmoid Core
 COLUMNS = 80
 FAR = 30
 """Largest over smallest loss from which on an axis is logarithmic."""
@@ -305,6 +304,7 @@ def measure(gallery: Gallery) -> Iterator[tuple[Exhibit, tuple[Report, dict[str,
 
 def main() -> None:
     """Write or check."""
+    unstuck.remedies.extensions = tuple  # plain PyTorch, as without Sigmoid Core
     verdict.SECONDS = 600.0  # however busy the machine is
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

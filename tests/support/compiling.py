@@ -1,5 +1,6 @@
 """Ways to compile a training, each as a loss of inputs and targets, and a fresh compiler for every test."""
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,17 +10,29 @@ import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from unstuck.observation.observer import Observer
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
     """Check that nothing stays behind in the compiler; import it into a test module."""
+    detach_others()
+    assert stance() == "default"
     torch._dynamo.reset()
     counters.clear()
     yield
     assert stance() == "default"
     torch._dynamo.reset()
+
+
+def detach_others() -> None:
+    """Detach what an earlier test has dropped and something still holds; seen once, in a worker of many tests."""
+    for one in gc.get_objects():
+        if issubclass(type(one), Observer) and one.attached:  # `isinstance` runs code of lazy objects
+            print("left attached by an earlier test:", one)
+            one.detach()
 
 
 def stance() -> str:

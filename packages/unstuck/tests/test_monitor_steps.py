@@ -276,6 +276,29 @@ def test_trainings_in_several_threads_have_their_own_monitors():
     assert not failures
 
 
+def test_an_optimizer_of_another_thread_may_step_while_a_step_is_measured(model, batch):
+    class Slow(torch.optim.SGD):
+        """While its groups are read, another optimizer makes its first step, as in another thread."""
+
+        def __getattribute__(self, name):
+            if name == "param_groups" and busy:
+                other = nn.Linear(2, 2)
+                others.append(sgd(other))
+                monitor._before_step(others[-1])
+            return super().__getattribute__(name)
+
+    busy, others = [], []
+    with Monitor(model, every=1) as monitor:
+        optimizers = [Slow(model.parameters(), lr=0.1), Slow(nn.Linear(2, 2).parameters(), lr=0.1)]
+        for optimizer in optimizers:
+            monitor._before_step(optimizer)
+        busy.append(True)
+        found = monitor._of_others()
+        busy.clear()
+    assert found == {id(p) for group in optimizers[1].param_groups for p in group["params"]}
+    assert others
+
+
 class Line(nn.Module):
     """Two numbers and no layer."""
 

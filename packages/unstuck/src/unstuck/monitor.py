@@ -224,7 +224,7 @@ class Monitor:
     def _before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
         if self.recording is not None:
-            self.recording.before_forward()
+            self.recording.open = False
         if self._stepped is not None:
             self._take()
         elif self._in_step:  # in a closure: its last evaluation counts
@@ -250,7 +250,8 @@ class Monitor:
             self._stop_listening = listen_to_updates(scaler, self._before_update)
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self._seen.add(optimizer)
+        if optimizer not in self._seen:  # another set, for another thread may read this one
+            self._seen = WeakSet([*self._seen, optimizer])
         if optimizer not in self._optimizers:
             return  # another loss may read the same outputs later, as in a GAN
         self._probe.stop_following()

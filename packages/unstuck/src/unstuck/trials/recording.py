@@ -119,10 +119,6 @@ class Recording:
         """The parameters that the optimizers move."""
         return {name for one in self.optimizers for group in one.groups for name in group["params"]}
 
-    def before_forward(self) -> None:
-        """A forward pass begins: the last step is over."""
-        self.open = False
-
     def before_step(
         self,
         optimizer: torch.optim.Optimizer,
