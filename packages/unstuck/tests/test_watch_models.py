@@ -1,6 +1,7 @@
 """Which models `unstuck` finds in a script, and what it says about each."""
 
 import gc
+import re
 
 import pytest
 from support import processes
@@ -213,6 +214,27 @@ def test_tasks_that_alternate_are_no_unused_parameters(tmp_path, capfd):
     """
     _, error = watched(capfd, written(tmp_path, script))
     assert "US501" not in error
+
+
+@pytest.mark.parametrize("kind", ["Dict", "List"])
+@pytest.mark.parametrize("optimizers", [1, 2])
+def test_parts_in_a_list_or_dictionary_are_a_model_if_one_optimizer_moves_them(tmp_path, capfd, kind, optimizers):
+    script = f"""
+        body, head = nn.Sequential(nn.Linear(8, 4), nn.Tanh()), nn.Linear(4, 1)
+        whole = nn.ModuleDict(dict(body=body, head=head)) if {kind == "Dict"} else nn.ModuleList([body, head])
+        parts = [whole] if {optimizers == 1} else [body, head]
+        optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in parts]
+        for i in range(12):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            nn.functional.mse_loss(head(body(inputs)), targets).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    names = re.findall(r"^unstuck: (\w+), trained by SGD$", error, re.MULTILINE)
+    assert names == ([f"Module{kind}"] if optimizers == 1 else ["Sequential", "Linear"])
+    assert f"healthy: {3 if optimizers == 1 else 2} layers" in error
 
 
 def test_models_of_other_sizes_or_side_by_side_are_not_taken_for_folds(tmp_path, capfd):

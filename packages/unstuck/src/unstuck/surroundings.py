@@ -4,23 +4,29 @@ import gc
 from itertools import compress
 
 from torch import nn
+from torch.optim import Optimizer
+
+from unstuck.measure.optimizer_steps import moved
 
 WRAPPED = (["module"], ["_orig_mod"], ["_forward_module"])
 """Names of the only child of a wrapper: of `DistributedDataParallel`, `torch.compile` and Lightning Fabric."""
+
+CONTAINERS = nn.ModuleList | nn.ModuleDict
 
 
 def surroundings(module: nn.Module) -> nn.Module:
     """The largest module that contains this one, without wrappers such as those of DDP.
 
-    A framework may call a part of the model only, and no object leads from a module to the one that contains it.
+    A framework may call a part of the model only, and no object leads from a module to the one that contains it. A list
+    or dictionary of modules is a model if one optimizer moves it.
     """
     classes: list[type] = [nn.Module]
     for of in classes:
         classes += type.__subclasses__(of)
     # isinstance would ask the object, and a proxy may run code or fail: only the identity of its class is asked.
-    own, objects = set(map(id, classes)), gc.get_objects()
+    known, objects = set(map(id, classes)), gc.get_objects()
     containing: dict[int, list[nn.Module]] = {}
-    for found in compress(objects, map(own.__contains__, map(id, map(type, objects)))):
+    for found in compress(objects, map(known.__contains__, map(id, map(type, objects)))):
         for child in nn.Module.children(found) if "_modules" in vars(found) else ():
             containing.setdefault(id(child), []).append(found)
     around = {id(module): module}
@@ -30,8 +36,19 @@ def surroundings(module: nn.Module) -> nn.Module:
             if id(outer) not in around:
                 around[id(outer)] = outer
                 queue.append(outer)
-    models = [m for m in queue if not isinstance(m, nn.ModuleList | nn.ModuleDict)] or queue
-    model = max(models, key=lambda m: sum(1 for _ in m.parameters()))
+    model = max(queue, key=_size)
+    own, optimizers = identities(model), (one for one in objects if issubclass(type(one), Optimizer))
+    if isinstance(model, CONTAINERS) and not any(own <= moved(one) for one in optimizers):
+        model = max([m for m in queue if not isinstance(m, CONTAINERS)] or queue, key=_size)
     while [name for name, _ in model.named_children()] in WRAPPED:
         model = next(model.children())
     return model
+
+
+def identities(module: nn.Module) -> set[int]:
+    """The identities of its parameters."""
+    return {id(p) for p in module.parameters()}
+
+
+def _size(module: nn.Module) -> int:
+    return len(identities(module))

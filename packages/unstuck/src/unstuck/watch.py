@@ -25,7 +25,7 @@ from unstuck.monitor import Monitor
 from unstuck.observation.process_group import Alone
 from unstuck.remedies import findings_of
 from unstuck.rules import find
-from unstuck.surroundings import surroundings
+from unstuck.surroundings import identities, surroundings
 from unstuck.wording import counted, in_one_line
 
 CADENCE = ((1, 1), (40, 10), (100, 20), (800, 100), (1600, 200))
@@ -176,7 +176,7 @@ class Watch:
 
     def _find(self, module: nn.Module) -> "_Model | None":
         """The model that a module is a part of, or the wrapper of."""
-        own = _identities(module)
+        own = identities(module)
         return next((model for model in self._running if own <= model.parameters), None) if own else None
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -190,7 +190,7 @@ class Watch:
                 "before the optimizer is made; PEFT loads an adapter to train it with `is_trainable=True`",
                 kind=kind, parameters=counted(len(own), "parameter"),
             )  # fmt: skip
-            self._frozen[problem] = _identities(module)
+            self._frozen[problem] = identities(module)
             return
         if self._classes[kind] >= MOST:
             problem = _(
@@ -205,11 +205,12 @@ class Watch:
             gc.collect()  # what nobody has any more, such as an earlier model and its optimizers
             whole = surroundings(module)
         for model in self._running:
-            part = model.parameters <= _identities(whole)
+            part = model.parameters <= identities(whole)
             if part or model.is_over:
                 self._retire(model, part=part)
         model = _Model(self._name(whole), whole, self)
-        model.monitor.on_missing = lambda: self._doubt(model)
+        # Optimizers of the model step, and another model may run in its place: search again.
+        model.monitor.on_missing = lambda: self._steps.update(dict.fromkeys(model.optimizers, 0))
         model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
         model.monitor.begin(module, args)
@@ -273,10 +274,6 @@ class Watch:
         if all(steps == PATIENCE for steps in self._steps.values()):
             self._end_search()
 
-    def _doubt(self, model: "_Model") -> None:
-        """Search again: optimizers of a model step, and another model may run in its place."""
-        self._steps.update(dict.fromkeys(model.optimizers, 0))
-
 
 class _Monitor(Monitor):
     """Neither warns nor raises: the script has no Monitor, and the verdict says it."""
@@ -334,7 +331,7 @@ class _Model:
     @property
     def parameters(self) -> set[int]:
         """The identities of its parameters."""
-        return _identities(self.monitor.model)
+        return identities(self.monitor.model)
 
     def end(self) -> Verdict:
         """Its result, without the model, which is not watched any more."""
@@ -391,7 +388,3 @@ def distance(step: int) -> int:
 def kind_of(name: str) -> str:
     """The class in the name of a model."""
     return name.partition(" ")[0]
-
-
-def _identities(model: nn.Module) -> set[int]:
-    return {id(p) for p in model.parameters()}

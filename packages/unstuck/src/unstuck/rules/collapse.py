@@ -1,7 +1,6 @@
 """Samples that become one point."""
 
 import math
-from collections.abc import Sequence
 
 from unstuck.language import _
 from unstuck.rules.evidence import Evidence, is_zero
@@ -107,13 +106,9 @@ def _collapsed(evidence: Evidence) -> list[int]:
         same[i] = ends and layer.spread < COLLAPSED_SPREAD * scale
         if ends and layer.spread < threshold * scale and not blank[i]:
             found.append(i)
-    return [i for i in found[::-1] if not _reads_zeros(evidence, i, same)]
-
-
-def _reads_zeros(evidence: Evidence, i: int, same: Sequence[bool]) -> bool:
-    """Whether an activation at the end reads the difference of layers that are not the same, as DPO's loss does."""
-    sources = evidence.layers[i].sources
-    return evidence.layers[i].role == "activation" and not all(same[source] for source in sources)
+    # An activation at the end may read the difference of layers that are not the same, as DPO's loss does.
+    reads = [all(same[source] for source in layer.sources) for layer in evidence.layers]
+    return [i for i in found[::-1] if reads[i] or evidence.layers[i].role != "activation"]
 
 
 def _blank(evidence: Evidence) -> list[bool]:

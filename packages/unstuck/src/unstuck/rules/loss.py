@@ -106,14 +106,11 @@ def turned_boxes(again: Again) -> float:
         sides = [side for side in dict.fromkeys(area.reads) if side.function in calls.DIFFERENCES]
         ends = {read.through(calls.MOVES) for side in sides for read in side.reads}
         columns = all(read.op == "call_function" for side in sides for read in side.reads)
-        if len(sides) == 2 and columns and len(ends) == 1 and _are_boxes(*ends):
+        boxes = columns and len(ends) == 1 and all(end.op == "constant" and end.shape[-1:] == (4,) for end in ends)
+        if len(sides) == 2 and boxes:
             width, height = again.run(sides)
             shares.append(((width < 0) | (height < 0)).float().mean().item())
     return max(shares)
-
-
-def _are_boxes(node: Node) -> bool:
-    return node.op == "constant" and node.shape[-1:] == (4,)
 
 
 def _blank_letter(evidence: Evidence) -> Found | None:
