@@ -486,3 +486,34 @@ def test_boxes_that_contain_their_targets_are_no_copies():
     model, x = mlp(8, 16, 4), torch.randn(ROWS, 8)
     targets = 0.1 * corners * (1 + torch.rand(ROWS, 1))
     assert codes(model, lambda x, y: distance(corners + 0.1 * model(x), y), lambda step: (x, targets), rate=1e-4) == []
+
+
+def test_the_statistics_of_another_network_are_no_input_however_many_they_are():
+    generator = nn.Sequential(nn.Linear(4, ROWS), nn.BatchNorm1d(ROWS), nn.Tanh(), nn.Linear(ROWS, 8))
+    judge, bce = mlp(8, 16, 1), functional.binary_cross_entropy_with_logits
+
+    def loss(real, noise):
+        ones = torch.ones(ROWS, 1)
+        return bce(judge(real), ones) + bce(judge(generator(noise).detach()), 1 - ones)
+
+    assert codes(judge, loss, lambda step: (torch.randn(ROWS, 8), torch.randn(ROWS, 4))) == []
+
+
+def test_a_mask_that_is_added_to_scores_is_no_input_of_samples():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(WORDS, 16)
+            layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(16, WORDS)
+
+        def forward(self, ids):  # [positions, samples], as many
+            return self.head(self.encoder(self.words(ids), mask=mask))
+
+    mask = torch.log(torch.tril(torch.ones(ROWS, ROWS)))
+    model, ids = Reader(), torch.randint(WORDS, (ROWS + 1, ROWS))
+
+    def loss(ids):
+        return functional.cross_entropy(model(ids[:-1]).flatten(0, 1), ids[1:].flatten())
+
+    assert codes(model, loss, lambda step: (ids.roll(step, 1),)) == []

@@ -52,9 +52,9 @@ class Watch:
     """Finds the models of this process as they run, and monitors each; make it before the training starts.
 
     A model is the largest module that contains the one that runs, with what else its optimizer moves: gradients are
-    enabled, and it has parameters that train. The search goes on until each optimizer that steps holds parameters of known models; after that, steps that
-    are not measured cost nothing. Each rank measures its own part and waits for no other. A model is held until its
-    optimizers are gone.
+    enabled, and it has parameters that train. The search goes on until each optimizer that steps holds parameters of
+    known models; after that, steps that are not measured cost nothing. Each rank measures its own part and waits for no
+    other. A model is held until its optimizers are gone.
 
     Args:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:

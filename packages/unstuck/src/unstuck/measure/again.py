@@ -45,7 +45,7 @@ class Again:
     def given(self) -> list[Node]:
         """What the step reads that has the samples in its first dimension, in order."""
         data = (n for n in self.step.nodes if n.op == "input" or (n.op == "constant" and not n.requires_grad))
-        read = [node for node in data if node.shape]
+        read = [node for node in data if node.shape and not _is_statistic(node)]
         within = [n for n in read if any(user.module is not None for user in n.users)]
         first = next((n for n in within if n.op == "input"), next(iter(within), None))
         return [] if first is None else [n for n in read if n.shape[0] == first.shape[0]]
@@ -176,6 +176,11 @@ class _OfWholeBatch:
             self._known = self._known or (x.mean(dims), x.var(dims, correction=0))
             mean, var = self._known
         return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
+def _is_statistic(node: Node) -> bool:
+    """Whether batch normalisations keep a mean or a variance in it: another network may have as many as samples."""
+    return bool(node.users) and all(n.function == "batch_norm" and n.reads[0] is not node for n in node.users)
 
 
 def _changed(node: Node, change: Change) -> Callable[..., Any]:

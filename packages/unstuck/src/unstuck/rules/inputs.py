@@ -25,6 +25,8 @@ SAME = 1e-6
 """A loss that changes by less of itself knows both sides of a pair by one input."""
 UNMOVED = 1e-5
 """Change of outputs that do not know positions."""
+HIDES = -1e3
+"""A number that hides a key of an attention if it is added to its scores, at most."""
 MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
 """Parts of the names of inputs that a model may leave alone."""
 NOT_TRAINED = ("US301", "US302", "US303", "US306", "US309", "US401", "US501", "US502", "US505")
@@ -143,7 +145,8 @@ def _varies(node: Node) -> bool:
     value = node.value
     if value is None or value.dtype == torch.bool:
         return False
-    mask = not value.is_floating_point() and value.dim() > 1 and kinds(value) <= {0, 1}
+    added = value.is_floating_point() and bool(((value == 0) | (value < HIDES)).all())  # to the scores of an attention
+    mask = added or (not value.is_floating_point() and value.dim() > 1 and kinds(value) <= {0, 1})
     return not mask and bool((value != value[:1]).any())
 
 
