@@ -25,7 +25,7 @@ from unstuck.monitor import Monitor
 from unstuck.observation.process_group import Alone
 from unstuck.remedies import findings_of
 from unstuck.rules import find
-from unstuck.surroundings import Parts, identities, surroundings
+from unstuck.surroundings import identities, surroundings
 from unstuck.wording import counted, in_one_line
 
 CADENCE = ((1, 1), (40, 10), (100, 20), (800, 100), (1600, 200))
@@ -51,10 +51,10 @@ class Verdict:
 class Watch:
     """Finds the models of this process as they run, and monitors each; make it before the training starts.
 
-    A model is the largest module that contains the one that runs, with what else its optimizer moves: gradients are
-    enabled, and it has parameters that train. The search goes on until each optimizer that steps holds parameters of
-    known models; after that, steps that are not measured cost nothing. Each rank measures its own part and waits for no
-    other. A model is held until its optimizers are gone.
+    A model is the largest module that contains the one that runs: gradients are enabled, and it has parameters that
+    train. The search goes on until each optimizer that steps holds parameters of known models; after that, steps that
+    are not measured cost nothing. Each rank measures its own part and waits for no other. A model is held until its
+    optimizers are gone.
 
     Args:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model:
@@ -220,7 +220,7 @@ class Watch:
             if model.module() is module and not model.kinds:  # its optimizer comes late
                 self._models.remove(model)
                 return model.name
-        kind = module.title if isinstance(module, Parts) else type(module).__name__
+        kind = type(module).__name__
         self._classes[kind] += 1
         return f"{kind} {self._classes[kind]}" if self._classes[kind] > 1 else kind
 
