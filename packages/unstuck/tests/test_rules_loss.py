@@ -145,6 +145,21 @@ def test_outputs_of_a_regression_that_stay_far_from_the_targets_are_named_by_the
 
 
 @pytest.mark.parametrize("std", [1.0, 0.1])
+def test_large_outputs_before_a_log_softmax_are_named_as_those_before_cross_entropy(std):
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Linear(64, 64), nn.Tanh()), nn.Linear(64, 10)
+            nn.init.normal_(self.head.weight, std=2 * std)
+
+        def forward(self, x):
+            return functional.log_softmax(self.head(self.body(x)), 1)
+
+    found = unstuck.diagnose(Classifier(), torch.randn(128, 64), torch.randint(10, (128,)), functional.nll_loss)
+    assert [f.rule for f in found.findings] == (["US607"] if std == 1 else [])
+
+
+@pytest.mark.parametrize("std", [1.0, 0.1])
 def test_unit_normal_weights_in_a_network_of_tanhs_are_found_and_redrawn(std):
     layers = [m for _ in range(8) for m in (nn.Linear(64, 64), nn.Tanh())]
     model, x, y = nn.Sequential(*layers, nn.Linear(64, 10)), torch.randn(128, 64), torch.randint(10, (128,))

@@ -1,6 +1,7 @@
 """The loss reads the wrong input, or the outputs and targets do not fit."""
 
 import math
+from dataclasses import replace
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -246,7 +247,10 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
         return None
     if latest.comparisons[0].function == "mse_loss":
         return _far_outputs(evidence, latest.comparisons[0])
-    (comparison,), guess = latest.comparisons, loss_of_equal_outputs(latest.comparisons[0])
+    comparison, guess = latest.comparisons[0], loss_of_equal_outputs(latest.comparisons[0])
+    heads = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and x.read_by == "log_softmax"]
+    if comparison.function == "nll_loss" and comparison.reads is None and len(heads) == 1:
+        comparison = replace(comparison, reads=heads[0])
     # Outputs of no layer are computed, such as similarities over a temperature.
     if guess is None or comparison.reads is None or not comparison.output_rms > LARGE_LOGITS:
         return None
