@@ -1,8 +1,8 @@
 """The loss reads the wrong input, or the outputs and targets do not fit."""
 
 import math
-from dataclasses import replace
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 import torch
