@@ -4,6 +4,8 @@
 # a target needs is installed; it is renewed when a pyproject.toml changes. Another Python: make setup PYTHON=python3.12
 
 SHELL := /bin/sh
+# Python compiles a module when it is first imported; pip would compile thousands that never are.
+export PIP_NO_COMPILE := 1
 PYTHON ?=
 BENCH ?=
 DIST ?=
