@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 # Python compiles a module when it is first imported; pip would compile thousands that never are.
-export PIP_NO_COMPILE := 1
+export PIP_COMPILE := 0
 PYTHON ?=
 BENCH ?=
 DIST ?=
