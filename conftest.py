@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent
 collect_ignore = ["tests/integrations"]  # of a plain run: `make test-integrations` names the folder
@@ -18,6 +19,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The networks here are narrow: a second thread wins nothing, and on a busy machine it costs a factor of ten.
 torch.set_num_threads(1)
+
+# A busy machine may take a second to draw one value.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

@@ -38,7 +38,7 @@ def assert_exact(y, x, alpha, shift=0.0):
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(x=finite, alpha=st.floats(min_value=0, exclude_min=True, allow_infinity=False), shift=finite)
 def test_output_is_exact_to_1e_15_for_any_finite_inputs(x, alpha, shift):
     assert_exact(sigmoid_core(x, alpha, shift), x, alpha, shift)

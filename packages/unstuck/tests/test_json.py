@@ -51,14 +51,14 @@ measurements = anything(
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(few(anything(Finding, message=TEXTS)), few(measurements, 1), few(anything(Gap)), anything(Trials))
 def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history, gaps, trials):
     diagnosis = Diagnosis(history[-1], findings, history if len(history) > 1 else (), None, gaps, trials)
     jsonschema.validate(json.loads(to_json(diagnosis), parse_constant=refuse), schema)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(measurements)
 def test_any_measurement_comes_back_with_six_digits(measurement):
     values = written(measurement)

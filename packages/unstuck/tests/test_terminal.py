@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from unstuck_support.measurements import stack, vanishing
 
@@ -21,7 +21,6 @@ def test_wide_characters_take_two_columns_and_combining_ones_none(text, count):
     assert text_width(text) == count
 
 
-@settings(deadline=None)
 @given(ANYTHING)
 def test_control_characters_are_escaped(text):
     assert printable(text).isprintable()
@@ -47,13 +46,11 @@ def test_a_name_is_shortened_in_the_middle_and_keeps_its_ends_and_its_number(nam
     assert shortened(name, limit) == short
 
 
-@settings(deadline=None)
 @given(ANYTHING, st.integers(1, 30))
 def test_a_shortened_text_never_takes_more_columns_than_it_may(text, limit):
     assert text_width(shortened(text, limit)) <= limit
 
 
-@settings(deadline=None)
 @given(ANYTHING, st.integers(4, 40))
 def test_wrapped_lines_fit_and_keep_every_short_word(text, limit):
     lines = wrapped(text, limit)

@@ -152,7 +152,7 @@ CALLS = st.none() | st.just("sc.convert(model, centered=True)\nsc.prepare(model,
 FINDING = anything(Finding, name=NAMES, layers=st.lists(NAMES, max_size=6).map(tuple), message=NAMES, call=CALLS)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(LAYER, max_size=24),
     few(FINDING),

@@ -34,7 +34,7 @@ def test_hidden_sigmoids_and_tanhs_become_cores_and_the_output_is_left(dtype):
     assert model[1].slope.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.sampled_from(["Linear", "Sigmoid", "Tanh", "ReLU", "LayerNorm", "Dropout", "nested", "residual"]),
