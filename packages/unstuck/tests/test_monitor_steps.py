@@ -2,6 +2,7 @@
 
 import math
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -454,6 +455,29 @@ def test_all_passes_of_a_step_count_although_only_the_first_are_measured(passes)
     assert measured.loss == pytest.approx(loss.item(), rel=1e-5)
     assert [layer.name for layer in measured.layers] == ["body.0", "body.1", "tanh", "head"]
     assert all(layer.gradient for layer in measured.layers)
+
+
+@pytest.mark.parametrize("passes", [12, 40])
+def test_a_state_without_a_dimension_for_the_batch_is_one_sample(passes):
+    """As in an agent that reads `torch.tensor(state)`."""
+
+    def diagnosis_of(shape):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+        optimizer, odd = torch.optim.SGD(model.parameters(), lr=0.01), torch.randn(8).reshape(shape)
+        with Monitor(model, every=1, trials=True) as monitor:
+            for _ in range(3):
+                actions = [torch.softmax(model(torch.randn(8).reshape(shape) - odd), -1).max() for _ in range(passes)]
+                torch.stack(actions).log().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        return monitor.diagnosis()
+
+    single, batched = diagnosis_of([8]), diagnosis_of([1, 8])
+    assert (single.findings, single.gaps) == (batched.findings, batched.gaps)
+    assert single.measurement.samples == passes
+    for one, other in zip(single.layers, batched.layers, strict=True):
+        assert one == replace(other, shape=one.shape, softmax_dim=one.softmax_dim)
 
 
 def test_of_very_many_passes_before_a_loss_the_later_ones_are_not_recorded():

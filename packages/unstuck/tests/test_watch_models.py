@@ -239,6 +239,20 @@ def test_parts_in_a_list_or_dictionary_are_a_model_if_one_optimizer_moves_them(t
     assert f"healthy: {3 if optimizers == 1 else 2} layers" in error
 
 
+def test_a_head_that_trains_from_a_later_step_on_belongs_to_a_module_that_ran(tmp_path, capfd):
+    script = """
+        body, heads = nn.Linear(8, 4), [nn.Linear(4, 1), nn.Linear(4, 1)]
+        optimizer = torch.optim.SGD([p for part in (body, *heads) for p in part.parameters()], lr=0.1)
+        for i in range(60):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(heads[i // 20 % 2](body(inputs).tanh()), targets).backward()
+            optimizer.step()
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "trained by SGD" in error
+    assert "belong to no module" not in error
+
+
 def test_models_of_other_sizes_or_side_by_side_are_not_taken_for_folds(tmp_path, capfd):
     script = """
         both = [network(), network()]

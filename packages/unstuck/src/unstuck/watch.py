@@ -87,6 +87,7 @@ class Watch:
         self._frozen: dict[str, set[int]] = {}  # parameters of modules that ran, none of which trains
         self._models: list[_Model] = []  # in the order in which they began
         self._steps: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()  # `PATIENCE` at most
+        self._strangers: WeakKeyDictionary[torch.optim.Optimizer, str] = WeakKeyDictionary()  # said of its parameters
         self._outermost: nn.Module | None = None  # of the modules that run
         self._stop_search: Callable[[], None] | None = None
         self._stop_listening: Callable[[], None] | None = None
@@ -266,10 +267,12 @@ class Watch:
             if not strangers.isdisjoint(own):
                 self.problems[problem] = None
             strangers -= own
+        self.problems.pop(self._strangers.pop(optimizer, ""), None)  # their module came late
         # Parameters of a class that is not watched any more belong to models that were not looked at.
         if strangers and max(self._classes.values(), default=0) < MOST:
             counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
             problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)
+            self._strangers[optimizer] = problem
             self.problems[problem] = None
         if all(steps == PATIENCE for steps in self._steps.values()):
             self._end_search()

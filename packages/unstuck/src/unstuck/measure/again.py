@@ -48,7 +48,10 @@ class Again:
         read = [node for node in data if node.shape and not _is_statistic(node)]
         within = [n for n in read if any(user.module is not None for user in n.users)]
         first = next((n for n in within if n.op == "input"), next(iter(within), None))
-        return [] if first is None else [n for n in read if n.shape[0] == first.shape[0]]
+        layer = next(self.step.calls(*calls.WEIGHTED), None)
+        if first is None or (layer is not None and calls.reads_one_sample(layer.function, layer.reads)):
+            return []
+        return [n for n in read if n.shape[0] == first.shape[0]]
 
     @property
     def samples(self) -> int:

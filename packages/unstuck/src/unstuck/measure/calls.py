@@ -122,6 +122,11 @@ def writes_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs:
     return name.endswith("_") or kwargs.get("inplace") is True or any(value is True for value in args[1:])
 
 
+def reads_one_sample(function: str, args: Sequence[Any]) -> bool:
+    """Whether a function takes the features of one sample, without a dimension for the batch."""
+    return function == "linear" and bool(args) and len(args[0].shape) == 1
+
+
 def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bool, output: Tensor) -> int:
     """The dimension of a function's result that counts features, from that of each argument.
 

@@ -127,8 +127,8 @@ def unmeasured(tensor: Tensor) -> str | None:
 
 def samples_first(x: Tensor, samples: int) -> Tensor:
     """A layer's output with its samples in dimension 0; with time first they are in dimension 1."""
-    if x.dim() == 0:
-        return x.reshape(1, 1)
+    if x.dim() == 0 or (x.dim() == samples == 1):
+        return x.reshape(1, -1)
     shape = x.shape
     return x.movedim(1, 0) if shape[0] != samples and len(shape) > 2 and shape[1] == samples else x
 
