@@ -195,6 +195,45 @@ def test_time_in_the_first_dimension_is_a_note_at_most():
     assert findings(nn.LSTM(5, 7, batch_first=True), torch.randn(9, 4, 5)) == []
 
 
+class OfOne(nn.Module):
+    """A network for one sample, without a dimension for the batch."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.words, self.lstm, self.cell = kind, nn.Embedding(20, 8), nn.LSTM(8, 8), nn.GRUCell(8, 8)
+        self.attention, self.last = nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+
+    def forward(self, x):
+        if self.kind == "image":
+            return self.image(x)
+        if self.kind == "features":
+            return self.last(x).softmax(0)
+        if self.kind == "steps":
+            states = [self.cell(x[0])]
+            for step in x[1:]:
+                states.append(self.cell(step, states[-1]))
+            return self.last(torch.stack(states))
+        words = self.words(x)
+        return self.last(
+            self.lstm(words[:, None])[0][:, 0] if self.kind == "words" else self.attention(*[words] * 3)[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("image", torch.randn(3, 12, 12)),
+        ("features", torch.randn(8)),
+        ("steps", torch.randn(9, 8)),
+        ("words", torch.arange(9)),
+        ("attention", torch.arange(9)),
+    ],
+)
+def test_the_parts_of_one_sample_are_no_samples(kind, inputs):
+    assert findings(OfOne(kind), inputs) == []
+
+
 def test_similarities_of_all_pairs_are_healthy():
     class Pairs(nn.Module):
         def __init__(self):

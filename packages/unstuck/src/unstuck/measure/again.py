@@ -48,10 +48,15 @@ class Again:
         read = [node for node in data if node.shape and not _is_statistic(node)]
         within = [n for n in read if any(user.module is not None for user in n.users)]
         first = next((n for n in within if n.op == "input"), next(iter(within), None))
+        return [] if first is None or self._is_one_sample(first) else [n for n in read if n.shape[0] == first.shape[0]]
+
+    def _is_one_sample(self, inputs: Node) -> bool:
+        """Whether dimension 0 of the inputs counts features, channels, steps or tokens of one sample."""
         layer = next(self.step.calls(*calls.WEIGHTED), None)
-        if first is None or (layer is not None and calls.reads_one_sample(layer.function, layer.reads)):
-            return []
-        return [n for n in read if n.shape[0] == first.shape[0]]
+        if layer is None or calls.reads_one_sample(layer.function, layer.reads):
+            return layer is not None
+        tokens = layer.function == "embedding" and len(inputs.shape) == 1
+        return tokens and any(self.step.calls(*calls.RECURRENT, calls.ATTENTION, calls.DOT_PRODUCT))
 
     @property
     def samples(self) -> int:

@@ -23,6 +23,8 @@ WEIGHTED = (
     | {f"{cell}_cell" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
 )
 """Functions that make a layer of a weight in their arguments."""
+WITHOUT_BATCH = {"linear": 1, "conv1d": 2, "conv2d": 3, "conv3d": 4}
+"""Dimensions of one sample."""
 BINARY_LOSSES = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
 CLASS_LOSSES = BINARY_LOSSES | {"cross_entropy", "nll_loss"}
 CLASSES = {"ctc_loss": -1, "nll_loss": 1, "kl_div": -1}
@@ -123,8 +125,9 @@ def writes_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs:
 
 
 def reads_one_sample(function: str, args: Sequence[Any]) -> bool:
-    """Whether a function takes the features of one sample, without a dimension for the batch."""
-    return function == "linear" and bool(args) and len(args[0].shape) == 1
+    """Whether a layer reads one sample, without a dimension for the batch, or a cell a batch of one."""
+    shape = args[0].shape
+    return len(shape) == WITHOUT_BATCH.get(function) or (function.endswith("_cell") and shape[0] == 1)
 
 
 def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bool, output: Tensor) -> int:

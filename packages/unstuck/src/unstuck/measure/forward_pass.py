@@ -413,7 +413,7 @@ class ForwardPass:
         if not self.samples:
             first = next((t for t in tensors_in((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
             self.samples = first.shape[1 if _time_first(layer, args, first) else 0] if first.dim() else 1
-        elif not self._gradients and calls.reads_one_sample(layer.function, args):
+        elif not self._gradients and layer.function == "linear" and calls.reads_one_sample("linear", args):
             self.samples = 1
         layer.shape = output.shape
         if output.numel():
