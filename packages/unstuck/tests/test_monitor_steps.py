@@ -25,6 +25,7 @@ from unstuck_support.monitored import (
 from unstuck_support.steps import functional_derivatives, loss_of, residual
 
 from unstuck import Monitor
+from unstuck.measure.parameters import Parameters
 from unstuck.monitor import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -455,6 +456,19 @@ def test_all_passes_of_a_step_count_although_only_the_first_are_measured(passes)
     assert measured.loss == pytest.approx(loss.item(), rel=1e-5)
     assert [layer.name for layer in measured.layers] == ["body.0", "body.1", "tanh", "head"]
     assert all(layer.gradient for layer in measured.layers)
+
+
+@pytest.mark.with_bugs
+def test_a_bug_where_gradients_are_read_is_noted_and_the_backward_pass_ends(model, batch, monkeypatch):
+    def read_gradients(parameters):
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(Parameters, "read_gradients", read_gradients)
+    with Monitor(model, every=1) as monitor:
+        loss_of(model, batch).backward()
+        sgd(model).step()
+    assert all(p.grad is not None for p in model.parameters())
+    assert "a bug in unstuck" in str(monitor.diagnosis(seconds=0))
 
 
 @pytest.mark.parametrize("passes", [12, 40])

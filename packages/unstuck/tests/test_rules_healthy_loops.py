@@ -296,3 +296,67 @@ def test_the_loss_of_a_discriminator_that_reads_detached_outputs_is_none_of_the_
             optimizers[1].step()
     assert "US605" not in loud(monitor.diagnosis())
     assert [layer.name for layer in monitor.measurements[-1].layers] == ["0", "1", "2"]
+
+
+class Masked(nn.Module):
+    """Chooses one of the actions that are allowed."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = mlp()
+
+    def forward(self, x, allowed):
+        return self.scores(x).masked_fill(~allowed, -torch.inf)
+
+
+class Swinging(nn.Module):
+    """Computes each sample for itself, and returns the steps first."""
+
+    def __init__(self):
+        super().__init__()
+        self.stiffness = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x, v):
+        places = []
+        for _ in range(40):
+            v = v - 0.1 * self.stiffness * x
+            x = x + 0.1 * v
+            places.append(x)
+        return torch.stack(places)
+
+
+class Reservoir(nn.Module):
+    """Reads one sequence of steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.read, self.last = nn.Parameter(torch.eye(8) / 2), nn.Parameter(torch.ones(8, 1)), nn.Linear(8, 1)
+
+    def forward(self, steps):
+        states = [torch.zeros(8)]
+        for step in steps:
+            states.append(torch.tanh(self.own @ states[-1] + self.read @ step))
+        return self.last(torch.stack(states[1:]))
+
+
+LINE = torch.linspace(-1, 1, 500)[:, None]
+CURVE = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1))
+ALLOWED = torch.ones(64, 4, dtype=torch.bool).index_fill(1, torch.tensor([3]), False)
+PLACES = (torch.rand(8) + 1, torch.zeros(8))
+HEALTHY = {
+    "masked": (Masked(), (X, ALLOWED), X[:, :3].argmax(1), functional.cross_entropy, 0.1),
+    "in order": (CURVE, (LINE,), (3 * LINE).sin(), functional.mse_loss, 0.03),
+    "steps first": (Swinging(), PLACES, 0.5 * torch.ones(40, 8), functional.mse_loss, 0.01),
+    "one sequence": (Reservoir(), (LINE[:20],), LINE[1:21], functional.mse_loss, 0.01),
+}
+
+
+@pytest.mark.parametrize(("model", "inputs", "targets", "loss", "rate"), HEALTHY.values(), ids=list(HEALTHY))
+def test_inputs_and_outputs_of_unusual_form_are_healthy(model, inputs, targets, loss, rate):
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    with unstuck.Monitor(model, every=40, trials=True) as monitor:
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss(model(*inputs), targets).backward()
+            optimizer.step()
+    assert [rule for rule in loud(monitor.diagnosis(seconds=0)) if rule in ("US506", "US703", "US704")] == []

@@ -25,6 +25,11 @@ def test_norms_are_those_of_numpy_for_every_precision_and_size_and_keep_the_orde
     assert norms([]).shape == (0,)
 
 
+def test_norms_of_complex_numbers_take_both_parts():
+    x = torch.tensor([3 + 4j, 0], dtype=torch.complex64)
+    assert norms([x, 0 * x, 1e-20 * x, x.conj()]).tolist() == pytest.approx([5, 0, 5e-20, 5])
+
+
 def test_row_norms_neither_overflow_nor_vanish():
     x = torch.tensor([[3e200, 4e200], [3e-200, 4e-200]], dtype=torch.float64)
     torch.testing.assert_close(row_norms(x), torch.tensor([5e200, 5e-200], dtype=torch.float64), rtol=1e-12, atol=0)

@@ -18,6 +18,7 @@ def norm(x: Tensor) -> Tensor:
 
 def row_norms(x: Tensor) -> Tensor:
     """`norm` of each x[i]: shape [rows], float64 except on MPS; without waiting for the device."""
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     rows = x.unsqueeze(-1).flatten(1)
     if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
         sizes: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)

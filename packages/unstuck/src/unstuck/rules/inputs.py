@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import EQUAL, Again, differ, kinds, rolled
+from unstuck.measure.again import EQUAL, Again, differ, kinds, of_others
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -129,7 +129,7 @@ def effects(again: Again) -> tuple[Effect, ...]:
     for nodes in [*([node] for node in several if node in read), [node for node in several if node in targets]]:
         if not nodes or len(several) < 2:
             continue
-        results = again.run([*losses, *again.outputs], dict.fromkeys(nodes, rolled))
+        results = again.run([*losses, *again.outputs], dict.fromkeys(nodes, of_others))
         after, outputs = sum(float(x.sum()) for x in results[: len(losses)]), results[len(losses) :]
         if nodes[0] in read and any(n.module is None and n in needed for n in nodes[0].users):
             after = math.nan  # it is its own target, and belongs to no other input
