@@ -1,6 +1,7 @@
 """Which models `unstuck` finds in a script, and what it says about each."""
 
 import gc
+import json
 import re
 
 import pytest
@@ -299,10 +300,10 @@ def test_folds_with_one_result_are_reported_once(tmp_path, capfd):
     """
     _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
     said = " ".join(error.split())
-    assert "unstuck: Sequential 2, step 0: US101 error: vanishing gradient, as in Sequential " in said
+    assert "unstuck: Sequential 2, step 1: US101 error: vanishing gradient, as in Sequential " in said
     assert error.count("Only ") == 2  # when it appeared, and in the verdict
     assert "the same result: Sequential 2, Sequential 3" in error
-    assert len(list(tmp_path.glob("found*.json"))) == 3
+    assert [json.loads(path.read_bytes())["steps"] for path in tmp_path.glob("found*.json")] == [12] * 3
 
 
 def test_a_model_that_is_made_for_each_step_is_named_and_costs_little(tmp_path, capfd):

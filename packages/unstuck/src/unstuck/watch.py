@@ -214,6 +214,8 @@ class Watch:
         model.monitor.on_missing = lambda: self._steps.update(dict.fromkeys(model.optimizers, 0))
         model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
+        steps = (n for o, n in self._steps.items() if n < PATIENCE and not moved(o).isdisjoint(model.parameters))
+        model.monitor.start_at(max(steps, default=0))  # they began the search that found it
         model.monitor.begin(module, args)
 
     def _name(self, module: nn.Module) -> str:
@@ -283,6 +285,10 @@ class _Monitor(Monitor):
 
     on_missing: Callable[[], object]  # is called if optimizers of the model step and the model does not run
     on_error: Callable[[Exception], object]  # is called if a measurement fails
+
+    def start_at(self, step: int) -> None:
+        """Count steps from this one on."""
+        self._step = step
 
     def count_pass(self) -> None:
         """A forward pass of a model that no optimizer moves is a step."""
