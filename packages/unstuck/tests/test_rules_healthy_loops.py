@@ -312,9 +312,9 @@ class Masked(nn.Module):
 class Swinging(nn.Module):
     """Computes each sample for itself, and returns the steps first."""
 
-    def __init__(self):
+    def __init__(self, stiffness=1.0):
         super().__init__()
-        self.stiffness = nn.Parameter(torch.tensor(1.0))
+        self.stiffness = nn.Parameter(torch.tensor(stiffness))
 
     def forward(self, x, v):
         places = []
@@ -342,11 +342,11 @@ class Reservoir(nn.Module):
 LINE = torch.linspace(-1, 1, 500)[:, None]
 CURVE = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1))
 ALLOWED = torch.ones(64, 4, dtype=torch.bool).index_fill(1, torch.tensor([3]), False)
-PLACES = (torch.rand(8) + 1, torch.zeros(8))
+PLACES = (torch.rand(8) + 1, torch.rand(8))
 HEALTHY = {
     "masked": (Masked(), (X, ALLOWED), X[:, :3].argmax(1), functional.cross_entropy, 0.1),
     "in order": (CURVE, (LINE,), (3 * LINE).sin(), functional.mse_loss, 0.03),
-    "steps first": (Swinging(), PLACES, 0.5 * torch.ones(40, 8), functional.mse_loss, 0.01),
+    "steps first": (Swinging(), PLACES, Swinging(2.0)(*PLACES).detach(), functional.mse_loss, 0.01),
     "one sequence": (Reservoir(), (LINE[:20],), LINE[1:21], functional.mse_loss, 0.01),
 }
 

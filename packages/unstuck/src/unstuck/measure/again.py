@@ -70,7 +70,6 @@ class Again:
         """The outputs that have something for each sample; similarities of all pairs of samples do not."""
         own = (n for n in self.step.outputs if n.floating and n.shape and n.shape[0] and n.shape[0] % self.samples == 0)
         given = set(self.given)
-        own = (n for n in own if n.shape[0] == self.samples or self.samples not in n.shape)  # the others: time first
         pairs = (self.samples, self.samples)
         return [n for n in own if n.shape != pairs and not given.isdisjoint(self.step.needed([n]))]
 
@@ -201,19 +200,14 @@ def _changed(node: Node, change: Change) -> Callable[..., Any]:
 
 def differ(one: Tensor, other: Tensor, tolerated: float) -> bool:
     """Whether outputs differ by more than rounding; those that are not finite tell nothing."""
-    known = one.isfinite() & other.isfinite()
-    one, other = one[known], other[known]
-    return one.numel() > 0 and bool((one - other).abs().max() > tolerated * one.abs().max())
+    change, size = (one - other).abs(), one.abs()
+    change, size = change[change.isfinite()], size[size.isfinite()]
+    return change.numel() > 0 and bool(change.max() > tolerated * size.max())
 
 
 def rolled(x: Tensor) -> Tensor:
     """The numbers of the sample before."""
     return x.roll(1, 0)
-
-
-def of_others(x: Tensor) -> Tensor:
-    """The numbers of other samples, which are no neighbours in an order, and no other views of the same."""
-    return x.roll(max(1, round(0.38 * len(x))), 0)
 
 
 def with_others_in(x: Tensor, part: slice) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import EQUAL, Again, differ, kinds, of_others
+from unstuck.measure.again import EQUAL, Again, differ, kinds, rolled
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -23,6 +23,8 @@ from unstuck.wording import listed, named, number
 UNRELATED = 0.02
 SAME = 1e-6
 """A loss that changes by less of itself knows both sides of a pair by one input."""
+ALIKE = 0.1
+"""How much neighbours differ in data that are in order, over the deviation of all."""
 UNMOVED = 1e-5
 """Change of outputs that do not know positions."""
 HIDES = -1e3
@@ -129,13 +131,13 @@ def effects(again: Again) -> tuple[Effect, ...]:
     for nodes in [*([node] for node in several if node in read), [node for node in several if node in targets]]:
         if not nodes or len(several) < 2:
             continue
-        results = again.run([*losses, *again.outputs], dict.fromkeys(nodes, of_others))
+        results = again.run([*losses, *again.outputs], dict.fromkeys(nodes, rolled))
         after, outputs = sum(float(x.sum()) for x in results[: len(losses)]), results[len(losses) :]
         if nodes[0] in read and any(n.module is None and n in needed for n in nodes[0].users):
             after = math.nan  # it is its own target, and belongs to no other input
         moved = any(differ(a, b, 0.0) for a, b in zip(again.before, outputs, strict=True))
         first, of_targets = next(iter(nodes[0].users)), nodes[0] in targets
-        change = abs(after - before) / abs(before) if before else math.inf
+        change = abs(after - before) / abs(before) if before and not any(map(_is_in_order, nodes)) else math.inf
         found.append(Effect(nodes[0].shape, first.function, first.module, of_targets, moved, before, after, change))
     return tuple(found)
 
@@ -148,6 +150,12 @@ def _varies(node: Node) -> bool:
     added = value.is_floating_point() and bool(((value == 0) | (value < HIDES)).all())  # to the scores of an attention
     mask = added or (not value.is_floating_point() and value.dim() > 1 and kinds(value) <= {0, 1})
     return not mask and bool((value != value[:1]).any())
+
+
+def _is_in_order(node: Node) -> bool:
+    """Whether neighbours are nearly alike, as in points along a line."""
+    x = node.value
+    return x is not None and x.is_floating_point() and bool((x - rolled(x)).abs().mean() < ALIKE * x.std(0).mean())
 
 
 @question

@@ -93,7 +93,8 @@ def mixed(again: Again) -> str | None:
 
 def _is_mixed(again: Again) -> bool:
     """Whether a sample's output depends on the other samples or on its place among them."""
-    if _is_graph(again):
+    time_first = any(again.samples in n.shape[1:2] and n.shape[0] != again.samples for n in again.outputs)
+    if time_first or _is_graph(again):
         return False
     last = again.samples - 1
     with_one_other = lambda x: torch.cat([x[:1].expand(last, *x.shape[1:]), x[last:]])  # noqa: E731
