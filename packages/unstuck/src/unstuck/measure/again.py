@@ -52,13 +52,12 @@ class Again:
 
     def _is_one_sample(self, inputs: Node) -> bool:
         """Whether dimension 0 of the inputs counts features, channels, steps or tokens of one sample."""
-        layer = next(self.step.calls(*calls.WEIGHTED), None)
-        if layer is None or calls.reads_one_sample(layer.function, layer.reads):
-            return layer is not None
-        if layer.function in calls.PRODUCTS and layer.reads[0].op == "parameter":  # weights times features
-            return len(layer.reads[-1].shape) == 1
-        tokens = layer.function == "embedding" and len(inputs.shape) == 1
-        return tokens and any(self.step.calls(*calls.RECURRENT, calls.ATTENTION, calls.DOT_PRODUCT))
+        layer = next((n for n in self.step.calls(*calls.WEIGHTED) if n.reads), None)
+        if layer is None:
+            return False
+        if layer.function == "embedding" and len(inputs.shape) == 1:
+            return any(self.step.calls(*calls.RECURRENT, calls.ATTENTION, calls.DOT_PRODUCT))
+        return calls.reads_one_sample(layer)
 
     @property
     def samples(self) -> int:

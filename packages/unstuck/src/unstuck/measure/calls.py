@@ -124,10 +124,12 @@ def writes_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs:
     return name.endswith("_") or kwargs.get("inplace") is True or any(value is True for value in args[1:])
 
 
-def reads_one_sample(function: str, args: Sequence[Any]) -> bool:
+def reads_one_sample(layer: Node) -> bool:
     """Whether a layer reads one sample, without a dimension for the batch, or a cell a batch of one."""
-    shape = args[0].shape
-    return len(shape) == WITHOUT_BATCH.get(function) or (function.endswith("_cell") and shape[0] == 1)
+    weights_first = layer.function in PRODUCTS and layer.reads[0].op == "parameter"
+    shape = layer.reads[-1 if weights_first else 0].shape
+    cell = layer.function.endswith("_cell") and shape[0] == 1
+    return cell or len(shape) == (1 if weights_first else WITHOUT_BATCH.get(layer.function))
 
 
 def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bool, output: Tensor) -> int:

@@ -410,11 +410,12 @@ class ForwardPass:
             self.notes[_("the output of {name}: it is a {kind} tensor", name=layer.name, kind=kind)] = None
             return
         output = bare(outputs[0])
-        if not self.samples:
+        if not (self.samples and self._gradients):  # the first layer
             first = next((t for t in tensors_in((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
-            self.samples = first.shape[1 if _time_first(layer, args, first) else 0] if first.dim() else 1
-        elif not self._gradients and layer.function == "linear" and calls.reads_one_sample("linear", args):
-            self.samples = 1
+            if layer.function == "linear" and first.dim() == 1:  # the features of one sample
+                self.samples = 1
+            elif not self.samples:
+                self.samples = first.shape[1 if _time_first(layer, args, first) else 0] if first.dim() else 1
         layer.shape = output.shape
         if output.numel():
             if _time_first(layer, args, output) and output.shape[1] == self.samples:

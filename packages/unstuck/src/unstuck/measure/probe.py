@@ -314,7 +314,8 @@ class Probe(Observer):
                 last.take_inputs(args)
             self._passes.append(last)
         if isinstance(last, CountedPass):
-            last.begin(args, name, 1 if self._passes[0].samples == 1 else batch_size(args))
+            one = self._passes[0].samples == 1  # its first layer has found whether there is a dimension for the batch
+            last.begin(args, name, 1 if one else batch_size(args))
         self._running, last.training = last, layer.training
         self._recorder.sparse = isinstance(last, CountedPass)
         self._recorder.active = [] if self._recorder.sparse else [last]
