@@ -472,6 +472,27 @@ def test_a_recorded_step_is_over_when_its_parameters_move_again_also_where_nothi
     assert opened == [True, False, False]
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.LBFGS])
+def test_steps_whose_loss_a_closure_computes_are_recorded_all_along(kind):
+    model, (x, y) = network(), batch()
+    optimizer, losses, first = kind(model.parameters(), 1e-2), [], copy.deepcopy(model.state_dict())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        losses[-1] = float(loss.detach())
+        return loss
+
+    with unstuck.Monitor(model, every=3, trials=True) as monitor:
+        for _ in range(20):
+            losses.append(0.0)
+            optimizer.step(closure)
+    assert [step.loss for step in monitor.recording.steps] == pytest.approx([losses[i] for i in (9, 12, 15, 18)])
+    assert all(torch.equal(value, first[name]) for name, value in monitor.recording.values.items())
+    assert train(monitor.recording, edits.Edit(""), 2)[0] > losses[-1]
+
+
 def test_diagnose_calls_the_loss_once_with_trials_or_without():
     called = []
 

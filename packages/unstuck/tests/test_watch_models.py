@@ -347,6 +347,25 @@ def test_gradients_under_a_scaler_are_unscaled(tmp_path, capfd):
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["LBFGS", "Adam"])
+def test_a_model_that_first_runs_in_a_closure_is_measured_from_that_step_on(kind, tmp_path, capfd):
+    script = f"""
+        def closure():
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(inputs), targets)
+            loss.backward()
+            return loss
+        inputs, targets = torch.randn(64, 8), torch.randn(64, 1)
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        optimizer = torch.optim.{kind}(model.parameters(), 0.01)
+        for _ in range(12):
+            optimizer.step(closure)
+    """
+    _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+    assert "12 steps, measured 3 times from step 0 to 10" in error
+    assert all(weight["update"] > 0 for m in verdict_of(tmp_path)[1] for weight in m["weights"])
+
+
 def test_what_nobody_has_any_more_is_no_model(tmp_path, capfd):
     script = """
         class Whole(nn.Module):

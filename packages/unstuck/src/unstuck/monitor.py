@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from unstuck._torch.autograd import NONE, backward_pass
-from unstuck._torch.grad_scaler import stepped, stepping_scaler
+from unstuck._torch.grad_scaler import stepped
+from unstuck._torch.hooks import stepping
 from unstuck.diagnosis import Diagnosis, judged
 from unstuck.language import _
 from unstuck.language.warning import warn
@@ -259,7 +260,7 @@ class Monitor:
             self._nonfinite.before_step(self._step, optimizer)
         if self._probe.attached:
             if self._scaler is None:
-                self._listen_to(stepping_scaler())
+                self._listen_to(stepping(torch.amp.GradScaler))
             if self._probe.parameters.has_other_gradients:
                 self._probe.discarded = 0  # they were collected first
             self._in_step, self._discarded = True, self._probe.discarded
@@ -267,6 +268,9 @@ class Monitor:
             fused = getattr(optimizer, "grad_scale", None) is not None  # it unscales gradients in its step
             unscaled = 1.0 if fused else self._scaled
             self._probe.parameters.before_step(groups(optimizer), unscaled, in_backward=backward_pass() != NONE)
+        self._record_step(optimizer)
+
+    def _record_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.recording is not None and (self._probe.attached or self.recording.open):
             take = self._probe.take_step if self._probe.attached else lambda: None
             scale, shares = self._scaled or 1.0, self._probe.parameters
@@ -289,6 +293,8 @@ class Monitor:
             self._nonfinite.after_step()
         if self._in_step:  # the evaluations of a closure were for the step
             self._probe.discarded = min(self._discarded, self._probe.discarded)
+            if self.recording is not None and not self.recording.open:
+                self._record_step(optimizer)
         self._in_step = False
         counts = self._optimizers.count(optimizer)
         self._probe.may_rest = False

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unstuck._torch import eager
 from unstuck._torch.autograd import NONE, backward_pass, gradient_state
-from unstuck._torch.hooks import register_global_hooks
+from unstuck._torch.hooks import register_global_hooks, stepping
 from unstuck.diagnosis import Diagnosis
 from unstuck.findings import Finding, Severity
 from unstuck.language import _
@@ -215,7 +215,8 @@ class Watch:
         model.monitor.on_error = lambda error: self._failed(kind, error)
         self._models.append(model)
         steps = (n for o, n in self._steps.items() if n < PATIENCE and not moved(o).isdisjoint(model.parameters))
-        model.monitor.start_at(max(steps, default=0))  # they began the search that found it
+        # They began the search that found it; the last one calls it in a closure.
+        model.monitor.start_at(max(steps, default=0), stepping(torch.optim.Optimizer))
         model.monitor.begin(module, args)
 
     def _name(self, module: nn.Module) -> str:
@@ -286,9 +287,11 @@ class _Monitor(Monitor):
     on_missing: Callable[[], object]  # is called if optimizers of the model step and the model does not run
     on_error: Callable[[Exception], object]  # is called if a measurement fails
 
-    def start_at(self, step: int) -> None:
-        """Count steps from this one on."""
+    def start_at(self, step: int, begun: torch.optim.Optimizer | None) -> None:
+        """Count steps from this one on, which an optimizer has begun if it runs in a closure."""
         self._step = step
+        if begun is not None:
+            self._before_step(begun)
 
     def count_pass(self) -> None:
         """A forward pass of a model that no optimizer moves is a step."""

@@ -1,7 +1,5 @@
 """The state of a gradient scaler."""
 
-import sys
-
 import torch
 
 
@@ -15,14 +13,3 @@ def stepped(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer | Non
         return True
     chosen = states.values() if optimizer is None else [s for key, s in states.items() if key == id(optimizer)]
     return any(getattr(state.get("stage"), "name", "") == "STEPPED" for state in chosen)
-
-
-def stepping_scaler() -> torch.amp.GradScaler | None:
-    """The gradient scaler whose `step` runs, and has called that of an optimizer; None without any."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        scaler = frame.f_locals.get("self") if frame.f_code.co_name == "step" else None
-        if isinstance(scaler, torch.amp.GradScaler):
-            return scaler
-    return None

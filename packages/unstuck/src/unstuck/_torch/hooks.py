@@ -1,12 +1,27 @@
 """PyTorch's global hooks of modules and optimizers, and what they leave behind."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.modules import module as _module
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+Stepping = TypeVar("Stepping")
+
+
+def stepping(kind: type[Stepping]) -> Stepping | None:
+    """The optimizer or gradient scaler whose `step` runs and has called the caller; None without any."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        one = frame.f_locals.get("self") if frame.f_code.co_name == "step" else None
+        if issubclass(type(one), kind):  # `isinstance` asks a proxy
+            return one
+        frame = frame.f_back
+    return None
 
 
 def register_global_hooks(

@@ -150,6 +150,8 @@ class Recording:
                 self.keep(step, scale)
                 self.taken.append(min(1.0, taken()))
                 self._optimizers, self.open = {id(optimizer): settings.at_least(before)}, True
+            elif step is not None and not self.values:  # a closure computes the loss within the step
+                self._copy_weights(state(self._model))
 
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
@@ -173,13 +175,17 @@ class Recording:
                 raise NotTriedError(too_large)
             self._too_large = too_large if data + weights > BYTES else ""
             if not (self._too_large or self.values):
-                self.values = {name: copied(value) for name, value in model.items()}
+                self._copy_weights(model)
             for node in (*step.before, *step.nodes):
                 node.value = None if node.value is None else copied(node.value)
             self.steps.append(step)
             self.scales.append(scale)
             if self._first is None and step.values:
                 self._first = torch.stack([value.float() for value in step.values]).sum() / scale
+
+    def _copy_weights(self, model: Mapping[str, Tensor]) -> None:
+        if sum(value.nbytes for value in model.values()) <= BYTES:
+            self.values = {name: copied(value) for name, value in model.items()}
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -46,6 +46,14 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
         place = number % len(recording.steps)
         return torch.stack([x.sum().float() for x in replay.losses(recording.steps[place], changes[place])]).sum()
 
+    def backward(loss: Tensor, number: int) -> Tensor:
+        for optimizer in optimizers if edit.clears is not False else ():
+            optimizer.zero_grad()
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+            _take(optimizers, (1.0 if edit.unclipped else shares[number % len(shares)]) / scales[number % len(scales)])
+        return loss
+
     with (
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=gpus(recording.values)),
@@ -64,13 +72,12 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
             if number % CHECKED == 0 and not bool(loss.isfinite()):  # it does not come back
                 losses += [losses[-1]] * (steps - number - 1)
                 break
-            for optimizer in optimizers if edit.clears is not False else ():
-                optimizer.zero_grad()
-            if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
-                _take(optimizers, (1.0 if edit.unclipped else shares[number % len(shares)]) / scale)
+            backward(loss, number)
             for optimizer in optimizers:
-                optimizer.step()
+                if isinstance(optimizer, torch.optim.LBFGS):
+                    optimizer.step(lambda number=number: backward(loss_of(number), number))  # type: ignore[no-untyped-call]
+                else:
+                    optimizer.step()
     return torch.stack(losses).tolist()
 
 
