@@ -518,3 +518,20 @@ def test_a_weight_that_its_function_limits_in_place_is_copied(monkeypatch):
     assert weights.norm(dim=1).max() > 0.51
     assert monitor.diagnosis(seconds=0).measurement.answers is not None
     assert torch.equal(weights, model.words.weight)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [(torch.arange(32), []), (torch.zeros(32).long(), [("US506", "warning")])]
+)
+def test_candidates_of_the_same_batch_are_compared_on_purpose(labels, expected):
+    class Towers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries, self.texts = nn.Linear(6, 8), nn.Linear(6, 8)
+
+        def forward(self, x):
+            texts = torch.cat([self.texts(x.flip(1)), self.texts(x.roll(1, 1))])  # of which the second half is wrong
+            return self.queries(x) @ texts.T
+
+    found = findings(Towers(), torch.randn(32, 6), labels, functional.cross_entropy)
+    assert [(rule, severity) for rule, severity in found if rule == "US506"] == expected

@@ -366,6 +366,24 @@ def test_a_model_that_first_runs_in_a_closure_is_measured_from_that_step_on(kind
     assert all(weight["update"] > 0 for m in verdict_of(tmp_path)[1] for weight in m["weights"])
 
 
+def test_weights_that_stand_in_for_one_call_are_no_model_without_gradients(tmp_path, capfd):
+    script = """
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        def loss_of(weights):
+            return torch.func.functional_call(model, weights, (inputs,)).square().mean()
+        inputs = torch.randn(64, 8)
+        for _ in range(14):
+            gradients = torch.func.grad(loss_of)(dict(model.named_parameters()))
+            for name, parameter in model.named_parameters():
+                parameter.grad = gradients[name]
+            optimizer.step()
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "US501" not in error
+    assert "not watched: Adam: 4 of its 4 parameters belong to no module that ran" in error
+
+
 def test_what_nobody_has_any_more_is_no_model(tmp_path, capfd):
     script = """
         class Whole(nn.Module):

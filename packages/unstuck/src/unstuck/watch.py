@@ -183,7 +183,8 @@ class Watch:
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """The outermost module of a forward pass is about to run."""
         kind, own = type(module).__name__, list(module.parameters())
-        if not own or self._find(module) is not None:
+        swapped = any(not isinstance(p, nn.Parameter) for p in own)  # by `torch.func.functional_call`, for one call
+        if not own or swapped or self._find(module) is not None:
             return
         if not any(p.requires_grad for p in own):
             problem = _(

@@ -10,6 +10,7 @@ from unstuck.measure.again import EQUAL, FEWEST, MIXED, Again, by_position, diff
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
+from unstuck.step import Node
 from unstuck.wording import named
 
 SAMPLES_ONLY = "samples_only"
@@ -86,9 +87,16 @@ def sums_to_1(x: Tensor, dim: int) -> bool:
 @question
 def mixed(again: Again) -> str | None:
     """What is mixed in the outputs: "samples", or `SAMPLES_ONLY` if those at a position depend on no other position."""
-    if not again.outputs or not _is_mixed(again):
+    if not again.outputs or _are_candidates(again) or not _is_mixed(again):
         return None
     return SAMPLES_ONLY if _positions(again) is False else "samples"
+
+
+def _are_candidates(again: Again) -> bool:
+    """Whether samples are compared with each other on purpose: the label of each is its own place, as of CLIP's."""
+    labels = (calls.given(n, "input", "target").get("target") for n in again.step.of_loss("cross_entropy"))
+    values = again.run([label for label in labels if isinstance(label, Node)])
+    return any(torch.equal(x, torch.arange(again.samples, device=x.device)) for x in values)
 
 
 def _is_mixed(again: Again) -> bool:
