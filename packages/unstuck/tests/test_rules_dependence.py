@@ -533,5 +533,4 @@ def test_candidates_of_the_same_batch_are_compared_on_purpose(labels, expected):
             texts = torch.cat([self.texts(x.flip(1)), self.texts(x.roll(1, 1))])  # of which the second half is wrong
             return self.queries(x) @ texts.T
 
-    found = findings(Towers(), torch.randn(32, 6), labels, functional.cross_entropy)
-    assert [(rule, severity) for rule, severity in found if rule == "US506"] == expected
+    assert findings(Towers(), torch.randn(32, 6), labels, functional.cross_entropy) == expected

@@ -490,7 +490,8 @@ def test_steps_whose_loss_a_closure_computes_are_recorded_all_along(kind):
             optimizer.step(closure)
     assert [step.loss for step in monitor.recording.steps] == pytest.approx([losses[i] for i in (9, 12, 15, 18)])
     assert all(torch.equal(value, first[name]) for name, value in monitor.recording.values.items())
-    assert train(monitor.recording, edits.Edit(""), 2)[0] > losses[-1]
+    trained = train(monitor.recording, edits.Edit(""), 40)
+    assert trained[-1] < 0.8 * trained[0]
 
 
 def test_diagnose_calls_the_loss_once_with_trials_or_without():

@@ -84,7 +84,7 @@ class Watch:
         self.on_finding, self.every, self.trace_nonfinite = on_finding, every, trace_nonfinite
         self._owner = os.getpid(), threading.main_thread().ident
         self._classes: Counter[str] = Counter()  # how many models of each
-        self._frozen: dict[str, set[int]] = {}  # parameters of modules that ran, none of which trains
+        self._unwatched: dict[str, set[int]] = {}  # why modules that ran are not watched, and their parameters
         self._models: list[_Model] = []  # in the order in which they began
         self._steps: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()  # `PATIENCE` at most
         self._strangers: WeakKeyDictionary[torch.optim.Optimizer, str] = WeakKeyDictionary()  # said of its parameters
@@ -119,7 +119,7 @@ class Watch:
         if self._stop_listening is not None:
             self._stop_listening()
         self._end_search()
-        self.problems.update({} if self._models else dict.fromkeys(self._frozen))
+        self.problems.update({} if self._models else dict.fromkeys(self._unwatched))
         for model in self._running:
             model.beside = not model.kinds and any(other.kinds for other in self._running)
             model.monitor.remove()
@@ -183,8 +183,10 @@ class Watch:
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """The outermost module of a forward pass is about to run."""
         kind, own = type(module).__name__, list(module.parameters())
-        swapped = any(not isinstance(p, nn.Parameter) for p in own)  # by `torch.func.functional_call`, for one call
-        if not own or swapped or self._find(module) is not None:
+        if not own or self._find(module) is not None:
+            return
+        if any(not isinstance(p, nn.Parameter) for p in own):
+            self._unwatched[_("what runs by torch.func.functional_call: call the model itself in some steps")] = set()
             return
         if not any(p.requires_grad for p in own):
             problem = _(
@@ -192,7 +194,7 @@ class Watch:
                 "before the optimizer is made; PEFT loads an adapter to train it with `is_trainable=True`",
                 kind=kind, parameters=counted(len(own), "parameter"),
             )  # fmt: skip
-            self._frozen[problem] = identities(module)
+            self._unwatched[problem] = identities(module)
             return
         if self._classes[kind] >= MOST:
             problem = _(
@@ -267,7 +269,7 @@ class Watch:
     def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
         """The models of an optimizer are known, or do not come."""
         strangers = held.difference(*(model.parameters for model in self._running))
-        for problem, own in self._frozen.items():
+        for problem, own in self._unwatched.items():
             if not strangers.isdisjoint(own):
                 self.problems[problem] = None
             strangers -= own

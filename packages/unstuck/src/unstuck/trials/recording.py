@@ -185,7 +185,7 @@ class Recording:
 
     def _copy_weights(self, model: Mapping[str, Tensor]) -> None:
         if sum(value.nbytes for value in model.values()) <= BYTES:
-            self.values = {name: copied(value) for name, value in model.items()}
+            self._names, self.values = set(model), {name: copied(value) for name, value in model.items()}
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Trains copies of the weights on recorded steps."""
 
+import inspect
 import math
 import time
 import warnings
@@ -39,6 +40,7 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
     changes = [dict(edit.changes(step)) for step in recording.steps]
     if edit.strays_join:
         _train_strays(recording, changes, optimizers[0])
+    evaluating = [one for one in optimizers if _asks_for_closure(one)]
     losses: list[Tensor] = []
     shares, scales = recording.taken or [1.0], recording.scales
 
@@ -74,11 +76,17 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
                 break
             backward(loss, number)
             for optimizer in optimizers:
-                if isinstance(optimizer, torch.optim.LBFGS):
-                    optimizer.step(lambda number=number: backward(loss_of(number), number))  # type: ignore[no-untyped-call]
+                if optimizer in evaluating:
+                    optimizer.step(lambda number=number: backward(loss_of(number), number))  # type: ignore[arg-type,misc]
                 else:
                     optimizer.step()
     return torch.stack(losses).tolist()
+
+
+def _asks_for_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step has to evaluate the loss, as that of LBFGS."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
 
 
 def _optimizers(recording: Recording, values: dict[str, Tensor], edit: Edit) -> list[torch.optim.Optimizer]:
