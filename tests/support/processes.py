@@ -15,6 +15,8 @@ sigmoidcore._public unstuck.watch matplotlib.backends.backend_agg pandas skops.i
 torch._dynamo
 """
 FORKS.set_forkserver_preload(PRELOADED.split())
+MODULES = {"unstuck": "unstuck.cli", "sigmoid-core": "sigmoidcore.cli"}
+"""Of our commands; others are found where a shell finds them."""
 
 
 class Descriptor:
@@ -60,12 +62,14 @@ def _run(command, arguments, folder, environment, streams):
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    if command not in MODULES:
+        os.execvp(command, [command, *arguments])
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), "utf-8")
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), "utf-8")
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), "utf-8", "backslashreplace", line_buffering=True)
     sys.argv = [command, *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    main = importlib.import_module({"unstuck": "unstuck.cli", "sigmoid-core": "sigmoidcore.cli"}[command]).main
+    main = importlib.import_module(MODULES[command]).main
 
     try:
         sys.exit(main())

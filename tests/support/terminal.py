@@ -14,14 +14,14 @@ from support import processes
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def in_terminal(arguments, columns, **variables):
-    """Run the command in a terminal of this width; return its exit code and output."""
+def in_terminal(arguments, columns, command="sigmoid-core", **variables):
+    """Run a command in a terminal of this width; return its exit code and output."""
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
     with open(child, "r+b", buffering=0) as terminal:
         environment |= {"TERM": "xterm-256color"} | variables
-        process = processes.start(arguments, terminal, terminal, terminal, environment)
+        process = processes.start(arguments, terminal, terminal, terminal, environment, command)
     written = b""
     with contextlib.suppress(OSError):  # how Linux ends a closed terminal
         while part := os.read(parent, 65536):
