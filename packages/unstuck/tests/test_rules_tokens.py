@@ -339,7 +339,20 @@ def test_targets_of_other_samples_that_fit_as_well_are_named(shuffled):
         (x, condition), targets = pairs(step)
         return (x, condition), torch.randn_like(targets) if shuffled else targets
 
+    torch.manual_seed(0)
     assert ("US704" in trained(Conditional("read"), batch)) == shuffled
+
+
+@pytest.mark.parametrize(("drawn", "named"), [(torch.randn, False), (torch.rand, True)])
+def test_the_noise_of_a_generator_needs_no_partner(drawn, named):
+    """Noise is drawn anew in every step, and the network learns from its other input."""
+
+    def batch(_step):
+        x = torch.rand(SAMPLES, 6)
+        return (x, drawn(SAMPLES, 3)), 4 * x[:, :2] + torch.randn(SAMPLES, 2)
+
+    torch.manual_seed(0)
+    assert ("US704" in trained(Conditional("read"), batch, steps=300)) == named
 
 
 class Siamese(nn.Module):

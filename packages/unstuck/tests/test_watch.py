@@ -202,15 +202,15 @@ def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
         model = network(2, nn.Sigmoid)
         with torch.no_grad():
             model[0].bias += 50
-        train(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1), 2)
+        train(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1), 21)
         with torch.no_grad():
             model[0].bias -= 50
         train(model, optimizer)
     """
     _, error = watched(capfd, written(tmp_path, script))
-    assert "step 1\nUS201 warning: saturated neurons" in error
+    assert "step 20\nUS201 warning: saturated neurons" in error
     said = " ".join(error.split())
-    assert "earlier: US201 warning, saturated neurons, at step 1, and not in the last measurement" in said
+    assert "earlier: US201 warning, saturated neurons, at step 20, and not in the last measurement" in said
 
 
 @pytest.mark.parametrize(("condition", "code"), [("error", 1), ("US2", 0)])

@@ -32,6 +32,8 @@ CADENCE = ((1, 1), (40, 10), (100, 20), (800, 100), (1600, 200))
 """Up to which step the next measurement comes after how many; later after an eighth of the steps so far."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
+SETTLED = 20
+"""A warning that has been found since the first step is announced after so many; a later one after twice as many steps."""
 MOST = 16
 """Models of a class that are watched."""
 OnFinding = Callable[[str, int, Finding], object]
@@ -331,7 +333,7 @@ class _Model:
         self._widens = watch.every is None
         self._gradients = [gradient_state(p) for p in model.parameters()]
         self._on_finding = watch.on_finding
-        self._shown: set[str] = set()  # rules of the last measurement
+        self._since: dict[str, int] = {}  # since which step each rule has found something
         self._found: dict[str, tuple[int, Finding]] = {}
         self.monitor = _Monitor(
             model, watch.every or 1, trials=True, trace_nonfinite=watch.trace_nonfinite,
@@ -384,11 +386,13 @@ class _Model:
         if self.beside:
             return
         measurements = self.monitor.measurements
-        found = find(measurements)
-        rules = {f.rule for f in found if f.severity is not Severity.NOTE}
+        found = [f for f in find(measurements, ends=False) if f.severity is not Severity.NOTE]
+        self._since = {f.rule: self._since.get(f.rule, step) for f in found}
         errors = {f.rule for f in found if f.severity is Severity.ERROR}
-        new = (errors if len(measurements) == 1 else rules & self._shown) - self._found.keys()
-        self._shown = rules
+        if len(measurements) > 1:  # twice in a row; a warning for longer, because a young training has many
+            errors = {rule for rule in errors if self._since[rule] < step}
+        new = errors | {rule for rule, since in self._since.items() if step >= 2 * since + SETTLED}
+        new -= self._found.keys()
         for finding in findings_of(measurements, Subject(self.monitor.model)) if new else ():
             if finding.rule in new:
                 self._found[finding.rule] = step, finding

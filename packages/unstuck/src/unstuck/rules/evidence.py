@@ -40,6 +40,7 @@ class Evidence:
     """
 
     measurements: Sequence[Measurement]
+    ends: bool = True  # the training, as far as is known: what takes all its steps may pass
 
     @property
     def latest(self) -> Measurement:

@@ -1,7 +1,7 @@
 """Inputs: what has no effect on outputs or the loss, and what belongs to other samples."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +20,17 @@ from unstuck.step import Node, Step
 from unstuck.step.node import reached
 from unstuck.wording import listed, named, number
 
-UNRELATED = 0.02
+UNRELATED, RELATED = 0.02, 0.2
 SAME = 1e-6
 """A loss that changes by less of itself knows both sides of a pair by one input."""
 ALIKE = 0.1
 """How much neighbours differ in data that are in order, over the deviation of all."""
 UNMOVED = 1e-5
 """Change of outputs that do not know positions."""
+NORMAL = (0, 1, 0, 3), (1, 2, 15, 96)
+"""The first four moments of a normal distribution, and the variances of what they are the means of."""
+FAR, FEWEST_NUMBERS, COMPARED = 4.0, 64, 16
+"""Deviations that a moment may be off; numbers that are judged, at least; columns that tell rows apart."""
 HIDES = -1e3
 """A number that hides a key of an attention if it is added to its scores, at most."""
 MAY_REST = ("mask", "type_ids", "labels", "cache", "position")
@@ -75,7 +79,7 @@ def without_effect(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return shown(text, ADD_POSITIONS)
     for effect in evidence.ask(effects) or ():
-        if effect.targets or effect.moves:
+        if effect.targets or effect.moves or effect.module is None:  # such as a clock of an environment
             continue
         within = None if effect.module is None else named(effect.module)
         where = _("`{call}` in {module}", call=effect.reader, module=within) if within else f"`{effect.reader}`"
@@ -92,8 +96,10 @@ def without_effect(evidence: Evidence) -> Found | None:
 def unrelated(evidence: Evidence) -> Found | None:
     """The network answers all samples alike, or learns from pairs that do not belong together."""
     patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
-    for effect in evidence.ask(effects) or ():
-        if not (patient and effect.moves and SAME < effect.change < UNRELATED):
+    found = evidence.ask(effects) or ()
+    learns = any(RELATED < effect.change < math.inf for effect in found if effect.moves and not effect.noise)
+    for effect in found:
+        if not (patient and effect.moves and SAME < effect.change < UNRELATED) or (effect.noise and learns):
             continue
         what = _("the targets") if effect.targets else _("the input of shape {shape}", shape=list(effect.shape))
         text = _(
@@ -116,6 +122,7 @@ class Effect:
     loss: float = math.nan
     loss_of_others: float = math.nan  # the loss if it is that of other samples
     change: float = math.inf  # between the two, over the first
+    noise: bool = False  # it passes for that of a generator
 
 
 @question
@@ -138,7 +145,10 @@ def effects(again: Again) -> tuple[Effect, ...]:
         moved = any(differ(a, b, 0.0) for a, b in zip(again.before, outputs, strict=True))
         first, of_targets = next(iter(nodes[0].users)), nodes[0] in targets
         change = abs(after - before) / abs(before) if before and not any(map(_is_in_order, nodes)) else math.inf
-        found.append(Effect(nodes[0].shape, first.function, first.module, of_targets, moved, before, after, change))
+        noise = not of_targets and _is_noise(nodes[0], again.earlier)
+        found.append(
+            Effect(nodes[0].shape, first.function, first.module, of_targets, moved, before, after, change, noise)
+        )
     return tuple(found)
 
 
@@ -156,6 +166,20 @@ def _is_in_order(node: Node) -> bool:
     """Whether neighbours are nearly alike, as in points along a line."""
     x = node.value
     return x is not None and x.is_floating_point() and bool((x - rolled(x)).abs().mean() < ALIKE * x.std(0).mean())
+
+
+def _is_noise(node: Node, earlier: Sequence[Step]) -> bool:
+    """Whether an input passes for normal noise that is drawn anew in every step, as that of a generator."""
+    x = node.value
+    if x is None or not x.is_floating_point() or x.numel() < FEWEST_NUMBERS or not earlier:
+        return False
+    x = x.float()
+    moments = [float(x.pow(k).mean()) for k in range(1, 5)]
+    off = (abs(m - of) / math.sqrt(v / x.numel()) for m, of, v in zip(moments, *NORMAL, strict=True))
+    others = [n.value for step in earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
+    seen = [rows.to(x).flatten(1)[:, None, :COMPARED] for rows in others if rows is not None]
+    again = any(bool((rows == x.flatten(1)[:, :COMPARED]).all(-1).any()) for rows in seen)
+    return max(off) < FAR and bool(seen) and not again
 
 
 @question

@@ -38,17 +38,17 @@ RULES = tuple(TABLE[code] for code in sorted(TABLE))
 """All rules, by code."""
 
 
-def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
+def find(measurements: Sequence[Measurement], *, ends: bool = True) -> tuple[Finding, ...]:
     """At most one finding for each rule: errors, then warnings, then notes, without those that another one explains.
 
     Of one severity, mistakes in the code come before their effects.
 
     The measurements are of one training, latest last, or a single one. The latest is judged. The earlier ones tell how
-    large the updates were, and since when numbers are not finite.
+    large the updates were, and since when numbers are not finite. `ends` is False while a training runs.
     """
     if not measurements:
         return ()
-    evidence = Evidence(measurements)
+    evidence = Evidence(measurements, ends)
     found = [(rule, x) for rule in RULES if (x := _checked(rule, evidence)) is not None]
     if standstill.fitted(evidence):
         text = _(" The loss is small nevertheless.")

@@ -221,7 +221,12 @@ def _largest_rates(evidence: Evidence) -> list[float]:
 def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """A warm-up that takes the whole training."""
     rates, (loss, first) = _largest_rates(evidence), (evidence.latest.loss, evidence.measurements[0].loss)
-    rises = evidence.lasts and len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates))
+    rises = (
+        evidence.ends
+        and evidence.lasts
+        and len(rates) >= PATIENT_MEASUREMENTS
+        and all(a < b for a, b in pairwise(rates))
+    )
     if not updates or not rises or rates[-1] < LONG_WARM_UP * rates[0]:
         return None
     text = _(
