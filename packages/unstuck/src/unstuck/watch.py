@@ -33,7 +33,7 @@ CADENCE = ((1, 1), (40, 10), (100, 20), (800, 100), (1600, 200))
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 SETTLED = 20
-"""A warning that has been found since the first step is announced after so many; a later one after twice as many steps."""
+"""A warning of the first step is announced after so many steps, if it is still found; a later one waits longer."""
 MOST = 16
 """Models of a class that are watched."""
 OnFinding = Callable[[str, int, Finding], object]
