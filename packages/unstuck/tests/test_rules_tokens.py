@@ -333,6 +333,26 @@ def test_an_input_without_effect_is_named_in_a_training(kind, expected):
     assert ("US703" in trained(Conditional(kind), pairs)) == expected
 
 
+def test_the_clock_of_an_environment_that_steps_between_two_passes_needs_no_effect():
+    torch.manual_seed(0)
+    policy, clock, state = nn.Linear(6, 6), torch.zeros(SAMPLES), torch.rand(SAMPLES, 6)
+    optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
+    with unstuck.Monitor(policy, every=5, trials=True) as monitor:
+        for _ in range(120):
+            loss = 0.0
+            for _ in range(3):
+                actions = policy(state)
+                loss = loss + (actions + state).square().mean()
+                state = state + 0.1 * actions.detach() + torch.rand(SAMPLES, 6)
+                clock += 1
+                over = (state[:, 0] > 3) | (clock >= 1000)
+                state[over] = clock[over] = 0.0
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert "US703" not in [finding.rule for finding in monitor.diagnosis(seconds=0).findings]
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_targets_of_other_samples_that_fit_as_well_are_named(shuffled):
     def batch(step):

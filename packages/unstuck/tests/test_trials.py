@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import unstuck
-from unstuck.findings import NONE_TRIED, Finding, Severity
+from unstuck.findings import NONE_TRIED, STANDS, Finding, Severity
 from unstuck.report.trials import trial_text
 from unstuck.rules import RULES
 from unstuck.trials import Recording, edits, replacements, tried, verdict
@@ -439,6 +439,23 @@ def test_a_loss_below_0_is_not_compared():
     recording = recorded(model, lambda o, y: o.gather(1, y[:, None]).mean(), x, y)
     _findings, trials = tried((), recording, SECONDS)
     assert math.isnan(trials.left)
+
+
+def test_a_loss_that_compares_nothing_may_have_a_large_smallest_value():
+    """The partial likelihood of Cox's survival model depends on ranks alone."""
+    torch.manual_seed(0)
+    x, model = torch.randn(64, 8), nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(0))
+    order, optimizer = torch.randperm(64), torch.optim.Adam(model.parameters(), 3e-4)
+    with unstuck.Monitor(model, trials=True) as monitor:
+        for _ in range(20):
+            optimizer.zero_grad()
+            risks = model(x)[order]
+            (risks.logcumsumexp(0) - risks).mean().backward()
+            optimizer.step()
+    diagnosis = monitor.diagnosis(10)
+    assert diagnosis.trials.left > STANDS
+    assert "not learn" not in str(diagnosis)
+    assert "on the recorded batches: " in str(diagnosis)
 
 
 def test_only_a_monitor_with_trials_records():

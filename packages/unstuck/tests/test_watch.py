@@ -213,6 +213,20 @@ def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
     assert "earlier: US201 warning, saturated neurons, at step 20, and not in the last measurement" in said
 
 
+def test_a_warm_up_is_judged_when_the_training_ends(tmp_path, capfd):
+    script = """
+        model = network(2, nn.Tanh)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        for _ in range(120):
+            optimizer.param_groups[0]["lr"] += 1e-4
+            train(model, optimizer, 1)
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    announced, told = error.split("trained by SGD\n\n")
+    assert "US301" not in announced
+    assert "the warm-up has taken all steps" in " ".join(told.split())
+
+
 @pytest.mark.parametrize(("condition", "code"), [("error", 1), ("US2", 0)])
 def test_the_exit_code_tells_a_finding_if_it_is_asked_to(tmp_path, condition, code):
     path = written(

@@ -97,7 +97,7 @@ def unrelated(evidence: Evidence) -> Found | None:
     """The network answers all samples alike, or learns from pairs that do not belong together."""
     patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
     found = evidence.ask(effects) or ()
-    learns = any(RELATED < effect.change < math.inf for effect in found if effect.moves and not effect.noise)
+    learns = any(not effect.change <= RELATED for effect in found if effect.moves and not effect.noise)  # or may
     for effect in found:
         if not (patient and effect.moves and SAME < effect.change < UNRELATED) or (effect.noise and learns):
             continue
