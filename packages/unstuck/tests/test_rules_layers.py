@@ -70,13 +70,26 @@ def test_a_few_frozen_weights_before_layers_that_train_are_named_if_they_are_as_
     assert (finding.rule, finding.severity) == ("US505", severity)
 
 
-def test_a_head_behind_the_last_linear_layer_of_an_encoder_is_a_note():
+@pytest.mark.parametrize("within", [False, True])
+def test_a_head_behind_the_last_linear_layer_of_an_encoder_is_a_note(within):
     model = nn.Sequential()
     model.encoder, model.head = (
         mlp(nn.ReLU(), outputs=64),
         nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
     )
+    model = Online(model) if within else model
     assert [(f.rule, f.severity) for f in diagnosed(model).findings] == [("US507", Severity.NOTE)]
+
+
+class Online(nn.Module):
+    """A network within another one, which it runs twice, as for two views."""
+
+    def __init__(self, online):
+        super().__init__()
+        self.online = online
+
+    def forward(self, x):
+        return self.online(x) + self.online(-x)
 
 
 def test_an_adapter_that_is_frozen_at_its_start_is_named():

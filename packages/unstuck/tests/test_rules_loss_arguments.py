@@ -8,6 +8,8 @@ from torch.nn import functional
 
 import unstuck
 from unstuck.findings import Severity
+from unstuck.rules import Evidence
+from unstuck.rules.standstill import chooses
 
 X, RETURNS = torch.randn(64, 6), torch.randn(64)
 LABELS = torch.arange(64) % 10
@@ -83,6 +85,24 @@ def test_the_loss_of_a_policy_does_not_move_the_value(log_probability):
     assert found(loss(lambda value: RETURNS - value[:, None].expand(-1, 2).sum(1))) == ["US309"]
     assert found(loss(lambda value: RETURNS - value.detach())) == []
     assert found(loss(lambda value: value)) == []
+
+
+@pytest.mark.parametrize("log_probability", LOG_PROBABILITIES.values(), ids=LOG_PROBABILITIES)
+def test_the_loss_of_a_policy_is_known_by_what_it_weighs_by(log_probability):
+    def is_policy(weight, parts=1):
+        def loss(outputs, _targets):
+            chosen = torch.stack([log_probability(part) for part in outputs.expand(parts, *outputs.shape)])
+            value = functional.huber_loss(outputs[:, 10], RETURNS)
+            return value - 0.5 * (chosen * weight(outputs[:, 10])).mean()
+
+        model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 11))
+        measured = unstuck.diagnose(model, X, RETURNS, loss, trials=False).measurement
+        return Evidence([measured]).ask(chooses) is not None
+
+    assert is_policy(lambda value: (RETURNS - value).detach(), 3)
+    assert is_policy(lambda value: (RETURNS - value.detach()) / 9)
+    assert not is_policy(lambda value: RETURNS > 0)
+    assert not is_policy(lambda value: RETURNS - value)
 
 
 def test_a_likelihood_and_a_focal_loss_have_factors_with_gradients():

@@ -30,7 +30,7 @@ LINEAR = SUMS | SCALINGS | calls.MOVES | {"neg", "mean", "sum"}
 CHOICES = frozenset({"gather", "take_along_dim"})
 LOGS = frozenset({"log", "log_softmax", "logsumexp"})
 LIKELIHOODS = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"})
-LIKELIHOOD = calls.MOVES | CHOICES | SHIFTS | SCALINGS | {"log", "neg", "sum", "broadcast_tensors"}
+LIKELIHOOD = calls.MOVES | CHOICES | SHIFTS | SCALINGS | {"log", "neg", "sum", "broadcast_tensors", "stack", "cat"}
 """Functions on the way from the log-probability of an action to the outputs."""
 LAYERS = calls.CONVOLUTIONS | {"linear", "addmm", "mm", "matmul"}
 
@@ -231,6 +231,22 @@ def moves_its_value(loss: Node) -> bool:
         ):
             return True
     return False
+
+
+def chooses(loss: Node) -> bool:
+    """Whether a term of a loss is a log-probability times numbers of the network that have no gradient any more."""
+    weighed = (node.reads for node in terms(loss) if node.function in calls.MULTIPLICATIONS)
+    return any(
+        any(map(_is_log_probability, (read for read in reads if read.requires_grad)))
+        and any(map(_has_lost_its_graph, (read for read in reads if not read.requires_grad)))
+        for reads in weighed
+    )
+
+
+def _has_lost_its_graph(node: Node) -> bool:
+    """Whether something in a sum was detached, or computed without gradients."""
+    parts = reached([node], lambda n: n.reads if n.function in LINEAR else ())
+    return any(n.function == "detach" or not n.grad_enabled for n in islice(parts, MOST_NODES))
 
 
 def _is_log_probability(node: Node) -> bool:

@@ -81,7 +81,7 @@ def without_effect(evidence: Evidence) -> Found | None:
     for effect in evidence.ask(effects) or ():
         if effect.targets or effect.moves or effect.module is None:  # such as a clock of an environment
             continue
-        within = None if effect.module is None else named(effect.module)
+        within = named(effect.module)
         where = _("`{call}` in {module}", call=effect.reader, module=within) if within else f"`{effect.reader}`"
         text = _(
             "The outputs do not depend on the input of shape {shape}, which {reader} reads: they are the same with "

@@ -138,8 +138,12 @@ def no_activation(evidence: Evidence) -> Found | None:
         first=named(found[0]), second=named(found[1]),
     )  # fmt: skip
     experiment = all(x.role == "weights" for x in evidence.layers) and len(evidence.layers) >= LINEAR_ON_PURPOSE
-    parts = {name.partition(".")[0] for name in found if "." in name}
-    heads = len(parts) > 1 and len(found) == 2  # what is between an encoder and a head is used by itself
+    ways = [
+        name.split(".") for name in dict.fromkeys(name.partition("@")[0] for name in found)
+    ]  # each pass has its own
+    apart = next((i for i, parts in enumerate(zip(*ways, strict=False)) if len(set(parts)) > 1), math.inf)
+    # What is between an encoder and a head is used by itself.
+    heads = len(ways) == 2 and all(len(way) > apart + 1 for way in ways)
     severity = Severity.NOTE if experiment or heads else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
 
@@ -166,6 +170,8 @@ def normalisation(evidence: Evidence) -> Found | None:
         return Found(fixed, 0.0, 0.0, text, UPDATE)
     every = [n for m in steps for n in m.batch_norms]
     if all(n.samples == 1 for n in every):
+        if not evidence.ends:
+            return None  # a training of one image settles later
         late = [n.drift for m in steps[len(steps) // 2 :] if (m.step or 0) >= STEPS_TO_SETTLE for n in m.batch_norms]
         severity = Severity.NOTE if late and max(late) < LARGEST_DRIFT_OF_ONE else None
         names = tuple(dict.fromkeys(n.name for n in norms))

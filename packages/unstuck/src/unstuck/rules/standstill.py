@@ -3,9 +3,12 @@
 import math
 from statistics import fmean
 
+from unstuck.measure import losses as of_losses
+from unstuck.measure.again import Again
 from unstuck.measure.calls import BINARY_LOSSES, DIFFERENCES
 from unstuck.measure.measurement import Comparison
 from unstuck.rules.evidence import Evidence
+from unstuck.rules.question import question
 
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 PATIENT_STEPS = 100
@@ -59,11 +62,19 @@ def stalled(evidence: Evidence) -> bool:
     return unlearned(evidence) or (bool(half) and unlearned(Evidence(half)))
 
 
+@question
+def chooses(again: Again) -> bool:
+    """Whether the loss is that of a policy, which need not fall: what it weighs by follows the policy."""
+    return any(map(of_losses.chooses, again.step.losses))
+
+
 def unlearned(evidence: Evidence) -> bool:
     """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     quarter = max(FEWEST_LOSSES, len(losses) // 4)
     if not evidence.lasts or len(losses) < 3 * quarter or not all(0 < loss < math.inf for loss in losses):
+        return False
+    if evidence.ask(chooses):
         return False
     parts = losses[quarter : 2 * quarter], losses[-quarter:]
     second, last = map(fmean, parts)

@@ -12,7 +12,7 @@ from unstuck.rules import numbers
 from unstuck.rules.attention import attending_to_one
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, SMALL_SCALE, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, unlearned
+from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, chooses, falling, fitted, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -88,7 +88,7 @@ def too_large(evidence: Evidence) -> Found | None:
     if not found:
         return _ruined(evidence, updates) or _blown_up(evidence, updates) or _killed(evidence, updates)
     value = usual[found[0]]
-    if value <= REPLACES_WEIGHT and falling(evidence):
+    if value <= REPLACES_WEIGHT and (falling(evidence) or evidence.ask(chooses)):
         return None
     text = _(
         "A typical step is up to {size} times as large as {names}: it overwrites the result of earlier steps.",
