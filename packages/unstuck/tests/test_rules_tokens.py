@@ -363,16 +363,36 @@ def test_targets_of_other_samples_that_fit_as_well_are_named(shuffled):
     assert ("US704" in trained(Conditional("read"), batch)) == shuffled
 
 
-@pytest.mark.parametrize(("drawn", "named"), [(torch.randn, False), (torch.rand, True)])
-def test_the_noise_of_a_generator_needs_no_partner(drawn, named):
+@pytest.mark.parametrize(
+    ("drawn", "generates", "named"), [(torch.randn, True, False), (torch.randn, False, True), (torch.rand, True, True)]
+)
+def test_the_noise_of_a_generator_needs_no_partner(drawn, generates, named):
     """Noise is drawn anew in every step, and the network learns from its other input."""
 
     def batch(_step):
         x = torch.rand(SAMPLES, 6)
         return (x, drawn(SAMPLES, 3)), 4 * x[:, :2] + torch.randn(SAMPLES, 2)
 
+    def adversarial(outputs, targets):
+        far = (outputs - targets).square().mean(1)
+        return functional.binary_cross_entropy_with_logits(1 - far, torch.ones(SAMPLES))
+
     torch.manual_seed(0)
-    assert ("US704" in trained(Conditional("read"), batch, steps=300)) == named
+    loss = adversarial if generates else functional.mse_loss
+    assert ("US704" in trained(Conditional("read"), batch, 300, loss)) == named
+
+
+def test_one_number_for_each_sample_may_be_the_input_without_a_partner():
+    class Timed(nn.Linear):
+        def forward(self, x, time):
+            return super().forward(torch.cat([x, time[:, None]], 1))
+
+    def batch(_step):
+        x = torch.rand(2 * SAMPLES, 6)
+        return (x, torch.randn(2 * SAMPLES)), 4 * x[:, :2] + torch.randn(2 * SAMPLES, 2)
+
+    torch.manual_seed(0)
+    assert "US704" in trained(Timed(7, 2), batch, steps=300)
 
 
 class Siamese(nn.Module):

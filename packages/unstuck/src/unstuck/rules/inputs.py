@@ -97,9 +97,13 @@ def unrelated(evidence: Evidence) -> Found | None:
     """The network answers all samples alike, or learns from pairs that do not belong together."""
     patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
     found = evidence.ask(effects) or ()
-    learns = any(not effect.change <= RELATED for effect in found if effect.moves and not effect.noise)  # or may
+    # The loss of a generator that learns from its other inputs, or may, compares outputs with no data.
+    judged = evidence.latest.comparisons and all(c.varied for c in evidence.latest.comparisons)
+    learns = any(not effect.change <= RELATED for effect in found if effect.moves and not effect.noise)
     for effect in found:
-        if not (patient and effect.moves and SAME < effect.change < UNRELATED) or (effect.noise and learns):
+        if not (patient and effect.moves and SAME < effect.change < UNRELATED) or (
+            effect.noise and learns and not judged
+        ):
             continue
         what = _("the targets") if effect.targets else _("the input of shape {shape}", shape=list(effect.shape))
         text = _(
@@ -173,12 +177,11 @@ def _is_noise(node: Node, earlier: Sequence[Step]) -> bool:
     x = node.value
     if x is None or not x.is_floating_point() or x.numel() < FEWEST_NUMBERS or not earlier:
         return False
-    x = x.float()
-    moments = [float(x.pow(k).mean()) for k in range(1, 5)]
+    moments = [float(x.float().pow(k).mean()) for k in range(1, 5)]
     off = (abs(m - of) / math.sqrt(v / x.numel()) for m, of, v in zip(moments, *NORMAL, strict=True))
     others = [n.value for step in earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
-    seen = [rows.to(x).flatten(1)[:, None, :COMPARED] for rows in others if rows is not None]
-    again = any(bool((rows == x.flatten(1)[:, :COMPARED]).all(-1).any()) for rows in seen)
+    seen = [rows.reshape(len(x), -1)[:, None, :COMPARED] for rows in others if rows is not None]
+    again = any(bool((rows == x.reshape(len(x), -1)[:, :COMPARED]).all(-1).any()) for rows in seen)
     return max(off) < FAR and bool(seen) and not again
 
 
