@@ -211,3 +211,18 @@ def test_an_untraceable_forward_does_not_fail_a_diagnosis():
             return super().forward(x)
 
     assert [f.rule for f in vanishing(Counting())[0].findings if f.severity is not Severity.NOTE] == ["US101"]
+
+
+@pytest.mark.parametrize(("depth", "named"), [(2, False), (8, True)])
+def test_rates_for_the_depth_are_named_where_there_is_a_depth(depth, named):
+    torch.manual_seed(0)
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(32, 32), nn.Tanh())]
+    model, x, y = nn.Sequential(*layers, nn.Linear(32, 10)), torch.randn(64, 32), torch.randint(10, (64,))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+    with unstuck.Monitor(model) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    finding = next(f for f in monitor.diagnosis(seconds=0).findings if f.rule == "US302")
+    assert ("sc.depth_scaled_lr(model)" in finding.remedy) is named

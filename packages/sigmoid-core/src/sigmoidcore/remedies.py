@@ -18,7 +18,7 @@ from unstuck.untrained import may_be_redrawn
 
 SIGMOIDS = frozenset({"SigmoidCore", *KINDS})  # kinds of activations that `convert` makes cores of, and the core itself
 GATED = frozenset({"RNN", "LSTM", "GRU"})  # Kinds of recurrent layers that `convert` makes layers of cores of
-NAMED = 3  # Up to this many activations are named in a call; more are given by their type
+NAMED, DEEP = 3, 5  # Activations that a call names, at most; layers of sigmoids that need rates of their own, at least
 
 
 def suggest(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str | None] | None:
@@ -77,11 +77,11 @@ def _convert_and(measurement: Measurement, subject: Subject, *, keep: bool = Fal
 
 
 def _rates(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, None] | None:
-    """Remedy for a learning rate that is too low or too high, with the call for networks of sigmoids."""
-    if not _has_sigmoids(measurement):
+    """Remedy for a learning rate that is too low or too high, with the call for deep networks of sigmoids."""
+    if sum(measurement.layers[i].kind in SIGMOIDS for i in Evidence((measurement,)).hidden) < DEEP:
         return None
     model = subject.name("model")
-    more = _(" With Adam, sc.depth_scaled_lr({model}) gives the rates for these sigmoids.", model=model)
+    more = _(" With Adam, sc.depth_scaled_lr({model}) gives the rates for sigmoids of this depth.", model=model)
     return finding.remedy + more, None
 
 
