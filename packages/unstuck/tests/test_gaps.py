@@ -52,6 +52,14 @@ def test_a_frozen_model_is_not_called_healthy():
     assert repr(found) == f"<Diagnosis: {first_line(found)}>"
 
 
+def test_parts_that_train_in_turn_are_not_frozen():
+    """As with two optimizers of one Lightning module, each of which switches the parameters of the other off."""
+    one = with_weight(chain(1.0, 1.0), "0.weight", trains=False)
+    other = with_weight(chain(1.0, 1.0), "1.weight", trains=False)
+    assert "1 of 2 parameters" in named(one)
+    assert "1 of 2 parameters" not in named(one, other)
+
+
 def test_a_frozen_part_is_named():
     model = small()
     model[0].requires_grad_(False)
@@ -88,6 +96,15 @@ def test_layers_without_any_gradient_are_not_judged():
     assert "the gradient" not in named(chain(1.0, 1.0))
     frozen = with_weight(with_weight(no_gradient, "0.weight", trains=False), "2.weight", trains=False)
     assert named(frozen)["the training"]
+
+
+def test_the_functions_of_several_terms_are_all_named():
+    def two(outputs, targets):
+        return nn.functional.mse_loss(outputs, targets) + 0.1 * nn.functional.l1_loss(outputs, targets)
+
+    x, y = torch.randn(64, 8), torch.randn(64, 3)
+    for loss, names in ((two, "(mse_loss, l1_loss)"), (nn.functional.mse_loss, "(mse_loss)")):
+        assert names in str(unstuck.diagnose(small(), x, y, loss))
 
 
 def test_the_gaps_are_in_the_json():

@@ -191,6 +191,12 @@ class Measurement:
         return Profile(tuple(name for name, _ in known), torch.tensor([g for _, g in known], dtype=torch.float64))
 
     @property
+    def loss_functions(self) -> str:
+        """The loss functions that it sums, with commas; "" if none is known."""
+        known = dict.fromkeys(term.function for term in self.terms if term.function != "sub")
+        return ", ".join(known if len(known) > 1 else filter(None, [self.loss_function]))
+
+    @property
     def weighted(self) -> Iterator[Layer]:
         """The layers with weights."""
         return (layer for layer in self.layers if layer.role == "weights")

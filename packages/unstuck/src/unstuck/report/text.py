@@ -56,7 +56,7 @@ def head(judgement: Judgement) -> list[str]:
     if measurement.ranks > 1:
         facts.append(_("{count} processes", count=f"{measurement.ranks:,}"))
     if measurement.loss is not None:
-        function = f" ({measurement.loss_function})" if measurement.loss_function else ""
+        function = f" ({measurement.loss_functions})" if measurement.loss_functions else ""
         facts.append(_("loss {loss}{function}", loss=f"{measurement.loss:.4g}", function=function))
     if len(measurement.profile.names) > 1:
         facts.append(_("gradient spread {spread}", spread=f"{measurement.profile.spread:.4g}"))

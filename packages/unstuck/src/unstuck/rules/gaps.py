@@ -20,7 +20,8 @@ def gaps(measurements: Sequence[Measurement], missing: str = "") -> tuple[Gap, .
 def _parts(evidence: Evidence) -> Iterator[Gap]:
     """Parts of the model without a gradient, or whose layers cannot be measured."""
     latest = evidence.latest
-    frozen = [weight.name for weight in latest.weights if not weight.trains]
+    trained = {weight.name for m in evidence.measurements for weight in m.weights if weight.trains}  # in turn, perhaps
+    frozen = [weight.name for weight in latest.weights if weight.name not in trained]
     if frozen and len(frozen) == len(latest.weights):
         why = _("all {parameters} are frozen", parameters=counted(len(frozen), "parameter"))
         yield Gap(_("the training"), why, decisive=True)
