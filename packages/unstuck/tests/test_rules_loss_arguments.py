@@ -9,7 +9,7 @@ from torch.nn import functional
 import unstuck
 from unstuck.findings import Severity
 from unstuck.rules import Evidence
-from unstuck.rules.standstill import chooses
+from unstuck.rules.standstill import of_a_policy
 
 X, RETURNS = torch.randn(64, 6), torch.randn(64)
 LABELS = torch.arange(64) % 10
@@ -97,7 +97,7 @@ def test_the_loss_of_a_policy_is_known_by_what_it_weighs_by(log_probability):
 
         model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 11))
         measured = unstuck.diagnose(model, X, RETURNS, loss, trials=False).measurement
-        return Evidence([measured]).ask(chooses) is not None
+        return Evidence([measured]).ask(of_a_policy) is not None
 
     assert is_policy(lambda value: (RETURNS - value).detach(), 3)
     assert is_policy(lambda value: (RETURNS - value.detach()) / 9)

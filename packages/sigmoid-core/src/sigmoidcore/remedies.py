@@ -18,7 +18,7 @@ from unstuck.untrained import may_be_redrawn
 
 SIGMOIDS = frozenset({"SigmoidCore", *KINDS})  # kinds of activations that `convert` makes cores of, and the core itself
 GATED = frozenset({"RNN", "LSTM", "GRU"})  # Kinds of recurrent layers that `convert` makes layers of cores of
-NAMED, DEEP = 3, 5  # Activations that a call names, at most; layers of sigmoids that need rates of their own, at least
+NAMED, DEEP = 3, 5  # A call names up to so many activations; from so many layers of sigmoids on, rates depend on depth
 
 
 def suggest(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str | None] | None:

@@ -388,15 +388,18 @@ class _Model:
         measurements = self.monitor.measurements
         found = [f for f in find(measurements, ends=False) if f.severity is not Severity.NOTE]
         self._since = {f.rule: self._since.get(f.rule, step) for f in found}
-        errors = {f.rule for f in found if f.severity is Severity.ERROR}
-        if len(measurements) > 1:  # twice in a row; a warning for longer, because a young training has many
-            errors = {rule for rule in errors if self._since[rule] < step}
-        new = errors | {rule for rule, since in self._since.items() if step >= 2 * since + SETTLED}
-        new -= self._found.keys()
+        new = {f.rule for f in found if f.rule not in self._found and self._has_settled(f, step)}
         for finding in findings_of(measurements, Subject(self.monitor.model)) if new else ():
             if finding.rule in new:
                 self._found[finding.rule] = step, finding
                 self._on_finding(self.name, step, finding)
+
+    def _has_settled(self, finding: Finding, step: int) -> bool:
+        """Whether measurements have had a finding for long enough; a young training has many warnings."""
+        since = self._since[finding.rule]
+        if finding.severity is Severity.ERROR:
+            return since < step or len(self.monitor.measurements) == 1
+        return step >= 2 * since + SETTLED
 
 
 def distance(step: int) -> int:

@@ -224,23 +224,21 @@ def _moved(node: Node | None) -> Node | None:
 
 def moves_its_value(loss: Node) -> bool:
     """Whether a term of a loss is a log-probability times data minus an output, and both have a gradient."""
-    for node in terms(loss):
-        factors = node.moving if node.function in calls.MULTIPLICATIONS else []
-        if len(factors) == 2 and any(
-            _is_log_probability(one) and _is_advantage(other) for one, other in (factors, factors[::-1])
-        ):
-            return True
-    return False
+    return any(factor.requires_grad and _is_advantage(factor) for factor in _factors_of_choices(loss))
 
 
-def chooses(loss: Node) -> bool:
+def is_of_a_policy(loss: Node) -> bool:
     """Whether a term of a loss is a log-probability times numbers of the network that have no gradient any more."""
-    weighed = (node.reads for node in terms(loss) if node.function in calls.MULTIPLICATIONS)
-    return any(
-        any(map(_is_log_probability, (read for read in reads if read.requires_grad)))
-        and any(map(_has_lost_its_graph, (read for read in reads if not read.requires_grad)))
-        for reads in weighed
-    )
+    return any(not factor.requires_grad and _has_lost_its_graph(factor) for factor in _factors_of_choices(loss))
+
+
+def _factors_of_choices(loss: Node) -> Iterator[Node]:
+    """What terms of a loss multiply log-probabilities by."""
+    for node in terms(loss):
+        factors = node.reads if node.function in calls.MULTIPLICATIONS else ()
+        for one, other in (factors, factors[::-1]) if len(factors) == 2 else ():
+            if one.requires_grad and _is_log_probability(one):
+                yield other
 
 
 def _has_lost_its_graph(node: Node) -> bool:

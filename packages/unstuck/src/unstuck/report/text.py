@@ -40,7 +40,6 @@ def verdict(judgement: Judgement) -> str:
         return _("{found} in {layers}", **values)
     if not count:
         return _("no layers were seen, {found}", found=found)
-    # The smallest loss of one that compares nothing, such as of ranks, may be large.
     if judgement.trials.steps and judgement.trials.left > STANDS and judgement.measurement.comparisons:
         return _("{found} in {layers}, and yet it does not learn", **values)
     gaps = [str(gap) for gap in judgement.gaps if gap.decisive]
@@ -68,7 +67,7 @@ def head(judgement: Judgement) -> list[str]:
         lines.append(_(", ").join([*([counted(judgement.steps, "step")] if judgement.steps else []), line]))
     elif measurement.step is not None:
         lines.append(_("measured at step {step}", step=f"{measurement.step:,}"))
-    lines += trials_lines(judgement.trials, falls=bool(measurement.comparisons))
+    lines += trials_lines(judgement.trials, compares=bool(measurement.comparisons))
     if measurement.layers and judgement.gaps:
         lines.append(_("not judged: {gaps}", gaps=_(", ").join(map(str, judgement.gaps))))
     return lines

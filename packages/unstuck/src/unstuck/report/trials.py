@@ -27,8 +27,8 @@ def trial_text(trial: Trial) -> str:
     return _("Not proved: in a trial {told}", told=told)
 
 
-def trials_lines(trials: Trials, *, falls: bool = True) -> Iterator[str]:
-    """What the trials tell beside the findings; `falls`: a loss that hardly falls tells something."""
+def trials_lines(trials: Trials, *, compares: bool) -> Iterator[str]:
+    """What the trials tell beside the findings; the smallest loss of one that compares nothing may be large."""
     if trials.missing:
         yield _("not tried: {reason}", reason=trials.missing)
     if not trials.steps or not math.isfinite(trials.losses[0]):
@@ -36,11 +36,9 @@ def trials_lines(trials: Trials, *, falls: bool = True) -> Iterator[str]:
     results = {
         LEARNS: _("it learns the recorded batches"),
         STANDS: _("it learns the recorded batches slowly"),
-        math.inf: _("it does not learn the recorded batches"),
+        math.inf: _("it does not learn the recorded batches") if compares else _("on the recorded batches"),
     }
-    result = next((text for limit, text in results.items() if trials.left <= limit), "")
-    if not result or (trials.left > STANDS and not falls):
-        result = _("on the recorded batches")
+    result = next((text for limit, text in results.items() if trials.left <= limit), _("on the recorded batches"))
     first, last = ends(trials.losses)
     values = {"result": result, "steps": trials.steps, "first": first, "last": last}
     yield _("{result}: {steps} steps bring the loss from {first} to {last}", **values)

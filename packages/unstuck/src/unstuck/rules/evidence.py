@@ -40,7 +40,7 @@ class Evidence:
     """
 
     measurements: Sequence[Measurement]
-    ends: bool = True  # the training, as far as is known: what takes all its steps may pass
+    ends: bool = True  # False: the training goes on, and what has taken all its steps so far may pass
 
     @property
     def latest(self) -> Measurement:

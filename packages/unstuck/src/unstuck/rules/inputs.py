@@ -21,6 +21,7 @@ from unstuck.step.node import reached
 from unstuck.wording import listed, named, number
 
 UNRELATED, RELATED = 0.02, 0.2
+"""Change of the loss with an input of other samples, over the loss: less if it is not used, more if it is."""
 SAME = 1e-6
 """A loss that changes by less of itself knows both sides of a pair by one input."""
 ALIKE = 0.1
@@ -81,8 +82,7 @@ def without_effect(evidence: Evidence) -> Found | None:
     for effect in evidence.ask(effects) or ():
         if effect.targets or effect.moves or effect.module is None:  # such as a clock of an environment
             continue
-        within = named(effect.module)
-        where = _("`{call}` in {module}", call=effect.reader, module=within) if within else f"`{effect.reader}`"
+        where = _("`{call}` in {module}", call=effect.reader, module=named(effect.module))
         text = _(
             "The outputs do not depend on the input of shape {shape}, which {reader} reads: they are the same with "
             "those of other samples.",
@@ -101,9 +101,8 @@ def unrelated(evidence: Evidence) -> Found | None:
     judged = evidence.latest.comparisons and all(c.varied for c in evidence.latest.comparisons)
     learns = any(not effect.change <= RELATED for effect in found if effect.moves and not effect.noise)
     for effect in found:
-        if not (patient and effect.moves and SAME < effect.change < UNRELATED) or (
-            effect.noise and learns and not judged
-        ):
+        free = effect.noise and learns and not judged
+        if free or not (patient and effect.moves and SAME < effect.change < UNRELATED):
             continue
         what = _("the targets") if effect.targets else _("the input of shape {shape}", shape=list(effect.shape))
         text = _(
@@ -179,10 +178,12 @@ def _is_noise(node: Node, earlier: Sequence[Step]) -> bool:
         return False
     moments = [float(x.float().pow(k).mean()) for k in range(1, 5)]
     off = (abs(m - of) / math.sqrt(v / x.numel()) for m, of, v in zip(moments, *NORMAL, strict=True))
+    if max(off) >= FAR:
+        return False
     others = [n.value for step in earlier for n in step.nodes if n.op == node.op and n.shape == node.shape]
     seen = [rows.reshape(len(x), -1)[:, None, :COMPARED] for rows in others if rows is not None]
     again = any(bool((rows == x.reshape(len(x), -1)[:, :COMPARED]).all(-1).any()) for rows in seen)
-    return max(off) < FAR and bool(seen) and not again
+    return bool(seen) and not again
 
 
 @question

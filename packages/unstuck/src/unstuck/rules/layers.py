@@ -138,12 +138,10 @@ def no_activation(evidence: Evidence) -> Found | None:
         first=named(found[0]), second=named(found[1]),
     )  # fmt: skip
     experiment = all(x.role == "weights" for x in evidence.layers) and len(evidence.layers) >= LINEAR_ON_PURPOSE
-    ways = [
-        name.split(".") for name in dict.fromkeys(name.partition("@")[0] for name in found)
-    ]  # each pass has its own
-    apart = next((i for i, parts in enumerate(zip(*ways, strict=False)) if len(set(parts)) > 1), math.inf)
+    names = dict.fromkeys(name.partition("@")[0] for name in found)  # the same in each pass
+    parents = [name.split(".")[:-1] for name in names]
     # What is between an encoder and a head is used by itself.
-    heads = len(ways) == 2 and all(len(way) > apart + 1 for way in ways)
+    heads = len(names) == 2 and any(one != other for one, other in zip(*parents, strict=False))
     severity = Severity.NOTE if experiment or heads else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
 

@@ -3,9 +3,9 @@
 import math
 from statistics import fmean
 
-from unstuck.measure import losses as of_losses
 from unstuck.measure.again import Again
 from unstuck.measure.calls import BINARY_LOSSES, DIFFERENCES
+from unstuck.measure.losses import is_of_a_policy
 from unstuck.measure.measurement import Comparison
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
@@ -63,9 +63,9 @@ def stalled(evidence: Evidence) -> bool:
 
 
 @question
-def chooses(again: Again) -> bool:
+def of_a_policy(again: Again) -> bool:
     """Whether the loss is that of a policy, which need not fall: what it weighs by follows the policy."""
-    return any(map(of_losses.chooses, again.step.losses))
+    return any(map(is_of_a_policy, again.step.losses))
 
 
 def unlearned(evidence: Evidence) -> bool:
@@ -74,7 +74,7 @@ def unlearned(evidence: Evidence) -> bool:
     quarter = max(FEWEST_LOSSES, len(losses) // 4)
     if not evidence.lasts or len(losses) < 3 * quarter or not all(0 < loss < math.inf for loss in losses):
         return False
-    if evidence.ask(chooses):
+    if evidence.ask(of_a_policy):
         return False
     parts = losses[quarter : 2 * quarter], losses[-quarter:]
     second, last = map(fmean, parts)

@@ -12,7 +12,7 @@ from unstuck.rules import numbers
 from unstuck.rules.attention import attending_to_one
 from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, SMALL_SCALE, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, chooses, falling, fitted, unlearned
+from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, of_a_policy, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from unstuck.wording import listed, named, number, percent, verb
 
@@ -88,7 +88,7 @@ def too_large(evidence: Evidence) -> Found | None:
     if not found:
         return _ruined(evidence, updates) or _blown_up(evidence, updates) or _killed(evidence, updates)
     value = usual[found[0]]
-    if value <= REPLACES_WEIGHT and (falling(evidence) or evidence.ask(chooses)):
+    if value <= REPLACES_WEIGHT and (falling(evidence) or evidence.ask(of_a_policy)):
         return None
     text = _(
         "A typical step is up to {size} times as large as {names}: it overwrites the result of earlier steps.",
@@ -221,13 +221,8 @@ def _largest_rates(evidence: Evidence) -> list[float]:
 def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """A warm-up that takes the whole training."""
     rates, (loss, first) = _largest_rates(evidence), (evidence.latest.loss, evidence.measurements[0].loss)
-    rises = (
-        evidence.ends
-        and evidence.lasts
-        and len(rates) >= PATIENT_MEASUREMENTS
-        and all(a < b for a, b in pairwise(rates))
-    )
-    if not updates or not rises or rates[-1] < LONG_WARM_UP * rates[0]:
+    rises = len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates))
+    if not (updates and evidence.ends and evidence.lasts and rises) or rates[-1] < LONG_WARM_UP * rates[0]:
         return None
     text = _(
         "The learning rate still rises, from {first} to {last}: the warm-up has taken all steps so far.",
