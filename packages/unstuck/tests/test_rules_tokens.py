@@ -74,6 +74,14 @@ def test_an_end_token_that_is_also_the_padding_has_to_be_a_label(keeps_end, expe
     assert codes(Language(), ids[:, :-1], labels) == expected
 
 
+@pytest.mark.parametrize(("attended", "expected"), [(0, []), (1, ["US701"])])
+def test_padding_that_a_mask_hides_everywhere_is_no_end_token(attended, expected):
+    ids, padded = with_padding()
+    hidden = padded & (padded.cumsum(1) > attended)
+    labels = ids[:, 1:].masked_fill(padded[:, 1:], -100)
+    assert codes(Language(), {"ids": ids[:, :-1], "padded": hidden[:, :-1]}, labels) == expected
+
+
 @pytest.mark.parametrize(("ignored", "expected"), [(True, []), (False, ["US702"])])
 def test_padding_in_the_loss_is_named(ignored, expected):
     ids, padded = with_padding()

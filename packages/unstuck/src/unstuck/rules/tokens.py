@@ -1,7 +1,7 @@
 """Tokens: whether their labels are where they belong, and what padding, places and other documents do to outputs."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,7 +255,7 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
     if labels.shift == 1:
         read = set(again.step.needed([labels.outputs])) - {labels.tokens}
         encoder = any(_is_text(again, node) for node in again.tokens if node in read)
-        found["endless"] = _is_endless(labels, encoder)
+        found["endless"] = _is_endless(labels, encoder, _hidden(again, labels.ids))
         found["unstarted"] = encoder and _is_unstarted(labels)
     return found
 
@@ -272,13 +272,13 @@ def _is_unstarted(labels: _Labels) -> bool:
     return len(first) > FEWEST_WORDS and len(first & kinds(labels.wanted)) > len(first) / 2
 
 
-def _is_endless(labels: _Labels, encoder: bool) -> bool:
+def _is_endless(labels: _Labels, encoder: bool, hidden: Sequence[Tensor]) -> bool:
     """Whether rows end with one token that is never a label, behind others that differ: texts have no end token.
 
-    The outputs of a decoder that all have one length need no end.
+    The outputs of a decoder that all have one length need no end, nor do texts whose rows end with padding alone.
     """
     last, run = _ends(labels.ids)
-    if encoder and len(kinds(run.sum(1))) == 1:
+    if (encoder and len(kinds(run.sum(1))) == 1) or any(torch.equal(labels.ids == last, x) for x in hidden):
         return False
     rows = (run.sum(1) > 1) & ~run.all(1)
     before = labels.ids[rows, run[rows].long().argmax(1) - 1]
@@ -365,15 +365,19 @@ def _reaches(again: Again, changes: Mapping[Node, Change], seen: Tensor) -> bool
     return False
 
 
+def _hidden(again: Again, ids: Tensor) -> list[Tensor]:
+    """Which tokens each mask may hide: those of its zeros, or of its ones."""
+    same = (n.value for n in again.given if n.shape == ids.shape and n.value is not None)
+    return [hidden for mask in same if kinds(mask) == {0, 1} for hidden in (~mask.bool(), mask.bool())]
+
+
 def _padded(again: Again, ids: Tensor) -> Tensor | None:
     """Which tokens are padding: hidden by a mask, or one token at the ends only; None without any."""
-    same = (n.value for n in again.given if n.shape == ids.shape and n.value is not None)
-    masks = [m.bool() for m in same if kinds(m) == {0, 1}]
     last, ends = _ends(ids)
     lengths, elsewhere = ends.sum(1), ((ids == last) & ~ends)[:, 1:].any()  # a text may begin with it
     long = int(lengths.max()) > (1 if len(kinds(lengths)) > 1 else 2)
     repeats = (ids[:, -1] == ids[:, -2])[lengths == 0].float().mean() > REPEATS  # as answers of a policy may do
-    found = [m for mask in masks for m in (~mask, mask)] + ([ends] if long and not (repeats or elsewhere) else [])
+    found = _hidden(again, ids) + ([ends] if long and not (repeats or elsewhere) else [])
     for padded in found:
         if len(kinds(ids[padded])) == 1 < len(kinds(ids[~padded])) and float(padded.float().mean()) > FEWEST_PADDED:
             return padded
