@@ -1,6 +1,7 @@
 """`unstuck`: scripts of many shapes run as without it, to the last bit, and what it says about them."""
 
 import runpy
+import shlex
 import subprocess
 import sys
 
@@ -322,7 +323,7 @@ def test_an_option_behind_the_script_is_that_of_the_script_and_a_line_says_so(tm
 
 def test_a_report_ends_quietly_when_its_reader_does(tmp_path):
     Diagnosis(stack(30, 1e-2), ()).to_json(tmp_path / "found.json")
-    command = f"{sys.executable} -m unstuck report found.json | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m unstuck report found.json | true; echo ${{PIPESTATUS[0]}}"
     assert in_process(["bash", "-c", command], tmp_path) == (0, "0\n", "")
 
 

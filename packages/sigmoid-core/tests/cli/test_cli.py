@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -56,7 +57,7 @@ def test_without_its_extra_a_command_says_how_to_install_it(command, missing, ex
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
-    install = rf'{sys.executable} -m pip install (-e "/\S+/|")sigmoid-core\[{extra}\]"'
+    install = rf'{re.escape(shlex.quote(sys.executable))} -m pip install (-e "/[^"]+/|")sigmoid-core\[{extra}\]"'
     assert re.fullmatch(rf"sigmoid-core: {missing}\S* is not installed: {install}\n", result.stderr)
 
 
