@@ -31,7 +31,7 @@ test: .venv/.installed-test ## run the tests
 test-oldest: .venv-oldest/.installed ## run the tests of the packages with the lowest versions that they allow
 	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope packages
 
-test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks
+test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks (EVERY=1: with all programs)
 	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope tests/integrations
 
 lint: .venv/.installed-dev ## check style, format and the import contracts

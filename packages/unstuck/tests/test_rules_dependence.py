@@ -195,6 +195,30 @@ def test_time_in_the_first_dimension_is_a_note_at_most():
     assert findings(nn.LSTM(5, 7, batch_first=True), torch.randn(9, 4, 5)) == []
 
 
+class Tagger(nn.Module):
+    """Reads its texts in the order of their lengths."""
+
+    def __init__(self, back):
+        super().__init__()
+        self.embedding, self.lstm = nn.Embedding(20, 8, padding_idx=0), nn.LSTM(8, 8, batch_first=True)
+        self.head, self.back = nn.Linear(8, 4), back
+
+    def forward(self, words, lengths):
+        lengths, order = lengths.sort(descending=True)
+        packed = nn.utils.rnn.pack_padded_sequence(self.embedding(words[order]), lengths, batch_first=True)
+        hidden = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+        return self.head(hidden[order.argsort()] if self.back else hidden)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_outputs_of_texts_that_were_sorted_by_length_are_put_back_in_order(back):
+    lengths = torch.randint(3, 10, (16,)).index_fill(0, torch.tensor([5]), 9)
+    padded = torch.arange(9) >= lengths[:, None]
+    words, tags = torch.randint(1, 20, (16, 9)).masked_fill(padded, 0), torch.randint(4, (16, 9))
+    found = unstuck.diagnose(Tagger(back), (words, lengths), tags.masked_fill(padded, -100), flat)
+    assert [f.rule for f in found.findings if f.rule[2] in "67" or f.rule == "US506"] == ([] if back else ["US506"])
+
+
 class OfOne(nn.Module):
     """A network for one sample, without a dimension for the batch."""
 

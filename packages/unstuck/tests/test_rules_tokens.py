@@ -440,10 +440,11 @@ def test_steps_that_bfloat16_rounds_away_are_named(dtype):
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(40, []), (400, ["warning"])])
-def test_a_warm_up_that_takes_the_whole_training_is_named(steps, expected):
+@pytest.mark.parametrize("epoch", [1, 10])
+def test_a_warm_up_that_takes_the_whole_training_is_named(steps, expected, epoch):
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2))
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
-    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / steps))
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step // epoch + 1) * epoch / steps))
     data, targets = torch.randn(64, 6), torch.randn(64, 2)
     with unstuck.Monitor(model, every=5) as monitor:
         for _ in range(100):

@@ -214,15 +214,16 @@ def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
     assert "earlier: US201 warning, saturated neurons, at step 20, and not in the last measurement" in said
 
 
-def test_a_warm_up_is_judged_when_the_training_ends(tmp_path, capfd):
-    script = """
+@pytest.mark.parametrize("epoch", [1, 60])
+def test_a_warm_up_is_judged_when_the_training_ends(tmp_path, capfd, epoch):
+    script = f"""
         model = network(2, nn.Tanh)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-        for _ in range(120):
-            optimizer.param_groups[0]["lr"] += 1e-4
+        optimizer = torch.optim.SGD(model.parameters(), lr=0)
+        for step in range({120 if epoch == 1 else 400}):
+            optimizer.param_groups[0]["lr"] = 1e-4 * (step // {epoch})
             train(model, optimizer, 1)
     """
-    _, error = watched(capfd, written(tmp_path, script))
+    _, error = watched(capfd, written(tmp_path, script), "--every", "20")
     announced, told = error.split("trained by SGD\n\n")
     assert "US301" not in announced
     assert "the warm-up has taken all steps" in " ".join(told.split())

@@ -55,7 +55,7 @@ class Again:
         layer = next((n for n in self.step.calls(*calls.WEIGHTED) if n.reads), None)
         if layer is None:
             return False
-        if layer.function == "embedding" and len(inputs.shape) == 1:
+        if layer.function == "embedding" and len(inputs.shape) == len(layer.reads[0].shape) == 1:
             return any(self.step.calls(*calls.RECURRENT, calls.ATTENTION, calls.DOT_PRODUCT))
         return calls.reads_one_sample(layer)
 
@@ -80,10 +80,15 @@ class Again:
 
     @cached_property
     def tokens(self) -> list[Node]:
-        """The tokens that embeddings read, [samples, positions]."""
+        """The tokens that embeddings read, [samples, positions], in the order of the samples."""
         read = (calls.given(n, "input").get("input") for n in self.step.calls("embedding"))
         own = (n for n in read if isinstance(n, Node) and len(n.shape) == 2 and n.shape[0] == self.samples)
-        return [n for n in dict.fromkeys(own) if n.shape[1] >= FEWEST]
+        return [n for n in dict.fromkeys(own) if n.shape[1] >= FEWEST and not self._is_reordered(n)]
+
+    def _is_reordered(self, node: Node) -> bool:
+        """Whether samples were picked by their numbers, as where they are sorted by length."""
+        picked = (n for n in self.step.needed([node]) if n.function in ("getitem", "index_select"))
+        return any(index.shape == (self.samples,) for n in picked for index in n.reads[1:])
 
     @cached_property
     def _first(self) -> tuple[list[Tensor], bool]:

@@ -88,7 +88,9 @@ def summarize(
     ends = {loss: None for r in passes for loss, _value in r.ends_at}
     constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
     added = {node for loss in ends for node in losses.terms(loss)}
-    loss_function, loss_reads = _last_loss(passes)
+    called = (r.flow.loss for r in passes if r.flow.loss is not None)
+    loss_function, loss_reads = max(called, key=lambda loss: bool(loss[1]), default=(None, ""))
+    alike = fetch([flag for r in passes for flag in r.alike])  # inputs of whole numbers, for all samples of a pass
     return Measurement(
         layers=tuple(layers),
         weights=weights,
@@ -101,7 +103,7 @@ def summarize(
         moves_value=any(map(losses.moves_its_value, ends)),
         comparisons=comparisons.joined([r.compared for r in passes], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
-        input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(passes),
+        input_spread=of_inputs["spread"] if inputs.count else 0.0 if alike and all(alike) else None,
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
         notes=tuple(notes),
@@ -112,12 +114,6 @@ def summarize(
         differentiated=any_differentiated > 0,
         swaps=tuple({name: Swap(name, *shapes) for r in passes for name, shapes in r.flow.swaps.items()}.values()),
     )
-
-
-def _last_loss(passes: Sequence[ForwardPass]) -> tuple[str | None, str]:
-    """The last loss function that was called, and the name of the layer whose output it reads."""
-    found = [r.flow.loss for r in passes if r.flow.loss is not None]
-    return max(found, key=lambda loss: bool(loss[1]), default=(None, ""))
 
 
 def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, dict[str, int]]:
@@ -139,12 +135,6 @@ def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, dict[
             calls[place].sums.add(call.sums)
             calls[place].read_by = call.read_by or calls[place].read_by
     return calls, inputs, places
-
-
-def _spread_of_tokens(passes: Sequence[ForwardPass]) -> float | None:
-    """0 if all inputs are whole numbers, the same for all samples of a pass; else None."""
-    alike = fetch([flag for r in passes for flag in r.alike])
-    return 0.0 if alike and all(alike) else None
 
 
 def _batch_norms(passes: Sequence[ForwardPass]) -> Iterator[BatchNorm]:

@@ -19,8 +19,8 @@ SUMS = 1e-2
 
 SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, positions added along the sequence, "
-    "transpose instead of view, a softmax over the last dimension. Nothing to do if the samples are the steps of one "
-    "sequence, or one set."
+    "transpose instead of view, a softmax over the last dimension; samples that were sorted by length need their order "
+    "back. Nothing to do if the samples are the steps of one sequence, or one set."
 )
 TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."

@@ -256,7 +256,10 @@ def _of_labels(again: Again, labels: _Labels) -> dict[str, Any]:
         read = set(again.step.needed([labels.outputs])) - {labels.tokens}
         encoder = any(_is_text(again, node) for node in again.tokens if node in read)
         found["endless"] = _is_endless(labels, encoder, _hidden(again, labels.ids))
-        found["unstarted"] = encoder and _is_unstarted(labels)
+        first = kinds(labels.ids[:, 0])  # words of the texts: no label is the first one of a text
+        found["unstarted"] = (
+            encoder and len(first) > FEWEST_WORDS and 2 * len(first & kinds(labels.wanted)) > len(first)
+        )
     return found
 
 
@@ -264,12 +267,6 @@ def _is_text(again: Again, node: Node) -> bool:
     """Whether numbers are tokens, and not their places, types or documents."""
     (ids,) = again.run([node])
     return len(kinds(ids)) > FEWEST_WORDS and not bool(((ids.diff(dim=1) == 1) | (ids[:, 1:] == 0)).all())
-
-
-def _is_unstarted(labels: _Labels) -> bool:
-    """Whether a decoder begins with words of its labels: no label is the first word of a text."""
-    first = kinds(labels.ids[:, 0])
-    return len(first) > FEWEST_WORDS and len(first & kinds(labels.wanted)) > len(first) / 2
 
 
 def _is_endless(labels: _Labels, encoder: bool, hidden: Sequence[Tensor]) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from statistics import fmean, median
 
 from unstuck.findings import Severity
@@ -10,7 +10,7 @@ from unstuck.language import _
 from unstuck.measure.measurement import Measurement, Weight
 from unstuck.rules import numbers
 from unstuck.rules.attention import attending_to_one
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, PATIENT_MEASUREMENTS, SMALL_SCALE, Evidence, is_zero, usual_size
+from unstuck.rules.evidence import FEWEST_MEASUREMENTS, SMALL_SCALE, Evidence, is_zero, usual_size
 from unstuck.rules.rule import Found, rule
 from unstuck.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, falling, fitted, of_a_policy, unlearned
 from unstuck.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
@@ -18,8 +18,8 @@ from unstuck.wording import listed, named, number, percent, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-LONG_WARM_UP = 4.0
-"""How much larger the rate has become, if it rises all the time."""
+LONG_WARM_UP, FEWEST_STAIRS = 4.0, 4
+"""How much larger the rate has become, if it rises all the time; different rates, at least."""
 ROUNDED_SHARE = 0.5
 """Of the numbers of a weight, in a typical step."""
 FADED_RATE, FADED_UPDATE = 0.01, 0.01
@@ -50,10 +50,14 @@ def too_small(evidence: Evidence) -> Found | None:
     found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
     if not found:
         return _ended(evidence, updates) or _warming(evidence, updates) or _stands(evidence, updates)
+    if not evidence.ends and not any(_largest_rates(evidence) or [1.0]):
+        return None  # a warm-up that is moved once an epoch may begin with a rate of 0
     text = _(
         "No measured step changed {names} by more than {size} of its size, which is rounded away.",
         names=listed(found, tuple(largest), "weight"), size=number(largest[found[-1]]),
     )  # fmt: skip
+    if not largest[found[-1]]:
+        text = _("No measured step changed {names}.", names=listed(found, tuple(largest), "weight"))
     return Found(tuple(found), largest[found[0]], ROUNDED_AWAY, text)
 
 
@@ -221,7 +225,8 @@ def _largest_rates(evidence: Evidence) -> list[float]:
 def _warming(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """A warm-up that takes the whole training."""
     rates, (loss, first) = _largest_rates(evidence), (evidence.latest.loss, evidence.measurements[0].loss)
-    rises = len(rates) >= PATIENT_MEASUREMENTS and all(a < b for a, b in pairwise(rates))
+    stairs = [rates.count(rate) for rate in dict.fromkeys(rates)]  # how often each was measured: an epoch, or a step
+    rises = len(stairs) >= FEWEST_STAIRS and rates == sorted(rates) and stairs[-1] <= max(stairs[1:-1])
     if not (updates and evidence.ends and evidence.lasts and rises) or rates[-1] < LONG_WARM_UP * rates[0]:
         return None
     text = _(
