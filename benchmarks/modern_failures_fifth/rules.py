@@ -7,14 +7,16 @@ from collections.abc import Mapping
 
 RULES: Mapping[str, tuple[str, ...]] = {
     "activation without second derivative": ("US502",),
-    "axes mixed": ("US506",),
+    "augmentation of inputs and targets differs": ("US704",),
     "axes mixed by a reshape": ("US506",),
+    "axes mixed": ("US506",),
     "axes mixed: order of repeated rows": ("US706",),
     "box format of the loss": ("US601",),
     "buffers missing in a copy": ("US509",),
     "clipping of scaled gradients": ("US301",),
     "data scrambled by a reshape": ("US506",),
     "decoder sees its own targets": ("US606",),
+    "embedding rows collide": ("US712",),
     "embeddings of added tokens frozen": ("US505",),
     "end token taken out of the labels": ("US701",),
     "gradient of another loss": ("US305", "US309"),

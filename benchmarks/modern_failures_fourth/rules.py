@@ -11,6 +11,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "clipped before unscaling": ("US301",),
     "condition constant": ("US703",),
     "dead density": ("US202", "US502"),
+    "edges of a batch wrong": ("US712",),
     "end of text never a label": ("US701",),
     "frozen parameters": ("US505",),
     "gradients cleared too early": ("US306",),

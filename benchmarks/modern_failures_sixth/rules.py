@@ -11,9 +11,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "activation checkpointing cuts off the gradients of the adapters": ("US501",),
     "activation has no second derivative": ("US502",),
     "coordinates in the wrong range": ("US206",),
-    "different things get the same embedding": ("US703",),
+    "different things get the same embedding": ("US703", "US712"),
     "gradients made far too small before the step": ("US301",),
-    "indices of a batch not shifted": ("US506",),
+    "indices of a batch not shifted": ("US506", "US712"),
     "inputs badly scaled": ("US206", "US711"),
     "inputs contain the targets": ("US606",),
     "labels moved by one place too many": ("US701",),
@@ -36,8 +36,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "the targets do not belong to the inputs": ("US704",),
     "truncation removes the part that matters": ("US705",),
     "two losses of very different weight": ("US609",),
-    "updates too small": ("US301",),
     "updates too small for the precision of the weights": ("US301",),
+    "updates too small": ("US301",),
     "wrong pairs in a contrastive loss": ("US708",),
 }
 """Codes of rules by cause."""

@@ -11,6 +11,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "an input does not arrive": ("US703",),
     "axes mixed in a reshape": ("US506", "US706"),
     "axes mixed in the pooling": ("US506",),
+    "categories collide in one table": ("US712",),
     "clipping at the wrong scale": ("US301", "US306"),
     "codebook cut from the loss": ("US501", "US502"),
     "dead output activation": ("US202", "US502"),

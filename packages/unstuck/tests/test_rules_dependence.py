@@ -558,3 +558,49 @@ def test_candidates_of_the_same_batch_are_compared_on_purpose(labels, expected):
             return self.queries(x) @ texts.T
 
     assert findings(Towers(), torch.randn(32, 6), labels, functional.cross_entropy) == expected
+
+
+class Forecaster(nn.Module):
+    """The next number after each of a series."""
+
+    def __init__(self, causal):
+        super().__init__()
+        self.inlet, self.outlet, self.left = nn.Conv1d(1, 8, 3), nn.Conv1d(8, 1, 1), 2 if causal else 1
+
+    def forward(self, series):
+        padded = functional.pad(series[:, None], (self.left, 2 - self.left))
+        return self.outlet(torch.tanh(self.inlet(padded)))[:, 0]
+
+
+def test_a_forecast_that_sees_the_next_number_is_named():
+    series = torch.randn(32, 17).cumsum(1)
+    of_states = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))  # delayed coordinates of one state
+    for model, expected in ((Forecaster(False), [("US606", "error")]), (Forecaster(True), []), (of_states, [])):
+        assert findings(model, series[:, :-1].clone(), series[:, 1:].clone(), functional.mse_loss) == expected
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("classes", [1, 2])
+def test_images_and_masks_that_are_flipped_apart_are_named(apart, classes):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, classes, 3, padding=1))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+
+    def flipped(x, chosen):
+        return torch.where(chosen[:, None, None, None], x.flip(-1), x)
+
+    with unstuck.Monitor(model, every=10, trials=True) as monitor:
+        for _ in range(60):
+            masks = functional.interpolate((torch.rand(32, 1, 4, 4) > 0.7).float(), scale_factor=2)
+            images = masks + 0.3 * torch.randn(32, 1, 8, 8)
+            first, second = torch.rand(2, 32) < 0.5
+            images, masks = flipped(images, first), flipped(masks, second if apart else first)
+            outputs = model(images)
+            optimizer.zero_grad()
+            if classes == 1:
+                functional.binary_cross_entropy_with_logits(outputs, masks).backward()
+            else:
+                functional.cross_entropy(outputs, masks[:, 0].long()).backward()
+            optimizer.step()
+    found = [finding.message for finding in monitor.diagnosis(seconds=0).findings if finding.rule == "US704"]
+    assert [("mirror images" in message) for message in found] == ([True] if apart else [])

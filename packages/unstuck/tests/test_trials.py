@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import random
 import re
 from dataclasses import replace
 from functools import partial
@@ -113,6 +114,22 @@ def test_a_healthy_network_learns_its_batch():
     assert diagnosis.trials.steps == 100
     assert diagnosis.trials.left < 0.5
     assert "it learns the recorded batches" in str(diagnosis)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_labels_of_other_samples_are_learned_by_heart_and_no_more(mixed):
+    model, labels = nn.Sequential(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 4)), nn.Linear(20, 4)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    with unstuck.Monitor(model, every=10, trials=True) as monitor:
+        for _ in range(150):
+            x = torch.randn(8, 20)
+            y = labels(x).argmax(1)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y[random.sample(range(8), 8)] if mixed else y).backward()
+            optimizer.step()
+    told = " ".join(str(monitor.diagnosis(SECONDS)).split())
+    assert "it learns the recorded batches:" in told
+    assert ("batches are learned by heart" in told, "yet it does not learn" in told) == (mixed, mixed)
 
 
 def test_of_a_healthy_network_that_may_be_trained_already_nothing_is_said():

@@ -46,7 +46,7 @@ class Again:
         """What the step reads that has the samples in its first dimension, in order."""
         data = (n for n in self.step.nodes if n.op == "input" or (n.op == "constant" and not n.requires_grad))
         read = [node for node in data if node.shape and not _is_statistic(node)]
-        within = [n for n in read if any(user.module is not None for user in n.users)]
+        within = [n for n in read if any(user.module is not None for user in n.users) and not _is_pairs(n)]
         first = next((n for n in within if n.op == "input"), next(iter(within), None))
         return [] if first is None or self._is_one_sample(first) else [n for n in read if n.shape[0] == first.shape[0]]
 
@@ -190,6 +190,12 @@ class _OfWholeBatch:
             self._known = self._known or (x.mean(dims), x.var(dims, correction=0))
             mean, var = self._known
         return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
+def _is_pairs(node: Node) -> bool:
+    """Whether it is [2, n] whole numbers, such as the edges of a graph, and no two sequences of tokens."""
+    whole = len(node.shape) == 2 and node.shape[0] == 2 < node.shape[1] and not node.floating
+    return whole and all(user.function != "embedding" for user in node.users)
 
 
 def _is_statistic(node: Node) -> bool:

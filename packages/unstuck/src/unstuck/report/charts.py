@@ -93,7 +93,7 @@ def _bars(ident: str, layers: int, sizes: Sizes, found: dict[str, list[int]]) ->
 
     Above and below it are bands: with a mark for each finding, and for each size that has no place on the axis.
     """
-    lost = [(at, band_of(size)) for at, size in sizes if not drawable(size)]
+    lost = [(at, "none" if size is None else f"{max(size, 0.0):g}") for at, size in sizes if not drawable(size)]
     known = [(at, size) for at, size in sizes if drawable(size)]
     ends = [of(known, key=lambda pair: pair[1]) for of in (min, max) if known]
     logs = [math.log10(size) for _at, size in ends] or [-1.0, 0.0]
@@ -188,13 +188,6 @@ def numbered(layers: int) -> list[Tick]:
     """Ticks under layers, at round numbers that count from 1."""
     step = max(1, int(_round_step(layers, 8)))
     return [Tick((i - 0.5) / layers, f"{i:,}") for i in sorted({1, *range(step, layers + 1, step)})]
-
-
-def band_of(size: float | None) -> str:
-    """The band for a size that has no place on a log axis."""
-    if size is None or math.isnan(size):
-        return "none" if size is None else "nan"
-    return "inf" if size == math.inf else "0"
 
 
 def _round_step(length: float, most: int) -> float:

@@ -7,7 +7,7 @@ from unstuck.findings import STANDS, Finding, Judgement, Severity
 from unstuck.language import _
 from unstuck.language.terminal import DEFAULT, printable, shortened, wrapped
 from unstuck.report.layers import layer_rows
-from unstuck.report.trials import trial_text, trials_lines
+from unstuck.report.trials import by_heart, trial_text, trials_lines
 from unstuck.wording import counted, few
 
 NAMES, NAME_WIDTH = 4, 36
@@ -40,7 +40,8 @@ def verdict(judgement: Judgement) -> str:
         return _("{found} in {layers}", **values)
     if not count:
         return _("no layers were seen, {found}", found=found)
-    if judgement.trials.steps and judgement.trials.left > STANDS and judgement.measurement.comparisons:
+    fails = judgement.trials.steps and judgement.trials.left > STANDS and judgement.measurement.comparisons
+    if fails or by_heart(judgement):
         return _("{found} in {layers}, and yet it does not learn", **values)
     gaps = [str(gap) for gap in judgement.gaps if gap.decisive]
     if gaps:
@@ -67,7 +68,7 @@ def head(judgement: Judgement) -> list[str]:
         lines.append(_(", ").join([*([counted(judgement.steps, "step")] if judgement.steps else []), line]))
     elif measurement.step is not None:
         lines.append(_("measured at step {step}", step=f"{measurement.step:,}"))
-    lines += trials_lines(judgement.trials, compares=bool(measurement.comparisons))
+    lines += trials_lines(judgement)
     if measurement.layers and judgement.gaps:
         lines.append(_("not judged: {gaps}", gaps=_(", ").join(map(str, judgement.gaps))))
     return lines

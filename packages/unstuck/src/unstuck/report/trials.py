@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from unstuck.findings import LEARNS, STANDS, STEPS, Trial, Trials
+from unstuck.findings import LEARNS, STANDS, STEPS, Judgement, Trial
 from unstuck.language import _
+from unstuck.rules.evidence import Evidence
+from unstuck.rules.standstill import at_chance
 from unstuck.wording import short_number
 
 WIDTH, HEIGHT = 120, 36
@@ -27,8 +29,9 @@ def trial_text(trial: Trial) -> str:
     return _("Not proved: in a trial {told}", told=told)
 
 
-def trials_lines(trials: Trials, *, compares: bool) -> Iterator[str]:
+def trials_lines(judgement: Judgement) -> Iterator[str]:
     """What the trials tell beside the findings; the smallest loss of one that compares nothing may be large."""
+    trials, compared = judgement.trials, judgement.measurement.comparisons
     if trials.missing:
         yield _("not tried: {reason}", reason=trials.missing)
     if not trials.steps or not math.isfinite(trials.losses[0]):
@@ -36,15 +39,23 @@ def trials_lines(trials: Trials, *, compares: bool) -> Iterator[str]:
     results = {
         LEARNS: _("it learns the recorded batches"),
         STANDS: _("it learns the recorded batches slowly"),
-        math.inf: _("it does not learn the recorded batches") if compares else _("on the recorded batches"),
+        math.inf: _("it does not learn the recorded batches") if compared else _("on the recorded batches"),
     }
     result = next((text for limit, text in results.items() if trials.left <= limit), _("on the recorded batches"))
-    first, last = ends(trials.losses)
+    first, last = ends((trials.losses[0], trials.losses[0] * trials.left if trials.left >= 0 else trials.losses[-1]))
     values = {"result": result, "steps": trials.steps, "first": first, "last": last}
     yield _("{result}: {steps} steps bring the loss from {first} to {last}", **values)
+    if by_heart(judgement):
+        yield _("the training itself stands at chance: batches are learned by heart, and no more")
     if trials.cause is not None:
         edit, last = trials.cause.edit, ends(trials.cause.after)[1]
         yield _("no rule names a cause, but {edit} it learns: the loss falls to {last}", edit=edit, last=last)
+
+
+def by_heart(judgement: Judgement) -> bool:
+    """Whether the recorded batches are learned, and in the training nothing is."""
+    learns = judgement.trials.left <= LEARNS and judgement.steps >= STEPS
+    return learns and at_chance(Evidence(judgement.history))
 
 
 def ends(losses: Sequence[float]) -> tuple[str, str]:

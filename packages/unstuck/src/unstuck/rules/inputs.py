@@ -22,6 +22,8 @@ from unstuck.wording import listed, named, number
 
 UNRELATED, RELATED = 0.02, 0.2
 """Change of the loss with an input of other samples, over the loss: less if it is not used, more if it is."""
+FEWEST_FITS, FITS, MIRRORED = 48, 0.55, 0.6
+"""Samples whose outputs are compared with targets of others and mirrored ones, at least; shares that fit less well."""
 SAME = 1e-6
 """A loss that changes by less of itself knows both sides of a pair by one input."""
 ALIKE = 0.1
@@ -50,6 +52,7 @@ PASS_ON = (
     "Check what the data loader and the processor return (`pixel_values`): is something missing, or replaced by 0?"
 )
 CHECK_PAIRS = "Check that samples and targets belong together, what the network reads, and the learning rate."
+FLIP_TOGETHER = "Give both to one random transform, or draw the numbers of the flips once for both."
 ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dimension of the tokens."
 READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."
 
@@ -110,6 +113,9 @@ def unrelated(evidence: Evidence) -> Found | None:
             loss=number(effect.loss), others=number(effect.loss_of_others), what=what,
         )  # fmt: skip
         return Found((), effect.change, UNRELATED, text, shown=True)
+    if evidence.ask(mirrored):
+        text = _("Outputs fit the mirror images of their targets as well: inputs and targets were flipped apart.")
+        return shown(text, FLIP_TOGETHER)
     return None
 
 
@@ -153,6 +159,34 @@ def effects(again: Again) -> tuple[Effect, ...]:
             Effect(nodes[0].shape, first.function, first.module, of_targets, moved, before, after, change, noise)
         )
     return tuple(found)
+
+
+@question
+def mirrored(again: Again) -> bool:
+    """Whether outputs fit the mirror images of their targets as well as the targets, and those of others less."""
+    if not again.trained or any(len(n.shape) != 4 for n in (*again.read[:1], *again.outputs[-1:])):
+        return False
+    fits, *mirrors = torch.cat([_fits(one) for one in (again, *map(again.other, again.earlier))]).T
+    return len(fits) >= FEWEST_FITS and bool(fits.mean() > FITS and min(x.mean() for x in mirrors) < MIRRORED)
+
+
+def _fits(again: Again) -> Tensor:
+    """For each image: the share of targets of others that the output fits less than its own, and of two mirrored."""
+    (target,) = (n for n in again.given if n not in again.read and len(n.shape) > 2)
+    (x,), y = again.run(again.outputs[-1:]), target.value
+    assert y is not None
+    x = x - x.mean((2, 3), keepdim=True)  # which pixels are more, not how many there are
+
+    def fit(y: Tensor) -> Tensor:
+        own = x * y if x.shape == y.shape else x.gather(1, y.reshape(len(y), 1, *x.shape[2:]).long())
+        return own.flatten(1).sum(1)
+
+    def less(mirror: Tensor) -> Tensor:
+        symmetric = (y != mirror).float().mean() < (y != rolled(y)).float().mean() / 2
+        return (fit(y) > fit(mirror)).float() if not symmetric else torch.ones(len(y))
+
+    others = torch.stack([fit(y.roll(k, 0)) for k in range(1, min(len(y), COMPARED))])
+    return torch.stack([(fit(y) > others).float().mean(0), *(less(y.flip(dim)) for dim in (-1, -2))], 1)
 
 
 def _varies(node: Node) -> bool:

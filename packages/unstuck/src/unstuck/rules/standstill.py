@@ -80,6 +80,17 @@ def unlearned(evidence: Evidence) -> bool:
     second, last = map(fmean, parts)
     squares = ((loss - mean) ** 2 for mean, part in zip((second, last), parts, strict=True) for loss in part)
     noise = math.sqrt(sum(squares)) / quarter
-    of_classes = [c for c in evidence.latest.comparisons if c.function not in BINARY_LOSSES]
-    chance = CHANCE_LOSS * min((level for c in of_classes if (level := loss_of_equal_outputs(c))), default=math.inf)
-    return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * losses[0], chance)
+    limit = min(UNLEARNED_LOSS * losses[0], CHANCE_LOSS * _chance(evidence))
+    return last >= STUCK_LOSS * second - noise and last >= limit
+
+
+def at_chance(evidence: Evidence) -> bool:
+    """Whether a training of classes has learned nothing: the loss is that of equal outputs."""
+    late = [m.loss for m in evidence.measurements if m.loss is not None][-FEWEST_LOSSES:]
+    return unlearned(evidence) and fmean(late) > CHANCE_LOSS * _chance(evidence)
+
+
+def _chance(evidence: Evidence) -> float:
+    """The cross-entropy of equal outputs; inf without one."""
+    of_classes = (c for c in evidence.latest.comparisons if c.function not in BINARY_LOSSES)
+    return min((level for c in of_classes if (level := loss_of_equal_outputs(c))), default=math.inf)

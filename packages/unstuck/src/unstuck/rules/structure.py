@@ -22,8 +22,9 @@ OFTEN_ZERO, FEWEST_IDLE = 0.25, 2
 UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 CONNECT = (
-    "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad(), or checkpoints of "
-    "frozen layers without `use_reentrant=False`."
+    "Call `loss.backward()`, or return the loss from `training_step`; else look for steps without a derivative: "
+    "detach(), .item(), .data, NumPy, argmax, torch.no_grad(), or checkpoints of frozen layers without "
+    "`use_reentrant=False`."
 )
 RECONNECT = (
     "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind them; or set requires_grad to False (DDP needs "

@@ -12,6 +12,7 @@ from unstuck.rules import (  # noqa: F401 - their decorators fill the table
     collapse,
     copies,
     gradient,
+    indices,
     inputs,
     layers,
     loss,

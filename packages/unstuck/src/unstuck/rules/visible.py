@@ -9,7 +9,7 @@ from torch import Tensor
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import EQUAL, FEWEST, Again, differ, kinds
+from unstuck.measure.again import EQUAL, FEWEST, LEAK, Again, by_position, differ, kinds, with_others_in
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -22,6 +22,7 @@ HIDDEN, FEW = 0.05, 0.01
 """Share of an input that the model is not shown, at least; share of what the loss counts."""
 
 MASK = "Give the attention a causal mask (`is_causal=True`); a choice among all tokens (top-k) sees later ones, too."
+PAD_LEFT = "Pad convolutions over time at the left only, and give attentions a causal mask."
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 DENOISE = "Let the target be the noise, the clean sample, or the velocity."
 MASKED_ONLY = "Set the labels of tokens that are not masked to -100."
@@ -39,6 +40,11 @@ def visible_targets(evidence: Evidence) -> Found | None:
             "has to predict."
         )
         return shown(text)
+    if evidence.ask(foreseen):
+        text = _(
+            "The targets are the next numbers of the inputs, and outputs depend on later ones: the model sees them."
+        )
+        return shown(text, PAD_LEFT)
     if found.copies:
         text = _(
             "The targets are the tokens of the inputs at the same positions, and outputs depend on earlier tokens "
@@ -68,6 +74,25 @@ class Reconstruction:
 
     seen_only: bool = False  # it counts only what the model is shown of its input, and hidden parts of it never
     alike: bool = False  # outputs are the same at all places of a sample that count, and the targets are not
+
+
+@question
+def foreseen(again: Again) -> bool:
+    """Whether outputs depend on later numbers of a series, [samples, time, ...], whose next numbers are the targets."""
+    targets = [n for n in again.given if n.floating and n not in again.read and n.value is not None]
+    pairs = ((x, y) for x in again.read for y in targets if x.value is not None and x.shape == y.shape)
+    for read, target in (pair for pair in pairs if len(pair[0].shape) > 1 and pair[0].shape[1] > 2 * FEWEST):
+        length, x, y = read.shape[1], read.value, target.value
+        if x is None or y is None or not torch.equal(x[:, 1:], y[:, :-1]) or torch.equal(x[:, 1:], x[:, :-1]):
+            continue
+        if any(length in call.reads[1].shape for call in again.step.calls("linear")):
+            return False  # they are coordinates of one state
+        half = length // 2
+        after = again.run(again.outputs, {read: lambda x, half=half: with_others_in(x, slice(half, None))})  # type: ignore[misc]
+        pairs_of_outputs = zip(again.before, after, strict=True)
+        places = [[by_position(x, again.samples, length) for x in pair] for pair in pairs_of_outputs]
+        return any(a is not None and b is not None and differ(a[:, :half], b[:, :half], LEAK) for a, b in places)
+    return False
 
 
 @question

@@ -56,7 +56,8 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     proved = [f for f in results if f.trial is not None and f.trial.proved]
     others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
     cause = None
-    if recording.left > SLOW < tries.own_left and not proved:  # of the training itself; False if it is not known
+    slow = SLOW if len(tries.before) > STEPS else STANDS  # fewer steps leave more
+    if recording.left > SLOW and tries.own_left > slow and not proved:  # of the training itself; False: not known
         edit, cause = tries.search()
         rises = edit is not None and edit.rate > 1.0 and tries.own_left > RISES
         if edit and cause and edit.rate != 1.0 and not rises and cause.after[-1] <= LEARNS * cause.after[0]:
