@@ -48,7 +48,12 @@ def columns(again: Again) -> Columns | None:
     for node in again.step.calls("embedding"):
         ids, rows = again.run(node.reads[:2])
         codes = ids.amax(0) + 1 if ids.dim() == 2 and len(ids) == again.samples else ids[:0]
-        if len(codes) >= FEWEST and ENOUGH_ROWS * len(rows) <= codes.sum() <= len(rows) >= 2 * codes.max():
+        alike = len(set(codes.tolist())) == 1 or bool(ids.amin(0).any() if len(ids) else True)  # as of tokens or places
+        if (
+            not alike
+            and len(codes) >= FEWEST
+            and ENOUGH_ROWS * len(rows) <= codes.sum() <= len(rows) >= 2 * codes.max()
+        ):
             return Columns(node.module or "", len(codes), int(codes.max()), len(rows))
     return None
 
@@ -61,6 +66,6 @@ def joined_graphs(again: Again) -> int:
     for owners in (x for x in numbers if x.dim() == 1 and x[0] == 0 and set(x.diff().tolist()) == {0, 1}):
         sizes = owners.bincount()
         for edges in (x for x in numbers if x.dim() == 2 and x.shape[0] == 2 and x.shape[1] > len(sizes) >= FEWEST):
-            if int(edges.max()) < int(sizes.max()):
+            if int(edges.max()) < int(sizes.max()) and 2 * sizes.max() < sizes.sum():
                 return len(sizes)
     return 0

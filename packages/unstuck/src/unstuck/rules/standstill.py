@@ -87,7 +87,8 @@ def unlearned(evidence: Evidence) -> bool:
 def at_chance(evidence: Evidence) -> bool:
     """Whether a training of classes has learned nothing: the loss is that of equal outputs."""
     late = [m.loss for m in evidence.measurements if m.loss is not None][-FEWEST_LOSSES:]
-    return unlearned(evidence) and fmean(late) > CHANCE_LOSS * _chance(evidence)
+    chance = _chance(evidence)  # sums of several losses are larger
+    return unlearned(evidence) and CHANCE_LOSS * chance < fmean(late) < chance / CHANCE_LOSS**2
 
 
 def _chance(evidence: Evidence) -> float:
