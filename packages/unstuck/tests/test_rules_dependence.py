@@ -577,6 +577,8 @@ def test_a_forecast_that_sees_the_next_number_is_named():
     of_states = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))  # delayed coordinates of one state
     for model, expected in ((Forecaster(False), [("US606", "error")]), (Forecaster(True), []), (of_states, [])):
         assert findings(model, series[:, :-1].clone(), series[:, 1:].clone(), functional.mse_loss) == expected
+    of_the_last = lambda outputs, targets: functional.mse_loss(outputs[:, -1], targets[:, -1])  # noqa: E731
+    assert findings(Forecaster(False), series[:, :-1].clone(), series[:, 1:].clone(), of_the_last) == []
 
 
 @pytest.mark.parametrize("apart", [True, False])

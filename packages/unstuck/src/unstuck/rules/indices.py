@@ -10,7 +10,7 @@ from unstuck.rules.rule import Found, rule
 from unstuck.wording import named
 
 ENOUGH_ROWS = 0.9
-"""Share of the rows of an embedding that the codes of all columns would read if each had rows of its own."""
+"""Share of an embedding's rows that all columns together would read with offsets."""
 
 SHIFT_CODES = "Add to the codes of each column the number of codes of those before it, or give each its own embedding."
 SHIFT_EDGES = "Add to the edges of each graph the number of nodes before it, as the `Batch` of PyTorch Geometric does."
@@ -47,13 +47,10 @@ def columns(again: Again) -> Columns | None:
     """Columns whose codes begin at 0, read by an embedding that has as many rows as all of them have codes."""
     for node in again.step.calls("embedding"):
         ids, rows = again.run(node.reads[:2])
-        codes = ids.amax(0) + 1 if ids.dim() == 2 and len(ids) == again.samples else ids[:0]
-        alike = len(set(codes.tolist())) == 1 or bool(ids.amin(0).any() if len(ids) else True)  # as of tokens or places
-        if (
-            not alike
-            and len(codes) >= FEWEST
-            and ENOUGH_ROWS * len(rows) <= codes.sum() <= len(rows) >= 2 * codes.max()
-        ):
+        if ids.dim() != 2 or len(ids) != again.samples or ids.shape[1] < FEWEST or ids.amin(0).any():
+            continue
+        codes, enough = ids.amax(0) + 1, ENOUGH_ROWS * len(rows)
+        if codes.min() < codes.max() and enough <= codes.sum() <= len(rows) >= 2 * codes.max():  # else they are tokens
             return Columns(node.module or "", len(codes), int(codes.max()), len(rows))
     return None
 
@@ -66,6 +63,6 @@ def joined_graphs(again: Again) -> int:
     for owners in (x for x in numbers if x.dim() == 1 and x[0] == 0 and set(x.diff().tolist()) == {0, 1}):
         sizes = owners.bincount()
         for edges in (x for x in numbers if x.dim() == 2 and x.shape[0] == 2 and x.shape[1] > len(sizes) >= FEWEST):
-            if int(edges.max()) < int(sizes.max()) and 2 * sizes.max() < sizes.sum():
+            if int(edges.max()) < int(sizes.max()) < int(sizes.sum()) / 2:  # no large graph before small ones
                 return len(sizes)
     return 0

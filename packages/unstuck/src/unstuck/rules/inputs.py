@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unstuck.language import _
 from unstuck.measure import calls
@@ -22,7 +23,7 @@ from unstuck.wording import listed, named, number
 
 UNRELATED, RELATED = 0.02, 0.2
 """Change of the loss with an input of other samples, over the loss: less if it is not used, more if it is."""
-FEWEST_FITS, FITS, MIRRORED = 48, 0.55, 0.6
+FEWEST_FITS, FITS, MIRRORED = 24, 0.55, 0.6
 """Samples whose outputs are compared with targets of others and mirrored ones, at least; shares that fit less well."""
 SAME = 1e-6
 """A loss that changes by less of itself knows both sides of a pair by one input."""
@@ -167,7 +168,8 @@ def mirrored(again: Again) -> bool:
     if not again.trained or any(len(n.shape) != 4 for n in (*again.read[:1], *again.outputs[-1:])):
         return False
     fits, *mirrors = torch.cat([_fits(one) for one in (again, *map(again.other, again.earlier))]).T
-    return len(fits) >= FEWEST_FITS and bool(fits.mean() > FITS and min(x.mean() for x in mirrors) < MIRRORED)
+    known = [x[x.isfinite()] for x in mirrors]
+    return fits.mean().item() > FITS and any(len(x) >= FEWEST_FITS and x.mean().item() < MIRRORED for x in known)
 
 
 def _fits(again: Again) -> Tensor:
@@ -181,9 +183,12 @@ def _fits(again: Again) -> Tensor:
         own = x * y if x.shape == y.shape else x.gather(1, y.reshape(len(y), 1, *x.shape[2:]).long())
         return own.flatten(1).sum(1)
 
+    def coarse(y: Tensor) -> Tensor:  # without noise
+        return functional.avg_pool2d(y.float().reshape(len(y), -1, *y.shape[-2:]), 4, ceil_mode=True)
+
     def less(mirror: Tensor) -> Tensor:
-        symmetric = (y != mirror).float().mean() < (y != rolled(y)).float().mean() / 2
-        return (fit(y) > fit(mirror)).float() if not symmetric else torch.ones(len(y))
+        moved, usual = ((coarse(y) - coarse(x)).square().flatten(1).mean(1) for x in (mirror, rolled(y)))
+        return torch.where(moved < usual.mean() / 2, math.nan, (fit(y) > fit(mirror)).float())  # symmetric: not known
 
     others = torch.stack([fit(y.roll(k, 0)) for k in range(1, min(len(y), COMPARED))])
     return torch.stack([(fit(y) > others).float().mean(0), *(less(y.flip(dim)) for dim in (-1, -2))], 1)

@@ -79,23 +79,27 @@ class Reconstruction:
 @question
 def foreseen(again: Again) -> bool:
     """Whether outputs depend on later numbers of a series, [samples, time, ...], whose next numbers are the targets."""
-    targets = [n for n in again.given if n.floating and n not in again.read and n.value is not None]
-    pairs = ((x, y) for x in again.read for y in targets if x.value is not None and x.shape == y.shape)
-    for read, target in (pair for pair in pairs if len(pair[0].shape) > 1 and pair[0].shape[1] > 2 * FEWEST):
-        length, x, y = read.shape[1], read.value, target.value
-        if x is None or y is None or not torch.equal(x[:, 1:], y[:, :-1]) or torch.equal(x[:, 1:], x[:, :-1]):
-            continue
-        if any(length in call.reads[1].shape for call in again.step.calls("linear")):
-            return False  # they are coordinates of one state
-        half = length // 2
-        read_first = [by_position(g, again.samples, length) for g in again.gradients(again.outputs) if g is not None]
-        if not any(g is not None and g[:, :half].any() for g in read_first):
-            return False  # the loss reads later outputs only
-        after = again.run(again.outputs, {read: lambda x, half=half: with_others_in(x, slice(half, None))})  # type: ignore[misc]
-        pairs_of_outputs = zip(again.before, after, strict=True)
-        places = [[by_position(x, again.samples, length) for x in pair] for pair in pairs_of_outputs]
-        return any(a is not None and b is not None and differ(a[:, :half], b[:, :half], LEAK) for a, b in places)
+    targets = [n for n in again.given if n.floating and n not in again.read]
+    series = next((x for x in again.read if any(_are_next(x, y) for y in targets)), None)
+    if series is None or any(series.shape[1] in call.reads[1].shape for call in again.step.calls("linear")):
+        return False  # a layer reads all at once: they are coordinates of one state
+    length = series.shape[1]
+    early, late = slice(length // 2), slice(length // 2, length)
+    after = again.run(again.outputs, {series: lambda x: with_others_in(x, late)})
+    for results in zip(again.before, after, again.gradients(again.outputs), strict=True):
+        one, other, gradient = (None if x is None else by_position(x, again.samples, length) for x in results)
+        counts = one is not None and gradient is not None and bool(gradient[:, early].any())  # for the loss
+        if counts and one is not None and other is not None and differ(one[:, early], other[:, early], LEAK):
+            return True
     return False
+
+
+def _are_next(series: Node, target: Node) -> bool:
+    """Whether a target has the numbers of a series that changes, one step later."""
+    x, y = series.value, target.value
+    if x is None or y is None or x.shape != y.shape or x.dim() < 2 or x.shape[1] <= 2 * FEWEST:
+        return False
+    return torch.equal(x[:, 1:], y[:, :-1]) and not torch.equal(x[:, 1:], x[:, :-1])
 
 
 @question
