@@ -22,6 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -69,9 +70,9 @@ def diagnosed(program: Program, repaired: bool) -> tuple[list[Said], list[str]]:
 
         ask("before", on_batch)
         training = program.training(repaired)  # again: its loss may count its calls
-        with unstuck.Monitor(training.model, every=max(1, program.steps // MEASUREMENTS)) as monitor:
+        with unstuck.Monitor(training.model, every=max(1, program.steps // MEASUREMENTS), trials=True) as monitor:
             training.run(program.steps)
-        ask("training", monitor.diagnosis)
+        ask("training", partial(monitor.diagnosis, 0.0))  # recorded, as under the command, and not tried
         ask("after", on_batch)
     return said, errors
 

@@ -260,38 +260,6 @@ def test_ranks_that_run_different_layers_measure_their_own_and_a_note_says_so(ra
 
 
 @on_ranks
-def different_terms(rank: int) -> list[Measurement]:
-    """In the first of two steps, the loss of one rank has a term that the other lacks."""
-    model = data_parallel(Network())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with Monitor(model, every=1) as monitor:
-        for step in range(2):
-            x, y = batch(step, rank)
-            outputs = model(x)
-            loss = nn.functional.cross_entropy(outputs, y)
-            if rank == 1 and step == 0:
-                loss = loss + 0.5 * nn.functional.mse_loss(outputs, torch.zeros_like(outputs))
-            loss.backward()
-            optimizer.step()
-    return monitor.measurements
-
-
-def test_of_ranks_with_different_terms_of_the_loss_each_measures_its_own_and_they_agree_afterwards(ranks: Any) -> None:
-    (first, joined), (second, same) = ranks(different_terms)
-    assert [term.function for term in first.terms] == ["cross_entropy"]
-    assert [term.function for term in second.terms] == ["cross_entropy", "mse_loss"]
-    for measurement in (first, second):
-        assert measurement.loss == first.loss
-        assert measurement.layers == first.layers
-        for term in measurement.terms:
-            weight = 0.5 if term.function == "mse_loss" else 1.0
-            assert term.part == pytest.approx(weight * term.value, rel=1e-5)
-    assert first.terms[0].value + sum(t.part for t in second.terms) == pytest.approx(2 * first.loss, rel=1e-5)
-    assert joined.terms == same.terms
-    assert joined.terms[0].value == pytest.approx(joined.loss, rel=1e-5)
-
-
-@on_ranks
 def missing_backward_pass(rank: int) -> list[int | None]:
     """On rank 0, in the first step."""
     model = Network()

@@ -18,7 +18,6 @@ from unstuck.measure.measurement import (
     BatchNorm,
     Comparison,
     Layer,
-    LossTerm,
     Measurement,
     Subject,
     Swap,
@@ -44,7 +43,7 @@ layers = anything(Layer, name=TEXTS, sources=few(st.just(0)))
 measurements = anything(
     Measurement, layers=few(layers, 1), weights=few(anything(Weight)), loss_reads=st.just(0),
     comparisons=few(anything(Comparison)), answers=st.none() | st.dictionaries(TEXTS, TEXTS),
-    batch_norms=few(anything(BatchNorm)), terms=few(anything(LossTerm)),
+    batch_norms=few(anything(BatchNorm)),
     swaps=few(anything(Swap)),
     dropouts=few(st.floats(0, 1)),
 )  # fmt: skip

@@ -173,14 +173,3 @@ def test_a_cross_entropy_by_hand_needs_labels_of_0_and_1(loss):
     assert (compared.function, compared.reads, compared.low, compared.high) == ("binary_cross_entropy", 1, 0, 1)
     assert [f.rule for f in unstuck.diagnose(model, x, 3 * labels, loss).findings] == ["US603"]
     assert unstuck.diagnose(model, x, 3 * labels, weighted_cross_entropy).measurement.comparisons == ()
-
-
-def test_a_view_of_the_inputs_that_is_gone_is_still_what_an_autoencoder_reconstructs():
-    images = torch.randn(32, 3, 4)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 12))
-
-    def loss(outputs, targets):
-        return (outputs - targets.flatten(1)).square().mean()
-
-    (term,) = unstuck.diagnose(model, images, images, loss).measurement.terms
-    assert term.reconstructs

@@ -40,25 +40,19 @@ def test_a_weight_of_positives_is_that_of_the_negatives_over_theirs(pull, expect
     assert loud(unstuck.diagnose(mlp(labels), (X,), RARE.float().unsqueeze(1).repeat(1, labels), loss)) == expected
 
 
-@pytest.mark.parametrize(
-    "squared",
-    [lambda d: d.square(), lambda d: d**2, lambda d: d * d, lambda d: torch.pow(d, 2).flatten(1)],
-    ids=["square", "power", "product", "reshaped"],
-)
-def test_a_squared_difference_by_hand_adds_its_part_whatever_its_weights(squared):
-    model, weights = mlp(64), torch.rand(128, 1)
+def trained(model, loss_of, steps=3):
+    """The diagnosis of some steps that are recorded."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with unstuck.Monitor(model, every=1) as monitor:
-        for _ in range(3):
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for _ in range(steps):
             optimizer.zero_grad()
-            outputs = model(X)
-            part = 7 * (weights * squared(X - outputs)).sum(1).mean()
-            (part + outputs.abs().mean()).backward()
+            loss_of(model(X)).backward()
             optimizer.step()
-    (term,) = monitor.measurements[-1].terms
-    assert term.part == pytest.approx(part.item(), rel=1e-5)
-    assert term.value == pytest.approx((X - outputs).square().mean().item(), rel=1e-5)
-    assert term.reconstructs
+    return monitor.diagnosis(0)
+
+
+def rest(outputs):
+    return 100 * outputs.abs().mean()
 
 
 def in_place(x):
@@ -67,31 +61,44 @@ def in_place(x):
 
 
 @pytest.mark.parametrize(
-    "reduced", [lambda x: x.sum(1).mean(), lambda x: (x * (x > 0)).sum() / 7, in_place], ids=["sum", "masked", "inside"]
+    "part",
+    [
+        *(
+            lambda y, s=s: 7 * (torch.arange(128)[:, None] * s(X - y)).sum(1).mean()
+            for s in (torch.square, lambda d: d * d)
+        ),
+        *(lambda y, s=s: s(X - y).mean() for s in (lambda d: d**2, lambda d: torch.pow(d, 2).flatten(1))),
+        *(
+            lambda y, s=s: 3 * s(functional.mse_loss(y, X, reduction="none"))
+            for s in (lambda x: x.sum(1).mean(), lambda x: (x * (x > 0)).sum() / 7, in_place)
+        ),
+        lambda y: (y - X.view(128, 8, 8).flatten(1)).square().sum(),
+    ],
+    ids=["square", "product", "power", "reshaped", "sum", "masked", "inside", "view of the inputs"],
 )
-def test_a_loss_function_without_a_reduction_adds_what_is_made_of_it(reduced):
+def test_a_term_adds_its_part_whatever_its_weights(part):
     model = mlp(64)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with unstuck.Monitor(model, every=1) as monitor:
-        for _ in range(3):
-            optimizer.zero_grad()
-            outputs = model(X)
-            part = 3 * reduced(functional.mse_loss(outputs, X, reduction="none"))
-            (part + outputs.abs().mean()).backward()
-            optimizer.step()
-    (term,) = monitor.measurements[-1].terms
-    assert term.part == pytest.approx(part.item(), rel=1e-5)
-    assert term.value == pytest.approx((X - outputs).square().mean().item(), rel=1e-5)
-    assert term.reconstructs
+    start, first = part(model(X)).item(), rest(model(X)).item()
+    diagnosis = trained(model, lambda y: part(y) + rest(y))
+    (term,) = diagnosis.measurement.answers["comparing_terms"]
+    end, last = part(model(X)).item(), rest(model(X)).item()
+    assert term["shares"] == pytest.approx([start / (start + first), end / (end + last)], rel=1e-4)
+    assert term["rest"] == pytest.approx(last / first, rel=1e-2)
+    outputs = model(X).detach()
+    varied = (outputs - outputs.mean(0)).norm() / (X - X.mean(0)).norm()
+    assert term["varied"] == pytest.approx(varied.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("made", [torch.exp, torch.square, lambda x: (x + 1).log()], ids=["exp", "square", "log"])
 def test_what_is_no_sum_of_the_numbers_of_a_loss_function_is_no_part_of_it(made):
-    model = mlp(64)
-    with unstuck.Monitor(model, every=1) as monitor:
-        made(functional.mse_loss(model(X), X, reduction="none").mean(1)).mean().backward()
-        torch.optim.SGD(model.parameters(), lr=1e-3).step()
-    assert monitor.measurements[-1].terms == ()
+    diagnosis = trained(mlp(64), lambda y: made(functional.mse_loss(y, X, reduction="none").mean(1)).mean())
+    assert diagnosis.measurement.added == ()
+    assert "comparing_terms" not in diagnosis.measurement.answers
+
+
+def test_the_loss_functions_that_a_loss_adds_up_are_named():
+    diagnosis = trained(mlp(64), lambda y: functional.mse_loss(y, X) + functional.l1_loss(y, X))
+    assert diagnosis.measurement.loss_functions == "mse_loss, l1_loss"
 
 
 @pytest.mark.parametrize(
@@ -109,10 +116,10 @@ def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected, 
     encoder, decoder = nn.Sequential(nn.Linear(64, 64), nn.Tanh()), nn.Linear(64, 64)
     model = nn.Sequential(encoder, decoder)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with unstuck.Monitor(model, every=10) as monitor:
+    with unstuck.Monitor(model, every=10, trials=True) as monitor:
         for _ in range(130):
             optimizer.zero_grad()
             penalty = encoder(X).square().sum(1).mean()
             (error(model(X), X) + factor * penalty).backward()
             optimizer.step()
-    assert [rule for rule in loud(monitor.diagnosis()) if rule != "US507"] == expected
+    assert [rule for rule in loud(monitor.diagnosis(0)) if rule != "US507"] == expected

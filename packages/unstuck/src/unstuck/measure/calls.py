@@ -44,8 +44,6 @@ DIFFERENCES = frozenset({"sub", "subtract", "rsub"})
 COMPARISONS = REGRESSION_LOSSES | DIFFERENCES
 """What compares numbers with numbers."""
 MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
-SQUARES = MULTIPLICATIONS | {"square", "pow"}
-"""Functions that may square a difference."""
 ADDITIONS = frozenset({"add", "radd", "iadd"})
 OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""

@@ -27,7 +27,6 @@ from unstuck.measure.measurement import Role
 from unstuck.measure.running_module import RunningModule
 from unstuck.measure.statistics import Number, Sums
 from unstuck.measure.strays import is_product, place_of
-from unstuck.measure.terms import TermCall
 from unstuck.step.node import Node, tensors_in
 from unstuck.step.recorder import Recorder
 from unstuck.wording import in_one_line
@@ -72,15 +71,12 @@ class ForwardPass:
         self._stack = stack
         self._calls: Counter[str] = Counter()
         self.of_inputs = Sums()
-        self.given: list[weakref.ref[Tensor]] = []  # the model's inputs
         self.inputs_train = any(tensor.requires_grad for tensor in tensors_in(inputs))
         self.samples = samples
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
-        self.terms: list[TermCall] = []
-        self._squared: set[Node] = set()  # differences
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
         self._arrived = arrived
@@ -147,10 +143,6 @@ class ForwardPass:
             if node.function not in calls.MOVES:
                 self._take_loss_call(node)
             self._follow(node, args, kwargs, result)
-            if node.function in calls.LOSSES:
-                self.take_term(node, result)
-            elif node.function in calls.SQUARES:
-                self.take_square(node)
 
     def _follow(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         name, flow = node.function, self.flow
@@ -330,7 +322,6 @@ class ForwardPass:
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
         for tensor in tensors_in(values):
-            self.given.append(weakref.ref(tensor))
             if kind := statistics.unmeasured(tensor):
                 self.notes[_("an input of the model: it is a {kind} tensor", kind=kind)] = None
             elif tensor.is_floating_point() and tensor.numel():
@@ -376,21 +367,6 @@ class ForwardPass:
         var, mean = torch.var_mean(x, (0, 2), correction=0)
         drift = ((mean - running).square() / (var + float(given.get("eps", 1e-5)))).mean()
         self.batch_norms.append((str(node.module), len(x), given.get("momentum", 0.1), drift, evaluating))
-
-    @hidden_from_modes
-    def take_term(self, node: Node, value: Any) -> None:
-        """Note a term of the loss."""
-        if isinstance(value, Tensor) and value.requires_grad and not statistics.unmeasured(value):
-            self.terms.append(TermCall.of(self.flow, node, value, self.given))
-
-    @hidden_from_modes
-    def take_square(self, node: Node) -> None:
-        """Note a term of a loss that is written by hand: the square of a difference of outputs and targets."""
-        pair = losses.squared_difference(self.flow, node)
-        if pair is not None and node.reads[0] not in self._squared:
-            self._squared.add(node.reads[0])
-            term = TermCall.of_square(self.flow, node.reads[0], pair, self.given)
-            self.terms += [term] if term is not None else []
 
     def ends(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""

@@ -157,18 +157,6 @@ def _cross_entropy(flow: Flow, node: Node) -> Pairing | None:
     return None
 
 
-def squared_difference(flow: Flow, node: Node) -> Pair | None:
-    """The outputs and targets whose difference a call squares."""
-    second = node.args[1] if len(node.args) > 1 else None
-    difference = node.args[0] if node.args else None
-    if not isinstance(difference, Node) or difference.function not in calls.DIFFERENCES:
-        return None
-    power = node.function == "pow" and isinstance(second, int | float) and second == 2
-    squares = power or node.function == "square" or (node.function in calls.MULTIPLICATIONS and second is difference)
-    pair = _pair(flow, difference.args[:2]) if squares and difference.module is None else None
-    return pair if pair is not None and pair[0].shape == pair[1].shape else None
-
-
 # What it adds up.
 
 

@@ -132,17 +132,6 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class LossTerm:
-    """The calls of a loss function in the loss, of one kind, or a squared difference that is written by hand."""
-
-    function: str  # its name; sub: a difference
-    reads: int | None = None  # position of the layer whose output it reads; None: of no layer
-    value: float = math.nan  # what it returns, or the mean square; the mean over several calls
-    part: float = math.nan  # what it adds to the loss: the sum of its numbers times their gradients
-    reconstructs: bool = False  # its targets are the model's inputs
-
-
-@dataclass(frozen=True)
 class Measurement:
     """The numbers of one step; docs/diagnosis-schema.json describes all fields."""
 
@@ -154,7 +143,7 @@ class Measurement:
     loss_function: str | None = None  # the last loss function that was called, such as "cross_entropy"
     loss_reads: int | None = None  # position of the layer whose output it reads, or a part of it; None: of no layer
     comparisons: tuple[Comparison, ...] = ()  # of outputs with targets, in order; the first of each kind
-    terms: tuple[LossTerm, ...] = ()  # of the loss: calls of loss functions, and squared differences
+    added: tuple[str, ...] = ()  # the loss functions whose results the loss adds up
     # loss functions and functions such as "detach" whose results have no gradient and were added to the loss
     constant_terms: tuple[str, ...] = ()
     moves_value: bool = False  # it multiplies a log-probability by data minus an output, which has a gradient
@@ -193,8 +182,7 @@ class Measurement:
     @property
     def loss_functions(self) -> str:
         """The loss functions that it sums, with commas; "" if none is known."""
-        known = dict.fromkeys(term.function for term in self.terms if term.function != "sub")
-        return ", ".join(known if len(known) > 1 else filter(None, [self.loss_function]))
+        return ", ".join(self.added if len(self.added) > 1 else filter(None, [self.loss_function]))
 
     @property
     def weighted(self) -> Iterator[Layer]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from unstuck._torch.modes import unfollowed
 from unstuck.language import _
-from unstuck.measure import comparisons, losses, terms
+from unstuck.measure import comparisons, losses
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.calls import softmax_dim
+from unstuck.measure.calls import LOSSES, softmax_dim
 from unstuck.measure.flow import bits
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
@@ -87,7 +87,7 @@ def summarize(
         notes.append(why)
     ends = {loss: None for r in passes for loss, _value in r.ends_at}
     constants = (losses.constant_term(r.flow, loss) for r in passes for loss, _value in r.ends_at)
-    added = {node for loss in ends for node in losses.terms(loss)}
+    added = {node for loss in ends for node in losses.terms(loss) if node.function in LOSSES}
     called = (r.flow.loss for r in passes if r.flow.loss is not None)
     loss_function, loss_reads = max(called, key=lambda loss: bool(loss[1]), default=(None, ""))
     alike = fetch([flag for r in passes for flag in r.alike])  # inputs of whole numbers, for all samples of a pass
@@ -98,7 +98,7 @@ def summarize(
         loss=loss / (scale * ranks.count) if values else None,
         loss_function=loss_function,
         loss_reads=places.get(loss_reads),
-        terms=tuple(terms.joined([t for r in passes for t in r.terms], added, places, scale, together, device)),
+        added=tuple(dict.fromkeys(n.function for r in passes for n in r.flow.calls if n in added)),
         constant_terms=tuple(dict.fromkeys(filter(None, constants))),
         moves_value=any(map(losses.moves_its_value, ends)),
         comparisons=comparisons.joined([r.compared for r in passes], places),

@@ -1,7 +1,8 @@
 """The terms of a loss: drowned, with reversed weights of classes, with a gradient in the target."""
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -9,10 +10,8 @@ import torch
 from torch import Tensor
 
 from unstuck.language import _
-from unstuck.measure import calls
+from unstuck.measure import calls, losses
 from unstuck.measure.again import Again
-from unstuck.measure.losses import LIKELIHOODS
-from unstuck.measure.measurement import LossTerm, Measurement
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -44,50 +43,90 @@ def drowned(evidence: Evidence) -> Found | None:
     if free := evidence.ask(free_factor):
         text = _("A factor of {term} trains, and nothing else holds it: it goes to 0, and with it the term.", term=free)
         return shown(text, HOLD)
+    terms = evidence.ask(comparing_terms) or ()
     divided = evidence.ask(classes_of_mean)
-    parts = [t.part / m.loss for m in evidence.measurements for t in m.terms if t.function == "kl_div" and m.loss]
-    if divided is not None and len(parts) > 1 and max(parts) < SMALL_PART:
+    if divided is not None and any(t.function == "kl_div" and max(t.shares) < SMALL_PART for t in terms):
         text = _("kl_div with `mean` divides by the {classes} classes, too, and other terms drown it.", classes=divided)
         return Found((), divided, 1.0, text, BATCH_MEAN)
-    steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
-    if not Evidence(steps).lasts or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
+    if not evidence.lasts or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
-    late = len(steps) // 4
-    for term in (t for t in steps[-1].terms if t.reconstructs):
-        rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if t.function == term.function]
-        if rest[0] < SLIGHT * (steps[0].loss or 0.0):
-            continue
-        shares = [share for m in steps[-late:] if (share := _varied(m, term)) is not None]
-        if not shares or fmean(shares) > EQUAL_OUTPUTS or max(rest[-late:]) > FADED_REST * rest[0]:
-            continue
+    for term in (t for t in terms if 1 - t.shares[0] > SLIGHT and t.rest < FADED_REST and t.varied < EQUAL_OUTPUTS):
         text = _(
             "The outputs vary by {share} of what their targets, the inputs, do, and the rest of the loss has fallen to "
             "{rest} of its first value: it drowns {function}.",
-            share=number(fmean(shares)), rest=number(rest[-1] / rest[0]), function=term.function,
+            share=number(term.varied), rest=number(term.rest), function=term.function,
         )  # fmt: skip
-        return Found((), fmean(shares), EQUAL_OUTPUTS, text)
-    return _outweighed(steps)
+        return Found((), term.varied, EQUAL_OUTPUTS, text)
+    if len(terms) == 1 and 0 < max(terms[0].shares) < OUTWEIGHED and terms[0].rest > UNLEARNED_LOSS:
+        text = _(
+            "{function} is never more than {share} % of the loss: the other terms drown it.",
+            function=terms[0].function, share=percent(max(terms[0].shares)),
+        )  # fmt: skip
+        return Found((), max(terms[0].shares), OUTWEIGHED, text)
+    return None
 
 
-def _outweighed(steps: Sequence[Measurement]) -> Found | None:
-    """The only loss function of a loss whose other terms are large from the first step to the last, and do not fall."""
-    shares = [m.terms[0].part / m.loss for m in steps if len(m.terms) == 1 and m.loss]
-    rest = [(m.loss or 0.0) - m.terms[0].part for m in steps if len(m.terms) == 1]
-    if len(shares) < len(steps) or not 0 < max(shares) < OUTWEIGHED or rest[-1] < UNLEARNED_LOSS * rest[0]:
-        return None
-    text = _(
-        "{function} is never more than {share} % of the loss: the other terms drown it.",
-        function=steps[-1].terms[0].function, share=percent(max(shares)),
-    )  # fmt: skip
-    return Found((), max(shares), OUTWEIGHED, text)
+@dataclass(frozen=True)
+class Term:
+    """A term of the loss that compares: a loss function, or a squared difference."""
+
+    function: str  # sub: a difference
+    shares: tuple[float, ...]  # of the loss, with the first weights of the training and with the last
+    rest: float  # what the other terms add with the last weights, over that with the first
+    varied: float = math.inf  # deviation of outputs over that of their targets, if these are the model's inputs
 
 
-def _varied(measurement: Measurement, term: LossTerm) -> float | None:
-    """The deviation of the outputs over the samples, over that of the targets."""
-    pairs = (c for c in measurement.comparisons if (c.function, c.reads) == (term.function, term.reads))
-    target = next((c.target_deviation for c in pairs), 0.0)
-    spread = None if term.reads is None else measurement.layers[term.reads].spread
-    return None if spread is None or not target > 0 else spread * measurement.layers[term.reads or 0].rms / target
+@question
+def comparing_terms(again: Again) -> tuple[Term, ...]:
+    """What terms that compare add to the loss of the step, with the first weights of the training and with the last."""
+    if not again.first:
+        return ()
+    sums = {node for loss in again.step.losses for node in losses.terms(loss)}
+    parts = [n for n in again.step.needed() if n.module is None and n.requires_grad and _compares(n, sums)]
+    (first, start), (last, end) = (_parts(of, parts) for of in (again.other(again.step, again.first), again))
+    return tuple(
+        Term(
+            function,
+            (first[function] / start, last[function] / end),
+            (end - last[function]) / (start - first[function] or math.inf),
+            max(_varied(again, node) for node in parts if node.function == function),
+        )
+        for function in first
+    )
+
+
+def _parts(again: Again, nodes: Sequence[Node]) -> tuple[dict[str, float], float]:
+    """What terms add to the loss, by their functions: the sum of their numbers times their gradients; and the loss.
+
+    By Euler's theorem on homogeneous functions, squares add half of the product of the difference and its gradient.
+    """
+    results, count = again.run([*again.step.losses, *nodes]), len(again.step.losses)
+    found = dict.fromkeys([node.function for node in nodes], 0.0)
+    for node, x, gradient in zip(nodes, results[count:], again.gradients(nodes), strict=True):
+        if gradient is not None:
+            power = 2 if node.function in calls.DIFFERENCES else 1
+            found[node.function] += float(torch.where(gradient == 0, 0.0, gradient * x).sum()) / power
+    return found, sum(float(x.sum()) for x in results[:count])
+
+
+def _compares(node: Node, sums: Container[Node]) -> bool:
+    """Whether a call is a loss function, reduced to one number or by a sum, or a difference that is squared."""
+    if node.function in calls.LOSSES:
+        return math.prod(node.shape) == 1 or node in sums
+    apart = node.function in calls.DIFFERENCES and len(node.moving) == 1 and len({n.shape for n in node.reads}) == 1
+    return apart and any(
+        user.function == "square" or user.reads == (node, node) or (user.function == "pow" and user.args[-1] == 2)
+        for user in node.users
+    )
+
+
+def _varied(again: Again, node: Node) -> float:
+    """The deviation of outputs over the samples, over that of their targets, if these are the model's inputs."""
+    outputs, targets = sorted(node.reads[:2], key=lambda n: not n.requires_grad)
+    x, y, *inputs = again.run([outputs, targets, *again.read])
+    own = any(x.dtype == y.dtype and torch.equal(x.flatten(), y.flatten()) for x in inputs)
+    of_outputs, of_targets = ((x - x.mean(0)).square().mean().sqrt().item() for x in (x, y)) if own else (1.0, 0.0)
+    return of_outputs / of_targets if of_targets else math.inf
 
 
 @rule("US610", "class weights reversed", remedy=INVERT_WEIGHTS, mistake=True)
@@ -132,7 +171,7 @@ def classes(again: Again) -> tuple[Classes, ...]:
 
 def _weighed(again: Again) -> Iterator[tuple[Tensor, Tensor]]:
     """The weights of the classes of each loss, and how many labels each class has."""
-    for call in again.step.of_loss(*LIKELIHOODS):
+    for call in again.step.of_loss(*losses.LIKELIHOODS):
         binary, given = call.function.startswith("binary"), calls.given(call, "input", "target", "weight")
         weight = given.get("pos_weight" if binary else "weight")
         if isinstance(weight, Node):
