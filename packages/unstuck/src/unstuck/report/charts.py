@@ -13,10 +13,8 @@ from unstuck.findings import Finding
 from unstuck.measure.measurement import Layer, Measurement
 from unstuck.report.layers import drawable, evenly, findings_by_layer, update_of
 
-COLUMNS = 480
-"""Layers that are drawn at most, at even distances."""
-STEPS = 64
-"""Rows of the heat map over steps."""
+COLUMNS, STEPS = 480, 64
+"""Layers, and rows of the heat map over steps, that are drawn at most, at even distances."""
 SHADES = 8
 """Shades of a share; of a difference, as many in both directions."""
 TALL, BAND = 220, 16
@@ -24,9 +22,8 @@ TALL, BAND = 220, 16
 
 Floats = NDArray[np.float64]
 Places = Sequence[tuple[int, Layer]]
-"""Layers with their positions."""
 Sizes = Sequence[tuple[int, float | None]]
-"""Sizes with the positions of their layers."""
+"""Layers, and sizes, with the positions of the layers."""
 
 
 class Tick(NamedTuple):
@@ -175,10 +172,7 @@ def _slopes(count: int, found: Places) -> Chart:
 
 
 def edges(at: Sequence[int], width: int) -> tuple[Floats, Floats]:
-    """The left and the right ends of columns at these places of `width`, ascending, one or more.
-
-    A column reaches to the next one, if that is at about the usual distance.
-    """
+    """Left and right ends of columns at these places, ascending: one reaches to the next, if that is near as usual."""
     left, steps = np.array(at, dtype=np.float64), np.diff([*at, width])
     usual = float(np.median(steps[:-1])) if len(at) > 1 else 1.0
     return left, left + np.where(steps < 2 * usual, steps, usual)

@@ -102,10 +102,7 @@ def evenly(items: Sequence[_T], most: int) -> list[_T]:
 
 
 def most_telling(measurement: Measurement, findings: Sequence[Finding], most: int) -> list[int]:
-    """Positions of at most `most` layers, in order.
-
-    Of more, both ends, the extreme gradients, up to half from the findings, and others at even distances.
-    """
+    """Positions of at most `most` layers, in order: of more, ends, extreme gradients, findings, others evenly."""
     layers, known = measurement.layers, positions(measurement)
     if len(layers) <= most:
         return list(range(len(layers)))

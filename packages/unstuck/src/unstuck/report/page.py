@@ -65,11 +65,9 @@ def _rendered(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    templates.filters |= {"layer_name": _name, "short": short_number}
-    templates.filters["quoted"] = re.compile("`([^`]+)`").split
-    templates.globals |= {"_": _, "language": language(), "title": title, "counted": counted}
-    templates.globals |= {"trial_text": trial_text, "trials_lines": trials_lines}
-    templates.globals |= {"curves": curves, "trial_size": (WIDTH, HEIGHT)}
+    templates.filters |= {"layer_name": _name, "short": short_number, "quoted": re.compile("`([^`]+)`").split}
+    functions = {"title": title, "counted": counted, "trial_text": trial_text, "trials_lines": trials_lines}
+    templates.globals |= {"_": _, "language": language(), "curves": curves, "trial_size": (WIDTH, HEIGHT), **functions}
     return templates.get_template(template).render(**values)
 
 

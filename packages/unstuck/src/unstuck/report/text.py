@@ -1,7 +1,6 @@
 """A diagnosis as text: the verdict, the findings with their remedies, then the layers."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from unstuck.findings import STANDS, Finding, Judgement, Severity
 from unstuck.language import _
@@ -21,11 +20,14 @@ def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
     Only a statement of a call may be wider, so that it can be copied.
     """
     measurement, findings = judgement.measurement, judgement.findings
+    more = [_("and {count} more in diagnosis.measurement.notes", count=f"{len(measurement.notes) - NOTES:,}")]
+    shown = (*measurement.notes[:NOTES], *(more if len(measurement.notes) > NOTES else ()))
+    notes = [line for note in shown for line in wrapped(note, width, "  - ", "    ")]
     blocks = [
         [part for line in head(judgement) for part in wrapped(line, width)],
         *(finding_lines(finding, width) for finding in findings),
         layer_rows(measurement, findings, width) if measurement.layers else [],
-        _notes(measurement.notes, width),
+        [_("not seen:"), *notes] if notes else [],
     ]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block)
 
@@ -94,10 +96,3 @@ def finding_lines(finding: Finding, width: int) -> list[str]:
 def title(finding: Finding) -> str:
     """Code, severity and name of a finding."""
     return _("{rule} {severity}: {name}", rule=finding.rule, severity=_(finding.severity.value), name=finding.name)
-
-
-def _notes(notes: Sequence[str], width: int) -> list[str]:
-    count = f"{len(notes) - NOTES:,}"
-    more = [_("and {count} more in diagnosis.measurement.notes", count=count)] if len(notes) > NOTES else []
-    lines = [line for note in (*notes[:NOTES], *more) for line in wrapped(note, width, "  - ", "    ")]
-    return [_("not seen:"), *lines] if notes else []
