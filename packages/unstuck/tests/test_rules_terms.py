@@ -96,6 +96,25 @@ def test_what_is_no_sum_of_the_numbers_of_a_loss_function_is_no_part_of_it(made)
     assert "comparing_terms" not in diagnosis.measurement.answers
 
 
+def test_whole_numbers_that_are_inputs_and_labels_are_no_reconstruction():
+    class Copy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(8, 8)
+
+        def forward(self, x):
+            return self.table(x)
+
+    model, ids = Copy(), torch.arange(128) % 8
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        functional.cross_entropy(model(ids), ids).backward()
+        optimizer.step()
+    (term,) = monitor.diagnosis(0).measurement.answers["comparing_terms"]
+    assert term["function"] == "cross_entropy"
+    assert "varied" not in term
+
+
 def test_the_loss_functions_that_a_loss_adds_up_are_named():
     diagnosis = trained(mlp(64), lambda y: functional.mse_loss(y, X) + functional.l1_loss(y, X))
     assert diagnosis.measurement.loss_functions == "mse_loss, l1_loss"

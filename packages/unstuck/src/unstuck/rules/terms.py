@@ -112,7 +112,7 @@ def _parts(again: Again, nodes: Sequence[Node]) -> tuple[dict[str, float], float
 def _compares(node: Node, sums: Container[Node]) -> bool:
     """Whether a call is a loss function, reduced to one number or by a sum, or a difference that is squared."""
     if node.function in calls.LOSSES:
-        return math.prod(node.shape) == 1 or node in sums
+        return len(node.reads) > 1 and (math.prod(node.shape) == 1 or node in sums)
     apart = node.function in calls.DIFFERENCES and len(node.moving) == 1 and len({n.shape for n in node.reads}) == 1
     return apart and any(
         user.function == "square" or user.reads == (node, node) or (user.function == "pow" and user.args[-1] == 2)
@@ -124,7 +124,7 @@ def _varied(again: Again, node: Node) -> float:
     """The deviation of outputs over the samples, over that of their targets, if these are the model's inputs."""
     outputs, targets = sorted(node.reads[:2], key=lambda n: not n.requires_grad)
     x, y, *inputs = again.run([outputs, targets, *again.read])
-    own = any(x.dtype == y.dtype and torch.equal(x.flatten(), y.flatten()) for x in inputs)
+    own = y.is_floating_point() and any(x.dtype == y.dtype and torch.equal(x.flatten(), y.flatten()) for x in inputs)
     of_outputs, of_targets = ((x - x.mean(0)).square().mean().sqrt().item() for x in (x, y)) if own else (1.0, 0.0)
     return of_outputs / of_targets if of_targets else math.inf
 
