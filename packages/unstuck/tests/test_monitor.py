@@ -111,9 +111,7 @@ def test_an_error_in_the_forward_pass_leaves_no_hooks(model, batch):
 
 
 @pytest.mark.with_bugs
-@pytest.mark.parametrize(
-    ("of", "method"), [(ForwardPass, "compare"), (ForwardPass, "before"), (LayerGradient, "add")]
-)
+@pytest.mark.parametrize(("of", "method"), [(ForwardPass, "compare"), (ForwardPass, "before"), (LayerGradient, "add")])
 def test_a_bug_of_ours_is_noted_and_the_training_is_the_same(model, batch, of, method, monkeypatch):
     sound = getattr(of, method)
 
