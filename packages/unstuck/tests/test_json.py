@@ -15,7 +15,6 @@ from unstuck.diagnosis import Diagnosis
 from unstuck.findings import Finding, Gap, Trial, Trials
 from unstuck.measure import measurement
 from unstuck.measure.measurement import (
-    BatchNorm,
     Comparison,
     Layer,
     Measurement,
@@ -43,7 +42,6 @@ layers = anything(Layer, name=TEXTS, sources=few(st.just(0)))
 measurements = anything(
     Measurement, layers=few(layers, 1), weights=few(anything(Weight)), loss_reads=st.just(0),
     comparisons=few(anything(Comparison)), answers=st.none() | st.dictionaries(TEXTS, TEXTS),
-    batch_norms=few(anything(BatchNorm)),
     swaps=few(anything(Swap)),
     dropouts=few(st.floats(0, 1)),
 )  # fmt: skip

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from unstuck_support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
 from unstuck_support.measurements import changed
 
-from unstuck.measure.measurement import BatchNorm, Layer, Weight
+from unstuck.measure.measurement import Layer, Weight
 from unstuck.rules import RULES, find
 from unstuck.rules.gradient import remembered
+from unstuck.rules.modes import fewest_rows
 
 
 @pytest.mark.parametrize(
@@ -34,10 +35,10 @@ def test_an_exploding_gradient_is_a_warning_above_1e3_and_an_error_above_1e6(lar
 
 
 def test_a_batch_normalisation_of_few_samples_is_steep_and_not_an_explosion():
-    few, many = (BatchNorm("1", samples=count) for count in (16, 64))
-    assert rules(chain(1e4, 1e4, 1.0, batch_norms=(few,))) == []
-    assert rules(chain(1e4, 1e4, 1.0, batch_norms=(many,))) == ["US102"]
-    assert rules(chain(1e7, 1e7, 1.0, batch_norms=(few,))) == ["US102"]
+    few, many = ({fewest_rows.name: count} for count in (16, 64))
+    assert rules(chain(1e4, 1e4, 1.0, answers=few)) == []
+    assert rules(chain(1e4, 1e4, 1.0, answers=many)) == ["US102"]
+    assert rules(chain(1e7, 1e7, 1.0, answers=few)) == ["US102"]
 
 
 def test_layers_are_named_worst_first_with_their_median_gain():

@@ -24,13 +24,13 @@ def mlp(*between, outputs=10):
 
 def trained(model, inputs=X, steps=5, parameters=None, **options):
     optimizer = torch.optim.SGD(parameters or model.parameters(), **{"lr": 0.01} | options)
-    with unstuck.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
         for i in range(steps):
             optimizer.zero_grad()
             batch = inputs[i][None] if inputs.dim() > X.dim() else inputs
             functional.cross_entropy(model(batch), Y[: len(batch)]).backward()
             optimizer.step()
-    return monitor.diagnosis()
+    return monitor.diagnosis(seconds=0)
 
 
 def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
@@ -182,23 +182,26 @@ def test_a_linear_layer_that_others_read_too_is_healthy():
 
 
 def test_statistics_that_stay_or_are_of_one_sample():
-    assert loud(trained(mlp(nn.BatchNorm1d(64, momentum=0.0), nn.ReLU()))) == ["US509"]
-    assert loud(trained(mlp(nn.BatchNorm1d(64, momentum=None), nn.ReLU()))) == []
+    (finding,) = trained(mlp(nn.BatchNorm1d(64, momentum=0.0), nn.ReLU()), 5 * X + 9, steps=60, lr=0.1).findings
+    assert finding.rule == "US509"
+    assert "momentum of `1` is 0" in finding.message
+    assert "the loss of a batch is" in finding.message
+    assert loud(trained(mlp(nn.BatchNorm1d(64, momentum=None), nn.ReLU()), 5 * X + 9, steps=60, lr=0.1)) == []
 
     def images(norm):
         return nn.Sequential(
             nn.Conv2d(1, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
         )
 
-    one_by_one = torch.randn(5, 1, 9, 9)
+    one_by_one = torch.randn(25, 1, 9, 9) + 3 * torch.randn(25, 1, 1, 1)
     model = images(nn.BatchNorm2d(8))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with unstuck.Monitor(model, every=1) as monitor:
-        for image in one_by_one:
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for i, image in enumerate(one_by_one):
             optimizer.zero_grad()
-            functional.cross_entropy(model(image[None]), Y[:1]).backward()
+            functional.cross_entropy(model(image[None]), Y[i : i + 1]).backward()
             optimizer.step()
-    assert loud(monitor.diagnosis()) == ["US509"]
+    assert loud(monitor.diagnosis(seconds=0)) == ["US509"]
 
 
 def test_one_normalisation_for_two_places_drifts_from_both():

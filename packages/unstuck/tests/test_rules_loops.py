@@ -14,13 +14,13 @@ FALLING = [2.3 * 0.9**i for i in range(12)]
 
 def monitored(model, loss_of, parameters=None, between=lambda step: None, steps=6):
     optimizer = torch.optim.SGD(parameters or list(model.parameters()), lr=0.01)
-    with unstuck.Monitor(model, every=1) as monitor:
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
         for step in range(steps):
             between(step)
             optimizer.zero_grad()
             loss_of(model).backward()
             optimizer.step()
-    return monitor.diagnosis()
+    return monitor.diagnosis(seconds=0)
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(nn.Module.eval, ["US509"]), (nn.Module.train, [])])

@@ -43,12 +43,14 @@ class Again:
 
     @cached_property
     def given(self) -> list[Node]:
-        """What the step reads that has the samples in its first dimension, in order."""
+        """What the step reads that has the samples in its first dimension, in order; nothing of fewer than `FEWEST`."""
         data = (n for n in self.step.nodes if n.op == "input" or (n.op == "constant" and not n.requires_grad))
         read = [node for node in data if node.shape and not _is_statistic(node)]
         within = [n for n in read if any(user.module is not None for user in n.users) and not _is_pairs(n)]
         first = next((n for n in within if n.op == "input"), next(iter(within), None))
-        return [] if first is None or self._is_one_sample(first) else [n for n in read if n.shape[0] == first.shape[0]]
+        if first is None or first.shape[0] < FEWEST or self._is_one_sample(first):
+            return []
+        return [n for n in read if n.shape[0] == first.shape[0]]
 
     def _is_one_sample(self, inputs: Node) -> bool:
         """Whether dimension 0 of the inputs counts features, channels, steps or tokens of one sample."""

@@ -31,9 +31,6 @@ from unstuck.step.node import Node, tensors_in
 from unstuck.step.recorder import Recorder
 from unstuck.wording import in_one_line
 
-MOST_NUMBERS = 4096
-"""Numbers of a channel, about, from which the mean and the variance of a batch normalisation are estimated."""
-
 
 class ForwardPass:
     """Finds the layers of a forward pass among its calls, takes their statistics, and waits for their gradients.
@@ -75,8 +72,6 @@ class ForwardPass:
         self.samples = samples
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
-        self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
-        self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
         self._arrived = arrived
@@ -183,8 +178,6 @@ class ForwardPass:
         elif known:
             own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
             flow.origins[node] = Origin(sources, own, dim, constant, beyond)
-        if name == "batch_norm" and self._stack:
-            self.take_batch_norm(node)
         if (compared := losses.comparison(flow, node)) is not None:
             self.compare(*compared)
 
@@ -344,29 +337,6 @@ class ForwardPass:
             self.compared[kind].add(Compared.of(outputs, targets))
         elif len(self.compared) < MOST_KINDS and not targets.is_complex():
             self.compared[kind] = Compared.of(outputs, targets)
-
-    @hidden_from_modes
-    def take_batch_norm(self, node: Node) -> None:
-        """Take how far running statistics are from those of the batch."""
-        given = calls.given(node, *calls.BATCH_NORM)
-        named = (given.get(key) for key in ("input", "running_mean", "running_var", "weight"))
-        values, running, spread, weight = (x.tensor() if isinstance(x, Node) else None for x in named)
-        if values is None or running is None or spread is None:
-            return
-        evaluating, trains = not given.get("training", False), weight is not None and weight.requires_grad
-        if evaluating and not (trains and statistics.seen_no_data(running, spread)):
-            if trains and not self._stack[0].module.training:
-                self.resting_norms[str(node.module)] = None
-            return  # evaluation on purpose: it has statistics, or is frozen
-        x = bare(values)
-        if not x.numel():
-            return
-        x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]
-        stride = x[:, :1].numel() // MOST_NUMBERS | 1  # odd, so that it meets every column of an image of even width
-        x = x[..., ::stride].float()
-        var, mean = torch.var_mean(x, (0, 2), correction=0)
-        drift = ((mean - running).square() / (var + float(given.get("eps", 1e-5)))).mean()
-        self.batch_norms.append((str(node.module), len(x), given.get("momentum", 0.1), drift, evaluating))
 
     def ends(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""

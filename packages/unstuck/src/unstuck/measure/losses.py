@@ -20,7 +20,7 @@ Pair = tuple[Node, Node]
 SHIFTS = calls.CLAMPS | calls.ADDITIONS | calls.DIFFERENCES
 SLIGHT = 0.01
 """The largest bound or summand that only keeps a logarithm finite."""
-MOST_NODES, MOST_MOVES = 256, 8
+MOST_NODES, MOST_MOVES = 256, 16
 CUTS = frozenset({"detach", "tensor", "as_tensor", "new_tensor"})
 """Functions that return the numbers of outputs without their graph."""
 SUMS = calls.ADDITIONS | calls.DIFFERENCES | {"isub", "stack", "cat"}
@@ -201,15 +201,6 @@ def _cut(flow: Flow, node: Node) -> str:
 # Advantages.
 
 
-def _moved(node: Node | None) -> Node | None:
-    """The first call on the way back that does more than moving numbers that have a gradient."""
-    for _time in range(MOST_MOVES):
-        if node is None or node.function not in calls.MOVES:
-            return node
-        node = next(iter(node.moving), None)
-    return node
-
-
 def moves_its_value(loss: Node) -> bool:
     """Whether a term of a loss is a log-probability times data minus an output, and both have a gradient."""
     return any(factor.requires_grad and _is_advantage(factor) for factor in _factors_of_choices(loss))
@@ -237,39 +228,17 @@ def _has_lost_its_graph(node: Node) -> bool:
 
 def _is_log_probability(node: Node) -> bool:
     """Whether a call returns the log-probability of an action: of a class chosen, or of a normal distribution."""
-    passed: set[str] = set()
-    current: Node | None = node
-    for _time in range(2 * MOST_MOVES):
-        if current is None:
-            break
-        chooses = current.function == "getitem" and len(current.reads) > 1
-        subtracts = any(read.function == "logsumexp" for read in current.moving)  # as `Categorical` does
-        name = "logsumexp" if subtracts else "gather" if chooses else current.function
-        passed.add(name)
-        if name not in LIKELIHOOD:
-            break
-        current = next(iter(current.moving), None)
+    passed = set[str]()
+    for n in islice(reached([node], lambda n: n.moving[:1] if n.function in LIKELIHOOD else ()), MOST_MOVES):
+        passed |= {n.function, *(read.function for read in n.moving if read.function == "logsumexp")}  # `Categorical`
+        passed |= {"gather"} if n.function == "getitem" and len(n.reads) > 1 else set()
     gaussian = not passed.isdisjoint({"div", "truediv"}) and not passed.isdisjoint({"pow", "square"})
     return gaussian or not passed.isdisjoint(LIKELIHOODS) or not (passed.isdisjoint(CHOICES) or passed.isdisjoint(LOGS))
 
 
 def _is_advantage(node: Node) -> bool:
     """Whether a call returns a sum of data and of outputs of layers, which a number may scale."""
-    data = outputs = False
-    waiting: list[Node | None] = [node]
-    for _time in range(MOST_MOVES):
-        current = _moved(waiting.pop()) if waiting else None
-        if current is None:
-            continue
-        added = current.function in calls.ADDITIONS | calls.DIFFERENCES
-        scales = current.function in calls.MULTIPLICATIONS and len(current.moving) == 1  # by data
-        means = current.function in ("mean", "sum") and len(current.args) + len(current.kwargs) > 1
-        unrecorded = current.value is not None and not current.value.requires_grad  # a call before the step
-        if current.function in LAYERS or unrecorded:
-            outputs = True
-        elif added or means or current.function == "neg" or scales:
-            data |= added and len(current.moving) < 2
-            waiting += current.moving
-        else:
-            return False
-    return data and outputs and not waiting
+    parts = list(terms(node))
+    ends = [n.function in LAYERS or not n.function for n in parts if n.function not in LINEAR]
+    adds = (n for n in parts if n.function in calls.ADDITIONS | calls.DIFFERENCES)
+    return bool(ends) and all(ends) and any(len(n.moving) < 2 for n in adds)

@@ -92,19 +92,6 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class BatchNorm:
-    """A call of batch normalisation in training mode, or in evaluation mode with statistics that have seen no data."""
-
-    name: str  # of the module
-    samples: int  # in the batch
-    momentum: float | None = None  # share of the batch in the running statistics; None: a mean over all batches
-    # mean over the channels of the squared difference between the means of the batch and of the running statistics,
-    # over the variance of the batch
-    drift: float = 0.0
-    fresh: bool = False  # it is in evaluation mode, and its running statistics are as they were initialised
-
-
-@dataclass(frozen=True)
 class Swap:
     """A view or reshape that takes dimensions for others, as `transpose` would, which moves no number."""
 
@@ -162,8 +149,6 @@ class Measurement:
     evaluating: bool = False  # the model was in evaluation mode, as `diagnose` runs it
     reads_mode: bool = False  # and code of the model reads `training`: parts may run in training mode only
     loss_weights: tuple[Weight, ...] = ()  # parameters that train, that the loss takes and the model lacks
-    batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode
-    resting_norms: tuple[str, ...] = ()  # modules of those that ran in evaluation mode, as the whole model did
     # places such as "layers[0].weight" of weights that train and are not parameters of the model, because a module
     # keeps them in a list, a dict or as a plain tensor
     strays: tuple[str, ...] = ()

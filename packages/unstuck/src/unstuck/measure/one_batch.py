@@ -59,7 +59,7 @@ def measure(subject: Subject, ranks: Ranks, take: Callable[[Step], bool] = lambd
     mean = ranks.total(loss.cpu(), loss.device) / ranks.count
     del batch, own  # the last that keep weights alive that forward has made
     notes, rests = measurement.notes, not subject.training
-    if unused and rests and measurement.batch_norms:
+    if unused and rests and any(step.calls("batch_norm")):
         fresh = _(
             "the model in evaluation mode: {names} have seen no data yet, and normalise by this batch, as in training",
             names=listed(unused),

@@ -24,7 +24,7 @@ from unstuck.measure.calls import LOSSES, softmax_dim
 from unstuck.measure.flow import bits
 from unstuck.measure.forward_pass import ForwardPass
 from unstuck.measure.layer_call import LayerCall
-from unstuck.measure.measurement import BINS, SHUT, BatchNorm, Layer, Measurement, Swap
+from unstuck.measure.measurement import BINS, SHUT, Layer, Measurement, Swap
 from unstuck.measure.parameters import Parameters
 from unstuck.measure.statistics import SCALARS, Sums, fetch
 from unstuck.measure.wiring import wire
@@ -108,8 +108,6 @@ def summarize(
         ranks=ranks.count,
         notes=tuple(notes),
         dropouts=tuple(share for r in passes for share in r.flow.dropouts),
-        batch_norms=tuple(_batch_norms(passes)),
-        resting_norms=tuple(dict.fromkeys(name for r in passes for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in passes for place in r.strays)),
         differentiated=any_differentiated > 0,
         swaps=tuple({name: Swap(name, *shapes) for r in passes for name, shapes in r.flow.swaps.items()}.values()),
@@ -135,12 +133,6 @@ def _joined(passes: Sequence[ForwardPass]) -> tuple[list[LayerCall], Sums, dict[
             calls[place].sums.add(call.sums)
             calls[place].read_by = call.read_by or calls[place].read_by
     return calls, inputs, places
-
-
-def _batch_norms(passes: Sequence[ForwardPass]) -> Iterator[BatchNorm]:
-    calls = [call for r in passes for call in r.batch_norms]
-    for (name, samples, momentum, _sums, fresh), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
-        yield BatchNorm(name, samples, momentum, drift, fresh)
 
 
 def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:

@@ -15,6 +15,7 @@ from unstuck.measure import calls
 from unstuck.measure.again import Again
 from unstuck.rules import units
 from unstuck.rules.evidence import Evidence
+from unstuck.rules.modes import fewest_rows
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
 from unstuck.step import Node
@@ -84,7 +85,7 @@ def exploding(evidence: Evidence) -> Found | None:
         "large here.",
         names=evidence.listed(names), times=number(level),
     )  # fmt: skip
-    few = any(norm.samples < units.FEWEST_ROWS for norm in evidence.latest.batch_norms)
+    few = 0 < (evidence.ask(fewest_rows) or 0) < units.FEWEST_ROWS
     severity = Severity.ERROR if level > BURST_LEVEL else Severity.NOTE if few else Severity.WARNING
     return Found(names, level, EXPLODED_LEVEL, text + place, severity=severity)
 

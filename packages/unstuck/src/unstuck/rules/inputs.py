@@ -100,7 +100,8 @@ def without_effect(evidence: Evidence) -> Found | None:
 def unrelated(evidence: Evidence) -> Found | None:
     """The network answers all samples alike, or learns from pairs that do not belong together."""
     patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
-    found = evidence.ask(effects) or ()
+    opposed = any(m.foreign_steps for m in evidence.measurements)  # a discriminator that its generator deceives
+    found = () if opposed else evidence.ask(effects) or ()
     # The loss of a generator that learns from its other inputs, or may, compares outputs with no data.
     judged = evidence.latest.comparisons and all(c.varied for c in evidence.latest.comparisons)
     learns = any(not effect.change <= RELATED for effect in found if effect.moves and not effect.noise)

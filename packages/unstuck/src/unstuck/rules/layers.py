@@ -1,4 +1,4 @@
-"""Layers that are frozen, linear after linear, normalised by too little, or dropped."""
+"""Layers that are frozen, linear after linear, or dropped."""
 
 import math
 
@@ -6,17 +6,16 @@ from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure.measurement import Layer
 from unstuck.measure.parameters import FEW_NUMBERS
-from unstuck.rules.copies import teacher_dropout, teacher_norms
-from unstuck.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero
+from unstuck.rules.copies import teacher_dropout
+from unstuck.rules.evidence import Evidence, is_zero
 from unstuck.rules.rule import Found, rule, shown
 from unstuck.rules.standstill import falling, untaught
 from unstuck.rules.tokens import Tokens, tokens
-from unstuck.wording import listed, named, number, percent, verb
+from unstuck.wording import listed, named, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL, REVERSED_DROPOUT = 0.5, 0.1, 0.9
 DRAWN = ("linear", "conv1d", "conv2d", "conv3d")
 """Layers whose default initialisation is known."""
-LARGEST_DRIFT, LARGEST_DRIFT_OF_ONE, STEPS_TO_SETTLE = 1.0, 0.2, 20
 FEW_FROZEN = 0.25
 """Frozen weights that are a smaller share of all are no base, and hardly on purpose as they were drawn."""
 LINEAR_ON_PURPOSE = 10
@@ -33,10 +32,6 @@ AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
 LOAD = "Load pretrained weights (`from_pretrained`, not `from_config`); nothing to do if a random base is meant."
 UNFREEZE_ALL = "Set requires_grad to True before the optimizer is made; with PEFT, load with `is_trainable=True`."
 ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
-NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
-UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
-TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
-COPY_BUFFERS = "Copy the buffers of the model, too: `AveragedModel(..., use_buffers=True)`, or over `model.buffers()`."
 TEACHER_MODE = "Call `teacher.eval()` (or that of the reference) once, also after `student.train()`."
 PASS_MODE = "Give the call the mode: `training=self.training`, or `dropout_p=p if self.training else 0.0`."
 DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
@@ -148,60 +143,6 @@ def no_activation(evidence: Evidence) -> Found | None:
 
 def _has_bias(evidence: Evidence, layer: Layer) -> bool:
     return layer.weights[0].removesuffix("weight") + "bias" in evidence.weights
-
-
-@rule("US509", "normalisation differs in use", remedy=NORMALISE)
-def normalisation(evidence: Evidence) -> Found | None:
-    """Training normalises by the batch, use by running statistics: the network is another one when it is used."""
-    steps = [m for m in evidence.measurements if any(not n.fresh for n in m.batch_norms)]
-    if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
-        return found
-    if count := evidence.ask(teacher_norms):
-        text = _("A network whose outputs are targets normalises by statistics that saw no data.")
-        return shown(text, COPY_BUFFERS, value=count)
-    if len(steps) < FEWEST_MEASUREMENTS:
-        return None
-    norms = [n for n in steps[-1].batch_norms if not n.fresh]
-    fixed = tuple(dict.fromkeys(n.name for n in norms if n.momentum == 0))
-    if fixed:
-        text = _("The momentum of {names} is 0: running statistics stay as they were initialised.", names=listed(fixed))
-        return Found(fixed, 0.0, 0.0, text, UPDATE)
-    every = [n for m in steps for n in m.batch_norms]
-    if all(n.samples == 1 for n in every):
-        if not evidence.ends:
-            return None  # a training of one image settles later
-        late = [n.drift for m in steps[len(steps) // 2 :] if (m.step or 0) >= STEPS_TO_SETTLE for n in m.batch_norms]
-        severity = Severity.NOTE if late and max(late) < LARGEST_DRIFT_OF_ONE else None
-        names = tuple(dict.fromkeys(n.name for n in norms))
-        text = _(
-            "{names} {verb} batches of a single sample: in use, running statistics of all samples replace its own.",
-            names=listed(names), verb=verb(names, "normalises", "normalise"),
-        )  # fmt: skip
-        return Found(names, 1.0, 2.0, text, severity=severity)
-    usual = max(n.samples for n in every)
-    far = [n for n in norms if n.drift > LARGEST_DRIFT and 2 * n.samples >= usual]  # the last batch may be small
-    if not far or (steps[-1].step or 0) < STEPS_TO_SETTLE:
-        return None
-    worst = max(far, key=lambda n: n.drift)
-    text = _(
-        "The running mean of {name} is {count} standard deviations from that of the batch.",
-        name=named(worst.name), count=number(math.sqrt(worst.drift)),
-    )  # fmt: skip
-    return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, LARGEST_DRIFT, text)
-
-
-def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
-    """The model was switched to evaluation mode, and the training went on."""
-    last = evidence.measurements[-FEWEST_MEASUREMENTS:]
-    names = [name for name in evidence.latest.resting_norms if all(name in m.resting_norms for m in last)]
-    names = [name for name in names if name in trained]
-    if len(last) < FEWEST_MEASUREMENTS or not names:
-        return None
-    text = _(
-        "The model trains in evaluation mode: {names} {verb} the running statistics of earlier steps.",
-        names=listed(names), verb=verb(names, "keeps", "keep"),
-    )  # fmt: skip
-    return Found(tuple(names), len(names), 0.0, text, TRAIN_MODE)
 
 
 @rule("US510", "dropout too strong", remedy=DROP_LESS)

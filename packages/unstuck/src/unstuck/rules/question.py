@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from unstuck._torch.modes import unfollowed
-from unstuck.measure.again import FEWEST, Again
+from unstuck.measure.again import Again
 from unstuck.values import read, written
 
 MOST_CALLS, MOST_SECONDS = 3000, 30.0
@@ -58,7 +58,7 @@ def answers(again: Again) -> dict[str, Any] | None:
     step, again.until = again.step, time.monotonic() + MOST_SECONDS
     needed = step.needed(step.outputs)
     own = any(isinstance(x, torch.Generator) for node in needed for x in (*node.args, *node.kwargs.values()))
-    if own or step.unfollowed or len(step.nodes) > MOST_CALLS or again.samples < FEWEST:
+    if own or step.unfollowed or len(step.nodes) > MOST_CALLS:
         return None
     found: dict[str, Any] = {}
     for name, asked in QUESTIONS.items():

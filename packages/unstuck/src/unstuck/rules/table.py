@@ -16,6 +16,7 @@ from unstuck.rules import (  # noqa: F401 - their decorators fill the table
     inputs,
     layers,
     loss,
+    modes,
     noise,
     numbers,
     pairs,

@@ -104,6 +104,7 @@ class Recorder(TorchFunctionMode):
     def end(self, outputs: Any = None, module: Any = None, args: Any = (), kwargs: Mapping[str, Any] = {}) -> None:
         """A forward pass, of a module with these arguments, has returned these outputs; its loss comes."""
         self.stack.clear()
+        self.step.training |= bool(getattr(module, "training", False))
         given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
         unread = {id(value) for value in given if not self.sparse and self.known(value) is None}
         if unread:

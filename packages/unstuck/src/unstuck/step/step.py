@@ -21,6 +21,7 @@ class Step:
         losses: the nodes whose `backward()` was called.
         values: what each loss was.
         unfollowed: why the step cannot be repeated as it was; empty if it can.
+        training: whether a model ran in training mode.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -30,6 +31,7 @@ class Step:
     losses: list[Node] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     unfollowed: dict[str, None] = field(default_factory=dict)
+    training: bool = False
 
     def calls(self, *functions: str) -> Iterator[Node]:
         """The calls of these functions, in order; of all functions without a name."""
