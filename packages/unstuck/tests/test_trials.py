@@ -283,6 +283,8 @@ CASES = {
     "US101": lambda: recorded(deep(), F.cross_entropy, *fixed()),
     "US202": lambda: recorded(dead(), F.cross_entropy, *fixed()),
     "US401": lambda: recorded(network(nn.ReLU(), outputs=1), of_log, fixed()[0], fixed()[0][:, :1].exp()),
+    "US603": lambda: recorded(network(nn.Sigmoid(), outputs=8), by_hand, 9 * fixed()[0].abs(), 9 * fixed()[0].abs()),
+    "US601": lambda: recorded(network(nn.LogSoftmax(1)), lambda x, y: F.nll_loss(x.log(), y), *fixed()),
     "US501": lambda: recorded(Cut(), F.cross_entropy, *fixed()),
     "US502": lambda: recorded(Rounded(), F.cross_entropy, *fixed()),
     "US504": lambda: recorded(Unregistered(), F.cross_entropy, *fixed()),
@@ -332,6 +334,11 @@ def dead() -> nn.Module:
 
 def of_log(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.log() - targets.log()).square().mean()
+
+
+def by_hand(p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    p = p.clamp(1e-7, 1 - 1e-7)
+    return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
 
 
 class Cut(nn.Module):
@@ -456,6 +463,37 @@ def test_a_loss_below_0_is_not_compared():
     recording = recorded(model, lambda o, y: o.gather(1, y[:, None]).mean(), x, y)
     _findings, trials = tried((), recording, SECONDS)
     assert math.isnan(trials.left)
+
+
+def test_a_loss_below_0_that_becomes_nan_is_rescued_by_what_keeps_it_finite():
+    x, quiet = fixed()[0], torch.arange(64)[:, None] < 8
+    recorded_steps = recorded(network(outputs=8), lambda o, y: -(o * ~quiet).square().sum(1).sqrt().mean(), x, x)
+    trial = of("US401", recorded_steps)
+    assert trial.proved
+    assert not math.isfinite(trial.before[-1])
+    assert all(map(math.isfinite, trial.after))
+
+
+def test_steps_are_kept_from_before_the_loss_was_lost():
+    model, (x, y) = network(outputs=1), fixed()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    recording = recorded(model, F.mse_loss, x, 1e12 * y[:, None].float(), optimizer, steps=20)
+    assert all(math.isfinite(step.loss) for step in recording.steps)
+    assert math.isnan(recording.left), "the training itself is lost"
+    assert of("US604", recording).proved
+
+
+def test_points_that_the_loss_makes_leaves_of_are_leaves_again():
+    x, model = fixed()[0], network(outputs=1)
+
+    def equation(outputs, targets):
+        points = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(points).sum(), points, create_graph=True)
+        return slope.square().mean() + F.mse_loss(outputs, targets)
+
+    _findings, trials = tried((), recorded(model, equation, x, x[:, :1]), SECONDS)
+    assert not trials.missing
+    assert trials.left < STANDS
 
 
 def test_a_loss_that_compares_nothing_may_have_a_large_smallest_value():

@@ -31,7 +31,7 @@ class Alarm:
         self._pending: Tensor | None = None
         self._usual: list[float] = []  # logarithms of the norms
         self._change = 0.0  # the usual one
-        self._quiet, self._steps = START, 0
+        self.quiet, self._steps = START, 0  # looks in which it does not ring
         self.suspects = False  # whether this step was sudden, and not yet the one before: it may be an odd batch
 
     @torch.no_grad()
@@ -50,7 +50,7 @@ class Alarm:
         if len(gradients) < max(1, len(self._weights)):
             self._missing += 1
             if self._missing >= QUIET:  # one of them may be frozen by now
-                self._weights, self._usual, self._quiet = [], [], max(self._quiet, QUIET)
+                self._weights, self._usual, self.quiet = [], [], max(self.quiet, QUIET)
             return False
         self._missing = 0
         if gradients[0].is_cuda and torch.cuda.is_current_stream_capturing():
@@ -61,10 +61,6 @@ class Alarm:
         norms = torch.stack([size.float() for size in sizes])
         read, self._pending = (norms, None) if wait else (self._pending, norms)
         return read is not None and self._judge(read.tolist(), suspected)
-
-    def trust(self) -> None:
-        """What was usual before it rang is usual again: it may ring at once."""
-        self._quiet = 0
 
     def _choose(self) -> list[Tensor]:
         """Some matrices and kernels with dense gradients, first to last, on one device and not in shards."""
@@ -83,25 +79,25 @@ class Alarm:
         rises = [log - before for log, before in zip(logs, self._usual, strict=True)]
         common = sum(rises) / len(rises)  # a fall of all alike is what learning does
         change = max(0.0, *rises, *(abs(rise - common) for rise in rises))
-        sudden = self._quiet == 0 and change > SUDDEN + NOISE * self._change
+        sudden = self.quiet == 0 and change > SUDDEN + NOISE * self._change
         rings, self.suspects = sudden and suspected, sudden and not suspected
         if rings:
-            self._quiet = QUIET
+            self.quiet = QUIET
         elif not sudden:
-            self._quiet = max(0, self._quiet - 1)
+            self.quiet = max(0, self.quiet - 1)
             self._usual = [before + NEWEST_LEVEL * rise for before, rise in zip(self._usual, rises, strict=True)]
             self._change += NEWEST_CHANGE * (change - self._change)
         return rings
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and lists of numbers."""
-        numbers = {"usual": list(self._usual), "change": self._change, "quiet": self._quiet, "steps": self._steps}
+        numbers = {"usual": list(self._usual), "change": self._change, "quiet": self.quiet, "steps": self._steps}
         pending = None if self._pending is None else self._pending.tolist()
         return {**numbers, "suspects": self.suspects, "pending": pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._usual, self._change = list(state["usual"]), float(state["change"])
-        self._quiet, self._steps = int(state["quiet"]), int(state["steps"])
+        self.quiet, self._steps = int(state["quiet"]), int(state["steps"])
         self._pending = None if state["pending"] is None else torch.tensor(state["pending"])
         self.suspects = bool(state["suspects"])

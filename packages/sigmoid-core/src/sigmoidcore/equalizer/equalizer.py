@@ -54,15 +54,14 @@ class Equalizer:
       as level as before, this is undone. It needs `every="auto"` and one process.
     - **Saturated neurons** (the article's step 4), whose mean relative slope is below `floor`: at the first sample, and
       later where half of a layer is saturated, they are set back if they are saturated in the next step, too.
-    - The exception, for slopes that were wrong from the start: where the gradient leaves the band, +-`tolerance` around
-      its median, slopes follow the profile, at most by 2 a sample.
+    - The exception, for slopes that are wrong from the start: until the gradient is for the first time inside of the
+      band, +-`tolerance` around its median, slopes follow the profile, at most by 2 a sample.
 
-    For losses that contain derivatives (docs/physics.md), it repairs accidents and does nothing else. docs/method.md
-    has the formulas and the reasons.
+    For losses that contain derivatives, it repairs accidents only. docs/method.md has the formulas and the reasons.
 
     Every second step costs four norms; hooks are in place on sampled steps only. Accumulation, clipping and steps that
-    a gradient scaler skips do no harm. With `torch.compile`, sampled steps run uncompiled and nothing is
-    compiled again. Across the ranks of `torch.distributed` statistics are summed first: all make the same changes.
+    a gradient scaler skips do no harm. With `torch.compile`, sampled steps run uncompiled and nothing is compiled
+    again. Across ranks statistics are summed first: all make the same changes.
 
     Args:
         model: a model with `SigmoidCore` modules.
@@ -236,7 +235,7 @@ class Equalizer:
         changes = self._level_rule.finish(self._step, sizes)
         undone = changes is not None and changes[2]
         if changes and changes[0]:
-            self._alarm.trust()
+            self._alarm.quiet = 0  # what was usual before it rang is usual again
         self._detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
         if sizes is None or not self._ranks.all(not skipped, self._device):
@@ -287,7 +286,7 @@ class Equalizer:
             rows = (sum(p.rows for p in of_core) for of_core in passes.values())
             relative = self._ranks.means(relative_slopes(passes.values(), self._device), list(rows))
             closed = torch.cat(relative) < self._floor  # one look at the device, not one for every core
-            unlike = bool(self._profile_rule.excess(logs).any())
+            unlike = self._profile_rule.applies(logs)
             if self._trunk is None and (unlike or bool(closed.any())):
                 self._trunk = find_trunk(passes, ends)
             if self._trunk is not None and bool(closed.any()):

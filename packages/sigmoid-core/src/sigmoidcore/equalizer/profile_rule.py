@@ -25,6 +25,12 @@ class ProfileRule:
     def __init__(self, cores: Sequence[SigmoidCore], tolerance: float) -> None:
         self._cores, self._band = list(cores), math.log(tolerance)
         self._trials: dict[int, list[float]] = {}  # by core: difference before its changes, their sum, their number
+        self._right = False  # the profile has been inside of the band: so the slopes were right
+
+    def applies(self, logs: Tensor) -> bool:
+        """Whether a profile leaves the band, and none was inside before: what comes later, weights have learned."""
+        self._right |= not self.excess(logs).any()
+        return not self._right
 
     def excess(self, logs: Tensor) -> Tensor:
         """What exceeds the band around the median of the logarithms of a profile; 0 inside."""
@@ -56,10 +62,11 @@ class ProfileRule:
             moved.append(abs(by))
         return moved
 
-    def state_dict(self) -> dict[str, dict[str, list[float]]]:
-        """Numbers by the index of a core."""
-        return {"trials": {str(i): list(trial) for i, trial in self._trials.items()}}
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers by the index of a core, and whether slopes are right."""
+        return {"trials": {str(i): list(trial) for i, trial in self._trials.items()}, "right": self._right}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._trials = {int(i): list(trial) for i, trial in state["trials"].items()}
+        self._right = bool(state["right"])

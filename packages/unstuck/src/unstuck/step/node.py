@@ -31,6 +31,7 @@ class Node:
         place: file and line of the user's code; ("", 0) if unknown.
         shape, dtype, requires_grad: of the tensor that it made; a call with several results has no shape and no dtype.
         grad_enabled, autocast: the state in which it ran: (device, dtype) of autocast, or None.
+        leaf: `requires_grad_` made a leaf of what it returned.
         value: the tensor of an input or a constant.
         made_by: of a constant, the call that made it before the forward pass, where another network ran.
         tensor: a function that returns the tensor that it made, while it exists.
@@ -43,6 +44,7 @@ class Node:
     requires_grad = False
     grad_enabled = True
     autocast: tuple[str, torch.dtype] | None = None
+    leaf = False
     value: Tensor | None = None
     made_by: "Node | None" = None
     function = ""

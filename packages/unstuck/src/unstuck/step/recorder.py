@@ -204,9 +204,10 @@ class Recorder(TorchFunctionMode):
             made = self.known(tensor, self._before)
             node.made_by = made if made is not None and made.function else None
         else:
-            if tensor.requires_grad and not node.requires_grad and not tensor.is_leaf:
-                self.step.unfollowed["a custom autograd function"] = None
-                node.requires_grad = True
+            if tensor.requires_grad and not node.requires_grad:
+                node.requires_grad, node.leaf = True, tensor.is_leaf
+                if not tensor.is_leaf:
+                    self.step.unfollowed["a custom autograd function"] = None
             return node
         self._add(node, tensor)
         return node

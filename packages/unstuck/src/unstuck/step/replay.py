@@ -60,7 +60,8 @@ class Replay:
                 function = (edits or {}).get(node, node.target)
                 args, kwargs = (mapped(values, Node, made.__getitem__) for values in (node.args, dict(node.kwargs)))
                 with torch.set_grad_enabled(node.grad_enabled and torch.is_grad_enabled()), _autocast(node):
-                    made[node] = function(*args, **kwargs)
+                    result = function(*args, **kwargs)
+                made[node] = result.detach().requires_grad_() if node.leaf else result
                 if seen is not None:
                     seen(node, (*args, *kwargs.values()), made[node])
             elif node.op in ("parameter", "buffer"):

@@ -207,6 +207,20 @@ def of_the_targets(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, change, "US603 US604", loss="asked for" if missed else "easier")
 
 
+def of_data_in_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Numbers between 0 and 1 where a loss by hand reads others, which the network may read, too."""
+
+    def changes(step: Step) -> Changes:
+        known = {c.targets.through(calls.MOVES) for c in comparisons(step, calls.COMPARISONS | calls.BINARY_LOSSES)}
+        read = (x.through(calls.MOVES) for n in step.needed() if n.module is None and n.requires_grad for x in n.reads)
+        large = (n for n in read if n not in known and n.floating and n.value is not None and n.value.max() > 1)
+        return dict.fromkeys(large, replacements.between_0_and_1)
+
+    if changes(step):
+        fits: Literal["asked for", "easier"] = "asked for" if step.of_loss(*LOGARITHMS) else "easier"
+        yield Edit(_("with data between 0 and 1 in the loss"), changes, "US603 US604 US206", loss=fits)
+
+
 def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
     """Inputs with mean 0 and standard deviation 1."""
 
@@ -277,6 +291,9 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
     for nodes in grouped(n for n in step.of_loss(*ROOTS, *LOGARITHMS, *replacements.QUOTIENTS) if n.floating):
         words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
         yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
+        if nodes[0].function in LOGARITHMS:
+            words = _("without {call}", call=place(nodes[0]))
+            yield Edit(words, replacing(nodes, replacements.left_out), "US401 US601", loss="easier")
     if nodes := step.of_loss("batch_norm"):
         yield Edit(_("without batch normalisation"), replacing(nodes, replacements.left_out), "US509")
     if nodes := step.of_loss("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d"):
@@ -350,8 +367,8 @@ def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
 
 
 EDITS = (
-    of_the_loss, of_the_targets, of_the_inputs, of_the_graph, of_the_optimizer, of_the_weights, of_the_layers,
-    of_the_terms, of_the_axes, of_the_pairs, of_the_tokens,
+    of_the_loss, of_the_targets, of_data_in_the_loss, of_the_inputs, of_the_graph, of_the_optimizer, of_the_weights,
+    of_the_layers, of_the_terms, of_the_axes, of_the_pairs, of_the_tokens,
 )  # fmt: skip
 """The functions that look for edits, in the order in which they are tried."""
 

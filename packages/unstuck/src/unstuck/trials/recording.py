@@ -80,7 +80,7 @@ class Recording:
         self._model = model
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
         self._first: Tensor | None = None  # the first loss that was recorded
-        self.open = False
+        self.open = self._lost = False  # lost: the last step was not finite, and those before were
         self._failed = self._too_large = self._beside = ""
         self._names: set[str] = set()  # of parameters and buffers
 
@@ -104,7 +104,8 @@ class Recording:
     @property
     def left(self) -> float:
         """The share of the first loss that the training itself left; nan: not known."""
-        first = float(self._first) if self._first is not None and self._optimizers and self.steps else 0.0
+        known = self._first is not None and self._optimizers and self.steps and not self._lost
+        first = float(self._first) if self._first is not None and known else 0.0
         now = math.fsum((step.loss or 0.0) / scale for step, scale in zip(self.steps, self.scales, strict=True))
         return now / len(self.steps) / first if first > 0 else math.nan
 
@@ -143,7 +144,7 @@ class Recording:
                 self._optimizers[id(optimizer)] = settings
             else:
                 self.open = False  # these parameters have moved: it is another step
-            if step is not None and step.losses:
+            if step is not None and step.losses and not self._is_lost(step):
                 moved = others()
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
                     self._beside = _("another network trains beside it, which the loss reads")
@@ -152,6 +153,13 @@ class Recording:
                 self._optimizers, self.open = {id(optimizer): settings.at_least(before)}, True
             elif step is not None and not self.values:  # a closure computes the loss within the step
                 self._copy_weights(state(self._model))
+
+    def _is_lost(self, step: Step) -> bool:
+        """Whether a step after finite ones has none any more: it is not kept, because nothing can be tried on it."""
+        self._lost = not math.isfinite(step.loss or 0.0) and bool(self.steps)
+        if self._lost:
+            step.release()
+        return self._lost
 
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""

@@ -177,11 +177,12 @@ class Tries:
             after = train(self._recording, replace(edit, clears=clears), len(self.before) - 1, self._until)
         except Exception:  # the edit does not fit: whatever PyTorch says
             return None
-        comparable = not math.isnan(self.own_left) and not edit.loss
+        comparable, before = not math.isnan(self.own_left) and not edit.loss, _thinned(self.before)
         if len(after) < len(self.before) or not math.isfinite(after[0]):
             return None
-        if not comparable and not edit.loss and math.isfinite(self.before[0]):
-            return None
+        if math.isnan(self.own_left) and not edit.loss and math.isfinite(self.before[0]):  # it may be below 0
+            lasts = not math.isfinite(self.before[-1]) and all(map(math.isfinite, after)) and after[-1] < after[0]
+            return (HELPS, Trial(edit.words, len(after) - 1, before, _thinned(after), proved=True)) if lasts else None
         was = math.inf if math.isnan(self.own_left) else self.own_left
         now = self.left(after, self.before[0] if comparable else after[0])
         better = now <= BETTER * was or 1 - now >= TIMES * (1 - was)
@@ -191,7 +192,7 @@ class Tries:
         proved = helps and falls and better and was > LEARNT and not any(loss < 0 for loss in after)
         if edit.reveals:
             proved = was <= LEARNS and now >= TIMES * was
-        return now, Trial(edit.words, len(after) - 1, _thinned(self.before), _thinned(after), proved)
+        return now, Trial(edit.words, len(after) - 1, before, _thinned(after), proved)
 
 
 def _thinned(losses: Sequence[float]) -> tuple[float, ...]:
