@@ -57,8 +57,8 @@ HEAD = """# Gallery of broken networks
 
 {count} mistakes that people asked about in public, each rebuilt in a small network that trains in a second; symptoms
 are paraphrased. Each section shows the accepted repair, the finding of `unstuck.diagnose` (one batch) or
-`unstuck.Monitor` (a training) that names the cause, and the losses of both trainings. Where the curves agree, only the
-score below the figure shows the mistake.
+`unstuck.Monitor` (a training, recorded with `trials=True`) that names the cause, and the losses of both trainings.
+Where the curves agree, only the score below the figure shows the mistake.
 
 To find your own mistake, [run the diagnosis](diagnosis.md), or [watch your script](watch.md) without a line of code.
 These networks were chosen because the diagnosis names their cause; how often it does is
@@ -167,11 +167,11 @@ def first_batch(program: Program, repaired: bool) -> unstuck.Diagnosis:
 
 
 def watched(program: Program, trials: bool) -> unstuck.Diagnosis:
-    """What a `Monitor` says after the training."""
+    """What a `Monitor` says after the training, which it records as the command does; with its trials or without."""
     training = program.training(repaired=False)
-    with unstuck.Monitor(training.model, every=max(1, program.steps // 20), trials=trials) as monitor:
+    with unstuck.Monitor(training.model, every=max(1, program.steps // 20), trials=True) as monitor:
         training.run(program.steps)
-    return monitor.diagnosis()
+    return monitor.diagnosis(None if trials else 0.0)
 
 
 def report(exhibit: Exhibit) -> Report:

@@ -222,7 +222,13 @@ def of_data_in_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
 
 
 def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
-    """Inputs with mean 0 and standard deviation 1."""
+    """Arguments inside the domain; inputs with mean 0 and standard deviation 1."""
+    for nodes in grouped(n for n in step.of_loss(*ROOTS, *LOGARITHMS, *replacements.QUOTIENTS) if n.floating):
+        words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
+        yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
+        if nodes[0].function in LOGARITHMS:
+            words = _("without {call}", call=place(nodes[0]))
+            yield Edit(words, replacing(nodes, replacements.left_out), "US401 US601", loss="easier")
 
     def changes(step: Step) -> Changes:
         given = (n for n in step.needed() if n.op == "input" and len(n.shape) > 1 and n.floating)
@@ -280,7 +286,7 @@ def of_the_weights(step: Step, recording: Recording) -> Iterator[Edit]:
 
 
 def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
-    """Units that do not die, arguments inside the domain, other norms, no dropout, and more activations."""
+    """Units that do not die, other norms, no dropout, and more activations."""
     if nodes := step.of_loss(*MAY_DIE):
         words = _("with `leaky_relu` for {call}", call=f"`{nodes[0].function}`")
         change = lambda node, x, *args, **kwargs: functional.leaky_relu(x, 0.1)  # noqa: E731
@@ -288,12 +294,6 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
         if step.of_loss("grad"):
             words = _("with `tanh` for {call}", call=f"`{nodes[0].function}`")
             yield Edit(words, replacing(nodes, lambda node, x, *args, **kwargs: torch.tanh(x)), "US502")
-    for nodes in grouped(n for n in step.of_loss(*ROOTS, *LOGARITHMS, *replacements.QUOTIENTS) if n.floating):
-        words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
-        yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
-        if nodes[0].function in LOGARITHMS:
-            words = _("without {call}", call=place(nodes[0]))
-            yield Edit(words, replacing(nodes, replacements.left_out), "US401 US601", loss="easier")
     if nodes := step.of_loss("batch_norm"):
         yield Edit(_("without batch normalisation"), replacing(nodes, replacements.left_out), "US509")
     if nodes := step.of_loss("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d"):
