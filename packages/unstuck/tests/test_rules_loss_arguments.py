@@ -115,3 +115,15 @@ def test_a_likelihood_and_a_focal_loss_have_factors_with_gradients():
         return -((torch.ones(64) - chosen.exp()) * chosen).mean()
 
     assert found(likelihood) == found(focal) == []
+
+
+@pytest.mark.parametrize(("keeps", "expected"), [(True, []), (False, ["US601"])])
+def test_a_penalty_of_gradients_needs_their_graph(keeps, expected):
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 11))
+
+    def loss(outputs):
+        points = X.clone().requires_grad_()
+        (slopes,) = torch.autograd.grad(model(points).sum(), points, create_graph=keeps)
+        return functional.mse_loss(outputs[:, 0], RETURNS) + slopes.square().mean()
+
+    assert found(loss, model=model) == expected

@@ -21,7 +21,7 @@ SHIFTS = calls.CLAMPS | calls.ADDITIONS | calls.DIFFERENCES
 SLIGHT = 0.01
 """The largest bound or summand that only keeps a logarithm finite."""
 MOST_NODES, MOST_MOVES = 256, 16
-CUTS = frozenset({"detach", "tensor", "as_tensor", "new_tensor"})
+CUTS = frozenset({"detach", "tensor", "as_tensor", "new_tensor", "grad"})
 """Functions that return the numbers of outputs without their graph."""
 SUMS = calls.ADDITIONS | calls.DIFFERENCES | {"isub", "stack", "cat"}
 SCALINGS = calls.MULTIPLICATIONS | {"div", "divide", "true_divide", "truediv", "itruediv"}
