@@ -190,7 +190,7 @@ def _cut(flow: Flow, node: Node) -> str:
         floating = node.dtype is None or node.dtype.is_floating_point
         if node.module is not None or not node.grad_enabled or node.requires_grad or not floating:
             continue
-        outputs = any(read.requires_grad and flow.origin(read).sources for read in node.reads)
+        outputs = any(x.requires_grad and (node.function == "grad" or flow.origin(x).sources) for x in node.reads)
         if node.function in calls.LOSSES or (node.function in CUTS and outputs):
             return node.function
         if not node.function.endswith("_like") and not node.function.startswith("new_zeros"):
