@@ -263,7 +263,7 @@ def main() -> None:
             scores = [[trained(network, on, steps, seed, 0)[0] + 0.01 for on in (True, False)] for seed in MORE]
             logs = [math.log(a / b) for a, b in scores]
             mean, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
-        row |= {"suspected": suspected, "ratio": math.exp(mean), "error": error, "worse": mean > 2 * error}
+        row |= {"suspected": suspected, "ratio": math.exp(mean), "error": error, "worse": not mean <= 2 * error}
         report.add(network=name, **row, scores=[watched, alone])
     print(f"{sum(row['worse'] for row in report.rows)} of {len(report.rows)} end clearly worse")
     report.finish()

@@ -221,14 +221,18 @@ def of_data_in_the_loss(step: Step, recording: Recording) -> Iterator[Edit]:
         yield Edit(_("with data between 0 and 1 in the loss"), changes, "US603 US604 US206", loss=fits)
 
 
-def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
-    """Arguments inside the domain; inputs with mean 0 and standard deviation 1."""
+def of_the_domain(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Arguments inside of the domain of a function, or no logarithm."""
     for nodes in grouped(n for n in step.of_loss(*ROOTS, *LOGARITHMS, *replacements.QUOTIENTS) if n.floating):
         words = _("with arguments of at least {least} in {call}", least=replacements.LEAST, call=place(nodes[0]))
         yield Edit(words, replacing(nodes, replacements.away_from_0), "US401")
         if nodes[0].function in LOGARITHMS:
             words = _("without {call}", call=place(nodes[0]))
             yield Edit(words, replacing(nodes, replacements.left_out), "US401 US601", loss="easier")
+
+
+def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Inputs with mean 0 and standard deviation 1."""
 
     def changes(step: Step) -> Changes:
         given = (n for n in step.needed() if n.op == "input" and len(n.shape) > 1 and n.floating)
@@ -367,8 +371,8 @@ def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
 
 
 EDITS = (
-    of_the_loss, of_the_targets, of_data_in_the_loss, of_the_inputs, of_the_graph, of_the_optimizer, of_the_weights,
-    of_the_layers, of_the_terms, of_the_axes, of_the_pairs, of_the_tokens,
+    of_the_loss, of_the_targets, of_data_in_the_loss, of_the_domain, of_the_inputs, of_the_graph, of_the_optimizer,
+    of_the_weights, of_the_layers, of_the_terms, of_the_axes, of_the_pairs, of_the_tokens,
 )  # fmt: skip
 """The functions that look for edits, in the order in which they are tried."""
 

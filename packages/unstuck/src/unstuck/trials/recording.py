@@ -144,22 +144,17 @@ class Recording:
                 self._optimizers[id(optimizer)] = settings
             else:
                 self.open = False  # these parameters have moved: it is another step
-            if step is not None and step.losses and not self._is_lost(step):
+            if step is not None and step.losses:
+                self._lost = bool(self.steps) and not math.isfinite(step.loss or 0.0)
+            if step is not None and step.losses and not self._lost:  # on a lost one nothing can be tried
                 moved = others()
                 if any(id(node.value) in moved for node in step.nodes if node.op == "constant"):
                     self._beside = _("another network trains beside it, which the loss reads")
                 self.keep(step, scale)
                 self.taken.append(min(1.0, taken()))
                 self._optimizers, self.open = {id(optimizer): settings.at_least(before)}, True
-            elif step is not None and not self.values:  # a closure computes the loss within the step
+            elif step is not None and not (step.losses or self.values):  # a closure computes the loss within the step
                 self._copy_weights(state(self._model))
-
-    def _is_lost(self, step: Step) -> bool:
-        """Whether a step after finite ones has none any more: it is not kept, because nothing can be tried on it."""
-        self._lost = not math.isfinite(step.loss or 0.0) and bool(self.steps)
-        if self._lost:
-            step.release()
-        return self._lost
 
     def keep(self, step: Step, scale: float = 1.0) -> None:
         """Keep a step with copies of what it reads, because the caller may change it; `scale` multiplies its loss."""
