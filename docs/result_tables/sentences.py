@@ -1,5 +1,6 @@
 """The sentences with figures that a page must contain."""
 
+import math
 from collections.abc import Iterator
 from statistics import geometric_mean, median
 
