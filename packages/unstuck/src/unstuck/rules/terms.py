@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from statistics import fmean
 
 import torch
@@ -20,12 +21,16 @@ from unstuck.step import Node
 from unstuck.step.node import reached
 from unstuck.wording import number, percent
 
-EQUAL_OUTPUTS, FADED_REST, SLIGHT, OUTWEIGHED, SMALL_PART = 0.2, 0.1, 1e-3, 0.02, 0.1
+NOISE_ONLY, OUTWEIGHED, SMALL_PART = 0.05, 0.02, 0.1
 REVERSED, DISTINCT, FEWEST_OF_CLASSES, MOST_CLASSES = 1.2, 2.0, 64, 256
 PARTS = calls.MOVES | {"exp", "neg", "softplus", "sigmoid", "square", "pow", "reciprocal", "rtruediv"}
 """What makes a factor of a term of the loss from a number that is trained."""
 MIXES = calls.MULTIPLICATIONS | {"div", "truediv"}
 """What multiplies a term by a factor."""
+DRAWN = frozenset({"randn_like", "randn", "normal"})
+"""What draws the noise of a latent; `Normal.rsample` does so by `normal`."""
+APART = calls.DIFFERENCES | {"div", "truediv"}
+"""What leads to the distance from another mean, in units of a deviation."""
 SUMS = calls.ADDITIONS | calls.DIFFERENCES | calls.MOVES | {"mean", "sum", "stack", "cat"}
 """What adds terms up."""
 
@@ -39,7 +44,7 @@ DETACH = "Call detach() on what multiplies the log-probabilities; a loss for reg
 
 @rule("US609", "a term of the loss is drowned", remedy=BALANCE, hidden_by=("US303", "US401", "US501"))
 def drowned(evidence: Evidence) -> Found | None:
-    """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
+    """Latents, or outputs, that say nothing about their samples, because of a penalty."""
     if free := evidence.ask(free_factor):
         text = _("A factor of {term} trains, and nothing else holds it: it goes to 0, and with it the term.", term=free)
         return shown(text, HOLD)
@@ -50,13 +55,14 @@ def drowned(evidence: Evidence) -> Found | None:
         return Found((), divided, 1.0, text, BATCH_MEAN)
     if not evidence.lasts or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
-    for term in (t for t in terms if 1 - t.shares[0] > SLIGHT and t.rest < FADED_REST and t.varied < EQUAL_OUTPUTS):
+    informed = evidence.ask(informed_latents)
+    if terms and informed is not None and informed < NOISE_ONLY:
         text = _(
-            "The outputs vary by {share} of what their targets, the inputs, do, and the rest of the loss has fallen to "
-            "{rest} of its first value: it drowns {function}.",
-            share=number(term.varied), rest=number(term.rest), function=term.function,
+            "The latents are noise: at most {share} of the variance of one comes from the samples. Their divergence "
+            "drowns {function}.",
+            share=number(informed), function=terms[0].function,
         )  # fmt: skip
-        return Found((), term.varied, EQUAL_OUTPUTS, text)
+        return Found((), informed, NOISE_ONLY, text)
     if len(terms) == 1 and 0 < max(terms[0].shares) < OUTWEIGHED and terms[0].rest > UNLEARNED_LOSS:
         text = _(
             "{function} is never more than {share} % of the loss: the other terms drown it.",
@@ -73,7 +79,6 @@ class Term:
     function: str  # sub: a difference
     shares: tuple[float, ...]  # of the loss, with the first weights of the training and with the last
     rest: float  # what the other terms add with the last weights, over that with the first
-    varied: float = math.inf  # deviation of outputs over that of their targets, if these are the model's inputs
 
 
 @question
@@ -89,7 +94,6 @@ def comparing_terms(again: Again) -> tuple[Term, ...]:
             function,
             (first[function] / start, last[function] / end),
             (end - last[function]) / (start - first[function] or math.inf),
-            max(_varied(again, node) for node in parts if node.function == function),
         )
         for function in first
     )
@@ -120,13 +124,34 @@ def _compares(node: Node, sums: Container[Node]) -> bool:
     )
 
 
-def _varied(again: Again, node: Node) -> float:
-    """The deviation of outputs over the samples, over that of their targets, if these are the model's inputs."""
-    outputs, targets = sorted(node.reads[:2], key=lambda n: not n.requires_grad)
-    x, y, *inputs = again.run([outputs, targets, *again.read])
-    own = y.is_floating_point() and any(x.dtype == y.dtype and torch.equal(x.flatten(), y.flatten()) for x in inputs)
-    of_outputs, of_targets = ((x - x.mean(0)).square().mean().sqrt().item() for x in (x, y)) if own else (1.0, 0.0)
-    return of_outputs / of_targets if of_targets else math.inf
+@question
+def informed_latents(again: Again) -> float | None:
+    """The largest share of a sampled latent's variance that its mean has, of latents whose means the loss squares."""
+    pairs = [pair for node in again.step.needed() if (pair := _sampled(node)) and again.samples]
+    results, shares = again.run([one for pair in pairs for one in pair]), []
+    for mean, noise in zip(results[::2], results[1::2], strict=True):
+        informed = (mean - mean.mean(0)).square().mean(0)
+        shares.append(float((informed / (informed + noise.square().mean(0))).max()))
+    return max(shares, default=None)
+
+
+def _sampled(node: Node) -> tuple[Node, Node] | None:
+    """The mean and the noise that a latent is the sum of; None of another node."""
+    for mean, noise in permutations(node.reads, 2) if node.function in calls.ADDITIONS else ():
+        drawn = noise.function in calls.MULTIPLICATIONS and any(n.function in DRAWN for n in noise.reads)
+        if drawn and noise.requires_grad and mean.shape == node.shape and _has_prior(mean):
+            return mean, noise
+    return None
+
+
+def _has_prior(mean: Node) -> bool:
+    """Whether the loss squares a mean, or its distance from that of a prior."""
+
+    def is_distance(node: Node) -> bool:
+        return node is mean or (node.function in APART and len(node.moving) == 1)
+
+    read = reached([mean], lambda node: filter(is_distance, node.users))
+    return mean.requires_grad and any(map(_is_squared, read))
 
 
 @rule("US610", "class weights reversed", remedy=INVERT_WEIGHTS, mistake=True)
@@ -248,7 +273,8 @@ def _term(node: Node) -> str:
 
 def _is_squared(node: Node) -> bool:
     """Whether a difference is an error, squared or as a norm."""
-    return any(user.function in ("square", "pow", "norm", "abs") or user.reads == (node, node) for user in node.users)
+    own = (user for user in node.users if user.function in calls.MULTIPLICATIONS and user.reads == (node, node))
+    return any(own) or any(user.function in ("square", "pow", "norm", "abs") for user in node.users)
 
 
 @question
