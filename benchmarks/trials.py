@@ -10,9 +10,9 @@ The programs are those of `diagnosis_failures.py`, of the half that rules are de
     unnamed   no error or warning names the cause
 
 and, with all rules off: at which place is an edit that proves the accepted cause, if all edits of the table are tried
-and sorted by what they leave of the loss, times their weights (`place`, None: nowhere)? Of the repaired variant: is an
-error or a warning proved (`accused`)? `--quick` takes every fifth program; `--half held-out` only tries the edits on
-the other half.
+and sorted by `Edit.rank` (`place`, None: nowhere)? A cause that no rule names has an edit of its own
+(`WITHOUT_RULES`). Of the repaired variant: is an error or a warning proved (`accused`)? `--quick` takes every fifth
+program; `--half held-out` only tries the edits on the other half.
 """
 
 import time
@@ -33,6 +33,8 @@ from unstuck.trials.verdict import ARITHMETIC, Tries, tried
 
 SECONDS = 120.0
 """For the trials of a program: results do not depend on how busy the machine is."""
+WITHOUT_RULES = {"positions missing": "with positions"}
+"""How the edits of causes that no rule names begin."""
 
 
 def recorded(program: Program, repaired: bool) -> tuple[unstuck.Diagnosis, Recording]:
@@ -47,8 +49,10 @@ def recorded(program: Program, repaired: bool) -> tuple[unstuck.Diagnosis, Recor
         return monitor.diagnosis(seconds=0), monitor.recording
 
 
-def place_without_rules(recording: Recording, right: set[str]) -> tuple[int | None, list[str]]:
+def place_without_rules(recording: Recording, program: Program) -> tuple[int | None, list[str]]:
     """The place of the first edit that proves an accepted cause, and the first three edits."""
+    right = {rule for cause in program.causes for rule in RULES[cause]}
+    own = tuple(WITHOUT_RULES[cause] for cause in program.causes if cause in WITHOUT_RULES)
     try:
         tries = Tries(recording, SECONDS)
     except NotTriedError as error:
@@ -57,7 +61,8 @@ def place_without_rules(recording: Recording, right: set[str]) -> tuple[int | No
     for edit in edits(recording):
         result = tries.run(edit)
         if result is not None and result[1].proved:
-            found.append((edit.weight * result[0], edit.words, any(rule in edit.proves for rule in right)))
+            fits = any(rule in edit.proves for rule in right) or edit.words.startswith(own)
+            found.append((edit.rank(result[0]), edit.words, fits))
     found.sort(key=lambda result: result[0])
     return next((i + 1 for i, result in enumerate(found) if result[2]), None), [
         words for _left, words, _right in found[:3]
@@ -115,7 +120,7 @@ def main() -> None:
             loud = [finding for finding in findings if finding.severity is not Severity.NOTE]
             row: Row = {"place": None, "edits": []}
             if variant == "broken":
-                row["place"], row["edits"] = place_without_rules(recording, right)
+                row["place"], row["edits"] = place_without_rules(recording, program)
                 result = "" if held_out else outcome(loud, right)
             else:
                 result = "proved" if any(f.trial is not None and f.trial.proved for f in loud) else "silent"

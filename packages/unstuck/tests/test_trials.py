@@ -717,3 +717,132 @@ def test_a_second_derivative_of_straight_lines_is_named_and_proved(activation, o
             optimizer.step()
     found = [f for f in monitor.diagnosis(20).findings if f.rule == "US502"]
     assert [finding.shown and finding.trial.proved for finding in found] == [True] * expected
+
+
+def in_order(length: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences of numbers [samples, steps, 1], and the numbers in reverse."""
+    x = torch.randint(4, (48, length))
+    return x[..., None] - 1.5, x.flip(1)
+
+
+class Attentive(nn.Module):
+    """Self-attention of steps [samples, steps, 1], by a module that may take the samples for steps."""
+
+    def __init__(self, positions: bool, batch_first: bool = True):
+        super().__init__()
+        self.encode, self.head = nn.Linear(1, 16), nn.Linear(16, 4)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=batch_first)
+        self.positions = nn.Parameter(torch.randn(6, 16)) if positions else 0.0
+
+    def forward(self, x):
+        hidden = self.encode(x) + self.positions
+        return self.head(hidden + self.attention(hidden, hidden, hidden)[0])
+
+
+class LastStep(nn.Module):
+    def __init__(self, batch_first: bool):
+        super().__init__()
+        self.gru, self.head = nn.GRU(1, 32, batch_first=batch_first), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(self.gru(x)[0][:, -1])
+
+
+def unlinear() -> tuple[torch.Tensor, torch.Tensor]:
+    x, _y = batch()
+    return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+class Ignored(Cut):
+    def forward(self, x):
+        hidden = self.body(x)
+        torch.tanh(self.inner(hidden))
+        return self.head(hidden)
+
+    def __init__(self):
+        super().__init__()
+        nn.init.kaiming_normal_(self.body.weight)
+        self.inner = nn.Linear(32, 32)
+
+
+def of_tokens(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())
+
+
+def waves() -> Recording:
+    x = 2 * torch.rand(256, 2) - 1
+    model = nn.Sequential(nn.Linear(2, 64), Sine(), nn.Linear(64, 64), Sine(), nn.Linear(64, 1))
+    targets = torch.sin(12 * x[:, :1] + 9 * x[:, 1:])
+    return recorded(model, F.mse_loss, x, targets, torch.optim.Adam(model.parameters(), 3e-3))
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return x.sin()
+
+
+def of_a_hole() -> Recording:
+    x, y = batch()
+    x[3, 4] = torch.nan
+    return recorded(network(), F.cross_entropy, x, y)
+
+
+def in_half() -> Recording:
+    model = network().half()
+    return recorded(
+        model, lambda o, y: F.cross_entropy(o.float(), y), *(t.half() if t.is_floating_point() else t for t in batch())
+    )
+
+
+def of_hidden_rows() -> Recording:
+    class Masked(Attentive):
+        def forward(self, x):
+            hidden = self.encode(x) + self.positions
+            hide = torch.zeros(6, 6, dtype=torch.bool)
+            hide[2] = True
+            scores = (hidden @ hidden.mT).masked_fill(hide, -torch.inf)
+            return self.head(hidden + scores.softmax(-1) @ hidden)
+
+    return recorded(Masked(positions=True), of_tokens, *in_order())
+
+
+def of_sequences(model: nn.Module, loss=of_tokens, last: bool = False) -> Recording:
+    """A training on other sequences in each step."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for x, y in [in_order() for _ in range(4)]:
+            optimizer.zero_grad()
+            loss(model(x), y[:, -1] if last else y).backward()
+            optimizer.step()
+    return monitor.recording
+
+
+@pytest.mark.parametrize(
+    ("words", "make"),
+    [
+        (
+            "without `group_norm` in `1`",
+            lambda: recorded(network(inner=nn.GroupNorm(32, 32)), F.cross_entropy, *batch()),
+        ),
+        ("with 0 for data that are not finite", of_a_hole),
+        ("in single precision", in_half),
+        ("without `masked_fill` in", of_hidden_rows),
+        ("with samples first in `gru`", lambda: of_sequences(LastStep(batch_first=False), F.cross_entropy, last=True)),
+        ("with samples first in `multi", lambda: of_sequences(Attentive(positions=True, batch_first=False))),
+        ("with positions in", lambda: of_sequences(Attentive(positions=False))),
+        ("with what `tanh` in test_trials.py", lambda: recorded(Ignored(), F.cross_entropy, *unlinear())),
+        ("with inputs that are 10 times larger", waves),
+    ],
+)
+def test_an_edit_shows_a_cause_without_a_rule(words, make):
+    tries = verdict.Tries(recording := make(), SECONDS)
+    found = [edit for edit in edits.edits(recording) if edit.words.startswith(words)]
+    assert found, [edit.words for edit in edits.edits(recording)]
+    assert tries.run(found[0])[1].proved, tries.run(found[0])
+
+
+def test_a_mistake_that_does_no_harm_is_a_note():
+    y = torch.arange(64) % 3
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8), nn.Linear(8, 3))
+    (found,) = unstuck.diagnose(model, 8.0 * F.one_hot(y, 8), y, F.cross_entropy).findings
+    assert (found.rule, found.severity, found.trial.proved) == ("US507", Severity.NOTE, False)

@@ -33,7 +33,8 @@ def swapped_shapes(name: str, before: Shape, features: int, after: Shape) -> Sha
 
 def moved(before: Shape, after: Shape) -> Callable[[Tensor], Tensor] | None:
     """A view as it is meant, if it takes dimensions for others: it moves them, then merges, or splits, then moves."""
-    if not any(swapped_shapes("view", before, features, after) for features in (-1, 1)):
+    begins = bool(after) and before[0] != after[0] in before[1:]  # as states [layers, samples, features]
+    if not (begins or any(swapped_shapes("view", before, features, after) for features in (-1, 1))):
         return None
     orders = sorted(permutations(range(len(before))), key=lambda order: sum(i != k for i, k in enumerate(order)))
     for order in orders[1:]:

@@ -12,6 +12,8 @@ from unstuck.step.step import Step
 
 Edits = Mapping[Node, Callable[..., Any]]
 """Functions in the place of those of some calls, with the same arguments; for a placeholder, of its tensor."""
+Instead = Mapping[Node, Node]
+"""Calls whose results take the place of those of others, for all that run later."""
 Seen = Callable[[Node, tuple[Any, ...], Any], object]
 """Is called with each call, its arguments and its result."""
 
@@ -46,22 +48,27 @@ class Replay:
         own = ((name, value) for name, value in values.items() if not value.requires_grad and name not in self._shared)
         self.values |= {name: copied(value) for name, value in own}
 
-    def losses(self, step: Step, edits: Edits | None = None, seen: Seen | None = None) -> list[Tensor]:
+    def losses(
+        self, step: Step, edits: Edits | None = None, seen: Seen | None = None, instead: Instead | None = None
+    ) -> list[Tensor]:
         """The losses of a step, with their graph."""
-        return self.results(step, step.losses, edits, seen)
+        return self.results(step, step.losses, edits, seen, instead)
 
     def results(
-        self, step: Step, ends: Sequence[Node], edits: Edits | None = None, seen: Seen | None = None
-    ) -> list[Tensor]:
+        self, step: Step, ends: Sequence[Node], edits: Edits | None = None, seen: Seen | None = None,
+        instead: Instead | None = None,
+    ) -> list[Tensor]:  # fmt: skip
         """The results of these nodes; with `seen`, all calls run, and else those that they need."""
         made: dict[Node, Any] = {}
-        for node in step.needed(ends) if seen is None else step.nodes:
+        for node in step.needed([*ends, *(instead or ())]) if seen is None else step.nodes:
             if node.op == "call_function":
                 function = (edits or {}).get(node, node.target)
                 args, kwargs = (mapped(values, Node, made.__getitem__) for values in (node.args, dict(node.kwargs)))
                 with torch.set_grad_enabled(node.grad_enabled and torch.is_grad_enabled()), _autocast(node):
                     result = function(*args, **kwargs)
                 made[node] = result.detach().requires_grad_() if node.leaf else result
+                if instead and node in instead:
+                    made[instead[node]] = made[node]
                 if seen is not None:
                     seen(node, (*args, *kwargs.values()), made[node])
             elif node.op in ("parameter", "buffer"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
+from math import isnan, prod
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from unstuck.measure.activations import ACTIVATIONS
 from unstuck.measure.views import moved
 from unstuck.rules.pairs import product
 from unstuck.step import Node, Step
+from unstuck.step.replay import Instead
 from unstuck.trials import replacements
 from unstuck.trials.recording import Recording
 from unstuck.wording import named
@@ -33,6 +34,10 @@ ROOTS, LOGARITHMS = frozenset({"sqrt", "rsqrt", "pow", "reciprocal"}), frozenset
 MAY_DIE = frozenset({"relu", "relu6", "hardtanh", "threshold", "hardsigmoid"})
 CLIPPED = 0.1
 """Share of the gradients that is left of them."""
+GENERAL = 2.0
+"""Weight of edits that help most trainings."""
+NOTHING = 0.01
+"""Share of the loss that is as good as nothing."""
 MOST = 4
 """Calls of one kind that are edited one by one, at most."""
 
@@ -44,6 +49,7 @@ class Edit:
     Attributes:
         words: it, as in "without `softmax` in `head`".
         changes: calls of a recorded step that are replaced.
+        instead: calls of a recorded step whose results are read in the place of those of others.
         proves: the rules whose findings are proved if it learns with this edit.
         options: new values in the groups of the optimizers.
         rate: factor of the learning rates.
@@ -53,14 +59,17 @@ class Edit:
         strays_join: weights that are not parameters of the model train, too.
         clears: gradients are cleared before every step; None: as they were.
         unclipped: the optimizers see the whole gradients of the backward passes.
+        single: weights of half precision are kept in float32.
         reveals: the training learns what it should not see, and does not without it.
         loss: if it is another one than the recorded loss, with which its values cannot be compared; the step may ask
             for it, else it may be an easier one.
+        weight: factor of what it leaves of the loss: more for what helps most trainings.
     """
 
     words: str
     changes: Callable[[Step], Changes] = field(default=lambda step: {})
     proves: str = ""
+    instead: Callable[[Step], Instead] = field(default=lambda step: {})
     options: Mapping[str, Any] = field(default_factory=dict)
     rate: float = 1.0
     adam: bool = False
@@ -69,13 +78,14 @@ class Edit:
     strays_join: bool = False
     clears: bool | None = None
     unclipped: bool = False
+    single: bool = False
     reveals: bool = False
     loss: Literal["", "asked for", "easier"] = ""
+    weight: float = 1.0
 
-    @property
-    def weight(self) -> float:
-        """Factor of what it leaves of the loss: other rates help most trainings, easier losses all."""
-        return 5.0 if self.loss == "easier" else 2.0 if self.adam or self.rate != 1.0 else 1.0
+    def rank(self, left: float) -> tuple[bool, float]:
+        """The smaller, the more it says that a trial leaves this share of the loss; an easier loss says least."""
+        return self.loss == "easier", self.weight * max(left, NOTHING)
 
 
 # What the edits ask a recorded step.
@@ -129,8 +139,11 @@ def comparisons(step: Step, functions: Iterable[str]) -> Iterator[Compared]:
     depends = computed(step)
     for node in step.of_loss(*functions):
         pair = node.all_input_nodes[0:3:2] if node.function in calls.OF_TWO else node.all_input_nodes[:2]
-        swapped = pair[-1] in depends
-        if len(pair) == 2 and (pair[0] in depends) != swapped:
+        trained = [n.requires_grad for n in pair]  # targets of a Bellman equation are computed, too
+        if len(set(trained)) < 2:
+            trained = [n in depends for n in pair]
+        if len(set(trained)) == 2:
+            swapped = trained[1]
             yield Compared(node, pair[swapped], pair[not swapped], swapped)
 
 
@@ -151,6 +164,20 @@ def with_targets(compared: Compared, change: Callable[[Tensor, Tensor], Tensor])
         return node.target(*(given[i] for i in range(len(args))), **{name: given[name] for name in kwargs})
 
     return replacing([compared.call], call)
+
+
+def unread(step: Step) -> dict[Node, Node]:
+    """Results that nothing reads, each with the result of the same shape that it comes from and later calls read."""
+    found, order = {}, {node: i for i, node in enumerate(step.nodes)}
+    needed = set(step.needed())
+    for node in step.calls():
+        if node.users or node in needed or not (node.requires_grad and node.module is not None):
+            continue
+        sources = (n for n in reversed(step.needed([node])) if n in needed and n.floating and n.shape == node.shape)
+        later = (n for n in sources if any(order[user] > order[node] and user in needed for user in n.users))
+        if (old := next(later, None)) is not None:
+            found[node] = old
+    return found
 
 
 # The table.
@@ -232,7 +259,7 @@ def of_the_domain(step: Step, recording: Recording) -> Iterator[Edit]:
 
 
 def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
-    """Inputs with mean 0 and standard deviation 1."""
+    """Inputs with mean 0 and standard deviation 1, larger ones for sines, and tokens that have positions."""
 
     def changes(step: Step) -> Changes:
         given = (n for n in step.needed() if n.op == "input" and len(n.shape) > 1 and n.floating)
@@ -240,6 +267,31 @@ def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
 
     if changes(step):
         yield Edit(_("with standardised inputs"), changes, "US206 US401")
+        if step.of_loss("sin", "cos"):
+            larger = lambda step: dict.fromkeys(changes(step), lambda x: 10 * x)  # noqa: E731
+            yield Edit(_("with inputs that are {factor} times larger", factor=10), larger, "US101 US203")
+    if attention := step.of_loss(calls.DOT_PRODUCT, calls.ATTENTION):
+        words = _("with positions in {call}", call=place(attention[0]))
+        yield Edit(words, replacing(attention[:1], replacements.placed))
+
+
+def of_numbers(step: Step, recording: Recording) -> Iterator[Edit]:
+    """Data that are finite, scores that no mask hides, and single precision."""
+
+    def finite(step: Step) -> Changes:
+        data = (n for n in step.needed() if n.value is not None and n.floating and not n.value.isfinite().all())
+        return dict.fromkeys(data, lambda x: x.nan_to_num(0.0, 0.0, 0.0))
+
+    def single(step: Step) -> Changes:
+        known = [n for n in step.needed() if replacements.is_half(n)]
+        return {n: partial(replacements.in_single, n) if n.function else replacements.single for n in known}
+
+    if finite(step):
+        yield Edit(_("with 0 for data that are not finite"), finite, "US401")
+    for nodes in grouped(step.of_loss("masked_fill")) if isnan(recording.left) else ():
+        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US401")
+    if single(step) or any(value.dtype in replacements.HALVES for value in recording.values.values()):
+        yield Edit(_("in single precision"), single, "US401", single=True)
 
 
 def of_the_graph(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -253,6 +305,11 @@ def of_the_graph(step: Step, recording: Recording) -> Iterator[Edit]:
         yield Edit(words, replacing(silent, replacements.with_gradients), "US501")
     for nodes in grouped(step.of_loss(*calls.ROUNDINGS)):
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US502")
+    for nodes in grouped(unread(step)):
+        known = code(nodes[0])
+        instead = lambda step, known=known: {n: old for n, old in unread(step).items() if code(n) == known}  # noqa: E731
+        words = _("with what {call} makes, which nothing reads", call=place(nodes[0]))
+        yield Edit(words, proves="US501", instead=instead)
 
 
 def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -261,7 +318,8 @@ def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
     if free := trained - recording.held:
         yield Edit(_("with the parameters in the optimizer that are in none"), proves="US303", joins=free)
     if (moving := trained & recording.held) and recording.parameters - moving:
-        yield Edit(_("with all parameters in the optimizer"), proves="US303 US505", joins=recording.parameters)
+        words = _("with all parameters in the optimizer")
+        yield Edit(words, proves="US303 US505", joins=recording.parameters, weight=GENERAL)
     if any(map(is_stray, step.needed())):
         words = _("with the weights that are not the model's in the optimizer")
         yield Edit(words, proves="US303 US504", strays_join=True)
@@ -271,12 +329,13 @@ def of_the_optimizer(step: Step, recording: Recording) -> Iterator[Edit]:
     if min(recording.taken, default=1.0) < CLIPPED:
         yield Edit(_("with the gradients of the backward passes"), proves="US301 US306", unclipped=True)
     for factor in (10, 100):
-        yield Edit(_("with {factor} times the learning rate", factor=factor), proves="US301", rate=float(factor))
+        words = _("with {factor} times the learning rate", factor=factor)
+        yield Edit(words, proves="US301", rate=float(factor), weight=GENERAL)
         if factor == 10:
-            yield Edit(_("with Adam at a rate of 0.001"), proves="US301 US302", adam=True)
+            yield Edit(_("with Adam at a rate of 0.001"), proves="US301 US302", adam=True, weight=GENERAL)
     for factor in (10, 100):
         words = _("with a learning rate {factor} times smaller", factor=factor)
-        yield Edit(words, proves="US302 US102 US201 US202 US401 US607", rate=1 / factor)
+        yield Edit(words, proves="US302 US102 US201 US202 US401 US607", rate=1 / factor, weight=GENERAL)
 
 
 def of_the_weights(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -300,11 +359,13 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, replacing(nodes, lambda node, x, *args, **kwargs: torch.tanh(x)), "US502")
     if nodes := step.of_loss("batch_norm"):
         yield Edit(_("without batch normalisation"), replacing(nodes, replacements.left_out), "US509")
+    for nodes in grouped(step.of_loss(*calls.NORMS - {"batch_norm"})):
+        yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US509 US203")
     if nodes := step.of_loss("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d"):
         yield Edit(_("without dropout"), replacing(nodes, replacements.left_out), "US510")
     if hidden := step.of_loss("linear", *calls.CONVOLUTIONS)[:-1]:
         change = lambda node, *args, **kwargs: functional.relu(node.target(*args, **kwargs))  # noqa: E731
-        yield Edit(_("with a relu after each hidden layer"), replacing(hidden, change), "US507")
+        yield Edit(_("with a relu after each hidden layer"), replacing(hidden, change), "US507", weight=GENERAL)
 
 
 def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -324,6 +385,9 @@ def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
         if (move := moved(nodes[0].reads[0].shape, nodes[0].shape)) is not None:
             words = _("with axes that are moved before {call}", call=place(nodes[0]))
             yield Edit(words, replacing(nodes, lambda node, x, *args, move=move, **kwargs: move(x)), "US506")
+    for node in step.of_loss(*calls.RECURRENT, calls.ATTENTION):
+        words = _("with samples first in {call}", call=place(node))
+        yield Edit(words, replacing([node], replacements.samples_first), "US506")
     for nodes in grouped(n for n in step.of_loss("softmax", "log_softmax") if len(n.shape) > 1):
         if calls.softmax_dim(nodes[0]) != len(nodes[0].shape) - 1:
             change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731
@@ -363,7 +427,7 @@ def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
         yield Edit(_("with later tokens hidden"), replacing(attention, replacements.causal), "US606", reveals=True)
     shapes = {n.reads[0].shape for n in step.of_loss("embedding") if n.reads and len(n.reads[0].shape) == 2}
     for nodes in grouped(step.of_loss("cross_entropy")):
-        for shape in (shape for shape in shapes if prod(shape) == nodes[0].reads[0].shape[0]):
+        for shape in (shape for shape in shapes if prod(shape) == prod(nodes[0].reads[1].shape)):
             later, unpadded = partial(replacements.one_later, shape), partial(replacements.without_padding, shape)
             words = _("with labels that are one token later")
             yield Edit(words, replacing(nodes, later), "US606", reveals=True)
@@ -371,14 +435,18 @@ def of_the_tokens(step: Step, recording: Recording) -> Iterator[Edit]:
 
 
 EDITS = (
-    of_the_loss, of_the_targets, of_data_in_the_loss, of_the_domain, of_the_inputs, of_the_graph, of_the_optimizer,
-    of_the_weights, of_the_layers, of_the_terms, of_the_axes, of_the_pairs, of_the_tokens,
+    of_the_loss, of_the_targets, of_data_in_the_loss, of_the_domain, of_the_inputs, of_numbers, of_the_graph,
+    of_the_optimizer, of_the_weights, of_the_layers, of_the_terms, of_the_axes, of_the_pairs, of_the_tokens,
 )  # fmt: skip
 """The functions that look for edits, in the order in which they are tried."""
 
 
 def edits(recording: Recording) -> Iterator[Edit]:
     """The edits that fit the last recorded step."""
+    known = set()
     for maker in EDITS:
         with suppress(Exception):  # a step in which it does not find its way
-            yield from maker(recording.steps[-1], recording)
+            for edit in maker(recording.steps[-1], recording):
+                if edit.words not in known:  # the same code may run often
+                    known.add(edit.words)
+                    yield edit

@@ -9,8 +9,10 @@ from torch.nn import functional
 from unstuck.measure import calls
 from unstuck.rules.samples import sums_to_1
 from unstuck.step import Node
+from unstuck.step.node import mapped, tensors_in
 
 QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
+HALVES = frozenset({torch.float16, torch.bfloat16})
 LEAST = 1e-6
 """Smallest argument of a logarithm, a root or a quotient in a trial."""
 
@@ -62,6 +64,51 @@ def between_0_and_1(x: Tensor) -> Tensor:
     return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
 
 
+def is_half(node: Node) -> bool:
+    """Whether a call, or what comes from outside, is in half precision."""
+    return node.autocast is not None or (node.dtype in HALVES and node.op not in ("parameter", "buffer"))
+
+
+def single(x: Tensor) -> Tensor:
+    """Numbers in float32, if they were in half precision; what trains is a leaf."""
+    return x.detach().float().requires_grad_(x.requires_grad) if x.dtype in HALVES else x
+
+
+def in_single(node: Node, *args: Any, **kwargs: Any) -> Any:
+    """The call, where nothing becomes half precision."""
+    if node.function in ("half", "bfloat16"):
+        return args[0].float()
+    args, kwargs = (mapped(x, torch.dtype, lambda d: torch.float32 if d in HALVES else d) for x in (args, kwargs))
+    with torch.autocast("cpu" if node.autocast is None else node.autocast[0], enabled=False):
+        return node.target(*args, **kwargs)
+
+
+def samples_first(node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A recurrent layer, or an attention, whose samples are in the first dimension."""
+    if node.function == calls.ATTENTION:
+        query, key, value = (tensor.transpose(0, 1) for tensor in (x, *args[:2]))
+        result, *weights = node.target(query, key, value, *args[2:], **kwargs)
+        return result.transpose(0, 1), *weights
+    state, *rest = args
+    begin = [tensor.new_zeros(tensor.shape[0], len(x), tensor.shape[2]) for tensor in tensors_in((state,))]
+    result, *last = node.target(
+        x.transpose(0, 1).contiguous(), tuple(begin) if node.function == "lstm" else begin[0], *rest, **kwargs
+    )
+    return result.transpose(0, 1), *last
+
+
+def placed(node: Node, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """An attention whose queries and keys know their positions: by sines."""
+
+    def added(x: Tensor, dim: int) -> Tensor:
+        at, number = torch.arange(x.shape[dim]), torch.arange(x.shape[-1])
+        angles = at[:, None] / 10000 ** (number // 2 * 2 / x.shape[-1]) + number % 2 * torch.pi / 2
+        return x + angles.sin().to(x).reshape([n if i in (dim, x.dim() - 1) else 1 for i, n in enumerate(x.shape)])
+
+    places = 0 if node.function == calls.ATTENTION else query.dim() - 2
+    return node.target(added(query, places), added(key, places), *args, **kwargs)
+
+
 def halves(rows: Tensor) -> Tensor:
     """The other view of each row, if views are in two halves."""
     return (rows + len(rows) // 2) % len(rows)
@@ -74,7 +121,7 @@ def neighbours(rows: Tensor) -> Tensor:
 
 def one_later(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:
     """A cross-entropy with the label of the next token."""
-    outputs, labels = x.reshape(*shape, -1)[:, :-1], y.reshape(shape)[:, 1:]
+    outputs, labels = by_token(x, y).reshape(*shape, -1)[:, :-1], y.reshape(shape)[:, 1:]
     return node.target(outputs.flatten(0, 1), labels.flatten(), *args, **kwargs)
 
 
@@ -83,7 +130,12 @@ def without_padding(shape: tuple[int, int], node: Node, x: Tensor, y: Tensor, *a
     labels = y.reshape(shape)
     ends = (labels == labels[:, -1].mode().values).flip(1).long().cumprod(1).flip(1).bool()
     kept = ~ends.flatten()
-    return node.target(x[kept], y[kept], *args, **kwargs)
+    return node.target(by_token(x, y)[kept], y.flatten()[kept], *args, **kwargs)
+
+
+def by_token(x: Tensor, y: Tensor) -> Tensor:
+    """What a cross-entropy reads as [tokens, classes]."""
+    return x.movedim(1, -1).flatten(0, -2) if x.dim() > y.dim() > 1 else x
 
 
 def scores(node: Node) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unstuck._torch.hooks import without_optimizer_hooks
 from unstuck._torch.modes import unfollowed
 from unstuck.step import Node, Replay, gpus
+from unstuck.trials import replacements
 from unstuck.trials.edits import Edit, is_stray
 from unstuck.trials.recording import USUAL_RATE, Recording
 
@@ -34,10 +35,13 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
     replay = Replay(recording.values)
     for name in edit.joins:
         replay.values[name].requires_grad_()
+    if edit.single:
+        replay.values = {name: replacements.single(value) for name, value in replay.values.items()}
     if edit.redraws:
         _redraw(replay.values, recording)
     optimizers = _optimizers(recording, replay.values, edit)
     changes = [dict(edit.changes(step)) for step in recording.steps]
+    instead = [edit.instead(step) for step in recording.steps]
     if edit.strays_join:
         _train_strays(recording, changes, optimizers[0])
     evaluating = [one for one in optimizers if _asks_for_closure(one)]
@@ -46,7 +50,8 @@ def train(recording: Recording, edit: Edit, steps: int, until: float = math.inf)
 
     def loss_of(number: int) -> Tensor:
         place = number % len(recording.steps)
-        return torch.stack([x.sum().float() for x in replay.losses(recording.steps[place], changes[place])]).sum()
+        losses = replay.losses(recording.steps[place], changes[place], instead=instead[place])
+        return torch.stack([x.sum().float() for x in losses]).sum()
 
     def backward(loss: Tensor, number: int) -> Tensor:
         for optimizer in optimizers if edit.clears is not False else ():

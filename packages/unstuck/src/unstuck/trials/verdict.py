@@ -52,7 +52,13 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
     except NotTriedError as error:
         return tuple(findings), Trials(missing=str(error))
     learns = tries.own_left <= LEARNS and not math.isnan(recording.left)  # by the optimizer of a training
-    results = [f if f.severity is Severity.NOTE else _weighed(f, tries.of(f.rule), learns) for f in findings]
+    harmless = tries.own_left <= LEARNT  # what looks like a mistake, whatever the optimizer
+
+    def weighed(finding: Finding) -> Finding:
+        fine = learns or (harmless and TABLE[finding.rule].mistake)
+        return _weighed(finding, tries.of(finding.rule), fine)
+
+    results = [f if f.severity is Severity.NOTE else weighed(f) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
     others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
     cause = None
@@ -154,7 +160,7 @@ class Tries:
                 proved.append((*result, edit))
                 if edit.rate != 1.0 and result[0] <= LEARNS:
                     break
-        _left, trial, best = min(proved, key=lambda r: (r[2].adam, r[0] * r[2].weight), default=(0.0, None, None))
+        _left, trial, best = min(proved, key=lambda r: (r[2].adam, r[2].rank(r[0])), default=(0.0, None, None))
         return best, trial
 
     def left(self, losses: Sequence[float], first: float) -> float:
