@@ -141,3 +141,14 @@ def test_an_action_that_is_sampled_is_no_latent():
         return functional.mse_loss(actions, values) + 0.1 * policy.log_prob(actions).mean()
 
     assert "informed_latents" not in trained(model, loss).measurement.answers
+
+
+def test_a_weight_that_is_sampled_is_no_latent():
+    class Bayesian(nn.Linear):
+        def forward(self, x):
+            sampled = self.weight + torch.randn_like(self.weight) * self.bias[:, None].exp()
+            return functional.linear(x, sampled)
+
+    model = Bayesian(64, 64)
+    loss = lambda y: functional.mse_loss(y, X) + model.weight.square().sum()  # noqa: E731
+    assert "informed_latents" not in trained(model, loss).measurement.answers

@@ -127,7 +127,9 @@ def _compares(node: Node, sums: Container[Node]) -> bool:
 @question
 def informed_latents(again: Again) -> float | None:
     """The largest share of a sampled latent's variance that its mean has, of latents whose means the loss squares."""
-    pairs = [pair for node in again.step.needed() if (pair := _sampled(node)) and again.samples]
+    given = set(again.given)
+    pairs = [pair for node in again.step.needed() if (pair := _sampled(node)) is not None]
+    pairs = [pair for pair in pairs if not given.isdisjoint(again.step.needed(pair[:1]))]  # others are weights
     results, shares = again.run([one for pair in pairs for one in pair]), []
     for mean, noise in zip(results[::2], results[1::2], strict=True):
         informed = (mean - mean.mean(0)).square().mean(0)
