@@ -359,7 +359,7 @@ def of_the_layers(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, replacing(nodes, lambda node, x, *args, **kwargs: torch.tanh(x)), "US502")
     if nodes := step.of_loss("batch_norm"):
         yield Edit(_("without batch normalisation"), replacing(nodes, replacements.left_out), "US509")
-    for nodes in grouped(step.of_loss(*calls.NORMS - {"batch_norm"})):
+    for nodes in grouped(n for n in step.of_loss(*calls.NORMS - {"batch_norm"}) if replacements.leaves_nothing(n)):
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US509 US203")
     if nodes := step.of_loss("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d"):
         yield Edit(_("without dropout"), replacing(nodes, replacements.left_out), "US510")
@@ -385,9 +385,9 @@ def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
         if (move := moved(nodes[0].reads[0].shape, nodes[0].shape)) is not None:
             words = _("with axes that are moved before {call}", call=place(nodes[0]))
             yield Edit(words, replacing(nodes, lambda node, x, *args, move=move, **kwargs: move(x)), "US506")
-    for node in step.of_loss(*calls.RECURRENT, calls.ATTENTION):
-        words = _("with samples first in {call}", call=place(node))
-        yield Edit(words, replacing([node], replacements.samples_first), "US506")
+    for nodes in filter(None, (step.of_loss(*of) for of in (calls.RECURRENT, [calls.ATTENTION]))):
+        words = _("with samples first in {call}", call=place(nodes[0]))
+        yield Edit(words, replacing(nodes, replacements.samples_first), "US506")
     for nodes in grouped(n for n in step.of_loss("softmax", "log_softmax") if len(n.shape) > 1):
         if calls.softmax_dim(nodes[0]) != len(nodes[0].shape) - 1:
             change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731

@@ -1,5 +1,6 @@
 """What edits put in the place of a recorded call: functions of its node and its arguments."""
 
+from math import prod
 from typing import Any
 
 import torch
@@ -62,6 +63,14 @@ def between_0_and_1(x: Tensor) -> Tensor:
     """Numbers from 0 to 1."""
     low, high = x.aminmax()
     return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def leaves_nothing(node: Node) -> bool:
+    """Whether a normalisation sees one or two values at a time: their signs are left, or nothing."""
+    of = calls.given(node, "input", "of").get("of")  # the dimensions, or the number of groups
+    if isinstance(of, tuple | list):
+        return prod(of) <= 2
+    return prod(node.shape[1:]) // of <= 2 if isinstance(of, int) else prod(node.shape[2:]) <= 2
 
 
 def is_half(node: Node) -> bool:
