@@ -106,13 +106,13 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder, self.by_distribution = nn.Linear(64, 16), nn.Linear(8, 64), by_distribution
 
     def forward(self, x):
-        mean, log_var = self.encoder(x).chunk(2, 1)
+        mean, log_var = self.encoder(x).chunk(2, -1)
         if self.by_distribution:
             latent = torch.distributions.Normal(mean, (log_var / 2).exp())
             prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
-            self.divergence = torch.distributions.kl_divergence(latent, prior).sum(1).mean()
+            self.divergence = torch.distributions.kl_divergence(latent, prior).sum(-1).mean()
             return self.decoder(latent.rsample())
-        self.divergence = (mean.square() + log_var.exp() - log_var - 1).sum(1).mean() / 2
+        self.divergence = (mean.square() + log_var.exp() - log_var - 1).sum(-1).mean() / 2
         return self.decoder(mean + torch.randn_like(mean) * (log_var / 2).exp())
 
 
@@ -152,3 +152,18 @@ def test_a_weight_that_is_sampled_is_no_latent():
     model = Bayesian(64, 64)
     loss = lambda y: functional.mse_loss(y, X) + model.weight.square().sum()  # noqa: E731
     assert "informed_latents" not in trained(model, loss).measurement.answers
+
+
+@pytest.mark.parametrize(
+    "inputs", [X[:1].repeat(128, 1), X.unsqueeze(0).repeat(4, 1, 1)], ids=["one sample", "steps first"]
+)
+def test_latents_that_cannot_differ_in_the_first_dimension_are_no_noise(inputs):
+    torch.manual_seed(0)
+    model = Autoencoder(by_distribution=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with unstuck.Monitor(model, every=10, trials=True) as monitor:
+        for _ in range(130):
+            optimizer.zero_grad()
+            (functional.mse_loss(model(inputs), inputs) + 1e-3 * model.divergence).backward()
+            optimizer.step()
+    assert "US609" not in loud(monitor.diagnosis(0))

@@ -56,7 +56,7 @@ def drowned(evidence: Evidence) -> Found | None:
     if not evidence.lasts or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
     informed = evidence.ask(informed_latents)
-    if terms and informed is not None and informed < NOISE_ONLY:
+    if terms and informed is not None and informed < NOISE_ONLY and evidence.latest.input_spread != 0:
         text = _(
             "The latents are noise: at most {share} of the variance of one comes from the samples. Their divergence "
             "drowns {function}.",
@@ -132,8 +132,9 @@ def informed_latents(again: Again) -> float | None:
     pairs = [pair for pair in pairs if not given.isdisjoint(again.step.needed(pair[:1]))]  # others are weights
     results, shares = again.run([one for pair in pairs for one in pair]), []
     for mean, noise in zip(results[::2], results[1::2], strict=True):
-        informed = (mean - mean.mean(0)).square().mean(0)
-        shares.append(float((informed / (informed + noise.square().mean(0))).max()))
+        for dim in (0, 1) if mean.dim() == 3 else (0,):  # of the samples
+            informed = (mean - mean.mean(dim, keepdim=True)).square().mean(dim)
+            shares.append(float((informed / (informed + noise.square().mean(dim))).max()))
     return max(shares, default=None)
 
 
