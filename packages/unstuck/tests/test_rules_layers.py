@@ -204,6 +204,19 @@ def test_statistics_that_stay_or_are_of_one_sample():
     assert loud(monitor.diagnosis(seconds=0)) == ["US509"]
 
 
+def test_a_model_that_stays_in_evaluation_mode_after_its_first_step():
+    model = mlp(nn.BatchNorm1d(64), nn.ReLU())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with unstuck.Monitor(model, every=2, trials=True) as monitor:
+        for _ in range(30):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            model.eval()
+    (found,) = [f for f in monitor.diagnosis(seconds=0).findings if f.rule == "US509"]
+    assert found.message.startswith("The model trains in evaluation mode")
+
+
 def test_one_normalisation_for_two_places_drifts_from_both():
     class Shared(nn.Module):
         def __init__(self, norms):

@@ -318,6 +318,29 @@ def test_inputs_that_nobody_reads_are_named(kind, expected):
     assert not any(finding.shown for finding in found)  # nothing had to run again
 
 
+@pytest.mark.parametrize(
+    ("targets", "expected"), [(torch.full((SAMPLES, 2), 3.0), "note"), (torch.randn(SAMPLES, 2), "warning")]
+)
+def test_a_model_that_reads_no_input_is_named_aloud_if_it_learns_nothing(targets, expected):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Parameter(torch.randn(SAMPLES, 4)), nn.Parameter(torch.zeros(4, 2))
+
+        def forward(self, x):
+            return (self.left @ self.right).mean(0, keepdim=True).expand(SAMPLES, -1)
+
+    model, x = Own(), torch.randn(SAMPLES, 6)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    with unstuck.Monitor(model, every=5, trials=True) as monitor:
+        for _ in range(120):
+            optimizer.zero_grad()
+            functional.mse_loss(model(x), targets).backward()
+            optimizer.step()
+    (found,) = [f for f in monitor.diagnosis(seconds=0).findings if f.rule == "US703"]
+    assert found.severity == expected
+
+
 def trained(model, batch, steps=120, loss=functional.mse_loss, rate=1e-2):
     """Codes of the findings of a training."""
     optimizer = torch.optim.Adam(model.parameters(), rate)

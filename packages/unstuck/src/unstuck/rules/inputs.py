@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.again import EQUAL, Again, differ, kinds, rolled
@@ -58,13 +59,16 @@ ADD_POSITIONS = "Add positions: embeddings of places, or rotations along the dim
 READ_LAST = "In a causal model the first token sees nothing else: read the last token that is not padding."
 
 
-@rule("US703", "an input without effect", remedy=USE, hidden_by=("US401",), mistake=True)
+@rule("US703", "an input without effect", remedy=USE, hidden_by=("US401",), mistake=True, stalls=True)
 def without_effect(evidence: Evidence) -> Found | None:
     """The network has learned to do without an input, or cannot see it."""
     found, places = evidence.ask(tokens) or Tokens(), evidence.ask(reconstruction) or Reconstruction()
-    names = [name for name in evidence.ask(unread) or () if not any(word in name for word in MAY_REST)]
+    idle = evidence.ask(unread) or Unread()
+    names = [name for name in idle.names if not any(word in name for word in MAY_REST)]
     if names:
-        return Found((), len(names), 0, _("No call reads the model's input {names}.", names=listed(names)))
+        text = _("No call reads the model's input {names}.", names=listed(names))
+        alone = Severity.NOTE if idle.all else None  # it may learn numbers of its own
+        return Found((), len(names), 0, text, severity=alone)
     if shape := evidence.ask(zero_input):
         text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(shape))
         return Found((), 0.0, 0.0, text, ROUNDED if math.prod(shape[1:]) == 1 else PASS_ON)
@@ -226,10 +230,20 @@ def _is_noise(node: Node, earlier: Sequence[Step]) -> bool:
     return bool(seen) and not again
 
 
-@question
-def unread(again: Again) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Unread:
     """Inputs of the model that no call reads."""
-    return tuple(again.step.unread)
+
+    names: tuple[str, ...] = ()
+    all: bool = False
+
+
+@question
+def unread(again: Again) -> Unread | None:
+    """Inputs of the model that no call reads."""
+    names = tuple(again.step.unread)
+    readers = (user for node in again.step.placeholders("input") for user in node.users)
+    return Unread(names, all(user.module is None for user in readers)) if names else None
 
 
 @question

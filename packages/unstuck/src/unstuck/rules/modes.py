@@ -93,8 +93,14 @@ def resting(again: Again) -> tuple[str, ...]:
     if len(steps) < FEWEST_MEASUREMENTS or any(step.training for step in steps):
         return ()
     trains = [(n, given["running_mean"].target) for n, given in _norms(again.step) if n.requires_grad]
-    moved = (n for n, name in trains if name in again.first and not torch.equal(again.first[name], again.values[name]))
+    moved = (n for n, name in trains if name in again.first and _has_trained(again, name))
     return tuple(dict.fromkeys(str(node.module) for node in moved))
+
+
+def _has_trained(again: Again, name: str) -> bool:
+    """Whether a running mean has moved since the first recorded step, or in it, and never before."""
+    count = again.first.get(name.removesuffix("running_mean") + "num_batches_tracked", 0)
+    return int(count) == 1 or not torch.equal(again.first[name], again.values[name])
 
 
 @question
