@@ -1,6 +1,7 @@
 """The collections of failures: every broken program is worse than its repair, and says where it is from.
 
-Programs are trained twice, and do not change, so that a run takes every eighth; `make test-integrations EVERY=1` takes all.
+Programs are trained twice, and do not change, so that a run takes every eighth; `make test-integrations EVERY=1` takes
+all.
 """
 
 import collections

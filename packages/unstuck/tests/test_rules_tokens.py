@@ -316,6 +316,13 @@ def test_inputs_that_nobody_reads_are_named(kind, expected):
     found = [finding for finding in findings if finding.rule == "US703"]
     assert [finding.severity for finding in found] == expected
     assert not any(finding.shown for finding in found)  # nothing had to run again
+    model = Conditional(kind)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        optimizer = torch.optim.Adam(model.parameters())
+        functional.mse_loss(model(x=inputs[0], condition=inputs[1]), targets).backward()
+        optimizer.step()
+    by_name = monitor.diagnosis(seconds=0).findings
+    assert [finding.severity for finding in by_name if finding.rule == "US703"] == expected
 
 
 @pytest.mark.parametrize(

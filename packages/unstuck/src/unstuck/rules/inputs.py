@@ -242,7 +242,8 @@ class Unread:
 def unread(again: Again) -> Unread | None:
     """Inputs of the model that no call reads."""
     names = tuple(again.step.unread)
-    readers = (user for node in again.step.placeholders("input") for user in node.users)
+    data = (n for n in again.step.nodes if n.op in ("input", "constant") and not n.requires_grad)
+    readers = (user for node in data for user in node.users)
     return Unread(names, all(user.module is None for user in readers)) if names else None
 
 
