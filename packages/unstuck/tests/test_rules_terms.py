@@ -7,6 +7,7 @@ from torch.nn import functional
 from unstuck_support.layers import loud
 
 import unstuck
+from unstuck.trials import edits
 
 X, RARE = torch.randn(128, 64), (torch.arange(128) < 8).long()
 REWARDS = torch.randn(128, 1)
@@ -113,7 +114,8 @@ class Autoencoder(nn.Module):
             self.divergence = torch.distributions.kl_divergence(latent, prior).sum(-1).mean()
             return self.decoder(latent.rsample())
         self.divergence = (mean.square() + log_var.exp() - log_var - 1).sum(-1).mean() / 2
-        return self.decoder(mean + torch.randn_like(mean) * (log_var / 2).exp())
+        noise = torch.randn(mean.shape).to(mean.device)
+        return self.decoder(mean + noise * (log_var / 2).exp())
 
 
 @pytest.mark.parametrize("by_distribution", [False, True])
@@ -167,3 +169,19 @@ def test_latents_that_cannot_differ_in_the_first_dimension_are_no_noise(inputs):
             (functional.mse_loss(model(inputs), inputs) + 1e-3 * model.divergence).backward()
             optimizer.step()
     assert "US609" not in loud(monitor.diagnosis(0))
+
+
+def test_only_without_the_divergence_it_is_proved_that_it_drowns_the_rest():
+    torch.manual_seed(0)
+    model = Autoencoder(by_distribution=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with unstuck.Monitor(model, every=10, trials=True) as monitor:
+        for _ in range(130):
+            optimizer.zero_grad()
+            ((model(X) - X).square().mean() + model.divergence).backward()
+            optimizer.step()
+    (found,) = [f for f in monitor.diagnosis(60).findings if f.rule == "US609"]
+    assert found.trial is not None
+    assert "without the term `div`" in found.trial.edit or "without the term `mean`" in found.trial.edit
+    removed = [e for e in edits.edits(monitor.recording) if "without the term" in e.words]
+    assert [edit.proves for edit in removed] == ["", "US609"]

@@ -846,3 +846,16 @@ def test_a_mistake_that_does_no_harm_is_a_note():
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8), nn.Linear(8, 3))
     (found,) = unstuck.diagnose(model, 8.0 * F.one_hot(y, 8), y, F.cross_entropy).findings
     assert (found.rule, found.severity, found.trial.proved) == ("US507", Severity.NOTE, False)
+
+
+def test_scores_that_a_mask_hides_are_no_data_that_are_not_finite():
+    class Causal(Attentive):
+        def forward(self, x, mask):
+            hidden = self.encode(x) + self.positions
+            return self.head(hidden + self.attention(hidden, hidden, hidden, attn_mask=mask)[0])
+
+    (x, y), mask = in_order(), nn.Transformer.generate_square_subsequent_mask(6)
+    diagnosis = unstuck.diagnose(Causal(positions=True), (x, mask), y, of_tokens)
+    assert "US401" not in [finding.rule for finding in diagnosis.findings]
+    logs = x.abs().clamp(max=0.5) / 0.0  # no mask
+    assert "US401" in [f.rule for f in unstuck.diagnose(Causal(positions=True), (-logs, mask), y, of_tokens).findings]

@@ -319,7 +319,7 @@ class ForwardPass:
                 self.notes[_("an input of the model: it is a {kind} tensor", kind=kind)] = None
             elif tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
-                x = statistics.samples_first(bare(tensor), self.samples).unsqueeze(0)
+                x = statistics.samples_first(statistics.without_hidden(bare(tensor)), self.samples).unsqueeze(0)
                 statistics.add_sizes(x, [sums])
                 statistics.add_sample(x.reshape(1, statistics.first_rows(x[0], self.samples, None)[1], -1), [sums])
                 self.of_inputs.add(sums)

@@ -197,3 +197,9 @@ def add_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
 def seen_no_data(mean: Tensor, var: Tensor) -> bool:
     """Whether the running statistics of a batch normalisation are as they were initialised."""
     return not bool(mean.any()) and bool((var == 1).all())
+
+
+def without_hidden(x: Tensor) -> Tensor:
+    """Zeros for a mask that is added to scores, of 0 and -inf; other tensors as they are. It waits for no device."""
+    hidden = x == -torch.inf
+    return torch.where(((x == 0) | hidden).all() & hidden, 0.0, x)

@@ -21,7 +21,7 @@ from unstuck.step import Node
 from unstuck.step.node import reached
 from unstuck.wording import number, percent
 
-NOISE_ONLY, OUTWEIGHED, SMALL_PART = 0.05, 0.02, 0.1
+NOISE_ONLY, OUTWEIGHED, SMALL_PART, LEAST = 0.05, 0.02, 0.1, 1e-9
 REVERSED, DISTINCT, FEWEST_OF_CLASSES, MOST_CLASSES = 1.2, 2.0, 64, 256
 PARTS = calls.MOVES | {"exp", "neg", "softplus", "sigmoid", "square", "pow", "reciprocal", "rtruediv"}
 """What makes a factor of a term of the loss from a number that is trained."""
@@ -56,12 +56,12 @@ def drowned(evidence: Evidence) -> Found | None:
     if not evidence.lasts or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
     informed = evidence.ask(informed_latents)
-    if terms and informed is not None and informed < NOISE_ONLY and evidence.latest.input_spread != 0:
+    if informed is not None and informed < NOISE_ONLY and evidence.latest.input_spread != 0:
         text = _(
             "The latents are noise: at most {share} of the variance of one comes from the samples. Their divergence "
-            "drowns {function}.",
-            share=number(informed), function=terms[0].function,
-        )  # fmt: skip
+            "drowns the other terms.",
+            share=number(informed),
+        )
         return Found((), informed, NOISE_ONLY, text)
     if len(terms) == 1 and 0 < max(terms[0].shares) < OUTWEIGHED and terms[0].rest > UNLEARNED_LOSS:
         text = _(
@@ -134,14 +134,16 @@ def informed_latents(again: Again) -> float | None:
     for mean, noise in zip(results[::2], results[1::2], strict=True):
         for dim in (0, 1) if mean.dim() == 3 else (0,):  # of the samples
             informed = (mean - mean.mean(dim, keepdim=True)).square().mean(dim)
-            shares.append(float((informed / (informed + noise.square().mean(dim))).max()))
+            shares.append(float((informed / (informed + noise.square().mean(dim))).max().clamp_min(LEAST)))
     return max(shares, default=None)
 
 
 def _sampled(node: Node) -> tuple[Node, Node] | None:
     """The mean and the noise that a latent is the sum of; None of another node."""
     for mean, noise in permutations(node.reads, 2) if node.function in calls.ADDITIONS else ():
-        drawn = noise.function in calls.MULTIPLICATIONS and any(n.function in DRAWN for n in noise.reads)
+        drawn = noise.function in calls.MULTIPLICATIONS and any(
+            n.through(calls.MOVES).function in DRAWN for n in noise.reads
+        )
         if drawn and noise.requires_grad and mean.shape == node.shape and _has_prior(mean):
             return mean, noise
     return None
@@ -151,7 +153,7 @@ def _has_prior(mean: Node) -> bool:
     """Whether the loss squares a mean, or its distance from that of a prior."""
 
     def is_distance(node: Node) -> bool:
-        return node is mean or (node.function in APART and len(node.moving) == 1)
+        return node is mean or (node.function in APART | calls.MOVES and len(node.moving) == 1)
 
     read = reached([mean], lambda node: filter(is_distance, node.users))
     return mean.requires_grad and any(map(_is_squared, read))

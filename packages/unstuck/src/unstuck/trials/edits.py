@@ -17,6 +17,7 @@ from torch.nn import functional
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.activations import ACTIVATIONS
+from unstuck.measure.statistics import without_hidden
 from unstuck.measure.views import moved
 from unstuck.rules.pairs import product
 from unstuck.step import Node, Step
@@ -279,8 +280,9 @@ def of_numbers(step: Step, recording: Recording) -> Iterator[Edit]:
     """Data that are finite, scores that no mask hides, and single precision."""
 
     def finite(step: Step) -> Changes:
-        data = (n for n in step.needed() if n.value is not None and n.floating and not n.value.isfinite().all())
-        return dict.fromkeys(data, lambda x: x.nan_to_num(0.0, 0.0, 0.0))
+        data = ((n, n.value) for n in step.needed() if n.floating)
+        wrong = (n for n, x in data if x is not None and not without_hidden(x).isfinite().all())
+        return dict.fromkeys(wrong, lambda x: x.nan_to_num(0.0, 0.0, 0.0))
 
     def single(step: Step) -> Changes:
         known = [n for n in step.needed() if replacements.is_half(n)]
@@ -372,11 +374,14 @@ def of_the_terms(step: Step, recording: Recording) -> Iterator[Edit]:
     """Without one of the two last terms of the loss."""
     depends = computed(step)
     for node in [n for n in step.of_loss(*calls.ADDITIONS) if n.shape == () and n in depends][-1:]:
+        compared = {c.call for c in comparisons(step, calls.LOSSES | calls.DIFFERENCES)}
+        comparing = {read for read in node.all_input_nodes if not compared.isdisjoint(step.needed([read]))}
         for i, read in enumerate(node.all_input_nodes[:2]):
             term = read.through(calls.MOVES | calls.MULTIPLICATIONS | replacements.QUOTIENTS)
             words = _("without the term {call} of the loss", call=place(term))
             change = replacing([node], lambda node, *args, i=i: args[1 - i])
-            yield Edit(words, change, "US609", loss="easier")
+            drowns = read not in comparing or comparing.issuperset(node.all_input_nodes)
+            yield Edit(words, change, "US609" if drowns else "", loss="easier")
 
 
 def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
