@@ -10,9 +10,9 @@ The programs are those of `diagnosis_failures.py`, of the half that rules are de
     unnamed   no error or warning names the cause
 
 and, with all rules off: at which place is an edit that proves the accepted cause, if all edits of the table are tried
-and sorted by `Edit.rank` (`place`, None: nowhere)? A cause that no rule names has an edit of its own
-(`WITHOUT_RULES`). Of the repaired variant: is an error or a warning proved (`accused`)? `--quick` takes every fifth
-program; `--half held-out` only tries the edits on the other half.
+and sorted by `Edit.rank` (`place`, None: nowhere)? `WITHOUT_RULES` has the edits for causes without a rule. Of the
+repaired variant: is an error or a warning proved (`accused`)? `--quick` takes every fifth program; `--half held-out`
+only tries the edits on the other half.
 """
 
 import time

@@ -754,15 +754,15 @@ def unlinear() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Ignored(Cut):
-    def forward(self, x):
-        hidden = self.body(x)
-        torch.tanh(self.inner(hidden))
-        return self.head(hidden)
-
     def __init__(self):
         super().__init__()
         nn.init.kaiming_normal_(self.body.weight)
         self.inner = nn.Linear(32, 32)
+
+    def forward(self, x):
+        hidden = self.body(x)
+        torch.tanh(self.inner(hidden))
+        return self.head(hidden)
 
 
 def of_tokens(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,9 @@ CHUNK = 2**10
 """Of more numbers, so many at a time are summed in float32, and their sums in float64."""
 SAFE = 1e-15, 1e15
 """Sizes whose squares float32 holds, with room for those of single numbers."""
-_HALF = (torch.float16, torch.bfloat16)
+HALVES = frozenset({torch.float16, torch.bfloat16})
+LARGEST_MASK = 2**22
+"""Numbers; more are data, of which two more passes would cost time."""
 
 Number = Tensor | float
 
@@ -96,7 +98,7 @@ def _squares(x: Tensor) -> list[Number]:
         wide = torch.float32 if x.device.type == "mps" else torch.float64
         return list(norm_of(x, dim=1, dtype=wide).square().unbind())
     # On a CPU float32 is four times as fast as float64, and is used as far as it is precise.
-    narrow = torch.float32 if x.dtype in _HALF else None
+    narrow = torch.float32 if x.dtype in HALVES else None
     if x.shape[1] <= SMALL:
         sizes = norm_of(x, dim=1, dtype=narrow).tolist()
     else:
@@ -173,7 +175,7 @@ def add_sizes(stack: Tensor, owners: list[Sums]) -> None:
 
 def add_sample(stack: Tensor, owners: list[Sums]) -> None:
     """Add the statistics across samples of a part of the outputs, [layers, samples, numbers]."""
-    stack = stack.float() if stack.dtype in _HALF else stack
+    stack = stack.float() if stack.dtype in HALVES else stack
     samples = stack.shape[1]
     if samples > 1:
         # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
@@ -200,6 +202,8 @@ def seen_no_data(mean: Tensor, var: Tensor) -> bool:
 
 
 def without_hidden(x: Tensor) -> Tensor:
-    """Zeros for a mask that is added to scores, of 0 and -inf; other tensors as they are. It waits for no device."""
+    """An additive attention mask, of 0 and -inf, with 0 for -inf; other tensors unchanged. Does not synchronise."""
+    if x.numel() > LARGEST_MASK:
+        return x
     hidden = x == -torch.inf
     return torch.where(((x == 0) | hidden).all() & hidden, 0.0, x)

@@ -67,7 +67,7 @@ def without_effect(evidence: Evidence) -> Found | None:
     names = [name for name in idle.names if not any(word in name for word in MAY_REST)]
     if names:
         text = _("No call reads the model's input {names}.", names=listed(names))
-        alone = Severity.NOTE if idle.all else None  # it may learn numbers of its own
+        alone = Severity.NOTE if idle.all else None  # a factorisation has parameters only
         return Found((), len(names), 0, text, severity=alone)
     if shape := evidence.ask(zero_input):
         text = _("The input of shape {shape} is 0 in all recorded steps.", shape=list(shape))

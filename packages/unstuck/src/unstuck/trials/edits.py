@@ -17,7 +17,7 @@ from torch.nn import functional
 from unstuck.language import _
 from unstuck.measure import calls
 from unstuck.measure.activations import ACTIVATIONS
-from unstuck.measure.statistics import without_hidden
+from unstuck.measure.statistics import HALVES, without_hidden
 from unstuck.measure.views import moved
 from unstuck.rules.pairs import product
 from unstuck.step import Node, Step
@@ -167,7 +167,7 @@ def with_targets(compared: Compared, change: Callable[[Tensor, Tensor], Tensor])
     return replacing([compared.call], call)
 
 
-def unread(step: Step) -> dict[Node, Node]:
+def unused(step: Step) -> dict[Node, Node]:
     """Results that nothing reads, each with the result of the same shape that it comes from and later calls read."""
     found, order = {}, {node: i for i, node in enumerate(step.nodes)}
     needed = set(step.needed())
@@ -273,7 +273,7 @@ def of_the_inputs(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(_("with inputs that are {factor} times larger", factor=10), larger, "US101 US203")
     if attention := step.of_loss(calls.DOT_PRODUCT, calls.ATTENTION):
         words = _("with positions in {call}", call=place(attention[0]))
-        yield Edit(words, replacing(attention[:1], replacements.placed))
+        yield Edit(words, replacing(attention[:1], replacements.with_positions))
 
 
 def of_numbers(step: Step, recording: Recording) -> Iterator[Edit]:
@@ -290,9 +290,10 @@ def of_numbers(step: Step, recording: Recording) -> Iterator[Edit]:
 
     if finite(step):
         yield Edit(_("with 0 for data that are not finite"), finite, "US401")
-    for nodes in grouped(step.of_loss("masked_fill")) if isnan(recording.left) else ():
+    lost = isnan(recording.left)  # else scores without their mask see what they should not, and learn it
+    for nodes in grouped(step.of_loss("masked_fill")) if lost else ():
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US401")
-    if single(step) or any(value.dtype in replacements.HALVES for value in recording.values.values()):
+    if single(step) or any(value.dtype in HALVES for value in recording.values.values()):
         yield Edit(_("in single precision"), single, "US401", single=True)
 
 
@@ -307,9 +308,9 @@ def of_the_graph(step: Step, recording: Recording) -> Iterator[Edit]:
         yield Edit(words, replacing(silent, replacements.with_gradients), "US501")
     for nodes in grouped(step.of_loss(*calls.ROUNDINGS)):
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US502")
-    for nodes in grouped(unread(step)):
+    for nodes in grouped(unused(step)):
         known = code(nodes[0])
-        instead = lambda step, known=known: {n: old for n, old in unread(step).items() if code(n) == known}  # noqa: E731
+        instead = lambda step, known=known: {n: old for n, old in unused(step).items() if code(n) == known}  # noqa: E731
         words = _("with what {call} makes, which nothing reads", call=place(nodes[0]))
         yield Edit(words, proves="US501", instead=instead)
 
@@ -392,7 +393,7 @@ def of_the_axes(step: Step, recording: Recording) -> Iterator[Edit]:
             yield Edit(words, replacing(nodes, lambda node, x, *args, move=move, **kwargs: move(x)), "US506")
     for nodes in filter(None, (step.of_loss(*of) for of in (calls.RECURRENT, [calls.ATTENTION]))):
         words = _("with samples first in {call}", call=place(nodes[0]))
-        yield Edit(words, replacing(nodes, replacements.samples_first), "US506")
+        yield Edit(words, replacing(nodes, replacements.with_samples_first), "US506")
     for nodes in grouped(n for n in step.of_loss("softmax", "log_softmax") if len(n.shape) > 1):
         if calls.softmax_dim(nodes[0]) != len(nodes[0].shape) - 1:
             change = lambda node, x, *args, **kwargs: getattr(torch, node.function)(x, -1)  # noqa: E731

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from unstuck.measure import calls
+from unstuck.measure.statistics import HALVES
 from unstuck.rules.samples import sums_to_1
 from unstuck.step import Node
 from unstuck.step.node import mapped, tensors_in
 
 QUOTIENTS = frozenset({"div", "truediv", "divide", "true_divide"})
-HALVES = frozenset({torch.float16, torch.bfloat16})
 LEAST = 1e-6
 """Smallest argument of a logarithm, a root or a quotient in a trial."""
 
@@ -92,7 +92,7 @@ def in_single(node: Node, *args: Any, **kwargs: Any) -> Any:
         return node.target(*args, **kwargs)
 
 
-def samples_first(node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+def with_samples_first(node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """A recurrent layer, or an attention, whose samples are in the first dimension."""
     if node.function == calls.ATTENTION:
         query, key, value = (tensor.transpose(0, 1) for tensor in (x, *args[:2]))
@@ -106,7 +106,7 @@ def samples_first(node: Node, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     return result.transpose(0, 1), *last
 
 
-def placed(node: Node, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+def with_positions(node: Node, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
     """An attention whose queries and keys know their positions: by sines."""
 
     def added(x: Tensor, dim: int) -> Tensor:
