@@ -4,8 +4,10 @@
 # a target needs is installed; it is renewed when a pyproject.toml changes. Another Python: make setup PYTHON=python3.12
 
 SHELL := /bin/sh
-# Python compiles a module when it is first imported; pip would compile thousands that never are.
+# Python compiles a module when it is first imported; pip would compile thousands that never are. What Python compiled it
+# keeps, in containers, too, whose images often forbid it: else each of the many processes below compiles PyTorch again.
 export PIP_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?=
 BENCH ?=
 DIST ?=
