@@ -634,6 +634,16 @@ def test_a_loss_that_the_step_asks_for_is_found_without_a_rule(end, loss, scale,
     assert trial.proved
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_where_little_of_the_loss_is_left_only_a_cause_of_its_own_is_proved():
+    x, _y = batch()
+    recording = recorded(network(nn.Identity(), outputs=1), F.mse_loss, x, 3 + x[:, 0] / 2)
+    tries = verdict.Tries(recording, SECONDS)
+    assert tries.own_left < verdict.LEARNT
+    proved = [edit.words for edit in edits.edits(recording) if (result := tries.run(edit)) and result[1].proved]
+    assert len(proved) == 1 and proved[0].startswith("with targets of the shape [64, 1] in")
+
+
 def test_a_softmax_over_rows_is_none_over_a_single_class():
     """A pointer: one score for each of eight rows, and labels that cannot be learned."""
     model, x = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1), nn.Softmax(1)), torch.randn(64, 8, 6)

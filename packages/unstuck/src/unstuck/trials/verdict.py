@@ -11,7 +11,7 @@ from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, STEPS, Finding,
 from unstuck.language import _
 from unstuck.rules import RULES
 from unstuck.rules.rule import TABLE
-from unstuck.trials.edits import Edit, edits
+from unstuck.trials.edits import GENERAL, Edit, edits
 from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
@@ -25,11 +25,11 @@ FEWEST = 20
 """Steps of a trial, at least."""
 OWN_SHARE = 0.3
 """Share of the time for the training as it was recorded."""
-HELPS, FALLS, BETTER, TIMES, LEARNT = 0.75, 0.9, 0.6, 2.0, 0.1
+HELPS, FALLS, BETTER, TIMES, LEARNT, FAR = 0.75, 0.9, 0.6, 2.0, 0.1, 20.0
 """An edit helps if no more than the first share of the loss is left (the second, where it is never finite or never
 moves without), and no more than the third of what is left without it, or if the loss falls so many times as far; but
-not if no more than the last share is left without it. It reveals what a training should not see if so many times as
-much is left."""
+where no more than the fifth share is left without it, only a cause of its own does, which leaves so many times less. It
+reveals what a training should not see if so many times as much is left."""
 ARITHMETIC = frozenset({"US303", "US304", "US401", "US501", "US504", "US602"})
 """Errors that are facts, whether or not an edit learns better."""
 SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
@@ -195,7 +195,8 @@ class Tries:
         still = math.isclose(was, 1.0, rel_tol=1e-4) or not any(map(math.isfinite, self.before))
         helps = now <= (FALLS if still else HELPS)
         falls = self.left(after, after[0]) <= FALLS  # else only the level of the loss is another one
-        proved = helps and falls and better and was > LEARNT and not any(loss < 0 for loss in after)
+        matters = was > LEARNT or (edit.weight < GENERAL and edit.loss != "easier" and now * FAR <= was)
+        proved = helps and falls and better and matters and not any(loss < 0 for loss in after)
         if edit.reveals:
             proved = was <= LEARNS and now >= TIMES * was
         return now, Trial(edit.words, len(after) - 1, before, _thinned(after), proved)
