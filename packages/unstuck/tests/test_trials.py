@@ -641,7 +641,8 @@ def test_where_little_of_the_loss_is_left_only_a_cause_of_its_own_is_proved():
     tries = verdict.Tries(recording, SECONDS)
     assert tries.own_left < verdict.LEARNT
     proved = [edit.words for edit in edits.edits(recording) if (result := tries.run(edit)) and result[1].proved]
-    assert len(proved) == 1 and proved[0].startswith("with targets of the shape [64, 1] in")
+    assert len(proved) == 1
+    assert proved[0].startswith("with targets of the shape [64, 1] in")
 
 
 def test_a_softmax_over_rows_is_none_over_a_single_class():
