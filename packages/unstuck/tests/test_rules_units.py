@@ -111,7 +111,7 @@ def test_identical_inputs_name_no_layer():
     assert rules(spreads(0.0, 0.0, 0.0, input_spread=0.0, samples=1)) == []
 
 
-def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
+def test_attention_is_collapsed_if_doubled_scores_hardly_change_it():
     heads = linear("attention", 1.0, 0, kind="MultiheadAttention")
     found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1))
 
@@ -119,10 +119,10 @@ def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
         attention = {"module": "attention", "number": 0, "weighted": True, "share": share, "at_first": at_first}
         return replace(found, answers={"attentions": [attention]})
 
-    assert rules(attending(0.96)) == ["US204"]
-    assert rules(attending(0.92)) == []
-    assert attending_to_one(Evidence([attending(0.96)]), newly=True) == ["attention"]
-    assert attending_to_one(Evidence([attending(0.96, at_first=0.95)]), newly=True) == []
+    assert rules(attending(0.98)) == ["US204"]
+    assert rules(attending(0.96)) == []
+    assert attending_to_one(Evidence([attending(0.98)]), newly=True) == ["attention"]
+    assert attending_to_one(Evidence([attending(0.99, at_first=0.98)]), newly=True) == []
 
 
 def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():
