@@ -12,6 +12,7 @@ from result_tables.figures import Row, bold, rows
 from result_tables.registry import Cells, table
 
 OURS = "sigmoid-core"
+BESIDE = ("tanh", "piratenet", OURS)
 TUNING_SEED = 0
 WITHIN = 1.1
 """An error of at most so many times the lowest is as good as first."""
@@ -26,11 +27,11 @@ class Cell:
     seconds: float
 
 
-def cells(measured: Sequence[Row]) -> dict[tuple[str, int], dict[str, Cell]]:
-    """By (equation, layers) and method, of the rows with Adam, in the order of the file and of depth."""
+def cells(measured: Sequence[Row], optimizer: str = "adam") -> dict[tuple[str, int], dict[str, Cell]]:
+    """By (equation, layers) and method, of the rows with an optimizer, in the order of the file and of depth."""
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in measured:
-        if row["optimizer"] == "adam":
+        if row["optimizer"] == optimizer:
             groups.setdefault((row["problem"], row["depth"], row["method"]), []).append(row)
     found: dict[tuple[str, int], dict[str, Cell]] = {}
     order = list(dict.fromkeys(problem for problem, _, _ in groups))
@@ -118,12 +119,23 @@ def physics_methods() -> Cells:
 @table
 def physics_seeds() -> Cells:
     """Equation, and the median of three other seeds with 8 layers: of tanh, PirateNet and Sigmoid Core; their means."""
-    found = cells([*rows("physics_seeds"), *rows("physics_seeds_sigmoid_core")])
-    names = ("tanh", "piratenet", OURS)
+    yield from _beside_tanh(cells([*rows("physics_seeds"), *rows("physics_seeds_sigmoid_core")]))
+
+
+@table
+def physics_soap() -> Cells:
+    """The same with SOAP in the place of Adam, one seed; the last row has the errors over those with Adam."""
+    found, with_adam = cells(rows("physics_soap"), "soap"), cells(measured())
+    yield from _beside_tanh(found)
+    pairs = {name: [(found[key][name], with_adam[key][name]) for key in found] for name in BESIDE}
+    yield "over Adam, geometric mean", *(mean([ratio(*pair) for pair in pairs[name]]) for name in BESIDE)
+
+
+def _beside_tanh(found: dict[tuple[str, int], dict[str, Cell]]) -> Cells:
     for (problem, _), by_method in found.items():
-        least = min(by_method[name].error for name in names)
-        yield problem, *(bold(f"{by_method[name].error:.2g}", by_method[name].error == least) for name in names)
-    over = [mean([ratio(by_method[name], by_method["tanh"]) for by_method in found.values()]) for name in names]
+        least = min(by_method[name].error for name in BESIDE)
+        yield problem, *(bold(f"{by_method[name].error:.2g}", by_method[name].error == least) for name in BESIDE)
+    over = [mean([ratio(by_method[name], by_method["tanh"]) for by_method in found.values()]) for name in BESIDE]
     yield "over tanh, geometric mean", *over
 
 

@@ -120,7 +120,7 @@ def test_attention_is_collapsed_if_doubled_scores_hardly_change_it():
         return replace(found, answers={"attentions": [attention]})
 
     assert rules(attending(0.98)) == ["US204"]
-    assert rules(attending(0.96)) == []
+    assert rules(attending(0.95)) == []
     assert attending_to_one(Evidence([attending(0.98)]), newly=True) == ["attention"]
     assert attending_to_one(Evidence([attending(0.99, at_first=0.98)]), newly=True) == []
 

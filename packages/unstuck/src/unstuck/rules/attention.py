@@ -20,7 +20,7 @@ from unstuck.step import Node
 from unstuck.step.node import numbered, reached
 from unstuck.wording import listed
 
-ONE_KEY = 0.97
+ONE_KEY = 0.96
 """Of `Attention.share`: 1 if all of the attention goes to one key."""
 MASKED = -5000.0
 """A score below this belongs to a masked key: masks are added to the scores (-1e4 in half precision)."""

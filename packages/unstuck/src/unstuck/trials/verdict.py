@@ -11,7 +11,7 @@ from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, STEPS, Finding,
 from unstuck.language import _
 from unstuck.rules import RULES
 from unstuck.rules.rule import TABLE
-from unstuck.trials.edits import GENERAL, Edit, edits
+from unstuck.trials.edits import GENERAL, NOTHING, Edit, edits
 from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
 from unstuck.wording import in_one_line
@@ -195,8 +195,8 @@ class Tries:
         still = math.isclose(was, 1.0, rel_tol=1e-4) or not any(map(math.isfinite, self.before))
         helps = now <= (FALLS if still else HELPS)
         falls = self.left(after, after[0]) <= FALLS  # else only the level of the loss is another one
-        matters = was > LEARNT or (edit.weight < GENERAL and edit.loss != "easier" and now * FAR <= was)
-        proved = helps and falls and better and matters and not any(loss < 0 for loss in after)
+        far = was > NOTHING and edit.weight < GENERAL and edit.loss != "easier" and now * FAR <= was
+        proved = helps and falls and better and (was > LEARNT or far) and not any(loss < 0 for loss in after)
         if edit.reveals:
             proved = was <= LEARNS and now >= TIMES * was
         return now, Trial(edit.words, len(after) - 1, before, _thinned(after), proved)
