@@ -93,6 +93,16 @@ def test_dropout_and_half_precision_make_no_attention_narrow(dropout, half):
     assert share(Forward(forward, one=torch.ones(())), (q, k, v)) < 0.1
 
 
+def test_queries_of_a_single_key_and_equal_keys_are_no_collapse():
+    def forward(s, q, k, v):
+        return functional.scaled_dot_product_attention(q * s.one, k, v)
+
+    q, v = torch.randn(4, 2, 6, 8), torch.randn(4, 2, 5, 8)
+    model = Forward(forward, one=torch.ones(()))
+    assert share(model, (q, v[:, :, :1], v[:, :, :1])) == 0
+    assert share(model, (q, torch.ones(4, 2, 5, 8), v)) == 0
+
+
 def test_of_two_attentions_in_a_module_the_one_is_named_that_has_collapsed():
     def forward(s, q, k, v):
         wide = functional.scaled_dot_product_attention(q * s.one, k, v)

@@ -11,7 +11,7 @@ from torch import Tensor
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import Again
+from unstuck.measure.again import EQUAL, Again, differ
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
@@ -79,7 +79,8 @@ def _shares(again: Again, nodes: Sequence[Node]) -> dict[Node, float]:
         def run(*args: Any, **kwargs: Any) -> Any:
             with suppress(Exception):  # such as that of nested tensors
                 equal, own, sharper = (_with_scores(node, factor, again.devices, args, kwargs) for factor in (0, 1, 2))
-                shares[node] = 1 - float((sharper - own).abs().sum() / (equal - own).abs().sum())
+                if differ(own, equal, EQUAL):  # else each query sees one key, or all values are the same
+                    shares[node] = 1 - float((sharper - own).abs().sum() / (equal - own).abs().sum())
             return node.target(*args, **kwargs)
 
         return run
@@ -106,5 +107,4 @@ def _with_scores(node: Node, factor: float, devices: list[int], args: Any, kwarg
         kwargs = {**kwargs, name: x}
     with torch.random.fork_rng(devices=devices):  # the same dropout for all
         result = node.target(*args, **kwargs)
-    outputs: Tensor = result[0] if isinstance(result, tuple) else result
-    return outputs.float()
+    return torch.as_tensor(result[0] if isinstance(result, tuple) else result).float()
