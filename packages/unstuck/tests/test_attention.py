@@ -1,11 +1,13 @@
 """How much of an attention goes to one key, against calculations by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from unstuck_support.layers import rules, training
 from unstuck_support.measuring import Forward, measured
 
 import unstuck
@@ -128,3 +130,14 @@ def test_a_subclass_is_named_also_if_a_head_sees_one_key_only():
     model = Forward(lambda s, x: s.attention(x, x, x, attn_mask=hidden)[0], attention=attention)
     found = unstuck.diagnose(model, torch.randn(4, 5, 8))
     assert [f.layers for f in found.findings if f.rule == "US204"] == [("attention",)]
+
+
+@pytest.mark.parametrize(
+    ("at_first", "losses", "expected"),
+    [(1.0, [2.3] * 12, ["US204"]), (0.2, [2.3] * 12, ["US204"]), (0.2, [2.3 * 0.96**i for i in range(12)], [])],
+    ids=["from the start", "stands still", "learns"],
+)
+def test_attention_that_has_learned_one_key_is_a_note_unless_nothing_is_learned(at_first, losses, expected):
+    known = [{"module": "blocks.0", "number": 0, "weighted": True, "share": 0.99, "at_first": at_first}]
+    steps = [replace(m, answers={"attentions": known}) for m in training([0.01] * 12, losses)]
+    assert rules(*steps) == expected

@@ -606,3 +606,55 @@ def test_images_and_masks_that_are_flipped_apart_are_named(apart, classes):
             optimizer.step()
     found = [finding.message for finding in monitor.diagnosis(seconds=0).findings if finding.rule == "US704"]
     assert [("mirror images" in message) for message in found] == ([True] if apart else [])
+
+
+def fit(model, steps, batch, loss=flat, rate=1e-3):
+    """What is found after the training of a model on a new batch at each step."""
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    with unstuck.Monitor(model, every=steps // 10, trials=True) as monitor:
+        for _ in range(steps):
+            inputs, targets = batch()
+            optimizer.zero_grad()
+            loss(model(inputs), targets).backward()
+            optimizer.step()
+    return {f.rule: f.message for f in monitor.diagnosis(seconds=0).findings if f.severity != "note"}
+
+
+@pytest.mark.parametrize(
+    ("named", "columns", "options"),
+    [
+        (True, 0, {}),
+        (True, 0, {"pooled": False}),
+        (False, 0, {"positions": True}),
+        (False, 0, {"causal": True}),
+        (False, 20 * torch.arange(8), {}),
+    ],
+    ids=["pooled", "for each token", "positions", "causal", "columns of a table"],
+)
+def test_a_transformer_that_learns_nothing_without_the_order_of_its_tokens_is_named(named, columns, options):
+    model = Encoder(**{"positions": False} | options)
+    model.embedding = nn.Embedding(160, 16)
+
+    def batch():
+        words = torch.randint(20, (32, 8))
+        return words + columns, (words[:, 0] if model.pooled else words.flip(1))
+
+    assert ("order" in fit(model, 101, batch).get("US703", "")) is named
+
+
+def test_a_transformer_that_learns_from_a_set_of_tokens_is_not_named():
+    def batch():
+        words = torch.randint(2, (32, 8))
+        return words, (words.sum(1) > 4).long()
+
+    assert "US703" not in fit(Encoder(positions=False), 150, batch, rate=1e-2)
+
+
+@pytest.mark.parametrize(("moved", "named"), [("view", True), ("permute", False)])
+def test_images_whose_colours_stand_side_by_side_are_named(moved, named):
+    def batch():
+        x = torch.rand(8, 1, 1, 3) + 0.1 * torch.randn(8, 12, 12, 3).cumsum(2)
+        return (x.view(8, 3, 12, 12) if moved == "view" else x.permute(0, 3, 1, 2)), torch.randint(4, (8,))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 4))
+    assert ("US506" in fit(model, 20, batch)) is named

@@ -165,3 +165,8 @@ def test_a_normalisation_at_the_start_takes_inputs_of_any_size():
         assert loud(unstuck.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == []
     model = mlp(nn.BatchNorm1d(64), nn.ReLU())
     assert loud(unstuck.diagnose(nn.Sequential(*model, nn.Sigmoid()), 255 * torch.rand(128, 64))) == []
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, None), (1e-3, Severity.NOTE)])
+def test_small_inputs_are_a_note(factor, expected):
+    assert severity(mlp(nn.ReLU()), factor * X, targets=torch.randint(10, (128,))) is expected

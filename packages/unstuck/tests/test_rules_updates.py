@@ -108,3 +108,12 @@ def test_first_steps_that_fit_the_data_have_ruined_nothing():
     steps = [replace(m, comparisons=(scores,)) for m in spoiled(training(RUINED, [0.1] * 12))]
     assert rules(*steps) == []
     assert rules(*[replace(m, loss=10 * m.loss) for m in steps]) == ["US302"]
+
+
+@pytest.mark.parametrize(("taken", "expected"), [(0.003, ["US301"]), (0.5, [])])
+def test_steps_that_clipping_makes_short_are_named_also_if_they_go_some_way(taken, expected):
+    steps = training([5e-4] * 12, FLAT)
+    steps = [
+        replace(m, step=10 * i, weights=tuple(replace(w, taken=taken) for w in m.weights)) for i, m in enumerate(steps)
+    ]
+    assert rules(*steps) == expected

@@ -1,8 +1,10 @@
 """Inputs: what has no effect on outputs or the loss, and what belongs to other samples."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch.nn import functional
 from unstuck.findings import Severity
 from unstuck.language import _
 from unstuck.measure import calls
-from unstuck.measure.again import EQUAL, Again, differ, kinds, rolled
+from unstuck.measure.again import EQUAL, Again, by_position, differ, kinds, rolled, with_others_in
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule, shown
@@ -76,8 +78,11 @@ def without_effect(evidence: Evidence) -> Found | None:
         text = _("The outputs are the same at all places of a sample that the loss counts, and the targets are not.")
         return shown(text, ADD_POSITIONS)
     cut = evidence.ask(without_order)
-    if cut == "patches" or (cut == "columns" and not falling(evidence)):  # a set may be given as the columns of a table
-        return shown(_("The outputs do not depend on the order of the patches or columns of an input."), ADD_POSITIONS)
+    patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
+    # Sets may be given as the columns of a table or as tokens.
+    if cut == "patches" or (cut and not falling(evidence) and (patient or cut == "columns")):
+        text = _("The outputs do not depend on the order of the patches, columns or tokens of an input.")
+        return shown(text, ADD_POSITIONS)
     if found.first_only:
         return shown(_("The outputs depend on the first token of a sample and on no other."), READ_LAST)
     if what := evidence.ask(lost_places):
@@ -279,18 +284,50 @@ def _is_alone(step: Step, node: Node) -> bool:
 
 @question
 def without_order(again: Again) -> str:
-    """Whether an attention's outputs stay the same with another order of the patches of an image, or of columns."""
+    """Whether an attention's outputs do not know the order of the patches of an image, of columns, or of tokens."""
     attends = any(again.step.calls(calls.DOT_PRODUCT, calls.ATTENTION, "softmax"))
-    can_tell = attends and again.trained and again.outputs and not again.draws
-    for node in again.step.calls("linear", "conv2d") if can_tell else ():
+    if not (attends and again.trained and again.outputs):
+        return ""
+    dropping = again.step.calls("dropout", calls.ATTENTION, calls.DOT_PRODUCT)
+    kept: dict[Node, Callable[..., object]] = {n: partial(_without_dropout, n) for n in dropping}
+    before = again.run(again.outputs, edits=kept)
+    for node in again.step.calls("linear", "conv2d"):
         read = node.reads[0].through(CUTS)
         cut = len(read.shape) > 1 and read.shape != node.reads[0].shape and len(node.shape) == 3
         if read in again.read and (_is_patching(node) if node.function == "conv2d" else cut):
             dims = [-2] if cut else [-2, -1]
-            after = again.run(again.outputs, {node: lambda x, dims=dims: x.roll([1] * len(dims), dims)})  # type: ignore[misc]
-            moved = any(differ(a, b, UNMOVED) for a, b in zip(again.before, after, strict=True))
+            after = again.run(again.outputs, {node: lambda x, dims=dims: x.roll([1] * len(dims), dims)}, kept)  # type: ignore[misc]
+            moved = any(differ(a, b, UNMOVED) for a, b in zip(before, after, strict=True))
             return "" if moved else "columns" if len(read.shape) == 2 else "patches"
+    length = next((node.shape[dim] for pair in _queries_and_keys(again) for node, dim in pair[:1]), 0)
+    for node in (n for n in again.tokens if n.shape[1] == length and _is_text(n)):
+        others = again.run(again.outputs, {node: lambda x: with_others_in(x, slice(1, 3))}, kept)
+        after = again.run(again.outputs, {node: lambda x: _swapped(x, 1, 1, 1)}, kept)
+        seen = any(differ(a, b, UNMOVED) for a, b in zip(before, others, strict=True))
+        if seen and all(_follows(a, b, again.samples, length) for a, b in zip(before, after, strict=True)):
+            return "tokens"
     return ""
+
+
+def _follows(before: Tensor, after: Tensor, samples: int, length: int) -> bool:
+    """Whether outputs stay the same if two tokens change their places, or change theirs."""
+    one, other = (by_position(x, samples, length) for x in (before, after))
+    swapped = one is not None and other is not None and not differ(_swapped(one, 1, 1, 1), other, UNMOVED)
+    return swapped or not differ(before, after, UNMOVED)
+
+
+def _without_dropout(node: Node, *args: Any, **kwargs: Any) -> Any:
+    """A call of dropout or of attention that drops nothing."""
+    if node.function == "dropout":
+        return args[0]
+    off = {"training": False} if node.function == calls.ATTENTION else {"dropout_p": 0.0}
+    return node.target(*args, **{**kwargs, **off})
+
+
+def _is_text(tokens: Node) -> bool:
+    """Whether a token may stand at different places, which that of a column of a table does not."""
+    x = tokens.value
+    return x is not None and bool((x[:, 1] != x[:, 2]).any() and torch.isin(x[:, 1], x[:, 2:]).any())
 
 
 def _is_patching(node: Node) -> bool:

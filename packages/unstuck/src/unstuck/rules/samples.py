@@ -14,6 +14,9 @@ from unstuck.step import Node
 from unstuck.wording import named
 
 SAMPLES_ONLY = "samples_only"
+COLOURS, INTERLEAVED = 3, 0.8
+"""How different each third number is at most, beside neighbours, if the colours of a pixel stand side by side: 0.54 in
+CIFAR-10, and 2.0 where they do not."""
 SUMS = 1e-2
 """How far probabilities may add up to something else than 1."""
 
@@ -50,6 +53,13 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(first.layer), before=list(first.before), after=list(first.after),
         )  # fmt: skip
         return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
+    if shape := evidence.ask(interleaved):
+        text = _(
+            "In the inputs {shape}, each third number is more like the next than its neighbour is: the colours of a "
+            "pixel stand side by side, so that the axes are mixed.",
+            shape=list(shape),
+        )  # fmt: skip
+        return shown(text, TRANSPOSE)
     if call := evidence.ask(wrong_axis):
         text = _(
             "{call} reads probabilities that sum to 1 over another dimension than the one that it takes them for.",
@@ -61,6 +71,18 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     if what == SAMPLES_ONLY:
         return shown(text, TIME_FIRST, Severity.NOTE)
     return shown(text) if what else None
+
+
+@question
+def interleaved(again: Again) -> tuple[int, ...] | None:
+    """The shape of images [samples, 3, height, width] whose numbers are in the order [samples, height, width, 3]."""
+    for node in (n for n in again.read if len(n.shape) == 4 and n.shape[1] == COLOURS):
+        (x,) = again.run([node])
+        x = x.float().flatten(1)
+        one, three = ((x[:, lag:] - x[:, :-lag]).abs().mean() for lag in (1, COLOURS))
+        if three < INTERLEAVED * one:
+            return node.shape
+    return None
 
 
 @question

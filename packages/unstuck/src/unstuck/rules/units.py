@@ -20,7 +20,7 @@ SATURATED_SHARE = 0.5
 OPEN = 0.9
 """Size of a gate from which on it passes everything."""
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
-LARGE_INPUTS, LARGE_OUTPUTS, LOW_SLOPE, FAR_OFF = 10.0, 3.0, 0.3, 10.0
+LARGE_INPUTS, SMALL_INPUTS, LARGE_OUTPUTS, LOW_SLOPE, FAR_OFF = 10.0, 0.01, 3.0, 0.3, 10.0
 DROWNED = 100.0
 """How much larger than an embedding of places the rest may be."""
 
@@ -92,11 +92,13 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
         )  # fmt: skip
         return Found((), size, LARGE_INPUTS, text)
     large = [i for i in first if LARGE_INPUTS < sizes[i] < math.inf and _passes_size_on(evidence, i)]
-    if not large:
+    small = 0 < size < SMALL_INPUTS and bool(first)
+    if not (large or small):
         return None
-    size = max(sizes[i] for i in large)
+    size = max(sizes[i] for i in large or first)
     text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
-    return Found((), size, LARGE_INPUTS, text, severity=None if _harms(evidence, large) else Severity.NOTE)
+    severity = None if large and _harms(evidence, large) else Severity.NOTE
+    return Found((), size, LARGE_INPUTS if large else SMALL_INPUTS, text, severity=severity)
 
 
 def _passes_size_on(evidence: Evidence, i: int) -> bool:

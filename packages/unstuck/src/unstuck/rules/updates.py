@@ -26,7 +26,7 @@ FADED_RATE, FADED_UPDATE = 0.01, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 BLOWN_UP, GROWN = 0.5, 3.0
 
-SHORT_WAY, LONG_WAY, CLIPPED, CLIPPED_AWAY = 0.01, 0.1, 0.01, 1e-4
+SHORT_WAY, LONG_WAY, CLIPPED = 0.01, 0.1, 0.01
 """Sum of all steps over the size of a weight, and so if gradients are clipped; share of these that clipping leaves."""
 
 FASTER = "Raise the learning rate, check the scheduler, and check that the optimizer has these parameters."
@@ -176,7 +176,7 @@ def _stands(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     sizes = {name: evidence.weights[name].size / usual_size(evidence.weights[name]) for name in updates}
     ways = {name: steps * fmean(values) for name, values in updates.items() if sizes[name] > SMALL_SCALE}
     clipped = median([w.taken for m in evidence.measurements for w in m.weights if w.taken is not None] or [1.0])
-    longest = SHORT_WAY if clipped >= CLIPPED_AWAY else LONG_WAY
+    longest = LONG_WAY if clipped < CLIPPED else SHORT_WAY
     if steps < PATIENT_STEPS / 2 or not ways or max(ways.values()) > longest:
         return None
     if not unlearned(evidence) or fitted(evidence):
