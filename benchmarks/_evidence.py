@@ -46,6 +46,8 @@ SCRIPTS = {
     "physics_more": "compare_physics.py --only problem=kdv,burgers_2d,heat_scales,poisson_3d --only seed=0",
     "physics_seeds": "compare_physics.py --only depth=8 --only method=tanh,piratenet",
     "physics_seeds_sigmoid_core": "compare_physics.py --only depth=8 --only method=sigmoid-core",
+    "physics_soap": "compare_physics.py --soap --only optimizer=soap --only depth=8 "
+    "--only method=tanh,piratenet,sigmoid-core",
     "physics_steps": "physics_steps.py --threads 1",
     "physics_sigmoid_core": "compare_physics.py --only seed=0 --only method=sigmoid-core",
     "watch_overhead_modern": "watch_overhead.py --programs {checkouts} --only program=trainer,lora,diffusion,maml,sac,"

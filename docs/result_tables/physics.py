@@ -119,16 +119,20 @@ def physics_methods() -> Cells:
 @table
 def physics_seeds() -> Cells:
     """Equation, and the median of three other seeds with 8 layers: of tanh, PirateNet and Sigmoid Core; their means."""
-    yield from _beside_tanh(cells([*rows("physics_seeds"), *rows("physics_seeds_sigmoid_core")]))
+    yield from _beside_tanh(cells(_seeds()))
 
 
 @table
 def physics_soap() -> Cells:
-    """The same with SOAP in the place of Adam, one seed; the last row has the errors over those with Adam."""
-    found, with_adam = cells(rows("physics_soap"), "soap"), cells(measured())
+    """The same with SOAP in the place of Adam; the last row has the errors over those with Adam."""
+    found, with_adam = cells(rows("physics_soap"), "soap"), cells(_seeds())
     yield from _beside_tanh(found)
     pairs = {name: [(found[key][name], with_adam[key][name]) for key in found] for name in BESIDE}
     yield "over Adam, geometric mean", *(mean([ratio(*pair) for pair in pairs[name]]) for name in BESIDE)
+
+
+def _seeds() -> list[Row]:
+    return [*rows("physics_seeds"), *rows("physics_seeds_sigmoid_core")]
 
 
 def _beside_tanh(found: dict[tuple[str, int], dict[str, Cell]]) -> Cells:
