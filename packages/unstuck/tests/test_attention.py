@@ -134,8 +134,13 @@ def test_a_subclass_is_named_also_if_a_head_sees_one_key_only():
 
 @pytest.mark.parametrize(
     ("at_first", "losses", "expected"),
-    [(1.0, [2.3] * 12, ["US204"]), (0.2, [2.3] * 12, ["US204"]), (0.2, [2.3 * 0.96**i for i in range(12)], [])],
-    ids=["from the start", "stands still", "learns"],
+    [
+        (1.0, [2.3] * 12, ["US204"]),
+        (0.2, [2.3] * 12, ["US204"]),
+        (0.2, [2.3 * 0.96**i for i in range(12)], []),
+        (0.05, [0.77, 0.5] + [0.48, 0.52] * 5, []),
+    ],
+    ids=["from the start", "stands still", "learns", "has learned"],
 )
 def test_attention_that_has_learned_one_key_is_a_note_unless_nothing_is_learned(at_first, losses, expected):
     known = [{"module": "blocks.0", "number": 0, "weighted": True, "share": 0.99, "at_first": at_first}]

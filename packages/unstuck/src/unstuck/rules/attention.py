@@ -15,7 +15,7 @@ from unstuck.measure.again import EQUAL, Again, differ
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import falling, unlearned
+from unstuck.rules.standstill import falling, untaught
 from unstuck.step import Node
 from unstuck.step.node import numbered, reached
 from unstuck.wording import listed
@@ -39,7 +39,7 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     )
     known = evidence.ask(attentions) or ()
     trained = len(evidence.measurements) > 1 and all(a.at_first <= ONE_KEY for a in known)
-    learns = falling(evidence) or (trained and not unlearned(evidence))  # what it has learned may be one key
+    learns = falling(evidence) or (trained and not untaught(evidence, steps=1))  # what it has learned may be one key
     largest = max(attention.share for attention in known)
     return Found(tuple(names), largest, ONE_KEY, text, severity=Severity.NOTE if learns else None)
 

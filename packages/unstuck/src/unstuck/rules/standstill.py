@@ -49,10 +49,10 @@ def falling(evidence: Evidence) -> bool:
     return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
 
 
-def untaught(evidence: Evidence) -> bool:
-    """Whether nothing was learned in `PATIENT_STEPS` steps, and the loss is where it began."""
+def untaught(evidence: Evidence, steps: int = PATIENT_STEPS) -> bool:
+    """Whether nothing was learned in this number of steps, and the loss is where it began."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
-    patient = (evidence.latest.step or 0) >= PATIENT_STEPS - 1
+    patient = (evidence.latest.step or 0) >= steps - 1
     return patient and unlearned(evidence) and losses[-1] > STUCK_LOSS * losses[0]
 
 
