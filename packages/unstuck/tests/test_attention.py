@@ -11,6 +11,7 @@ from unstuck_support.layers import rules, training
 from unstuck_support.measuring import Forward, measured
 
 import unstuck
+from unstuck.measure.measurement import Comparison
 from unstuck.rules.attention import ONE_KEY
 
 
@@ -132,6 +133,12 @@ def test_a_subclass_is_named_also_if_a_head_sees_one_key_only():
     assert [f.layers for f in found.findings if f.rule == "US204"] == [("attention",)]
 
 
+def attending(at_first, losses):
+    """A training whose attention goes to one key, as much as at first or not."""
+    known = [{"module": "blocks.0", "number": 0, "weighted": True, "share": 0.99, "at_first": at_first}]
+    return [replace(m, answers={"attentions": known}) for m in training([0.01] * 12, losses)]
+
+
 @pytest.mark.parametrize(
     ("at_first", "losses", "expected"),
     [
@@ -143,6 +150,12 @@ def test_a_subclass_is_named_also_if_a_head_sees_one_key_only():
     ids=["from the start", "stands still", "learns", "has learned"],
 )
 def test_attention_that_has_learned_one_key_is_a_note_unless_nothing_is_learned(at_first, losses, expected):
-    known = [{"module": "blocks.0", "number": 0, "weighted": True, "share": 0.99, "at_first": at_first}]
-    steps = [replace(m, answers={"attentions": known}) for m in training([0.01] * 12, losses)]
-    assert rules(*steps) == expected
+    assert rules(*attending(at_first, losses)) == expected
+
+
+@pytest.mark.parametrize(("last", "expected"), [(2.2, ["US204"]), (1.4, [])], ids=["to chance", "below"])
+def test_a_loss_that_falls_from_far_above_chance_must_fall_below_it(last, expected):
+    steps = attending(1.0, torch.linspace(30, last, 12).tolist())
+    ten = Comparison("cross_entropy", shape=(32, 10), target_shape=(32,), classes=True, varied=True)
+    assert rules(*(replace(m, comparisons=(ten,)) for m in steps)) == expected
+    assert rules(*steps) == []  # of another loss, chance is not known

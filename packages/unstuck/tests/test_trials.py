@@ -116,6 +116,23 @@ def test_a_healthy_network_learns_its_batch():
     assert "it learns the recorded batches" in str(diagnosis)
 
 
+def test_a_loss_that_falls_from_far_above_chance_to_there_shows_no_learning():
+    hidden = [part for _ in range(8) for part in (nn.Linear(8, 8), nn.Sigmoid())]
+    model = nn.Sequential(*hidden, nn.Linear(8, 3))
+    with torch.no_grad():
+        model[-1].weight *= 100
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    with unstuck.Monitor(model, every=1, trials=True) as monitor:
+        for x, y in [batch() for _ in range(6)]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    diagnosis = monitor.diagnosis(SECONDS)
+    assert diagnosis.trials.left < 0.5
+    assert [f.severity for f in diagnosis.findings if f.rule == "US101"] == [Severity.WARNING]
+    assert "it learns the recorded batches slowly" in str(diagnosis)
+
+
 def test_batches_are_learned_by_heart_if_the_training_stands_at_chance():
     model, labels = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 4)), nn.Linear(20, 4)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)

@@ -12,6 +12,8 @@ from unstuck.report.json import from_json, to_json
 from unstuck.report.page import to_html, to_notebook
 from unstuck.report.text import to_text, verdict
 from unstuck.rules import gaps
+from unstuck.rules.evidence import Evidence
+from unstuck.rules.standstill import chance
 from unstuck.trials import Recording, tried
 
 
@@ -115,5 +117,5 @@ def judged(
     history = tuple(measurements) if len(measurements) > 1 else ()
     findings, trials = findings_of(measurements, subject), NONE_TRIED
     if recording is not None and seconds > 0:
-        findings, trials = tried(findings, recording, seconds)
+        findings, trials = tried(findings, recording, seconds, chance(Evidence(tuple(measurements))))
     return Diagnosis(measurements[-1], findings, history, subject, gaps(measurements, missing), trials)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from unstuck.findings import LEARNS, STANDS, STEPS, Judgement, Trial
 from unstuck.language import _
 from unstuck.rules.evidence import Evidence
-from unstuck.rules.standstill import at_chance
+from unstuck.rules.standstill import NEAR_CHANCE, at_chance, chance
 from unstuck.wording import short_number
 
 WIDTH, HEIGHT = 120, 36
@@ -41,7 +41,9 @@ def trials_lines(judgement: Judgement) -> Iterator[str]:
         STANDS: _("it learns the recorded batches slowly"),
         math.inf: _("it does not learn the recorded batches") if compared else _("on the recorded batches"),
     }
-    result = next((text for limit, text in results.items() if trials.left <= limit), _("on the recorded batches"))
+    near = trials.losses[0] * trials.left >= NEAR_CHANCE * chance(Evidence([judgement.measurement]))
+    left = max(trials.left, near * STANDS)
+    result = next((text for limit, text in results.items() if left <= limit), _("on the recorded batches"))
     first, last = ends((trials.losses[0], trials.losses[0] * trials.left if trials.left >= 0 else trials.losses[-1]))
     values = {"result": result, "steps": trials.steps, "first": first, "last": last}
     yield _("{result}: {steps} steps bring the loss from {first} to {last}", **values)

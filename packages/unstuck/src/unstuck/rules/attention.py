@@ -15,7 +15,7 @@ from unstuck.measure.again import EQUAL, Again, differ
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 from unstuck.rules.rule import Found, rule
-from unstuck.rules.standstill import falling, untaught
+from unstuck.rules.standstill import NEAR_CHANCE, chance, falling, untaught
 from unstuck.step import Node
 from unstuck.step.node import numbered, reached
 from unstuck.wording import listed
@@ -25,7 +25,10 @@ ONE_KEY = 0.96
 MASKED = -5000.0
 """A score below this belongs to a masked key: masks are added to the scores (-1e4 in half precision)."""
 
-SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
+SOFTEN = (
+    "Scale the scores by 1/sqrt(head size), start with smaller weights, normalise queries and keys, or lower the "
+    "learning rate."
+)
 
 
 @rule("US204", "attention collapsed to one key", remedy=SOFTEN, hidden_by=("US302", "US401"), signal=True)
@@ -39,7 +42,8 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     )
     known = evidence.ask(attentions) or ()
     trained = len(evidence.measurements) > 1 and all(a.at_first <= ONE_KEY for a in known)
-    learns = falling(evidence) or (trained and not untaught(evidence, steps=1))  # what it has learned may be one key
+    learns = falling(evidence, NEAR_CHANCE * chance(evidence))  # from far above chance to there is no learning
+    learns = learns or (trained and not untaught(evidence, steps=1))  # what it has learned may be one key
     largest = max(attention.share for attention in known)
     return Found(tuple(names), largest, ONE_KEY, text, severity=Severity.NOTE if learns else None)
 

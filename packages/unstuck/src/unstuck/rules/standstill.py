@@ -10,7 +10,7 @@ from unstuck.measure.measurement import Comparison
 from unstuck.rules.evidence import Evidence
 from unstuck.rules.question import question
 
-STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
+STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS, NEAR_CHANCE = 0.97, 0.5, 0.95, 0.8
 PATIENT_STEPS = 100
 FEWEST_LOSSES = 2
 """Losses that are compared with as many, at least: a single one may be anything."""
@@ -43,10 +43,10 @@ def constant_level(comparison: Comparison) -> float | None:
     return loss_of_equal_outputs(comparison) if comparison.varied else None
 
 
-def falling(evidence: Evidence) -> bool:
-    """Whether the loss is positive, and now less than half of what it was at first."""
+def falling(evidence: Evidence, limit: float = math.inf) -> bool:
+    """Whether the loss is positive and below a limit, and now less than half of what it was at first."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
-    return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
+    return len(losses) > 1 and 0 < losses[-1] < min(limit, UNLEARNED_LOSS * losses[0])
 
 
 def untaught(evidence: Evidence, steps: int = PATIENT_STEPS) -> bool:
@@ -80,18 +80,18 @@ def unlearned(evidence: Evidence) -> bool:
     second, last = map(fmean, parts)
     squares = ((loss - mean) ** 2 for mean, part in zip((second, last), parts, strict=True) for loss in part)
     noise = math.sqrt(sum(squares)) / quarter
-    limit = min(UNLEARNED_LOSS * losses[0], CHANCE_LOSS * _chance(evidence))
+    limit = min(UNLEARNED_LOSS * losses[0], CHANCE_LOSS * chance(evidence))
     return last >= STUCK_LOSS * second - noise and last >= limit
 
 
 def at_chance(evidence: Evidence) -> bool:
     """Whether a training of classes has learned nothing: the loss is that of equal outputs."""
     late = [m.loss for m in evidence.measurements if m.loss is not None][-FEWEST_LOSSES:]
-    chance = _chance(evidence)  # sums of several losses are larger
-    return unlearned(evidence) and CHANCE_LOSS * chance < fmean(late) < chance / CHANCE_LOSS**2
+    level = chance(evidence)  # sums of several losses are larger
+    return unlearned(evidence) and CHANCE_LOSS * level < fmean(late) < level / CHANCE_LOSS**2
 
 
-def _chance(evidence: Evidence) -> float:
+def chance(evidence: Evidence) -> float:
     """The cross-entropy of equal outputs; inf without one."""
     of_classes = (c for c in evidence.latest.comparisons if c.function not in BINARY_LOSSES)
     return min((level for c in of_classes if (level := loss_of_equal_outputs(c))), default=math.inf)

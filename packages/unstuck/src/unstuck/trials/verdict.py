@@ -11,6 +11,7 @@ from unstuck.findings import LEARNS, NONE_TRIED, POINTS, STANDS, STEPS, Finding,
 from unstuck.language import _
 from unstuck.rules import RULES
 from unstuck.rules.rule import TABLE
+from unstuck.rules.standstill import NEAR_CHANCE
 from unstuck.trials.edits import GENERAL, NOTHING, Edit, edits
 from unstuck.trials.recording import NotTriedError, Recording
 from unstuck.trials.training import train
@@ -36,7 +37,9 @@ SIGNALS = frozenset(rule.id for rule in RULES if rule.signal)
 """Rules that say that a network cannot learn because of its signals; they are wrong where it learns."""
 
 
-def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> tuple[tuple[Finding, ...], Trials]:
+def tried(
+    findings: Sequence[Finding], recording: Recording, seconds: float, chance: float = math.inf
+) -> tuple[tuple[Finding, ...], Trials]:
     """The findings with their trials, proved ones first, and what the trials tell beside them.
 
     Severity follows proof: an error whose trial, if it had the time, learns no better is a warning, and what a rule
@@ -46,12 +49,14 @@ def tried(findings: Sequence[Finding], recording: Recording, seconds: float) -> 
         findings: of the rules.
         recording: of the training.
         seconds: that the trials may take, about.
+        chance: the cross-entropy of equal outputs: to come near it from far above is not to learn.
     """
     try:
         tries = Tries(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
     except NotTriedError as error:
         return tuple(findings), Trials(missing=str(error))
     learns = tries.own_left <= LEARNS and not math.isnan(recording.left)  # by the optimizer of a training
+    learns = learns and tries.own_left * tries.before[0] < NEAR_CHANCE * chance
     harmless = tries.own_left <= LEARNT  # what looks like a mistake, whatever the optimizer
 
     def weighed(finding: Finding) -> Finding:
