@@ -290,7 +290,7 @@ def of_numbers(step: Step, recording: Recording) -> Iterator[Edit]:
 
     if finite(step):
         yield Edit(_("with 0 for data that are not finite"), finite, "US401")
-    lost = isnan(recording.left)  # else scores without their mask see what they should not, and learn it
+    lost = isnan(recording.last)  # else scores without their mask see what they should not, and learn it
     for nodes in grouped(step.of_loss("masked_fill")) if lost else ():
         yield Edit(_("without {call}", call=place(nodes[0])), replacing(nodes, replacements.left_out), "US401")
     if single(step) or any(value.dtype in HALVES for value in recording.values.values()):

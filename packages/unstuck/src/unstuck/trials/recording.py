@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -79,7 +80,6 @@ class Recording:
         self.values: dict[str, Tensor] = {}
         self._model = model
         self._optimizers: dict[int, OptimizerSettings] = {}  # by identity, of the last step
-        self._first: Tensor | None = None  # the first loss that was recorded
         self.open = self._lost = False  # lost: the last step was not finite, and those before were
         self._failed = self._too_large = self._beside = ""
         self._names: set[str] = set()  # of parameters and buffers
@@ -102,12 +102,11 @@ class Recording:
         return tuple(self._optimizers.values()) or (adam,)
 
     @property
-    def left(self) -> float:
-        """The share of the first loss that the training itself left; nan: not known."""
-        known = self._first is not None and self._optimizers and self.steps and not self._lost
-        first = float(self._first) if self._first is not None and known else 0.0
-        now = math.fsum((step.loss or 0.0) / scale for step, scale in zip(self.steps, self.scales, strict=True))
-        return now / len(self.steps) / first if first > 0 else math.nan
+    def last(self) -> float:
+        """The mean loss of the steps in the training itself; nan: not known."""
+        if not (self._optimizers and self.steps) or self._lost or any(step.loss is None for step in self.steps):
+            return math.nan
+        return fmean((step.loss or 0.0) / scale for step, scale in zip(self.steps, self.scales, strict=True))
 
     @property
     def parameters(self) -> set[str]:
@@ -183,8 +182,6 @@ class Recording:
                 node.value = None if node.value is None else copied(node.value)
             self.steps.append(step)
             self.scales.append(scale)
-            if self._first is None and step.values:
-                self._first = torch.stack([value.float() for value in step.values]).sum() / scale
 
     def _copy_weights(self, model: Mapping[str, Tensor]) -> None:
         if sum(value.nbytes for value in model.values()) <= BYTES:
@@ -202,4 +199,4 @@ class Recording:
     def _clear(self) -> None:
         for kept in (self.steps, self.taken, self.scales):
             kept.clear()
-        self.values, self._first = {}, None
+        self.values = {}

@@ -42,8 +42,8 @@ def tried(
 ) -> tuple[tuple[Finding, ...], Trials]:
     """The findings with their trials, proved ones first, and what the trials tell beside them.
 
-    Severity follows proof: an error whose trial, if it had the time, learns no better is a warning, and what a rule
-    says of the signals of a network that learns is a note.
+    Severity follows proof: an error whose trial, if it had the time, learns no better is a warning, a large rate then a
+    note if smaller ones stand still; and what a rule says of the signals of a network that learns is a note.
 
     Args:
         findings: of the rules.
@@ -55,30 +55,32 @@ def tried(
         tries = Tries(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
     except NotTriedError as error:
         return tuple(findings), Trials(missing=str(error))
-    learns = tries.own_left <= LEARNS and not math.isnan(recording.left)  # by the optimizer of a training
-    learns = learns and tries.own_left * tries.before[0] < NEAR_CHANCE * chance
+    learns = tries.learns(chance, constant=any(finding.rule == "US704" for finding in findings))
     harmless = tries.own_left <= LEARNT  # what looks like a mistake, whatever the optimizer
 
     def weighed(finding: Finding) -> Finding:
         fine = learns or (harmless and TABLE[finding.rule].mistake)
         return _weighed(finding, tries.of(finding.rule), fine)
 
+    if tries.trained <= STANDS < tries.own_left:
+        missing = _("trained again, the recorded steps do not learn as the training did")
+        return tuple(_weighed(f, None, learns) for f in findings), Trials(missing=missing)
     results = [f if f.severity is Severity.NOTE else weighed(f) for f in findings]
     proved = [f for f in results if f.trial is not None and f.trial.proved]
     others = sorted((f for f in results if f not in proved), key=lambda f: list(Severity).index(f.severity))
     cause = None
     slow = SLOW if len(tries.before) > STEPS else STANDS  # fewer steps leave more
-    if recording.left > SLOW and tries.own_left > slow and not proved:  # of the training itself; False: not known
+    if tries.trained > SLOW and tries.own_left > slow and not proved:  # of the training itself; False: not known
         edit, cause = tries.search()
         rises = edit is not None and edit.rate > 1.0 and tries.own_left > RISES
         if edit and cause and edit.rate != 1.0 and not rises and cause.after[-1] <= LEARNS * cause.after[0]:
             proved, cause = [_of_rate(edit, cause)], None
             others = [f for f in others if f.rule != proved[0].rule]
-        elif recording.left <= STANDS or tries.own_left <= STANDS:
+        elif tries.trained <= STANDS or tries.own_left <= STANDS:
             cause = None
     trials = Trials(len(tries.before) - 1, _thinned(tries.before), tries.own_left, "", cause)
     loud = any(finding.severity is not Severity.NOTE for finding in (*findings, *proved))
-    silent = math.isnan(recording.left) and not loud and tries.own_left > LEARNS  # it may be trained already
+    silent = math.isnan(tries.trained) and not loud and tries.own_left > LEARNS  # it may be trained already
     return (*proved, *others), NONE_TRIED if silent else trials
 
 
@@ -90,8 +92,11 @@ def _weighed(finding: Finding, trial: Trial | None, learns: bool) -> Finding:
             severity = Severity.NOTE
         elif severity is Severity.ERROR and finding.rule in ARITHMETIC:
             trial = None
-        elif trial is not None and trial.steps == STEPS and severity is Severity.ERROR:
-            severity = Severity.WARNING
+        elif trial is not None and trial.steps == STEPS:
+            refuted = (
+                finding.rule == "US302" and trial.after[-1] > STANDS * trial.before[0]
+            )  # smaller steps stand still
+            severity = Severity.NOTE if refuted else Severity.WARNING
     return replace(finding, trial=trial, severity=severity)
 
 
@@ -134,14 +139,23 @@ class Tries:
             room = {"count": FEWEST, "room": OWN_SHARE * seconds, "seconds": seconds}
             text = _("{count} steps do not fit into {room:.1f} of {seconds:.0f} s: use monitor.diagnosis(60)", **room)
             raise NotTriedError(text)
-        if recording.left <= STANDS < self.own_left:
-            raise NotTriedError(_("trained again, the recorded steps do not learn as the training did"))
 
     @property
     def own_left(self) -> float:
         """The share of the loss that is left without an edit; nan if it can be below 0, or is not finite at first."""
         known = math.isfinite(self.before[0]) and not any(loss < 0 for loss in self.before)
         return self.left(self.before, self.before[0]) if known else math.nan
+
+    @property
+    def trained(self) -> float:
+        """The share of the loss of the recorded steps that the training itself has left; nan: not known."""
+        first = self.before[0]
+        return self._recording.last / first if 0 < first < math.inf else math.nan
+
+    def learns(self, chance: float, *, constant: bool) -> bool:
+        """Whether a training learns, in the trial or so far; a constant answer, or a fall to chance, is no learning."""
+        limit = min(LEARNS, NEAR_CHANCE * chance / self.before[0]) if self.before[0] > 0 else LEARNS
+        return not math.isnan(self.trained) and (self.own_left <= limit or (self.trained <= limit and not constant))
 
     def of(self, rule: str) -> Trial | None:
         """The first trial of the edits of a rule that proves it, or the best; None if there is none."""
