@@ -34,6 +34,7 @@ SCRIPTS = {
     "diagnosis_modern_strangers_mended": "diagnosis_modern.py --half strangers",
     "diagnosis_modern_third": "diagnosis_modern.py --half third",
     "diagnosis_modern_third_mended": "diagnosis_modern.py --half third",
+    "diagnosis_scripts": "diagnosis_scripts.py",
     "equalizer_settings": "equalizer_settings.py",
     "failures_peers": "failures_peers.py",
     "failures_traincheck": "failures_traincheck.py",

@@ -37,6 +37,11 @@ def diagnosis_failures_held_out() -> Cells:
 
 
 @table
+def diagnosis_scripts() -> Cells:
+    return outcomes_of("diagnosis_scripts")
+
+
+@table
 def diagnosis_modern() -> Cells:
     return outcomes_of("diagnosis_modern")
 

@@ -55,7 +55,7 @@ def tried(
         tries = Tries(recording, seconds, clears=all(finding.rule != "US305" for finding in findings))
     except NotTriedError as error:
         return tuple(findings), Trials(missing=str(error))
-    learns = tries.learns(chance, constant=any(finding.rule == "US704" for finding in findings))
+    learns = tries.learns(chance)
     harmless = tries.own_left <= LEARNT  # what looks like a mistake, whatever the optimizer
 
     def weighed(finding: Finding) -> Finding:
@@ -152,10 +152,10 @@ class Tries:
         first = self.before[0]
         return self._recording.last / first if 0 < first < math.inf else math.nan
 
-    def learns(self, chance: float, *, constant: bool) -> bool:
-        """Whether a training learns, in the trial or so far; a constant answer, or a fall to chance, is no learning."""
+    def learns(self, chance: float) -> bool:
+        """Whether a training learns, in the trial or so far; to fall to chance is no learning."""
         limit = min(LEARNS, NEAR_CHANCE * chance / self.before[0]) if self.before[0] > 0 else LEARNS
-        return not math.isnan(self.trained) and (self.own_left <= limit or (self.trained <= limit and not constant))
+        return not math.isnan(self.trained) and min(self.own_left, self.trained) <= limit
 
     def of(self, rule: str) -> Trial | None:
         """The first trial of the edits of a rule that proves it, or the best; None if there is none."""
