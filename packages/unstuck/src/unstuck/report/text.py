@@ -45,8 +45,7 @@ def verdict(judgement: Judgement) -> str:
     fails = judgement.trials.steps and judgement.trials.left > STANDS and judgement.measurement.comparisons
     if fails or by_heart(judgement):
         return _("{found} in {layers}, and yet it does not learn", **values)
-    gaps = [str(gap) for gap in judgement.gaps if gap.decisive]
-    if gaps:
+    if gaps := [str(gap) for gap in judgement.gaps if gap.decisive]:
         return _("{found} in {layers}, but not judged: {gap}", gap=few(gaps, 1), **values)
     return _("healthy: {layers}, {found}", **values)
 

@@ -41,10 +41,10 @@ def trials_lines(judgement: Judgement) -> Iterator[str]:
         STANDS: _("it learns the recorded batches slowly"),
         math.inf: _("it does not learn the recorded batches") if compared else _("on the recorded batches"),
     }
-    near = trials.losses[0] * trials.left >= NEAR_CHANCE * chance(Evidence([judgement.measurement]))
-    left = max(trials.left, near * STANDS)
+    end = trials.losses[0] * trials.left
+    left = max(trials.left, STANDS * (end >= NEAR_CHANCE * chance(Evidence([judgement.measurement]))))
     result = next((text for limit, text in results.items() if left <= limit), _("on the recorded batches"))
-    first, last = ends((trials.losses[0], trials.losses[0] * trials.left if trials.left >= 0 else trials.losses[-1]))
+    first, last = ends((trials.losses[0], end if trials.left >= 0 else trials.losses[-1]))
     values = {"result": result, "steps": trials.steps, "first": first, "last": last}
     yield _("{result}: {steps} steps bring the loss from {first} to {last}", **values)
     if by_heart(judgement):
