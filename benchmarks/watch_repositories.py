@@ -59,6 +59,7 @@ DEFECTS = {
     "bidirectional_recurrent_neural_network/main.py": (ONE_STEP, "US502"),
     "Bi-LSTM.py": (ONE_STEP, "US502"),
     "504_batch_normalization.py": ("one of its networks is made to fail without normalisation", "US302 US101 US201"),
+    "Bi-LSTM(Attention).py": ("a view of the last states joins those of two samples", "US506"),
     "BERT.py": ("attention makes a new Linear in each forward pass", "US504 US203"),
     "ddpm.py": ("its data do not vanish: after its 50 steps, the product of all alphas is 0.6", "US711"),
     "Transformer.py": (NOT_TRAINED, "US101"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = Path(__file__).resolve().parents[1] / "packages"
-BUDGETS = {"unstuck": 14_825, "sigmoid-core": 9_999}
+BUDGETS = {"unstuck": 14_826, "sigmoid-core": 9_999}
 """Lines of Python in `src/`; the goal of unstuck is 9,500. To raise one takes a reason in the changelog."""
 FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 PRIVATE = re.compile(

@@ -206,6 +206,12 @@ def test_a_policy_that_equals_its_reference_has_not_collapsed(loss):
     assert loud(unstuck.diagnose(Preferences(), (X, (Y, (Y + 1) % 4)), loss_fn=loss)) == []
 
 
+def test_what_parameters_alone_make_is_the_same_for_all_samples_and_no_collapse():
+    bins = activation("softmax", 0.1, kind="softmax()", spread=0.0)  # of a flow, whose first depend on no input
+    assert rules(measurement(bins, activation("softplus", 0.1, 0, kind="softplus()", spread=0.0))) == []
+    assert rules(measurement(bins, linear("1", 0.1, 0, spread=0.0))) == ["US203"]
+
+
 def test_a_network_that_loses_its_inputs_has_collapsed_although_it_ends_in_an_activation():
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4), nn.LogSigmoid())
     with torch.no_grad():

@@ -112,10 +112,11 @@ def _collapsed(evidence: Evidence) -> list[int]:
 
 
 def _blank(evidence: Evidence) -> list[bool]:
-    """For each layer: whether it starts as a constant, of zeros or equal rows of an embedding, or only reads such."""
+    """For each layer: whether it may be a constant: of parameters alone, of zeros or equal rows, or what reads such."""
     found: list[bool] = []
     for layer in evidence.layers:
         own = [evidence.weights[name] for name in layer.weights if name in evidence.weights]
         constant = any(is_zero(w) or (w.alike and "embedding" in layer.plain_kind) for w in own)
+        constant |= layer.role != "weights" and not layer.sources  # it reads inputs, or parameters
         found.append(constant or (layer.role != "weights" and any(found[source] for source in layer.sources)))
     return found
